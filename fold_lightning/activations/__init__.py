@@ -1,0 +1,5 @@
+"""Activations: the units of a network, met during its forward pass, and the codes of inputs."""
+
+from fold_lightning.activations.codes import ActivationCodes, activation_codes
+
+__all__ = ["ActivationCodes", "activation_codes"]

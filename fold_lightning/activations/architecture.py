@@ -1,0 +1,130 @@
+"""What a first look at a model tells: its activations, their units, and whether all else is piecewise linear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fold_lightning.activations.interception import BorrowedModel, Interception, follows, tensors_in
+from fold_lightning.activations.layers import Patterns, columns, select_layers
+from fold_lightning.activations.table import NAMES, Thresholds
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The activations of a model, in execution order.
+
+    Attributes:
+        thresholds: Activation name -> its thresholds.
+        units: Activation name -> units of one input, before thresholds are counted.
+        batch_dims: Activation name -> the dimension of its pre-activations along which the inputs lie.
+        counted: The activations whose bits count.
+        unknown: Operations on the input's path that are not known to be piecewise linear.
+        widest: Numbers in the largest tensor that one input becomes.
+    """
+
+    thresholds: dict[str, Thresholds]
+    units: dict[str, int]
+    batch_dims: dict[str, int]
+    counted: tuple[str, ...]
+    unknown: tuple[str, ...]
+    widest: int
+
+    @property
+    def layers(self) -> dict[str, slice]:
+        """Counted layer -> its columns among all counted bits."""
+        return columns({name: self.units[name] * len(self.thresholds[name]) for name in self.counted})
+
+    @property
+    def num_units(self) -> int:
+        return sum(self.units[name] * len(self.thresholds[name]) for name in self.counted)
+
+    @property
+    def needed(self) -> list[str]:
+        """The activations up to the last counted one: those behind it bend nothing that counts."""
+        names = list(self.thresholds)
+        return names[: names.index(self.counted[-1]) + 1]
+
+    def per_input(self, layer: str, z: Tensor, num_inputs: int) -> Tensor:
+        """A layer's pre-activations as (B, n)."""
+        return z.movedim(self.batch_dims[layer], 0).reshape(num_inputs, -1)
+
+
+def inspect_model(borrowed: BorrowedModel, inputs: Tensor, layers: Patterns = None) -> Architecture:
+    """Passes two and then three inputs through the model, and reports what it met.
+
+    Two sizes of batch show along which dimension the inputs lie, and that no input sees the others.
+    """
+    census = _take_census(borrowed, inputs[[0, -1]])
+    two, three = census.met, _take_census(borrowed, inputs[[0, -1, 0]]).met
+    if not two:
+        raise ValueError(
+            f"The forward pass meets no activation with a threshold; known are {NAMES}. "
+            "Check that the model calls one of them on something that depends on its inputs."
+        )
+    dims = {name: _batch_dim(name, z, three[name][1]) for name, (_, z) in two.items() if name in three}
+    architecture = Architecture(
+        thresholds={name: thresholds for name, (thresholds, _) in two.items()},
+        units={name: z.numel() // 2 for name, (_, z) in two.items()},
+        batch_dims=dims,
+        counted=tuple(select_layers(layers, list(two))),
+        unknown=tuple(census.unknown),
+        widest=census.largest // 2,
+    )
+    for name in architecture.needed:
+        _check_independence(name, *(architecture.per_input(name, z[name][1], n) for z, n in ((two, 2), (three, 3))))
+    return architecture
+
+
+class _Census(Interception):
+    def __init__(self, borrowed: BorrowedModel) -> None:
+        super().__init__(borrowed)
+        self.met: dict[str, tuple[Thresholds, Tensor]] = {}
+        self.largest = 0
+
+    def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
+        self.met[layer] = (thresholds, z.clone())
+        self.largest = max(self.largest, z.numel())
+        return call(z)
+
+    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = super().operation(name, function, args, kwargs)
+        self.largest = max(self.largest, *(t.numel() for t in tensors_in((args, result)) if follows(t)), 0)
+        return result
+
+
+def _take_census(borrowed: BorrowedModel, inputs: Tensor) -> _Census:
+    census = _Census(borrowed)
+    try:
+        census.run(inputs.to(borrowed.device, torch.float64))
+    except Exception as error:
+        raise ValueError(
+            f"The model's forward pass refused a batch of shape {tuple(inputs.shape)}: {type(error).__name__}: {error} "
+            "(expected: inputs as the model takes them, batch first; for a model that takes anything else, pass `forward=`)"
+        ) from error
+    return census
+
+
+def _batch_dim(name: str, two: Tensor, three: Tensor) -> int:
+    changed = [dim for dim in range(two.dim()) if two.shape[dim] != three.shape[dim]]
+    if len(changed) != 1 or 3 * two.shape[changed[0]] != 2 * three.shape[changed[0]]:
+        raise ValueError(
+            f"Layer {name!r} has no dimension along which its inputs lie: its pre-activations have shape {tuple(two.shape)} "
+            f"for 2 inputs and {tuple(three.shape)} for 3. Leave it out with `layers=`, or pass a `forward=` that keeps them apart."
+        )
+    return changed[0]
+
+
+def _check_independence(name: str, two: Tensor, three: Tensor) -> None:
+    if not bool(torch.isfinite(two).all()):
+        raise ValueError(f"Layer {name!r} has NaN or infinite pre-activations: the model's weights have diverged.")
+    expected = torch.cat([two, two[:1]])
+    if bool(((three - expected).abs() > 1e-6 * expected.abs().amax()).any()):
+        raise ValueError(
+            f"Layer {name!r} gives an input another pre-activation in a batch of 3 than in a batch of 2: it mixes the inputs of a "
+            "batch, or draws random numbers. A code belongs to one input alone; pass a `forward=` that does neither."
+        )

@@ -1,0 +1,139 @@
+"""Codes of inputs: the signs of all pre-activations in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fold_lightning.activations.architecture import Architecture, inspect_model
+from fold_lightning.activations.interception import BorrowedModel, Forward, Interception, PassEnded, borrow
+from fold_lightning.activations.layers import Patterns
+from fold_lightning.activations.table import Thresholds
+
+ZERO_TOLERANCE = 1e-12
+"""A pre-activation below this share of its layer's largest is 0: rounding leaves exact zeros at about 1e-16."""
+
+CHUNK_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class ActivationCodes:
+    """The codes of B inputs.
+
+    Attributes:
+        bits: bool (B, N), N units of all counted layers side by side; 1 iff the pre-activation is strictly above its threshold.
+        layers: Layer name -> its columns, in execution order.
+    """
+
+    bits: Tensor
+    layers: dict[str, slice]
+
+
+def activation_codes(
+    model: nn.Module, inputs: Tensor, *, layers: Patterns = None, forward: Forward = None
+) -> ActivationCodes:
+    """The activation pattern of each input: one bit for each hidden unit.
+
+    A bit is 1 iff the unit's pre-activation is strictly positive ("ReLU Code Space", Definition 1); activations with two
+    kinks (ReLU6, Hardtanh) give a bit for each, all low-threshold bits of a layer before its high ones (this project's
+    reading). The model is measured in evaluation mode with its stored weights in float64, and nothing of it changes.
+
+    Args:
+        model: Any module; activations are found as modules (`nn.ReLU`) and as functions (`F.relu`, `x.relu_()`).
+        inputs: Floating-point inputs (B, ...), B at least 1, on the model's device.
+        layers: A layer's name, a glob pattern or a sequence of them; None counts every activation. A layer's name is its
+            module's path, or the caller's path and the function's name; its second call is `name/2`.
+        forward: How to call the model: a callable of `(model, inputs)` or of `(inputs)`, or the name of a method or submodule.
+
+    Returns:
+        Codes of shape (B, N).
+
+    Raises:
+        ValueError: For inputs that are not finite or elsewhere than the model, for a pattern that meets no layer, for a
+            model without activations, and where the model refuses the inputs.
+        TypeError: For inputs that are not a floating-point tensor.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.ReLU())
+        >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0], [-1.0]])), model[0].bias.data.zero_()
+        >>> activation_codes(model, torch.tensor([[2.0], [-3.0], [0.0]])).bits.int()
+        tensor([[1, 0],
+                [0, 1],
+                [0, 0]], dtype=torch.int32)
+    """
+    check_inputs(inputs)
+    with borrow(model, inputs, forward) as borrowed:
+        architecture = inspect_model(borrowed, inputs, layers)
+        bits = codes_of(borrowed, architecture, inputs)
+    return ActivationCodes(bits.to(inputs.device), architecture.layers)
+
+
+def check_inputs(inputs: Tensor, name: str = "inputs") -> None:
+    """Refuses what cannot be a batch of inputs."""
+    if not isinstance(inputs, Tensor):
+        raise TypeError(f"`{name}` must be a tensor (B, ...), got {type(inputs).__name__}.")
+    if not inputs.is_floating_point():
+        raise TypeError(
+            f"`{name}` must be floating point, got {inputs.dtype}: codes and segments need real-valued inputs. Convert images "
+            "with `.float()`; for token ids, embed them first and pass `forward=` with the rest of the model."
+        )
+    if inputs.dim() < 1 or inputs.shape[0] == 0:
+        raise ValueError(f"`{name}` must hold at least one input along its first dimension, got shape {tuple(inputs.shape)}.")
+    if not bool(torch.isfinite(inputs).all()):
+        raise ValueError(f"`{name}` must be finite, got NaN or infinite values: clean or normalise the data first.")
+
+
+def codes_of(borrowed: BorrowedModel, architecture: Architecture, inputs: Tensor) -> Tensor:
+    """Codes bool (B, N) on the borrowed model's device, in chunks of bounded memory."""
+    rows = max(1, CHUNK_BYTES // (8 * architecture.widest))
+    chunks = [_chunk_codes(borrowed, architecture, chunk) for chunk in inputs.split(rows)]
+    return torch.cat(chunks)
+
+
+def _chunk_codes(borrowed: BorrowedModel, architecture: Architecture, inputs: Tensor) -> Tensor:
+    found: list[Tensor] = []
+
+    def read(layer: str, thresholds: Thresholds, z: Tensor) -> None:
+        if layer in architecture.counted:
+            units = architecture.per_input(layer, z, len(inputs))
+            found.extend(signs(units, threshold)[0] for threshold in thresholds)
+
+    PreActivations(borrowed, architecture.needed[-1], read).run(inputs.to(borrowed.device, torch.float64))
+    return torch.cat(found, dim=1)
+
+
+def signs(z: Tensor, threshold: float, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Where pre-activations (B, n) are above and where below a threshold; neither means exactly on it.
+
+    Args:
+        z: Pre-activations of one layer.
+        threshold: The activation's threshold.
+        scale: The layer's largest magnitude (B, 1); None takes that of each input.
+    """
+    if scale is None:
+        scale = magnitude(z)
+    tolerance = ZERO_TOLERANCE * scale
+    return z > threshold + tolerance, z < threshold - tolerance
+
+
+def magnitude(z: Tensor) -> Tensor:
+    """Largest |z| of each row, (B, 1)."""
+    return torch.linalg.vector_norm(z, ord=float("inf"), dim=1, keepdim=True)
+
+
+class PreActivations(Interception):
+    """Shows the pre-activations of each activation to a reader, up to the last one that matters."""
+
+    def __init__(self, borrowed: BorrowedModel, last: str, read: Callable[[str, Thresholds, Tensor], None]) -> None:
+        super().__init__(borrowed)
+        self._last = last
+        self._read = read
+
+    def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
+        self._read(layer, thresholds, z)
+        if layer == self._last:
+            raise PassEnded
+        return call(z)

@@ -1,0 +1,362 @@
+"""Running a user's model with every operation in view, and leaving no trace.
+
+A :class:`torch.overrides.TorchFunctionMode` sees each torch function of a forward pass, whether a module or the user's own
+code calls it. What comes from the input is marked as it passes, so that an activation of a weight is not taken for a unit.
+Parameters and buffers are replaced by float64 copies on their way into an operation; the model itself is only read.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+
+from fold_lightning.activations.operations import (
+    CASTS,
+    COMPARISONS,
+    QUERIES,
+    is_in_place,
+    is_piecewise_linear,
+    operation_name,
+)
+from fold_lightning.activations.table import THRESHOLDS, Thresholds
+
+Forward = str | Callable[..., Any] | None
+_T = TypeVar("_T")
+
+
+class PassEnded(BaseException):
+    """Ends a forward pass that has shown all it had to; no ``except Exception`` of a model swallows it."""
+
+
+class Interception(TorchFunctionMode):
+    """One forward pass in view. Subclasses say what happens at activations and at all other operations.
+
+    Attributes:
+        unknown: Names of the operations on the input's path that are not known to be piecewise linear.
+    """
+
+    def __init__(self, borrowed: BorrowedModel) -> None:
+        super().__init__()
+        self.unknown: dict[str, None] = {}
+        self._borrowed = borrowed
+        self._callers: list[nn.Module] = []
+        self._calls: Counter[str] = Counter()
+
+    def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
+        """An activation is met: ``z`` are its pre-activations, ``call`` applies it."""
+        return call(z)
+
+    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Any other operation on something that follows the input."""
+        return function(*args, **kwargs)
+
+    def run(self, inputs: Tensor) -> None:
+        """Passes the inputs, float64 (B, ...), through the model until it ends or an override raises `PassEnded`."""
+        before = register_module_forward_pre_hook(lambda module, _: self._callers.append(module))
+        after = register_module_forward_hook(lambda *_: self._leave_module(), always_call=True)
+        try:
+            with self:
+                self._borrowed.forward(follow(inputs))
+        except PassEnded:
+            pass
+        finally:
+            before.remove()
+            after.remove()
+            self._callers.clear()
+            self._calls.clear()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = operation_name(func)
+        if name in QUERIES:
+            return func(*args, **kwargs)
+        if name == "dtype":
+            return torch.float64 if args[0].is_floating_point() else args[0].dtype
+        args, kwargs = _map_tensors(self._borrowed.float64, (args, kwargs))
+        if name in CASTS and args and _stays_float64(args, kwargs):
+            return args[0]
+        followers = [t for t in tensors_in((args, kwargs)) if follows(t)]
+        if not followers:
+            return func(*args, **kwargs)
+        if name in THRESHOLDS:
+            return self._activate(name, func, args, kwargs)
+        self._classify(name, followers, args, kwargs)
+        result = self.operation(name, func, args, kwargs)
+        for tensor in tensors_in(result):
+            follow(tensor)
+        if is_in_place(func, kwargs) and isinstance(args[0], Tensor):
+            follow(args[0])
+        return result
+
+    def _activate(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            z, args = args[0], args[1:]
+        else:
+            z = kwargs.pop("input", None)
+        if not isinstance(z, Tensor) or not follows(z):
+            return func(z, *args, **kwargs)
+        in_place = is_in_place(func, kwargs)
+        thresholds = THRESHOLDS[name](*args, **{k: v for k, v in kwargs.items() if k != "inplace"})
+
+        def call(pre: Tensor) -> Tensor:
+            return follow(func(pre, *args, **kwargs))
+
+        result = self.activation(self._layer_name(name), thresholds, z, call)
+        if in_place and result is not z:
+            replace(z, result)
+            return z
+        return result
+
+    def _classify(self, name: str, followers: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if name in COMPARISONS:
+            return
+        floating = sum(t.is_floating_point() for t in followers)
+        divisor = args[1] if len(args) > 1 else kwargs.get("other")
+        divides = name in ("div", "divide", "true_divide", "truediv") and isinstance(divisor, Tensor) and follows(divisor)
+        if floating < len(followers) or not is_piecewise_linear(name, floating, divides_by_input=divides):
+            self.unknown[name] = None
+
+    def _leave_module(self) -> None:
+        if self._callers:
+            self._callers.pop()
+
+    def _layer_name(self, function: str) -> str:
+        path, is_activation = "", False
+        if self._callers:
+            path = self._borrowed.path(self._callers[-1])
+            is_activation = _is_activation_module(self._callers[-1])
+        name = path if is_activation and path else ".".join(filter(None, (path, function)))
+        self._calls[name] += 1
+        return name if self._calls[name] == 1 else f"{name}/{self._calls[name]}"
+
+
+class BorrowedModel:
+    """A model in evaluation mode, in float64, for as long as :func:`borrow` lends it."""
+
+    def __init__(self, model: nn.Module, forward: Forward, device: torch.device) -> None:
+        self.device = device
+        self._forward = _forward_function(model, forward)
+        self._paths = {id(module): _plain_path(path) for path, module in reversed(list(model.named_modules()))}
+        self._copies: dict[int, Tensor | None] = {id(t): None for t in [*model.parameters(), *model.buffers()]}
+        self._buffers = {id(b) for b in model.buffers()}
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self._forward(inputs)
+
+    def path(self, module: nn.Module) -> str:
+        """Where a module lives in the model; for one that it does not own, its class."""
+        return self._paths.get(id(module), type(module).__name__)
+
+    def float64(self, tensor: Tensor) -> Tensor:
+        """The tensor as operations get it: floating point in float64, buffers as copies that may be written."""
+        key = id(tensor)
+        if key not in self._copies:
+            return self._convert(tensor)
+        copy = self._copies[key]
+        if copy is None:
+            copy = self._convert(tensor)
+            copy = copy.clone() if copy is tensor and key in self._buffers else copy.detach()
+            self._copies[key] = copy
+        return copy
+
+    def _convert(self, tensor: Tensor) -> Tensor:
+        dtype = torch.float64 if tensor.is_floating_point() else tensor.dtype
+        if tensor.dtype == dtype and tensor.device == self.device:
+            return tensor
+        converted = tensor.to(device=self.device, dtype=dtype)
+        return follow(converted) if follows(tensor) else converted
+
+
+@contextmanager
+def borrow(model: nn.Module, inputs: Tensor, forward: Forward = None) -> Iterator[BorrowedModel]:
+    """Lends a model for forward passes that change nothing of it.
+
+    Modes, attributes, gradients and random states are as before when the context ends, also by an exception.
+
+    Args:
+        model: The user's model; of a compiled one the original is measured.
+        inputs: Any inputs of the passes to come; they must be where the model is.
+        forward: A name of a method or submodule, or a callable of ``(model, inputs)`` or ``(inputs)``; None calls the model.
+    """
+    model = original_module(model)
+    _check_device(model, inputs)
+    modules = list(model.modules())
+    before = [_snapshot(module) for module in modules]
+    random_states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda_state = torch.cuda.get_rng_state(inputs.device) if inputs.is_cuda else None
+    try:
+        for module in modules:
+            module.training = False
+        with torch.inference_mode(False), torch.no_grad(), _eager(modules):
+            yield BorrowedModel(model, forward, _float64_device(inputs.device))
+    finally:
+        for module, attributes in zip(modules, before, strict=True):
+            _restore(module, attributes)
+        random.setstate(random_states[0])
+        np.random.set_state(random_states[1])
+        torch.set_rng_state(random_states[2])
+        if cuda_state is not None:
+            torch.cuda.set_rng_state(cuda_state, inputs.device)
+
+
+def original_module(model: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` wrapped, or the model itself."""
+    while isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+        model = inner
+    return model
+
+
+def follow(tensor: _T) -> _T:
+    """Marks a tensor as following the input."""
+    tensor._follows_input = True  # type: ignore[attr-defined]
+    return tensor
+
+
+def follows(tensor: Tensor) -> bool:
+    return getattr(tensor, "_follows_input", False)
+
+
+def replace(tensor: Tensor, value: Tensor) -> None:
+    """Makes an existing tensor object hold a value of another number of rows, as an in-place operation would."""
+    if tensor.shape == value.shape:
+        tensor.copy_(value)
+    else:
+        tensor.data = value
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors of nested tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
+
+
+def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if type(value) in (tuple, list):
+        return type(value)(_map_tensors(function, item) for item in value)
+    if type(value) is dict:
+        return {key: _map_tensors(function, item) for key, item in value.items()}
+    return value
+
+
+def _stays_float64(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    if not args[0].is_floating_point():
+        return False
+    targets = [a for a in [*args[1:], *kwargs.values()] if isinstance(a, (torch.dtype, Tensor))]
+    dtypes = [t if isinstance(t, torch.dtype) else t.dtype for t in targets]
+    return all(dtype.is_floating_point for dtype in dtypes)
+
+
+def _is_activation_module(module: nn.Module) -> bool:
+    return any(cls.__module__ == "torch.nn.modules.activation" for cls in type(module).__mro__) and not isinstance(
+        module, nn.MultiheadAttention
+    )
+
+
+def _forward_function(model: nn.Module, forward: Forward) -> Callable[[Tensor], Any]:
+    if forward is None:
+        return model
+    if isinstance(forward, str):
+        target: Any = model
+        for part in forward.split("."):
+            target = getattr(target, part, None)
+        if not callable(target):
+            raise ValueError(
+                f"`forward={forward!r}` names nothing to call in {type(model).__name__}: "
+                "expected the name of a method or a submodule, such as 'encode' or 'net.backbone'."
+            )
+        return target  # type: ignore[no-any-return]
+    if not callable(forward):
+        raise TypeError(
+            f"`forward` must be a name or a callable of (model, inputs), got {type(forward).__name__}: "
+            "for instance `forward=lambda model, inputs: model.encode(inputs)`."
+        )
+    if _takes_model(forward):
+        return lambda inputs: forward(model, inputs)
+    return forward
+
+
+def _takes_model(forward: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(forward).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # a built-in without a signature
+        return True
+    required = [
+        p
+        for p in inspect.signature(forward).parameters.values()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    return len(required) != 1 and not isinstance(forward, nn.Module)
+
+
+def _plain_path(path: str) -> str:
+    return ".".join(part for part in path.split(".") if part != "_orig_mod")
+
+
+def _check_device(model: nn.Module, inputs: Tensor) -> None:
+    devices = {t.device for t in [*model.parameters(), *model.buffers()]}
+    if devices and inputs.device not in devices:
+        raise ValueError(
+            f"Model and inputs must be on one device, got a model on {', '.join(sorted(map(str, devices)))} and inputs on "
+            f"{inputs.device}: move one with `.to(device)`."
+        )
+
+
+def _float64_device(device: torch.device) -> torch.device:
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+@contextmanager
+def _eager(modules: list[nn.Module]) -> Iterator[None]:
+    """Compiled submodules run uncompiled: a compiled graph calls no torch function that a mode could see."""
+    if not any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in modules):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+_REGISTERS = ("_parameters", "_buffers", "_modules")
+
+
+def _snapshot(module: nn.Module) -> dict[str, Any]:
+    attributes = dict(vars(module))
+    return attributes | {name: dict(attributes[name]) for name in _REGISTERS}
+
+
+def _restore(module: nn.Module, before: dict[str, Any]) -> None:
+    """Gives back what a forward pass set on a module: its mode, stored features, counters, rebound buffers."""
+    attributes = vars(module)
+    for name in _REGISTERS:
+        _make_equal(attributes[name], before[name])
+        before[name] = attributes[name]
+    _make_equal(attributes, before)
+
+
+def _make_equal(current: dict[str, Any], before: dict[str, Any]) -> None:
+    for name in current.keys() - before.keys():
+        del current[name]
+    for name, value in before.items():
+        if name not in current or current[name] is not value:
+            current[name] = value

@@ -1,0 +1,45 @@
+"""Layers: which activations a forward pass met, and which of them the user asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+Patterns = str | Sequence[str] | None
+
+
+def select_layers(patterns: Patterns, layers: Sequence[str]) -> list[str]:
+    """The layers that a name, a glob pattern or a sequence of them selects, in execution order.
+
+    Raises:
+        ValueError: If a pattern meets no layer.
+
+    Example:
+        >>> select_layers("encoder.*", ["encoder.0", "encoder.2", "head"])
+        ['encoder.0', 'encoder.2']
+    """
+    if patterns is None:
+        return list(layers)
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    for pattern in patterns:
+        if not any(_matches(pattern, layer) for layer in layers):
+            raise ValueError(
+                f"`layers` pattern {pattern!r} meets no activation. The model has: {', '.join(layers)}. "
+                "Use one of these names, or a glob pattern such as 'encoder.*'."
+            )
+    if not patterns:
+        raise ValueError(f"`layers` is empty: name one of {', '.join(layers)}, or pass None for all of them.")
+    return [layer for layer in layers if any(_matches(pattern, layer) for pattern in patterns)]
+
+
+def columns(widths: dict[str, int]) -> dict[str, slice]:
+    """Layer name -> its columns, for layers laid side by side in execution order."""
+    slices, start = {}, 0
+    for layer, width in widths.items():
+        slices[layer] = slice(start, start + width)
+        start += width
+    return slices
+
+
+def _matches(pattern: str, layer: str) -> bool:
+    return pattern == layer or fnmatchcase(layer, pattern)

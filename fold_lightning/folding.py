@@ -1,0 +1,116 @@
+"""Folding: how far a walk through codes gets, against how long it is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fold_lightning.walks.record import Walks
+
+
+def walk_range(walks: Walks) -> Tensor:
+    """The largest Hamming distance that each walk reaches from its first code.
+
+    ``r1 = max_i d_H(pi_1, pi_i)`` in "On Space Folds of ReLU Neural Networks" (Lewandowski et al. 2025).
+
+    Args:
+        walks: S walks.
+
+    Returns:
+        int64 (S,), in units (bits); 0 for a walk that stays in its region.
+
+    Example:
+        >>> there_and_back = torch.tensor([[[False, False], [True, False], [True, True], [False, True]]])
+        >>> walk_range(Walks.from_codes(there_and_back))
+        tensor([2])
+    """
+    distance = _distances(walks)
+    farthest = torch.zeros(walks.num_segments, dtype=torch.int64, device=distance.device)
+    ends = walks.step_ends()
+    return farthest.scatter_reduce_(0, walks.segment[ends], distance[ends], "amax")
+
+
+def walk_length(walks: Walks) -> Tensor:
+    """The sum of Hamming distances from code to code along each walk.
+
+    ``r2 = sum_i d_H(pi_i, pi_{i+1})`` in "On Space Folds of ReLU Neural Networks" (Lewandowski et al. 2025): how often any
+    unit switches.
+
+    Args:
+        walks: S walks.
+
+    Returns:
+        int64 (S,), in units (bits); 0 for a walk that stays in its region.
+
+    Example:
+        >>> there_and_back = torch.tensor([[[False, False], [True, False], [True, True], [False, True]]])
+        >>> walk_length(Walks.from_codes(there_and_back))
+        tensor([3])
+    """
+    return torch.bincount(walks.segment, minlength=walks.num_segments)
+
+
+def space_folding(walks: Walks) -> Tensor:
+    """The space folding measure chi of each walk.
+
+    ``chi = 1 - r1 / r2`` (`walk_range` over `walk_length`), and 0 where ``r2 = 0``, after "On Space Folds of ReLU Neural
+    Networks" (Lewandowski et al. 2025) and its authors' code. It lies in [0, 1) and is 0 iff no unit switches twice.
+
+    Args:
+        walks: S walks.
+
+    Returns:
+        float64 (S,), without unit.
+
+    Example:
+        >>> tent = torch.tensor([[[0, 1, 1], [0, 1, 0], [1, 0, 0], [1, 0, 1]]]).bool()
+        >>> space_folding(Walks.from_codes(tent))
+        tensor([0.2500], dtype=torch.float64)
+    """
+    return _folding(walk_range(walks), walk_length(walks))
+
+
+def folding_profile(walks: Walks, i: int) -> Tensor:
+    """How the folding of segment `i` grows along it: chi of the walk up to each of its codes.
+
+    Args:
+        walks: S walks.
+        i: Which segment.
+
+    Returns:
+        float64 (steps + 1,), one value for each code; the first is 0, the last is the segment's chi.
+
+    Example:
+        >>> there_and_back = torch.tensor([[[False], [True], [False]]])
+        >>> folding_profile(Walks.from_codes(there_and_back), 0)
+        tensor([0.0000, 0.0000, 0.5000], dtype=torch.float64)
+    """
+    codes = walks.codes(i)
+    reached = (codes != codes[0]).sum(1).cummax(0).values
+    walked = torch.cat([reached.new_zeros(1), (codes[1:] != codes[:-1]).sum(1).cumsum(0)])
+    return _folding(reached, walked)
+
+
+def _folding(reached: Tensor, walked: Tensor) -> Tensor:
+    # A walk that never leaves its region has length 0: no fold, not 0/0.
+    return torch.where(walked > 0, 1.0 - reached.double() / walked.clamp(min=1), 0.0)
+
+
+def _distances(walks: Walks) -> Tensor:
+    """Distance from the walk's first code after each event: a unit's odd switches lead away, its even ones back."""
+    direction = 1 - 2 * (_earlier_switches(walks) % 2)
+    total = direction.cumsum(0)
+    length = walk_length(walks)
+    before = torch.cat([total.new_zeros(1), total])[length.cumsum(0) - length]
+    return total - before[walks.segment]
+
+
+def _earlier_switches(walks: Walks) -> Tensor:
+    """How often the unit of each event has switched before, on the same segment."""
+    unit = walks.segment * walks.num_units + walks.unit
+    order = torch.argsort(unit, stable=True)
+    place = torch.arange(len(unit), device=unit.device)
+    is_first = torch.ones_like(unit, dtype=torch.bool)
+    is_first[1:] = unit[order][1:] != unit[order][:-1]
+    rank = place - torch.where(is_first, place, 0).cummax(0).values
+    return torch.empty_like(rank).index_copy_(0, order, rank)

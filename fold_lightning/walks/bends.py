@@ -1,0 +1,75 @@
+"""Operations that bend a piecewise linear function without giving a bit: where they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fold_lightning.activations.codes import ZERO_TOLERANCE
+
+
+def clamp_bounds(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, ...]:
+    """The numbers at which a clamp bends; `args` are those after its input.
+
+    Raises:
+        TypeError: If a bound is a tensor.
+    """
+    names = {"clamp_min": ("min",), "clamp_max": ("max",)}.get(name, ("min", "max"))
+    bounds = [*args, *(kwargs[key] for key in names if key in kwargs)]
+    if any(isinstance(bound, Tensor) for bound in bounds):
+        raise TypeError("A clamp between tensors bends where no constant tells.")
+    return tuple(float(bound) for bound in bounds if bound is not None)
+
+
+class MaxPool:
+    """A max pooling call whose winners show.
+
+    Args:
+        name: The operation's name, such as "max_pool2d".
+        args: Its arguments after the input.
+        kwargs: Its keyword arguments.
+    """
+
+    def __init__(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        base = name.removesuffix("_with_indices")
+        adaptive = base.startswith("adaptive")
+        self.spatial_dims = int(base[-2])
+        self.returns_indices = name.endswith("_with_indices") or bool(kwargs.get("return_indices"))
+        self._pool: Callable[..., tuple[Tensor, Tensor]] = getattr(F, base)
+        self._args = args[: 1 if adaptive else 5]
+        self._kwargs = kwargs | {"return_indices": True}
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest value of each window, and the place of its element in the flattened plane."""
+        return self._pool(x, *self._args, **self._kwargs)
+
+
+def winner_changes(
+    planes: Tensor, winners: Tensor, left: Tensor, right: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Where between neighbouring rows another element of a window becomes the largest.
+
+    The maximum of affine functions is convex. So it is affine on an interval if the winner of one end is as large as the
+    other at one of the ends; otherwise the two winners' lines cross inside.
+
+    Args:
+        planes: Values (R, G, P), R rows of G planes with P elements.
+        winners: int64 (R, G, Q), the largest element of each of Q windows.
+        left: int64 (I,), the row at the left end of each interval.
+        right: int64 (I,), the row at its right end.
+
+    Returns:
+        The intervals that bend (K,), as indices into ``left``, and where in them the winners cross, in (0, 1).
+    """
+    interval, plane, window = (winners[left] != winners[right]).nonzero(as_tuple=True)
+    first, last = left[interval], right[interval]
+    before, after = winners[first, plane, window], winners[last, plane, window]
+    lead = planes[first, plane, before] - planes[first, plane, after]
+    lag = planes[last, plane, after] - planes[last, plane, before]
+    scale = torch.maximum(planes[first, plane, before].abs(), planes[last, plane, after].abs())
+    bends = (lead > ZERO_TOLERANCE * scale) & (lag > ZERO_TOLERANCE * scale)
+    return interval[bends], (lead / (lead + lag))[bends]

@@ -1,0 +1,129 @@
+"""Exact walks: pieces of segments that fit the memory, each traversed, verified, and refined where that fails."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fold_lightning.activations.architecture import Architecture
+from fold_lightning.activations.codes import PreActivations, magnitude
+from fold_lightning.activations.interception import BorrowedModel
+from fold_lightning.activations.table import Thresholds
+from fold_lightning.walks.grid import MERGE_TOLERANCE, Grid
+from fold_lightning.walks.one_pass import OnePass, TooManyRows
+from fold_lightning.walks.pieces import Pieces, Traversal, join
+from fold_lightning.walks.record import Walks
+from fold_lightning.walks.refinement import Samples, refine
+
+CHECKS = 2
+"""Points of each piece at which the pre-activations that a pass implies are compared with a plain forward pass."""
+
+VALUE_TOLERANCE = 1e-9
+"""Of a layer's largest magnitude; rounding stays orders below, a missed bend shows orders above."""
+
+TENSORS_AT_ONCE = 6
+"""How many tensors as large as the widest a pass holds at its peak."""
+
+FIRST_GUESS = 64
+"""Rows of a segment, before any was walked."""
+
+
+class ExactWalker:
+    """Walks segments of one model piece by piece.
+
+    Args:
+        borrowed: The model.
+        architecture: Its activations.
+        start: float64 (S, ...) where the segments begin.
+        end: float64 (S, ...) where they end.
+        max_bytes: Working memory.
+    """
+
+    def __init__(
+        self, borrowed: BorrowedModel, architecture: Architecture, start: Tensor, end: Tensor, max_bytes: int
+    ) -> None:
+        self._borrowed = borrowed
+        self._architecture = architecture
+        self._start, self._end = start, end
+        self._max_rows = max(16, max_bytes // (8 * TENSORS_AT_ONCE * architecture.widest))
+        self._random = torch.Generator().manual_seed(0)
+
+    def walks(self) -> Walks:
+        """The walks of all segments."""
+        segments = torch.arange(len(self._start), device=self._start.device)
+        todo = [Pieces(segments, torch.zeros_like(segments).double(), torch.ones_like(segments).double())]
+        done: list[tuple[Pieces, Traversal]] = []
+        rows_each = FIRST_GUESS
+        while todo:
+            pieces = todo.pop()
+            fit = max(1, int(0.8 * self._max_rows / rows_each))
+            if len(pieces) > fit:
+                todo.append(pieces[fit:])
+                pieces = pieces[:fit]
+            try:
+                rows = self._walk(pieces, done)
+                rows_each = -(-rows // len(pieces))
+            except TooManyRows:
+                rows_each = max(2 * rows_each, self._max_rows // len(pieces))
+                todo.append(pieces if len(pieces) > 1 else pieces.halves())
+        parts, found = (list(each) for each in zip(*done, strict=True))
+        return join(Pieces.concatenate(parts), Traversal.concatenate(found), len(self._start), self._architecture)
+
+    def _walk(self, pieces: Pieces, done: list[tuple[Pieces, Traversal]]) -> int:
+        """Adds what it finds on some pieces, and returns how many rows they took."""
+        try:
+            found, rows = self._in_one_pass(pieces)
+        except TooManyRows:
+            raise
+        except Exception:  # whatever a model does with a batch that grows, plain passes over points do not meet it
+            done.append((pieces, self._refined(pieces)))
+            return len(pieces) * FIRST_GUESS
+        if bool(found.exact.all()):
+            done.append((pieces, found))
+            return rows
+        failed = pieces[~found.exact]
+        done.extend([(pieces[found.exact], found.of(found.exact)), (failed, self._refined(failed))])
+        return rows
+
+    def _in_one_pass(self, pieces: Pieces) -> tuple[Traversal, int]:
+        grid = Grid(pieces.begin, pieces.end)
+        probes = self._random_points(pieces)
+        one_pass = OnePass(self._borrowed, self._architecture, grid, self._max_rows, probes)
+        one_pass.run(torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)]))
+        verified = self._verified(pieces, probes, one_pass.probed)
+        found = Traversal(
+            *one_pass.events(),
+            first_codes=one_pass.first_codes(),
+            exact=verified,
+            complete=torch.ones_like(verified),
+            resolution=torch.full_like(pieces.begin, MERGE_TOLERANCE),
+        )
+        return found, len(grid)
+
+    def _refined(self, pieces: Pieces) -> Traversal:
+        samples = Samples(self._borrowed, self._architecture, lambda p, t: self._points(pieces.segment[p], t))
+        return refine(pieces, samples, max(1, self._max_rows * self._architecture.widest // len(samples.layer)))
+
+    def _points(self, segment: Tensor, position: Tensor) -> Tensor:
+        weight = position.view(-1, *[1] * (self._start.dim() - 1))
+        return torch.lerp(self._start[segment], self._end[segment], weight)
+
+    def _random_points(self, pieces: Pieces) -> tuple[Tensor, Tensor]:
+        piece = torch.arange(len(pieces), device=pieces.begin.device).repeat(CHECKS)
+        fraction = torch.rand(len(piece), generator=self._random, dtype=torch.float64).to(pieces.begin.device)
+        return piece, torch.lerp(pieces.begin[piece], pieces.end[piece], fraction)
+
+    def _verified(self, pieces: Pieces, points: tuple[Tensor, Tensor], implied: dict[str, Tensor]) -> Tensor:
+        """Whether a plain forward pass at some points of each piece has the pre-activations that the pass implies."""
+        piece, position = points
+        agrees = torch.ones(len(piece), dtype=torch.bool, device=piece.device)
+
+        def compare(layer: str, thresholds: Thresholds, z: Tensor) -> None:
+            actual = self._architecture.per_input(layer, z, len(piece))
+            error = magnitude(actual - implied[layer])
+            agrees.logical_and_((error <= VALUE_TOLERANCE * magnitude(actual)).squeeze(1))
+
+        last = self._architecture.needed[-1]
+        PreActivations(self._borrowed, last, compare).run(self._points(pieces.segment[piece], position))
+        verified = torch.ones(len(pieces), dtype=torch.bool, device=piece.device)
+        return verified.scatter_reduce(0, piece, agrees, "amin")

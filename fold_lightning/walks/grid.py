@@ -1,0 +1,108 @@
+"""Breakpoints of many segments at once, kept in the order in which they were found.
+
+A row is one point of one segment. Rows are only ever appended, so whatever was computed on fewer rows knows the first of
+them, and is brought to the rest by interpolation.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MERGE_TOLERANCE = 1e-12
+"""Breakpoints of a segment closer than this in t are one."""
+
+
+class Grid:
+    """The breakpoints found so far on S segments; begins with both ends of each.
+
+    Attributes:
+        segment: int64 (R,) the segment of each row.
+        position: float64 (R,) where on it, t in [0, 1].
+        order: int64 (R,) the rows sorted by segment, then position.
+        joined: bool (R - 1,) whether neighbours in that order bound an interval (of one segment).
+    """
+
+    def __init__(self, start: Tensor, end: Tensor) -> None:
+        segments = torch.arange(len(start), device=start.device)
+        self.num_segments = len(start)
+        self.segment = torch.cat([segments, segments])
+        self.position = torch.cat([start, end])
+        self.order = torch.stack([segments, segments + len(start)], dim=1).flatten()
+        self._brackets: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
+        self._index()
+
+    def __len__(self) -> int:
+        return len(self.segment)
+
+    def insert(self, interval: Tensor, position: Tensor) -> Tensor:
+        """Adds a row for each distinct position inside given intervals.
+
+        Args:
+            interval: int64 (K,) indices of intervals, as places of their left ends in ``order``.
+            position: float64 (K,) farther than `MERGE_TOLERANCE` from the intervals' ends.
+
+        Returns:
+            int64 (K,) the row of each position; positions closer than the tolerance share one.
+        """
+        by_position = torch.argsort(position)
+        by_place = by_position[torch.argsort(interval[by_position], stable=True)]
+        interval, position = interval[by_place], position[by_place]
+        fresh = torch.ones_like(interval, dtype=torch.bool)
+        fresh[1:] = (interval[1:] != interval[:-1]) | (position[1:] - position[:-1] > MERGE_TOLERANCE)
+        number = fresh.cumsum(0) - 1
+        rows = torch.empty_like(number)
+        rows[by_place] = number + len(self)
+        self._append(interval[fresh], position[fresh])
+        return rows
+
+    def _append(self, interval: Tensor, position: Tensor) -> None:
+        count = len(interval)
+        new = torch.arange(len(self), len(self) + count, device=interval.device)
+        places = interval + 1 + torch.arange(count, device=interval.device)
+        order = torch.empty(len(self) + count, dtype=torch.int64, device=interval.device)
+        old = torch.ones_like(order, dtype=torch.bool)
+        old[places] = False
+        order[places] = new
+        order[old] = self.order
+        self.segment = torch.cat([self.segment, self.segment[self.order[interval]]])
+        self.position = torch.cat([self.position, position])
+        self.order = order
+        self._index()
+
+    def _index(self) -> None:
+        in_order = self.segment[self.order]
+        self.joined = in_order[1:] == in_order[:-1]
+
+    def lift(self, values: Tensor, rows: int | None = None) -> Tensor:
+        """Brings values that are affine between the rows they know, (R', ...), to the first `rows` rows, by default all."""
+        known, rows = len(values), len(self) if rows is None else rows
+        if known == rows:
+            return values
+        left, right, weight = self._brackets_of(known)
+        new = slice(rows - known)
+        weight = weight[new].view(-1, *[1] * (values.dim() - 1))
+        return torch.cat([values, torch.lerp(values[left[new]], values[right[new]], weight)])
+
+    def _brackets_of(self, known: int) -> tuple[Tensor, Tensor, Tensor]:
+        """For each row after the first `known`: its neighbours among those, and where between them it lies."""
+        key = (known, len(self))
+        if key not in self._brackets:
+            places = torch.arange(len(self), device=self.order.device)
+            is_known = self.order < known
+            left = torch.where(is_known, places, 0).cummax(0).values[~is_known]
+            right = torch.where(is_known, places, len(self)).flip(0).cummin(0).values.flip(0)[~is_known]
+            sides = torch.empty(2, len(left), dtype=torch.int64, device=self.order.device)
+            sides[:, self.order[~is_known] - known] = self.order[torch.stack([left, right])]
+            begin, end = self.position[sides]
+            self._brackets[key] = sides[0], sides[1], (self.position[known:] - begin) / (end - begin)
+        return self._brackets[key]
+
+    def locate(self, segment: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows on both sides of given points, and where between them each point lies."""
+        ordered = self.order
+        keys = 2.0 * self.segment[ordered] + self.position[ordered]
+        place = torch.searchsorted(keys, 2.0 * segment + position, right=True).clamp(1, len(self) - 1)
+        left, right = ordered[place - 1], ordered[place]
+        begin, end = self.position[left], self.position[right]
+        return left, right, ((position - begin) / (end - begin)).clamp(0.0, 1.0)

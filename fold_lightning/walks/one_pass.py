@@ -1,0 +1,270 @@
+"""All regions on many segments in one forward pass.
+
+The pass begins with both ends of each segment as its batch. Between neighbouring rows everything computed so far is affine.
+An activation finds the places where its pre-activations change sign, adds a row for each to the batch, its values
+interpolated, and goes on; so the invariant holds behind it too. This vectorises ExactLine (Sotoudeh and Thakur 2019), which
+splits a segment layer by layer; that the batch grows while the model runs, and the treatment of ties, are this project's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fold_lightning.activations.architecture import Architecture
+from fold_lightning.activations.codes import magnitude, signs
+from fold_lightning.activations.interception import BorrowedModel, Interception, PassEnded, follows, replace, tensors_in
+from fold_lightning.activations.operations import CLAMPS, MAX_POOLS, is_in_place
+from fold_lightning.activations.table import Thresholds
+from fold_lightning.walks.bends import MaxPool, clamp_bounds, winner_changes
+from fold_lightning.walks.grid import MERGE_TOLERANCE, Grid
+
+
+class Unsupported(Exception):
+    """The model does something to the batch that growing rows do not survive."""
+
+
+class TooManyRows(Exception):
+    """The rows of these pieces do not fit the memory that was allowed."""
+
+
+class OnePass(Interception):
+    """A forward pass over segments whose batch grows by the breakpoints it meets.
+
+    Args:
+        borrowed: The model.
+        architecture: Its activations.
+        grid: The segments, with nothing but their ends.
+        max_rows: The most rows that fit the memory.
+        probes: Segment (K,) and position (K,) of points at which the pre-activations that the pass implies are kept.
+    """
+
+    def __init__(
+        self,
+        borrowed: BorrowedModel,
+        architecture: Architecture,
+        grid: Grid,
+        max_rows: int,
+        probes: tuple[Tensor, Tensor],
+    ) -> None:
+        super().__init__(borrowed)
+        self.grid = grid
+        self.probed: dict[str, Tensor] = {}
+        self._architecture = architecture
+        self._columns = {name: columns.start for name, columns in architecture.layers.items()}
+        self._last = architecture.needed[-1]
+        self._max_rows = max_rows
+        self._probes = probes
+        self._versions = {len(grid)}
+        self._rows: list[Tensor] = []
+        self._units: list[Tensor] = []
+        self._first: list[Tensor] = []
+
+    def events(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Piece, position and unit of each event (E,), in no particular order."""
+        rows = torch.cat(self._rows)
+        return self.grid.segment[rows], self.grid.position[rows], torch.cat(self._units)
+
+    def first_codes(self) -> Tensor:
+        """bool (P, N): the code in which each piece begins."""
+        return torch.cat(self._first, dim=1)
+
+    def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
+        z = self.grid.lift(z)
+        if self._architecture.batch_dims[layer] != 0 or self._architecture.units[layer] * len(z) != z.numel():
+            raise Unsupported(f"Layer {layer!r} does not keep the batch first.")
+        flat = z.reshape(len(z), -1)
+        left, right, weight = self.grid.locate(*self._probes)
+        self.probed[layer] = torch.lerp(flat[left], flat[right], weight[:, None])
+        flat = self._bend(flat, thresholds, self._columns.get(layer), is_last=layer == self._last)
+        return call(flat.reshape(-1, *z.shape[1:]))
+
+    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if name in MAX_POOLS:
+            return self._max_pool(MaxPool(name, args[1:], kwargs), args[0])
+        if name in CLAMPS:
+            return self._clamp(name, function, args, kwargs)
+        rows = max(self._rows_of(args, kwargs))
+        aligned = self._align(args, rows)
+        kwargs = self._align(kwargs, rows)
+        result = function(*self._with_batch_size(name, aligned, rows), **kwargs)
+        if is_in_place(function, kwargs):
+            if aligned[0] is not args[0]:
+                replace(args[0], aligned[0])
+            result = args[0] if result is not None else None
+        self._check_rows(result, rows)
+        return result
+
+    def _clamp(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        bounds = clamp_bounds(name, args[1:], kwargs)
+        x = self.grid.lift(args[0])
+        bent = self._bend(x.reshape(len(x), -1), bounds, None).reshape(-1, *x.shape[1:])
+        result = function(bent, *args[1:], **kwargs)
+        if is_in_place(function, kwargs):
+            replace(args[0], result)
+            return args[0]
+        return result
+
+    def _bend(self, z: Tensor, thresholds: Thresholds, column: int | None, *, is_last: bool = False) -> Tensor:
+        """Adds rows where z (R, n) crosses a threshold, and returns z at all rows, exactly on it where it crosses.
+
+        Records the events if the bits count from a `column` on.
+        """
+        scale = self._scale(z)
+        found = []
+        for number, threshold in enumerate(thresholds):
+            crossings = Crossings(self.grid, z, threshold, scale)
+            if column is not None:
+                first = column + number * z.shape[1]
+                self._first.append(crossings.first_bits())
+                self._record(*crossings.touched(), first)
+            found.append((crossings.interval, crossings.position, crossings.unit))
+        interval, position, unit = (torch.cat(part) for part in zip(*found, strict=True))
+        rows = self.grid.insert(interval, position)
+        if len(self.grid) > self._max_rows:
+            raise TooManyRows
+        sizes = [len(part[0]) for part in found]
+        if column is not None:
+            for number, (row, u) in enumerate(zip(rows.split(sizes), unit.split(sizes), strict=True)):
+                self._record(row, u, column + number * z.shape[1])
+        if is_last:
+            raise PassEnded
+        self._versions.add(len(self.grid))
+        z = self.grid.lift(z)
+        for threshold, row, u in zip(thresholds, rows.split(sizes), unit.split(sizes), strict=True):
+            z[row, u] = threshold
+        return z
+
+    def _max_pool(self, pool: MaxPool, x: Tensor) -> Any:
+        x = self.grid.lift(x)
+        values, winners = pool(x)
+        left, right = self.grid.order[:-1][self.grid.joined], self.grid.order[1:][self.grid.joined]
+        while True:
+            planes = x.reshape(len(x), -1, x.shape[-pool.spatial_dims :].numel())
+            flat_winners = winners.reshape(len(x), planes.shape[1], -1)
+            bent, fraction = winner_changes(planes, flat_winners, left, right)
+            known = len(self.grid)
+            self._insert_between(left[bent], right[bent], fraction)
+            if len(self.grid) == known:
+                break
+            x = self.grid.lift(x)
+            new_values, new_winners = pool(x[known:])
+            values, winners = torch.cat([values, new_values]), torch.cat([winners, new_winners])
+            is_new = (self.grid.order[:-1] >= known) | (self.grid.order[1:] >= known)
+            again = is_new & self.grid.joined
+            left, right = self.grid.order[:-1][again], self.grid.order[1:][again]
+        return (values, winners) if pool.returns_indices else values
+
+    def _insert_between(self, left: Tensor, right: Tensor, fraction: Tensor) -> None:
+        begin, end = self.grid.position[left], self.grid.position[right]
+        position = begin + (end - begin) * fraction
+        inside = (position - begin > MERGE_TOLERANCE) & (end - position > MERGE_TOLERANCE)
+        place = torch.empty(len(self.grid), dtype=torch.int64, device=left.device)
+        place[self.grid.order] = torch.arange(len(self.grid), device=left.device)
+        self.grid.insert(place[left[inside]], position[inside])
+        if len(self.grid) > self._max_rows:
+            raise TooManyRows
+        self._versions.add(len(self.grid))
+
+    def _record(self, rows: Tensor, units: Tensor, first_column: int) -> None:
+        self._rows.append(rows)
+        self._units.append(units + first_column)
+
+    def _scale(self, z: Tensor) -> Tensor:
+        """Largest magnitude on each row's segment (R, 1)."""
+        of_rows = magnitude(z).squeeze(1)
+        of_segments = of_rows.new_zeros(self.grid.num_segments).scatter_reduce_(0, self.grid.segment, of_rows, "amax")
+        return of_segments[self.grid.segment].unsqueeze(1)
+
+    def _rows_of(self, *values: Any) -> list[int]:
+        rows = [len(t) for t in tensors_in(values) if follows(t)]
+        if any(count not in self._versions for count in rows):
+            raise Unsupported("A tensor that follows the input lost its batch dimension.")
+        return rows
+
+    def _align(self, value: Any, rows: int) -> Any:
+        if isinstance(value, Tensor):
+            return self.grid.lift(value, rows) if follows(value) else value
+        if type(value) in (tuple, list):
+            return type(value)(self._align(item, rows) for item in value)
+        if type(value) is dict:
+            return {key: self._align(item, rows) for key, item in value.items()}
+        return value
+
+    def _with_batch_size(self, name: str, args: tuple[Any, ...], rows: int) -> tuple[Any, ...]:
+        """Renews a batch size that the model read before rows were added."""
+        if name not in ("view", "reshape", "expand", "broadcast_to") or len(args) < 2:
+            return args
+        sizes = args[1] if isinstance(args[1], (tuple, list)) else args[1:]
+        if sizes and sizes[0] in self._versions:
+            return (args[0], (rows, *sizes[1:]))
+        return args
+
+    def _check_rows(self, result: Any, rows: int) -> None:
+        for tensor in tensors_in(result):
+            if tensor.dim() == 0 or len(tensor) != rows:
+                raise Unsupported(f"An operation turned {rows} rows into shape {tuple(tensor.shape)}.")
+
+
+class Crossings:
+    """Where one threshold is met by pre-activations that are affine between the rows of a grid.
+
+    A pre-activation is above, below or exactly on the threshold at each row. Above beside below means a crossing in
+    between, unless it lies within the tolerance of a row; then the unit is taken to be exactly on at that row.
+
+    Attributes:
+        interval: int64 (K,) where units cross inside an interval, as places of left ends in the grid's order.
+        position: float64 (K,) where.
+        unit: int64 (K,) which unit.
+    """
+
+    def __init__(self, grid: Grid, z: Tensor, threshold: float, scale: Tensor) -> None:
+        above, below = signs(z, threshold, scale)
+        self._grid = grid
+        self._above, self._below = above[grid.order], below[grid.order]
+        self._find(z, threshold)
+        self._settle(z, threshold)
+
+    def _find(self, z: Tensor, threshold: float) -> None:
+        grid = self._grid
+        changes = (self._above[:-1] & self._below[1:]) | (self._below[:-1] & self._above[1:])
+        changes &= grid.joined[:, None]
+        interval, unit = changes.nonzero(as_tuple=True)
+        left, right = grid.order[interval], grid.order[interval + 1]
+        before, after = z[left, unit] - threshold, z[right, unit] - threshold
+        begin, end = grid.position[left], grid.position[right]
+        self.interval, self.unit = interval, unit
+        self.position = begin + (end - begin) * (before / (before - after))
+        at_left, at_right = self.position - begin <= MERGE_TOLERANCE, end - self.position <= MERGE_TOLERANCE
+        snapped = at_left | at_right
+        if bool(snapped.any()):
+            self._snap(torch.where(at_left, interval, interval + 1)[snapped], snapped)
+
+    def _snap(self, place: Tensor, snapped: Tensor) -> None:
+        self._above[place, self.unit[snapped]] = False
+        self._below[place, self.unit[snapped]] = False
+        off = self._above | self._below
+        still = ~snapped & off[self.interval, self.unit] & off[self.interval + 1, self.unit]
+        self.interval, self.unit, self.position = self.interval[still], self.unit[still], self.position[still]
+
+    def _settle(self, z: Tensor, threshold: float) -> None:
+        """Sets pre-activations that are on the threshold up to rounding exactly there, for the layers behind."""
+        self._on = ~(self._above | self._below)
+        place, unit = self._on.nonzero(as_tuple=True)
+        if len(place):
+            z[self._grid.order[place], unit] = threshold
+
+    def touched(self) -> tuple[Tensor, Tensor]:
+        """Rows and units (K,) where a unit switches at a row that was there already: on, with one side above."""
+        interior = (self._grid.joined[:-1] & self._grid.joined[1:])[:, None]
+        switches = self._on[1:-1] & (self._above[:-2] ^ self._above[2:]) & interior
+        place, unit = switches.nonzero(as_tuple=True)
+        return self._grid.order[place + 1], unit
+
+    def first_bits(self) -> Tensor:
+        """Bits bool (S, n) just behind each segment's start."""
+        start = torch.cat([self._grid.joined.new_ones(1), ~self._grid.joined]).nonzero().squeeze(1)
+        return self._above[start] | (self._above[start + 1] & ~self._below[start])

@@ -1,0 +1,144 @@
+"""Walks: which unit switches where on each of many segments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fold_lightning.activations.layers import Patterns, columns, select_layers
+
+
+@dataclass(frozen=True, eq=False)
+class Walks:
+    """The walks of S segments through the codes of N units: E events, in each of which one unit switches.
+
+    The events of a segment at one position are one step: they happen together. A walk meets one region more than it has
+    steps. Codes are those of the open intervals between steps, so a unit that only touches its threshold does not switch.
+
+    Attributes:
+        segment: int64 (E,), ascending.
+        position: float64 (E,), ascending within a segment; in (0, 1) for exact walks, otherwise where the point lies at which
+            the new bit was first seen.
+        unit: int64 (E,), ascending within a step.
+        num_segments: S.
+        num_units: N.
+        layers: Layer name -> its units.
+        exact: bool (S,), whether the network is known to be piecewise linear and the walk verified itself.
+        complete: bool (S,), False where a budget cut the walk off.
+        resolution: float64 (S,), in t: steps closer than this are told apart no more.
+        first_codes: bool (S, N), the code in which each walk begins.
+    """
+
+    segment: Tensor
+    position: Tensor
+    unit: Tensor
+    num_segments: int
+    num_units: int
+    layers: dict[str, slice]
+    exact: Tensor
+    complete: Tensor
+    resolution: Tensor
+    first_codes: Tensor
+
+    @classmethod
+    def from_codes(cls, bits: Tensor, *, layers: dict[str, slice] | None = None) -> Walks:
+        """Walks along codes from anywhere, one for each of T points of each segment.
+
+        Args:
+            bits: bool (S, T, N), T at least 2.
+            layers: Layer name -> its columns; None makes one layer, "codes", of all.
+
+        Raises:
+            ValueError: If the shape is another or there are fewer than 2 points.
+            TypeError: If the codes are not bool.
+
+        Example:
+            >>> walks = Walks.from_codes(torch.tensor([[[False], [True], [False]]]))
+            >>> walks.position, walks.unit
+            (tensor([0.5000, 1.0000], dtype=torch.float64), tensor([0, 0]))
+        """
+        if bits.dim() != 3 or bits.shape[1] < 2:
+            raise ValueError(
+                f"Codes must have shape (segments, points, units) with at least 2 points, got {tuple(bits.shape)}: "
+                "one point makes no walk."
+            )
+        if bits.dtype != torch.bool:
+            raise TypeError(f"Codes must be bool, got {bits.dtype}: compare pre-activations with their threshold first.")
+        segment, point, unit = (bits[:, 1:] != bits[:, :-1]).nonzero(as_tuple=True)
+        segments = bits[:, 0, 0] if bits.shape[2] else bits.new_zeros(len(bits))
+        intervals = bits.shape[1] - 1
+        return cls(
+            segment=segment,
+            position=(point + 1).double() / intervals,
+            unit=unit,
+            num_segments=bits.shape[0],
+            num_units=bits.shape[2],
+            layers=layers or {"codes": slice(0, bits.shape[2])},
+            exact=torch.zeros_like(segments),
+            complete=torch.ones_like(segments),
+            resolution=torch.full_like(segments, 1.0 / intervals, dtype=torch.float64),
+            first_codes=bits[:, 0].clone(),
+        )
+
+    def select(self, layers: Patterns) -> Walks:
+        """The same walks seen through the bits of some layers alone; units are numbered anew, positions stay.
+
+        Args:
+            layers: A layer's name, a glob pattern, or a sequence of them.
+
+        Raises:
+            ValueError: If a pattern meets no layer.
+
+        Example:
+            >>> bits = torch.tensor([[[False, False], [True, False], [True, True]]])
+            >>> walks = Walks.from_codes(bits, layers={"low": slice(0, 1), "high": slice(1, 2)})
+            >>> walks.select("high").position
+            tensor([1.], dtype=torch.float64)
+        """
+        names = select_layers(layers, list(self.layers))
+        kept = torch.zeros(self.num_units, dtype=torch.bool, device=self.unit.device)
+        for name in names:
+            kept[self.layers[name]] = True
+        events = kept[self.unit]
+        return replace(
+            self,
+            segment=self.segment[events],
+            position=self.position[events],
+            unit=(kept.cumsum(0) - 1)[self.unit[events]],
+            num_units=int(kept.sum()),
+            layers=columns({name: self.layers[name].stop - self.layers[name].start for name in names}),
+            first_codes=self.first_codes[:, kept],
+        )
+
+    def codes(self, i: int) -> Tensor:
+        """The codes that segment `i` meets, in order: bool (steps + 1, N).
+
+        The first is that of the first open interval, which need not be the code of the segment's start.
+
+        Example:
+            >>> Walks.from_codes(torch.tensor([[[False], [False], [True]]])).codes(0)
+            tensor([[False],
+                    [ True]])
+        """
+        if not -self.num_segments <= i < self.num_segments:
+            raise IndexError(f"There are {self.num_segments} segments, got index {i}.")
+        events = self.segment == i % self.num_segments
+        position, unit = self.position[events], self.unit[events]
+        _, step = torch.unique_consecutive(position, return_inverse=True)
+        steps = int(step[-1]) + 1 if len(step) else 0
+        switches = torch.zeros(steps + 1, self.num_units, dtype=torch.bool, device=unit.device)
+        switches[0] = self.first_codes[i]
+        switches[step + 1, unit] = True
+        return switches.cumsum(0) % 2 == 1
+
+    def step_ends(self) -> Tensor:
+        """bool (E,): whether an event is the last of its step."""
+        ends = torch.ones_like(self.segment, dtype=torch.bool)
+        ends[:-1] = (self.segment[1:] != self.segment[:-1]) | (self.position[1:] != self.position[:-1])
+        return ends
+
+    def num_regions(self) -> Tensor:
+        """int64 (S,): regions on each segment, its steps and one more."""
+        return torch.bincount(self.segment[self.step_ends()], minlength=self.num_segments) + 1

@@ -1,0 +1,212 @@
+"""Exact walks by plain forward passes, for models that growing rows do not survive.
+
+Slower than one pass, but it asks nothing of the model except that inputs keep apart: an interval is settled once a point
+inside it shows that every pre-activation is affine there and none crosses its threshold. Otherwise it is cut where the
+first layer with crossings has them, or where a bend was seen, and its parts are looked at again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from fold_lightning.activations.architecture import Architecture
+from fold_lightning.activations.codes import ZERO_TOLERANCE, PreActivations, magnitude
+from fold_lightning.activations.interception import BorrowedModel
+from fold_lightning.activations.table import Thresholds
+from fold_lightning.walks.grid import MERGE_TOLERANCE
+from fold_lightning.walks.pieces import Pieces, Traversal
+
+CHECK = 0.381966
+"""Where in an interval it is checked: not in the middle, where an odd function looks affine."""
+
+AFFINE_TOLERANCE = 1e-10
+"""Of a layer's largest magnitude."""
+
+SHORTEST = 1e-9
+"""Intervals shorter than this in t are taken as affine; a walk that needs it is not exact."""
+
+NEVER = 2**31 - 1
+
+
+class Samples:
+    """Pre-activations minus thresholds at points of pieces, with what is 0 up to rounding set to 0.
+
+    Args:
+        borrowed: The model.
+        architecture: Its activations.
+        points: Piece (K,) and position (K,) -> inputs (K, ...).
+    """
+
+    def __init__(
+        self, borrowed: BorrowedModel, architecture: Architecture, points: Callable[[Tensor, Tensor], Tensor]
+    ) -> None:
+        self._borrowed, self._architecture, self._points = borrowed, architecture, points
+        widths = [architecture.units[n] * len(architecture.thresholds[n]) for n in architecture.needed]
+        device = borrowed.device
+        self.layer = torch.arange(len(widths), device=device).repeat_interleave(torch.tensor(widths, device=device))
+        counted = [n in architecture.counted for n in architecture.needed]
+        self.counted = torch.tensor(counted, device=device)[self.layer]
+
+    def __call__(self, piece: Tensor, position: Tensor) -> Tensor:
+        """float64 (K, M), M units of all layers up to the last counted one, two for an activation with two thresholds."""
+        found: list[Tensor] = []
+
+        def read(layer: str, thresholds: Thresholds, z: Tensor) -> None:
+            units = self._architecture.per_input(layer, z, len(piece))
+            tolerance = ZERO_TOLERANCE * magnitude(units)
+            for threshold in thresholds:
+                distance = units - threshold
+                found.append(distance.masked_fill(distance.abs() <= tolerance, 0.0))
+
+        if len(piece) == 0:
+            return torch.empty(0, len(self.layer), dtype=torch.float64, device=piece.device)
+        PreActivations(self._borrowed, self._architecture.needed[-1], read).run(self._points(piece, position))
+        return torch.cat(found, dim=1)
+
+    def largest(self, values: Tensor) -> Tensor:
+        """The largest magnitude of each unit's layer (K, M), from values (K, M)."""
+        count = int(self.layer[-1]) + 1
+        layer = self.layer.expand(len(values), -1)
+        largest = values.new_zeros(len(values), count).scatter_reduce(1, layer, values.abs(), "amax")
+        return largest.gather(1, layer)
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """I open intervals: their piece, both ends, and the samples (I, M) there."""
+
+    piece: Tensor
+    left: Tensor
+    right: Tensor
+    at_left: Tensor
+    at_right: Tensor
+
+    def __len__(self) -> int:
+        return len(self.piece)
+
+    def __getitem__(self, index: slice | Tensor) -> Intervals:
+        return Intervals(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def cut(self, interval: Tensor, position: Tensor, at: Tensor) -> Intervals:
+        """These intervals cut at points (K,) inside them, ordered by interval and position, with their samples (K, M)."""
+        if len(self) == 0:
+            return self
+        piece = torch.cat([self.piece, self.piece[interval]])
+        begin, at_begin = torch.cat([self.left, position]), torch.cat([self.at_left, at])
+        owner = torch.cat([torch.arange(len(self), device=piece.device), interval])
+        order = torch.argsort(begin)
+        order = order[torch.argsort(owner[order], stable=True)]
+        follows = torch.empty_like(order)
+        follows[order] = order.roll(-1)
+        is_last = owner[follows] != owner
+        is_last |= follows == order[0]
+        end = torch.where(is_last, self.right[owner], begin[follows])
+        at_end = torch.where(is_last[:, None], self.at_right[owner], at_begin[follows])
+        return Intervals(piece, begin, end, at_begin, at_end)
+
+
+def refine(pieces: Pieces, samples: Samples, max_rows: int) -> Traversal:
+    """Walks pieces by forward passes over at most `max_rows` points at a time."""
+    piece = torch.arange(len(pieces), device=pieces.begin.device)
+    at_left, at_right = samples(piece, pieces.begin), samples(piece, pieces.end)
+    todo = [Intervals(piece, pieces.begin, pieces.end, at_left, at_right)]
+    settled: list[tuple[Tensor, Tensor, Tensor]] = []
+    unresolved = torch.zeros(len(pieces), dtype=torch.bool, device=piece.device)
+    while todo:
+        intervals = todo.pop()
+        if len(intervals) > max_rows:
+            todo.append(intervals[max_rows:])
+            intervals = intervals[:max_rows]
+        done, open_ = _look(intervals, samples, unresolved)
+        settled.append((done.piece, done.left, ((done.at_left > 0) | (done.at_right > 0))[:, samples.counted]))
+        if len(open_):
+            todo.append(open_)
+    return _traversal(settled, pieces, unresolved)
+
+
+def _look(intervals: Intervals, samples: Samples, unresolved: Tensor) -> tuple[Intervals, Intervals]:
+    """The intervals that are settled, and the parts of those that are not."""
+    length = intervals.right - intervals.left
+    check = intervals.left + CHECK * length
+    at_check = samples(intervals.piece, check)
+    scale = samples.largest(torch.maximum(intervals.at_left.abs(), intervals.at_right.abs()))
+    error = (at_check - torch.lerp(intervals.at_left, intervals.at_right, CHECK)).abs()
+    bent = _first_layer(error > AFFINE_TOLERANCE * scale, samples)
+    crosses = intervals.at_left * intervals.at_right < 0
+    crossed = _first_layer(crosses, samples)
+    short = length < SHORTEST
+    unresolved[intervals.piece[short & (bent < NEVER)]] = True
+    at_bend = (bent <= crossed) & (bent < NEVER) & ~short
+    at_crossings = (crossed < NEVER) & ~at_bend
+    error = error.where(samples.layer == bent[:, None], 0.0)
+    cut_bends = _cut_at_bends(intervals[at_bend], check[at_bend], at_check[at_bend], error[at_bend], samples)
+    which = crosses[at_crossings] & (samples.layer == crossed[at_crossings, None])
+    cut_crossings = _cut_at_crossings(intervals[at_crossings], which, samples)
+    parts = (torch.cat([getattr(c, f.name) for c in (cut_bends, cut_crossings)]) for f in fields(Intervals))
+    return intervals[~(at_bend | at_crossings)], Intervals(*parts)
+
+
+def _first_layer(units: Tensor, samples: Samples) -> Tensor:
+    """int64 (I,): the first layer with a marked unit, or `NEVER`."""
+    return torch.where(units, samples.layer, NEVER).amin(1)
+
+
+def _cut_at_crossings(intervals: Intervals, crosses: Tensor, samples: Samples) -> Intervals:
+    interval, unit = crosses.nonzero(as_tuple=True)
+    before, after = intervals.at_left[interval, unit], intervals.at_right[interval, unit]
+    left, right = intervals.left[interval], intervals.right[interval]
+    position = left + (right - left) * (before / (before - after))
+    for side, ends in ((intervals.at_left, left), (intervals.at_right, right)):
+        near = (position - ends).abs() <= MERGE_TOLERANCE
+        side[interval[near], unit[near]] = 0.0
+    inside = (position - left > MERGE_TOLERANCE) & (right - position > MERGE_TOLERANCE)
+    interval, unit, position = interval[inside], unit[inside], position[inside]
+    order = torch.argsort(position)
+    order = order[torch.argsort(interval[order], stable=True)]
+    interval, unit, position = interval[order], unit[order], position[order]
+    fresh = torch.ones_like(interval, dtype=torch.bool)
+    fresh[1:] = (interval[1:] != interval[:-1]) | (position[1:] - position[:-1] > MERGE_TOLERANCE)
+    at = samples(intervals.piece[interval[fresh]], position[fresh])
+    at[fresh.cumsum(0) - 1, unit] = 0.0
+    return intervals.cut(interval[fresh], position[fresh], at)
+
+
+def _cut_at_bends(intervals: Intervals, check: Tensor, at_check: Tensor, error: Tensor, samples: Samples) -> Intervals:
+    """Cuts where the lines at both ends meet: at the bend, if there is one; otherwise at the point already seen."""
+    rows = torch.arange(len(intervals), device=check.device)
+    unit = error.argmax(1)
+    step = (intervals.right - intervals.left) / 128
+    near_left, near_right = intervals.left + step, intervals.right - step
+    first, last = intervals.at_left[rows, unit], intervals.at_right[rows, unit]
+    rise = (samples(intervals.piece, near_left)[rows, unit] - first) / step
+    fall = (last - samples(intervals.piece, near_right)[rows, unit]) / step
+    meet = (last - first + fall * intervals.left - fall * intervals.right) / (rise - fall) + intervals.left
+    meets = (meet > near_left) & (meet < near_right)
+    position = torch.where(meets, meet, check)
+    at = at_check.clone()
+    at[meets] = samples(intervals.piece[meets], position[meets])
+    return intervals.cut(rows, position, at)
+
+
+def _traversal(settled: list[tuple[Tensor, Tensor, Tensor]], pieces: Pieces, unresolved: Tensor) -> Traversal:
+    """Events between neighbouring settled intervals."""
+    piece, left, codes = (torch.cat(part) for part in zip(*settled, strict=True))
+    order = torch.argsort(left)
+    order = order[torch.argsort(piece[order], stable=True)]
+    piece, left, codes = piece[order], left[order], codes[order]
+    within = piece[1:] == piece[:-1]
+    at, unit = ((codes[1:] != codes[:-1]) & within[:, None]).nonzero(as_tuple=True)
+    starts = torch.cat([~within.new_zeros(1), ~within])
+    return Traversal(
+        piece=piece[at + 1],
+        position=left[at + 1],
+        unit=unit,
+        first_codes=codes[starts],
+        exact=~unresolved,
+        complete=torch.ones_like(unresolved),
+        resolution=torch.where(unresolved, SHORTEST, MERGE_TOLERANCE).double(),
+    )
