@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
 from fold_lightning.walks.record import Walks
+
+Statistic = Literal["mean", "median", "max", "fraction"]
 
 
 def walk_range(walks: Walks) -> Tensor:
@@ -68,6 +72,40 @@ def space_folding(walks: Walks) -> Tensor:
         tensor([0.2500], dtype=torch.float64)
     """
     return _folding(walk_range(walks), walk_length(walks))
+
+
+def summarize_folding(chi: Tensor, statistic: Statistic = "mean") -> Tensor:
+    """One number for the folding of many segments.
+
+    Args:
+        chi: Folding of S segments, (S,).
+        statistic: "mean" or "max" over all of them; "median" of the non-zero ones, as third parties report Space Folds to
+            aggregate (the mean of the two middle values where their number is even; 0 if none folds); "fraction" that folds.
+
+    Returns:
+        float64, without unit; NaN for no segments.
+
+    Raises:
+        ValueError: If the statistic is another.
+
+    Example:
+        >>> chi = torch.tensor([0.0, 0.2, 0.4, 0.0])
+        >>> [round(summarize_folding(chi, statistic).item(), 3) for statistic in ("mean", "median", "max", "fraction")]
+        [0.15, 0.3, 0.4, 0.5]
+    """
+    if statistic not in get_args(Statistic):
+        raise ValueError(f"`statistic` must be one of {', '.join(map(repr, get_args(Statistic)))}, got {statistic!r}.")
+    chi = chi.double()
+    if chi.numel() == 0:
+        return chi.new_tensor(torch.nan)
+    if statistic == "mean":
+        return chi.mean()
+    if statistic == "max":
+        return chi.amax()
+    folded = chi[chi > 0]
+    if statistic == "fraction":
+        return chi.new_tensor(folded.numel() / chi.numel())
+    return folded.quantile(0.5) if folded.numel() else chi.new_zeros(())
 
 
 def folding_profile(walks: Walks, i: int) -> Tensor:

@@ -16,7 +16,10 @@ from fold_lightning.activations.table import Thresholds
 ZERO_TOLERANCE = 1e-12
 """A pre-activation below this share of its layer's largest is 0: rounding leaves exact zeros at about 1e-16."""
 
-CHUNK_BYTES = 2**26
+CHUNK_BYTES = 2**27
+
+TENSORS_AT_ONCE = 6
+"""How many tensors as large as the widest a forward pass is allowed for."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,7 @@ class ActivationCodes:
     layers: dict[str, slice]
 
 
-def activation_codes(
-    model: nn.Module, inputs: Tensor, *, layers: Patterns = None, forward: Forward = None
-) -> ActivationCodes:
+def activation_codes(model: nn.Module, inputs: Tensor, *, layers: Patterns = None, forward: Forward = None) -> ActivationCodes:
     """The activation pattern of each input: one bit for each hidden unit.
 
     A bit is 1 iff the unit's pre-activation is strictly positive ("ReLU Code Space", Definition 1); activations with two
@@ -86,9 +87,9 @@ def check_inputs(inputs: Tensor, name: str = "inputs") -> None:
         raise ValueError(f"`{name}` must be finite, got NaN or infinite values: clean or normalise the data first.")
 
 
-def codes_of(borrowed: BorrowedModel, architecture: Architecture, inputs: Tensor) -> Tensor:
-    """Codes bool (B, N) on the borrowed model's device, in chunks of bounded memory."""
-    rows = max(1, CHUNK_BYTES // (8 * architecture.widest))
+def codes_of(borrowed: BorrowedModel, architecture: Architecture, inputs: Tensor, max_bytes: int = CHUNK_BYTES) -> Tensor:
+    """Codes bool (B, N) on the borrowed model's device, in chunks of bounded working memory."""
+    rows = max(1, max_bytes // (8 * TENSORS_AT_ONCE * architecture.widest))
     chunks = [_chunk_codes(borrowed, architecture, chunk) for chunk in inputs.split(rows)]
     return torch.cat(chunks)
 
@@ -99,24 +100,11 @@ def _chunk_codes(borrowed: BorrowedModel, architecture: Architecture, inputs: Te
     def read(layer: str, thresholds: Thresholds, z: Tensor) -> None:
         if layer in architecture.counted:
             units = architecture.per_input(layer, z, len(inputs))
-            found.extend(signs(units, threshold)[0] for threshold in thresholds)
+            tolerance = ZERO_TOLERANCE * magnitude(units)
+            found.extend(units > threshold + tolerance for threshold in thresholds)
 
     PreActivations(borrowed, architecture.needed[-1], read).run(inputs.to(borrowed.device, torch.float64))
     return torch.cat(found, dim=1)
-
-
-def signs(z: Tensor, threshold: float, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Where pre-activations (B, n) are above and where below a threshold; neither means exactly on it.
-
-    Args:
-        z: Pre-activations of one layer.
-        threshold: The activation's threshold.
-        scale: The layer's largest magnitude (B, 1); None takes that of each input.
-    """
-    if scale is None:
-        scale = magnitude(z)
-    tolerance = ZERO_TOLERANCE * scale
-    return z > threshold + tolerance, z < threshold - tolerance
 
 
 def magnitude(z: Tensor) -> Tensor:

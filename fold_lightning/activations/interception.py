@@ -194,21 +194,29 @@ def borrow(model: nn.Module, inputs: Tensor, forward: Forward = None) -> Iterato
     _check_device(model, inputs)
     modules = list(model.modules())
     before = [_snapshot(module) for module in modules]
-    random_states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda_state = torch.cuda.get_rng_state(inputs.device) if inputs.is_cuda else None
     try:
         for module in modules:
             module.training = False
-        with torch.inference_mode(False), torch.no_grad(), _eager(modules):
+        with preserved_random_state(), torch.inference_mode(False), torch.no_grad(), _eager(modules):
             yield BorrowedModel(model, forward, _float64_device(inputs.device))
     finally:
         for module, attributes in zip(modules, before, strict=True):
             _restore(module, attributes)
-        random.setstate(random_states[0])
-        np.random.set_state(random_states[1])
-        torch.set_rng_state(random_states[2])
-        if cuda_state is not None:
-            torch.cuda.set_rng_state(cuda_state, inputs.device)
+
+
+@contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Gives back the random states of Python, NumPy and torch, also after an exception."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
 
 
 def original_module(model: nn.Module) -> nn.Module:

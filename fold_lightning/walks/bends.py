@@ -48,9 +48,7 @@ class MaxPool:
         return self._pool(x, *self._args, **self._kwargs)
 
 
-def winner_changes(
-    planes: Tensor, winners: Tensor, left: Tensor, right: Tensor
-) -> tuple[Tensor, Tensor]:
+def winner_changes(planes: Tensor, winners: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Where between neighbouring rows another element of a window becomes the largest.
 
     The maximum of affine functions is convex. So it is affine on an interval if the winner of one end is as large as the

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fold_lightning.activations.architecture import Architecture
-from fold_lightning.activations.codes import PreActivations, magnitude
+from fold_lightning.activations.codes import TENSORS_AT_ONCE, PreActivations, magnitude
 from fold_lightning.activations.interception import BorrowedModel
 from fold_lightning.activations.table import Thresholds
 from fold_lightning.walks.grid import MERGE_TOLERANCE, Grid
@@ -21,10 +21,7 @@ CHECKS = 2
 VALUE_TOLERANCE = 1e-9
 """Of a layer's largest magnitude; rounding stays orders below, a missed bend shows orders above."""
 
-TENSORS_AT_ONCE = 6
-"""How many tensors as large as the widest a pass holds at its peak."""
-
-FIRST_GUESS = 64
+FIRST_GUESS = 1000
 """Rows of a segment, before any was walked."""
 
 
@@ -39,13 +36,11 @@ class ExactWalker:
         max_bytes: Working memory.
     """
 
-    def __init__(
-        self, borrowed: BorrowedModel, architecture: Architecture, start: Tensor, end: Tensor, max_bytes: int
-    ) -> None:
+    def __init__(self, borrowed: BorrowedModel, architecture: Architecture, start: Tensor, end: Tensor, max_bytes: int) -> None:
         self._borrowed = borrowed
         self._architecture = architecture
         self._start, self._end = start, end
-        self._max_rows = max(16, max_bytes // (8 * TENSORS_AT_ONCE * architecture.widest))
+        self._max_numel = max(16 * architecture.widest, max_bytes // (8 * TENSORS_AT_ONCE))
         self._random = torch.Generator().manual_seed(0)
 
     def walks(self) -> Walks:
@@ -53,42 +48,41 @@ class ExactWalker:
         segments = torch.arange(len(self._start), device=self._start.device)
         todo = [Pieces(segments, torch.zeros_like(segments).double(), torch.ones_like(segments).double())]
         done: list[tuple[Pieces, Traversal]] = []
-        rows_each = FIRST_GUESS
+        numel_each = FIRST_GUESS * self._architecture.widest
         while todo:
             pieces = todo.pop()
-            fit = max(1, int(0.8 * self._max_rows / rows_each))
+            fit = max(1, int(0.8 * self._max_numel / numel_each))
             if len(pieces) > fit:
                 todo.append(pieces[fit:])
                 pieces = pieces[:fit]
             try:
-                rows = self._walk(pieces, done)
-                rows_each = -(-rows // len(pieces))
+                numel_each = -(-self._walk(pieces, done) // len(pieces))
             except TooManyRows:
-                rows_each = max(2 * rows_each, self._max_rows // len(pieces))
+                numel_each = max(2 * numel_each, self._max_numel // len(pieces))
                 todo.append(pieces if len(pieces) > 1 else pieces.halves())
         parts, found = (list(each) for each in zip(*done, strict=True))
         return join(Pieces.concatenate(parts), Traversal.concatenate(found), len(self._start), self._architecture)
 
     def _walk(self, pieces: Pieces, done: list[tuple[Pieces, Traversal]]) -> int:
-        """Adds what it finds on some pieces, and returns how many rows they took."""
+        """Adds what it finds on some pieces, and returns the size of the largest tensor it took."""
         try:
-            found, rows = self._in_one_pass(pieces)
+            found, numel = self._in_one_pass(pieces)
         except TooManyRows:
             raise
         except Exception:  # whatever a model does with a batch that grows, plain passes over points do not meet it
             done.append((pieces, self._refined(pieces)))
-            return len(pieces) * FIRST_GUESS
+            return len(pieces) * FIRST_GUESS * self._architecture.widest
         if bool(found.exact.all()):
             done.append((pieces, found))
-            return rows
+            return numel
         failed = pieces[~found.exact]
         done.extend([(pieces[found.exact], found.of(found.exact)), (failed, self._refined(failed))])
-        return rows
+        return numel
 
     def _in_one_pass(self, pieces: Pieces) -> tuple[Traversal, int]:
         grid = Grid(pieces.begin, pieces.end)
         probes = self._random_points(pieces)
-        one_pass = OnePass(self._borrowed, self._architecture, grid, self._max_rows, probes)
+        one_pass = OnePass(self._borrowed, self._architecture, grid, self._max_numel, probes)
         one_pass.run(torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)]))
         verified = self._verified(pieces, probes, one_pass.probed)
         found = Traversal(
@@ -98,11 +92,13 @@ class ExactWalker:
             complete=torch.ones_like(verified),
             resolution=torch.full_like(pieces.begin, MERGE_TOLERANCE),
         )
-        return found, len(grid)
+        return found, one_pass.peak_numel
 
     def _refined(self, pieces: Pieces) -> Traversal:
-        samples = Samples(self._borrowed, self._architecture, lambda p, t: self._points(pieces.segment[p], t))
-        return refine(pieces, samples, max(1, self._max_rows * self._architecture.widest // len(samples.layer)))
+        samples = Samples(
+            self._borrowed, self._architecture, len(pieces), lambda piece, t: self._points(pieces.segment[piece], t)
+        )
+        return refine(pieces, samples, max(1, self._max_numel // max(self._architecture.widest, len(samples.layer))))
 
     def _points(self, segment: Tensor, position: Tensor) -> Tensor:
         weight = position.view(-1, *[1] * (self._start.dim() - 1))

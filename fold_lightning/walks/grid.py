@@ -1,6 +1,6 @@
-"""Breakpoints of many segments at once, kept in the order in which they were found.
+"""Breakpoints of many pieces at once, kept in the order in which they were found.
 
-A row is one point of one segment. Rows are only ever appended, so whatever was computed on fewer rows knows the first of
+A row is one point of one piece. Rows are only ever appended, so whatever was computed on fewer rows knows the first of
 them, and is brought to the rest by interpolation.
 """
 
@@ -10,30 +10,30 @@ import torch
 from torch import Tensor
 
 MERGE_TOLERANCE = 1e-12
-"""Breakpoints of a segment closer than this in t are one."""
+"""Breakpoints of a piece closer than this in t are one."""
 
 
 class Grid:
-    """The breakpoints found so far on S segments; begins with both ends of each.
+    """The breakpoints found so far on S pieces; begins with both ends of each.
 
     Attributes:
-        segment: int64 (R,) the segment of each row.
+        piece: int64 (R,) the piece of each row.
         position: float64 (R,) where on it, t in [0, 1].
-        order: int64 (R,) the rows sorted by segment, then position.
-        joined: bool (R - 1,) whether neighbours in that order bound an interval (of one segment).
+        order: int64 (R,) the rows sorted by piece, then position.
+        joined: bool (R - 1,) whether neighbours in that order bound an interval (of one piece).
     """
 
     def __init__(self, start: Tensor, end: Tensor) -> None:
-        segments = torch.arange(len(start), device=start.device)
-        self.num_segments = len(start)
-        self.segment = torch.cat([segments, segments])
+        pieces = torch.arange(len(start), device=start.device)
+        self.num_pieces = len(start)
+        self.piece = torch.cat([pieces, pieces])
         self.position = torch.cat([start, end])
-        self.order = torch.stack([segments, segments + len(start)], dim=1).flatten()
+        self.order = torch.stack([pieces, pieces + len(start)], dim=1).flatten()
         self._brackets: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
         self._index()
 
     def __len__(self) -> int:
-        return len(self.segment)
+        return len(self.piece)
 
     def insert(self, interval: Tensor, position: Tensor) -> Tensor:
         """Adds a row for each distinct position inside given intervals.
@@ -65,13 +65,13 @@ class Grid:
         old[places] = False
         order[places] = new
         order[old] = self.order
-        self.segment = torch.cat([self.segment, self.segment[self.order[interval]]])
+        self.piece = torch.cat([self.piece, self.piece[self.order[interval]]])
         self.position = torch.cat([self.position, position])
         self.order = order
         self._index()
 
     def _index(self) -> None:
-        in_order = self.segment[self.order]
+        in_order = self.piece[self.order]
         self.joined = in_order[1:] == in_order[:-1]
 
     def lift(self, values: Tensor, rows: int | None = None) -> Tensor:
@@ -79,10 +79,12 @@ class Grid:
         known, rows = len(values), len(self) if rows is None else rows
         if known == rows:
             return values
-        left, right, weight = self._brackets_of(known)
-        new = slice(rows - known)
-        weight = weight[new].view(-1, *[1] * (values.dim() - 1))
-        return torch.cat([values, torch.lerp(values[left[new]], values[right[new]], weight)])
+        left, right, weight = (bracket[: rows - known] for bracket in self._brackets_of(known))
+        lifted = values.new_empty(rows, *values.shape[1:])
+        lifted[:known] = values
+        new = torch.index_select(values, 0, left, out=lifted[known:])
+        new.lerp_(values.index_select(0, right), weight.view(-1, *[1] * (values.dim() - 1)))
+        return lifted
 
     def _brackets_of(self, known: int) -> tuple[Tensor, Tensor, Tensor]:
         """For each row after the first `known`: its neighbours among those, and where between them it lies."""
@@ -98,11 +100,11 @@ class Grid:
             self._brackets[key] = sides[0], sides[1], (self.position[known:] - begin) / (end - begin)
         return self._brackets[key]
 
-    def locate(self, segment: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def locate(self, piece: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The rows on both sides of given points, and where between them each point lies."""
         ordered = self.order
-        keys = 2.0 * self.segment[ordered] + self.position[ordered]
-        place = torch.searchsorted(keys, 2.0 * segment + position, right=True).clamp(1, len(self) - 1)
+        keys = 2.0 * self.piece[ordered] + self.position[ordered]
+        place = torch.searchsorted(keys, 2.0 * piece + position, right=True).clamp(1, len(self) - 1)
         left, right = ordered[place - 1], ordered[place]
         begin, end = self.position[left], self.position[right]
         return left, right, ((position - begin) / (end - begin)).clamp(0.0, 1.0)

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from fold_lightning.activations.architecture import Architecture
-from fold_lightning.activations.codes import magnitude, signs
+from fold_lightning.activations.codes import ZERO_TOLERANCE, magnitude
 from fold_lightning.activations.interception import BorrowedModel, Interception, PassEnded, follows, replace, tensors_in
 from fold_lightning.activations.operations import CLAMPS, MAX_POOLS, is_in_place
 from fold_lightning.activations.table import Thresholds
 from fold_lightning.walks.bends import MaxPool, clamp_bounds, winner_changes
 from fold_lightning.walks.grid import MERGE_TOLERANCE, Grid
+from fold_lightning.walks.sparse import any_set, set_bits
 
 
 class Unsupported(Exception):
@@ -37,9 +38,9 @@ class OnePass(Interception):
     Args:
         borrowed: The model.
         architecture: Its activations.
-        grid: The segments, with nothing but their ends.
-        max_rows: The most rows that fit the memory.
-        probes: Segment (K,) and position (K,) of points at which the pre-activations that the pass implies are kept.
+        grid: The pieces of segments, with nothing but their ends.
+        max_numel: The most numbers that a tensor may hold.
+        probes: Piece (K,) and position (K,) of points at which the pre-activations that the pass implies are kept.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class OnePass(Interception):
         borrowed: BorrowedModel,
         architecture: Architecture,
         grid: Grid,
-        max_rows: int,
+        max_numel: int,
         probes: tuple[Tensor, Tensor],
     ) -> None:
         super().__init__(borrowed)
@@ -56,7 +57,8 @@ class OnePass(Interception):
         self._architecture = architecture
         self._columns = {name: columns.start for name, columns in architecture.layers.items()}
         self._last = architecture.needed[-1]
-        self._max_rows = max_rows
+        self._max_numel = max_numel
+        self.peak_numel = 0
         self._probes = probes
         self._versions = {len(grid)}
         self._rows: list[Tensor] = []
@@ -66,10 +68,10 @@ class OnePass(Interception):
     def events(self) -> tuple[Tensor, Tensor, Tensor]:
         """Piece, position and unit of each event (E,), in no particular order."""
         rows = torch.cat(self._rows)
-        return self.grid.segment[rows], self.grid.position[rows], torch.cat(self._units)
+        return self.grid.piece[rows], self.grid.position[rows], torch.cat(self._units)
 
     def first_codes(self) -> Tensor:
-        """bool (P, N): the code in which each piece begins."""
+        """Bool (P, N): the code in which each piece begins."""
         return torch.cat(self._first, dim=1)
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
@@ -113,10 +115,10 @@ class OnePass(Interception):
 
         Records the events if the bits count from a `column` on.
         """
-        scale = self._scale(z)
+        tolerance = ZERO_TOLERANCE * self._scale(z)
         found = []
         for number, threshold in enumerate(thresholds):
-            crossings = Crossings(self.grid, z, threshold, scale)
+            crossings = Crossings(self.grid, z, threshold, tolerance)
             if column is not None:
                 first = column + number * z.shape[1]
                 self._first.append(crossings.first_bits())
@@ -124,8 +126,7 @@ class OnePass(Interception):
             found.append((crossings.interval, crossings.position, crossings.unit))
         interval, position, unit = (torch.cat(part) for part in zip(*found, strict=True))
         rows = self.grid.insert(interval, position)
-        if len(self.grid) > self._max_rows:
-            raise TooManyRows
+        self._check_size(len(self.grid) * z.shape[1])
         sizes = [len(part[0]) for part in found]
         if column is not None:
             for number, (row, u) in enumerate(zip(rows.split(sizes), unit.split(sizes), strict=True)):
@@ -150,6 +151,7 @@ class OnePass(Interception):
             self._insert_between(left[bent], right[bent], fraction)
             if len(self.grid) == known:
                 break
+            self._check_size(len(self.grid) * planes[0].numel())
             x = self.grid.lift(x)
             new_values, new_winners = pool(x[known:])
             values, winners = torch.cat([values, new_values]), torch.cat([winners, new_winners])
@@ -165,8 +167,6 @@ class OnePass(Interception):
         place = torch.empty(len(self.grid), dtype=torch.int64, device=left.device)
         place[self.grid.order] = torch.arange(len(self.grid), device=left.device)
         self.grid.insert(place[left[inside]], position[inside])
-        if len(self.grid) > self._max_rows:
-            raise TooManyRows
         self._versions.add(len(self.grid))
 
     def _record(self, rows: Tensor, units: Tensor, first_column: int) -> None:
@@ -174,10 +174,17 @@ class OnePass(Interception):
         self._units.append(units + first_column)
 
     def _scale(self, z: Tensor) -> Tensor:
-        """Largest magnitude on each row's segment (R, 1)."""
-        of_rows = magnitude(z).squeeze(1)
-        of_segments = of_rows.new_zeros(self.grid.num_segments).scatter_reduce_(0, self.grid.segment, of_rows, "amax")
-        return of_segments[self.grid.segment].unsqueeze(1)
+        """Roughly the largest magnitude on each row's piece (R, 1): that of both ends and of some rows between."""
+        pieces = self.grid.num_pieces
+        for stride in (8, 1):
+            rows = torch.cat(
+                [torch.arange(2 * pieces, device=z.device), torch.arange(2 * pieces, len(z), stride, device=z.device)]
+            )
+            largest = magnitude(z[rows]).squeeze(1)
+            of_pieces = largest.new_zeros(pieces).scatter_reduce_(0, self.grid.piece[rows], largest, "amax")
+            if bool(of_pieces.all()):
+                break
+        return of_pieces[self.grid.piece].unsqueeze(1)
 
     def _rows_of(self, *values: Any) -> list[int]:
         rows = [len(t) for t in tensors_in(values) if follows(t)]
@@ -203,10 +210,16 @@ class OnePass(Interception):
             return (args[0], (rows, *sizes[1:]))
         return args
 
+    def _check_size(self, numel: int) -> None:
+        self.peak_numel = max(self.peak_numel, numel)
+        if numel > self._max_numel:
+            raise TooManyRows
+
     def _check_rows(self, result: Any, rows: int) -> None:
         for tensor in tensors_in(result):
             if tensor.dim() == 0 or len(tensor) != rows:
                 raise Unsupported(f"An operation turned {rows} rows into shape {tuple(tensor.shape)}.")
+            self._check_size(tensor.numel())
 
 
 class Crossings:
@@ -221,18 +234,23 @@ class Crossings:
         unit: int64 (K,) which unit.
     """
 
-    def __init__(self, grid: Grid, z: Tensor, threshold: float, scale: Tensor) -> None:
-        above, below = signs(z, threshold, scale)
+    def __init__(self, grid: Grid, z: Tensor, threshold: float, tolerance: Tensor) -> None:
+        above, below = z > threshold + tolerance, z < threshold - tolerance
+        on = above == below
         self._grid = grid
-        self._above, self._below = above[grid.order], below[grid.order]
+        self._above = above[grid.order]
+        self._on = on[grid.order] if any_set(on) else None
         self._find(z, threshold)
-        self._settle(z, threshold)
+        if self._on is not None:
+            self._settle(z, threshold)
 
     def _find(self, z: Tensor, threshold: float) -> None:
         grid = self._grid
-        changes = (self._above[:-1] & self._below[1:]) | (self._below[:-1] & self._above[1:])
-        changes &= grid.joined[:, None]
-        interval, unit = changes.nonzero(as_tuple=True)
+        interval, unit = set_bits(self._above[:-1] ^ self._above[1:])
+        keep = grid.joined[interval]
+        if self._on is not None:
+            keep &= ~(self._on[interval, unit] | self._on[interval + 1, unit])
+        interval, unit = interval[keep], unit[keep]
         left, right = grid.order[interval], grid.order[interval + 1]
         before, after = z[left, unit] - threshold, z[right, unit] - threshold
         begin, end = grid.position[left], grid.position[right]
@@ -244,27 +262,31 @@ class Crossings:
             self._snap(torch.where(at_left, interval, interval + 1)[snapped], snapped)
 
     def _snap(self, place: Tensor, snapped: Tensor) -> None:
+        if self._on is None:
+            self._on = torch.zeros_like(self._above)
+        self._on[place, self.unit[snapped]] = True
         self._above[place, self.unit[snapped]] = False
-        self._below[place, self.unit[snapped]] = False
-        off = self._above | self._below
-        still = ~snapped & off[self.interval, self.unit] & off[self.interval + 1, self.unit]
-        self.interval, self.unit, self.position = self.interval[still], self.unit[still], self.position[still]
+        on = self._on[self.interval, self.unit] | self._on[self.interval + 1, self.unit]
+        self.interval, self.unit, self.position = self.interval[~on], self.unit[~on], self.position[~on]
 
     def _settle(self, z: Tensor, threshold: float) -> None:
         """Sets pre-activations that are on the threshold up to rounding exactly there, for the layers behind."""
-        self._on = ~(self._above | self._below)
-        place, unit = self._on.nonzero(as_tuple=True)
-        if len(place):
-            z[self._grid.order[place], unit] = threshold
+        place, unit = set_bits(self._on)
+        z[self._grid.order[place], unit] = threshold
 
     def touched(self) -> tuple[Tensor, Tensor]:
         """Rows and units (K,) where a unit switches at a row that was there already: on, with one side above."""
+        if self._on is None or len(self._on) < 3:
+            nothing = self.unit[:0]
+            return nothing, nothing
         interior = (self._grid.joined[:-1] & self._grid.joined[1:])[:, None]
         switches = self._on[1:-1] & (self._above[:-2] ^ self._above[2:]) & interior
-        place, unit = switches.nonzero(as_tuple=True)
+        place, unit = set_bits(switches)
         return self._grid.order[place + 1], unit
 
     def first_bits(self) -> Tensor:
-        """Bits bool (S, n) just behind each segment's start."""
+        """Bits bool (P, n) just behind each piece's start."""
         start = torch.cat([self._grid.joined.new_ones(1), ~self._grid.joined]).nonzero().squeeze(1)
-        return self._above[start] | (self._above[start + 1] & ~self._below[start])
+        if self._on is None:
+            return self._above[start]
+        return self._above[start] | (self._on[start] & self._above[start + 1])

@@ -82,6 +82,17 @@ class Walks:
             first_codes=bits[:, 0].clone(),
         )
 
+    @classmethod
+    def concatenate(cls, parts: list[Walks]) -> Walks:
+        """The segments of several walks through the same units, one after the other."""
+        sizes = torch.tensor([0, *(part.num_segments for part in parts[:-1])]).cumsum(0).tolist()
+        joined = {
+            name: torch.cat([getattr(part, name) for part in parts])
+            for name in ("position", "unit", "exact", "complete", "resolution", "first_codes")
+        }
+        segment = torch.cat([part.segment + first for part, first in zip(parts, sizes, strict=True)])
+        return replace(parts[0], segment=segment, num_segments=sum(part.num_segments for part in parts), **joined)
+
     def select(self, layers: Patterns) -> Walks:
         """The same walks seen through the bits of some layers alone; units are numbered anew, positions stay.
 
@@ -134,7 +145,7 @@ class Walks:
         return switches.cumsum(0) % 2 == 1
 
     def step_ends(self) -> Tensor:
-        """bool (E,): whether an event is the last of its step."""
+        """Bool (E,): whether an event is the last of its step."""
         ends = torch.ones_like(self.segment, dtype=torch.bool)
         ends[:-1] = (self.segment[1:] != self.segment[:-1]) | (self.position[1:] != self.position[:-1])
         return ends

@@ -29,6 +29,9 @@ AFFINE_TOLERANCE = 1e-10
 SHORTEST = 1e-9
 """Intervals shorter than this in t are taken as affine; a walk that needs it is not exact."""
 
+MOST_POINTS = 200_000
+"""Points looked at on a piece before it is given up."""
+
 NEVER = 2**31 - 1
 
 
@@ -38,41 +41,46 @@ class Samples:
     Args:
         borrowed: The model.
         architecture: Its activations.
+        num_pieces: P.
         points: Piece (K,) and position (K,) -> inputs (K, ...).
     """
 
     def __init__(
-        self, borrowed: BorrowedModel, architecture: Architecture, points: Callable[[Tensor, Tensor], Tensor]
+        self,
+        borrowed: BorrowedModel,
+        architecture: Architecture,
+        num_pieces: int,
+        points: Callable[[Tensor, Tensor], Tensor],
     ) -> None:
         self._borrowed, self._architecture, self._points = borrowed, architecture, points
         widths = [architecture.units[n] * len(architecture.thresholds[n]) for n in architecture.needed]
+        counted = [n in architecture.counted for n in architecture.needed]
         device = borrowed.device
         self.layer = torch.arange(len(widths), device=device).repeat_interleave(torch.tensor(widths, device=device))
-        counted = [n in architecture.counted for n in architecture.needed]
         self.counted = torch.tensor(counted, device=device)[self.layer]
+        self._largest = torch.zeros(num_pieces, len(widths), dtype=torch.float64, device=device)
 
     def __call__(self, piece: Tensor, position: Tensor) -> Tensor:
         """float64 (K, M), M units of all layers up to the last counted one, two for an activation with two thresholds."""
         found: list[Tensor] = []
+        if len(piece) == 0:
+            return torch.empty(0, len(self.layer), dtype=torch.float64, device=piece.device)
 
         def read(layer: str, thresholds: Thresholds, z: Tensor) -> None:
             units = self._architecture.per_input(layer, z, len(piece))
-            tolerance = ZERO_TOLERANCE * magnitude(units)
+            largest = self._largest[:, self._architecture.needed.index(layer)]
+            largest.scatter_reduce_(0, piece, magnitude(units).squeeze(1), "amax")
+            tolerance = ZERO_TOLERANCE * largest[piece, None]
             for threshold in thresholds:
                 distance = units - threshold
                 found.append(distance.masked_fill(distance.abs() <= tolerance, 0.0))
 
-        if len(piece) == 0:
-            return torch.empty(0, len(self.layer), dtype=torch.float64, device=piece.device)
         PreActivations(self._borrowed, self._architecture.needed[-1], read).run(self._points(piece, position))
         return torch.cat(found, dim=1)
 
-    def largest(self, values: Tensor) -> Tensor:
-        """The largest magnitude of each unit's layer (K, M), from values (K, M)."""
-        count = int(self.layer[-1]) + 1
-        layer = self.layer.expand(len(values), -1)
-        largest = values.new_zeros(len(values), count).scatter_reduce(1, layer, values.abs(), "amax")
-        return largest.gather(1, layer)
+    def largest(self, piece: Tensor) -> Tensor:
+        """The largest magnitude seen of each unit's layer on given pieces (K, M)."""
+        return self._largest[piece][:, self.layer]
 
 
 @dataclass(frozen=True)
@@ -116,16 +124,20 @@ def refine(pieces: Pieces, samples: Samples, max_rows: int) -> Traversal:
     todo = [Intervals(piece, pieces.begin, pieces.end, at_left, at_right)]
     settled: list[tuple[Tensor, Tensor, Tensor]] = []
     unresolved = torch.zeros(len(pieces), dtype=torch.bool, device=piece.device)
+    looked = torch.zeros_like(piece)
     while todo:
         intervals = todo.pop()
         if len(intervals) > max_rows:
             todo.append(intervals[max_rows:])
             intervals = intervals[:max_rows]
-        done, open_ = _look(intervals, samples, unresolved)
-        settled.append((done.piece, done.left, ((done.at_left > 0) | (done.at_right > 0))[:, samples.counted]))
-        if len(open_):
-            todo.append(open_)
-    return _traversal(settled, pieces, unresolved)
+        looked += torch.bincount(intervals.piece, minlength=len(pieces))
+        done, parts = _look(intervals, samples, unresolved)
+        given_up = looked[parts.piece] > MOST_POINTS
+        for some in (done, parts[given_up]):
+            settled.append((some.piece, some.left, ((some.at_left > 0) | (some.at_right > 0))[:, samples.counted]))
+        if not bool(given_up.all()):
+            todo.append(parts[~given_up])
+    return _traversal(settled, pieces, unresolved, looked <= MOST_POINTS)
 
 
 def _look(intervals: Intervals, samples: Samples, unresolved: Tensor) -> tuple[Intervals, Intervals]:
@@ -133,7 +145,7 @@ def _look(intervals: Intervals, samples: Samples, unresolved: Tensor) -> tuple[I
     length = intervals.right - intervals.left
     check = intervals.left + CHECK * length
     at_check = samples(intervals.piece, check)
-    scale = samples.largest(torch.maximum(intervals.at_left.abs(), intervals.at_right.abs()))
+    scale = samples.largest(intervals.piece)
     error = (at_check - torch.lerp(intervals.at_left, intervals.at_right, CHECK)).abs()
     bent = _first_layer(error > AFFINE_TOLERANCE * scale, samples)
     crosses = intervals.at_left * intervals.at_right < 0
@@ -192,7 +204,7 @@ def _cut_at_bends(intervals: Intervals, check: Tensor, at_check: Tensor, error: 
     return intervals.cut(rows, position, at)
 
 
-def _traversal(settled: list[tuple[Tensor, Tensor, Tensor]], pieces: Pieces, unresolved: Tensor) -> Traversal:
+def _traversal(settled: list[tuple[Tensor, Tensor, Tensor]], pieces: Pieces, unresolved: Tensor, complete: Tensor) -> Traversal:
     """Events between neighbouring settled intervals."""
     piece, left, codes = (torch.cat(part) for part in zip(*settled, strict=True))
     order = torch.argsort(left)
@@ -206,7 +218,7 @@ def _traversal(settled: list[tuple[Tensor, Tensor, Tensor]], pieces: Pieces, unr
         position=left[at + 1],
         unit=unit,
         first_codes=codes[starts],
-        exact=~unresolved,
-        complete=torch.ones_like(unresolved),
+        exact=complete & ~unresolved,
+        complete=complete,
         resolution=torch.where(unresolved, SHORTEST, MERGE_TOLERANCE).double(),
     )

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from fold_lightning.activations.architecture import inspect_model
+from fold_lightning.activations.architecture import Architecture, inspect_model
 from fold_lightning.activations.codes import check_inputs, codes_of
-from fold_lightning.activations.interception import Forward, borrow
+from fold_lightning.activations.interception import BorrowedModel, Forward, borrow
 from fold_lightning.activations.layers import Patterns
 from fold_lightning.walks.exact import ExactWalker
 from fold_lightning.walks.record import Walks
+
+Method = Literal["exact", "uniform"]
+
+DEFAULT_MAX_BYTES = 2**27
+"""Faster than twice or half of it on MLPs: larger tensors leave the allocator's pool, smaller ones pay for more calls."""
 
 
 def segment_walks(
@@ -22,12 +27,107 @@ def segment_walks(
     *,
     layers: Patterns = None,
     forward: Forward = None,
-    method: Literal["exact", "uniform"] = "exact",
+    method: Method = "exact",
     num_points: int | None = None,
-    max_bytes: int = 2**27,
+    max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> Walks:
-    check_inputs(start, "start"), check_inputs(end, "end")
+    """The codes met on the straight segments ``(1 - t) start + t end``, t in [0, 1].
+
+    "exact" meets every region on a segment once, as "The Space Between" (Lewandowski et al. 2025) asks of a sampling; it
+    finds the breakpoints layer by layer like ExactLine (Sotoudeh and Thakur 2019), for networks of affine operations,
+    max pooling, clamps, and activations that are piecewise linear. "uniform" looks at equidistant points; it misses regions,
+    and chi may err either way.
+
+    The function measured is the model's in evaluation mode, with its stored weights in float64; the model does not change.
+    Codes are those of the open intervals between breakpoints: what switches at one t is one step, and a unit that only
+    touches its threshold does not switch. Breakpoints closer than 1e-12 in t are one (`Walks.resolution`).
+
+    Args:
+        model: Any module; activations are found as modules and as functions.
+        start: Floating-point inputs (S, ...), on the model's device.
+        end: As many inputs of the same shape.
+        layers: Whose bits count: a layer's name, a glob pattern or a sequence of them; None counts all. Layers that do not
+            count bend the walk all the same.
+        forward: How to call the model: a callable of `(model, inputs)` or of `(inputs)`, or the name of a method or submodule.
+        method: "exact" or "uniform".
+        num_points: For "uniform" alone, how many points of each segment; at least 2, its ends.
+        max_bytes: About how much working memory to use; segments are walked in chunks, long ones in pieces. The result does
+            not depend on it.
+
+    Returns:
+        The walks. `Walks.exact` says for each whether it verified itself: at random points the pre-activations that a walk
+        implies are compared with a plain forward pass; where they differ, the walk is found again by checking every interval.
+
+    Raises:
+        ValueError: For inputs of different shapes, not finite, or elsewhere than the model; for an unknown layer or method, too
+            few points, a model without activations, or operations that are not known to be piecewise linear.
+        TypeError: For inputs that are not floating-point tensors.
+
+    Example:
+        >>> tent = lambda model, x: (x.relu() + (-x).relu() - 1).relu()
+        >>> walks = segment_walks(torch.nn.Identity(), torch.tensor([[-2.0]]), torch.tensor([[2.0]]), forward=tent)
+        >>> walks.position
+        tensor([0.2500, 0.5000, 0.5000, 0.7500], dtype=torch.float64)
+        >>> walks.num_regions()
+        tensor([4])
+    """
+    _check_segments(start, end)
+    _check_method(method, num_points, max_bytes)
     with borrow(model, start, forward) as borrowed:
-        architecture = inspect_model(borrowed, start, layers)
-        begin, finish = (x.to(borrowed.device, torch.float64) for x in (start, end))
-        return ExactWalker(borrowed, architecture, begin, finish, max_bytes).walks()
+        architecture = inspect_model(borrowed, torch.cat([start[:1], end[-1:]]), layers)
+        start, end = (x.detach().to(borrowed.device, torch.float64) for x in (start, end))
+        if num_points is not None:
+            return _uniform(borrowed, architecture, start, end, num_points, max_bytes)
+        _check_piecewise_linear(architecture)
+        return ExactWalker(borrowed, architecture, start, end, max_bytes).walks()
+
+
+def _uniform(
+    borrowed: BorrowedModel, architecture: Architecture, start: Tensor, end: Tensor, num_points: int, max_bytes: int
+) -> Walks:
+    points = torch.linspace(0, 1, num_points, dtype=torch.float64, device=start.device)
+    weight = points.view(-1, *[1] * (start.dim() - 1))
+    segments = max(1, max_bytes // (num_points * (8 * start[0].numel() + architecture.num_units)))
+    parts = []
+    for a, b in zip(start.split(segments), end.split(segments), strict=True):
+        inputs = torch.lerp(a[:, None], b[:, None], weight).flatten(0, 1)
+        bits = codes_of(borrowed, architecture, inputs, max_bytes)
+        parts.append(Walks.from_codes(bits.view(len(a), num_points, -1), layers=architecture.layers))
+    return Walks.concatenate(parts)
+
+
+def _check_segments(start: Tensor, end: Tensor) -> None:
+    check_inputs(start, "start")
+    check_inputs(end, "end")
+    if start.shape != end.shape:
+        raise ValueError(
+            f"`start` and `end` must have the same shape (S, ...), got {tuple(start.shape)} and {tuple(end.shape)}: "
+            "segment i goes from start[i] to end[i]."
+        )
+    if start.device != end.device:
+        raise ValueError(
+            f"`start` and `end` must be on one device, got {start.device} and {end.device}: move one with `.to()`."
+        )
+
+
+def _check_method(method: str, num_points: int | None, max_bytes: int) -> None:
+    if method not in get_args(Method):
+        raise ValueError(f"`method` must be one of {', '.join(map(repr, get_args(Method)))}, got {method!r}.")
+    if method == "uniform" and (num_points is None or num_points < 2):
+        raise ValueError(
+            f"`method='uniform'` needs `num_points` of at least 2, got {num_points}: a walk has two ends, and coarse sampling "
+            "misses regions."
+        )
+    if method == "exact" and num_points is not None:
+        raise ValueError(f"`num_points={num_points}` goes with `method='uniform'`: an exact walk meets every region.")
+    if max_bytes < 1:
+        raise ValueError(f"`max_bytes` must be positive, got {max_bytes}.")
+
+
+def _check_piecewise_linear(architecture: Architecture) -> None:
+    if architecture.unknown:
+        raise ValueError(
+            f"Exact walks need operations that are piecewise linear in the input; {', '.join(architecture.unknown)} "
+            "on the input's path are not known to be. Pass `method='uniform'` with `num_points`, or `forward=` with a part of the "
+            "model that does without them."
+        )

@@ -1,0 +1,119 @@
+"""Train a deep ReLU network on handwritten digits and watch how it folds its input space.
+
+    python examples/digits.py [--data-dir FOLDER] [--epochs 60] [--depth 6] [--width 64]
+
+Without a folder of MNIST's IDX files it takes scikit-learn's bundled digits. Then look at the curves:
+
+    tensorboard --logdir logs
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from idx import load_digits, load_split
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from fold_lightning import FoldingMonitor
+
+
+class Classifier(LightningModule):
+    """A fully connected ReLU network."""
+
+    def __init__(self, num_inputs: int, num_classes: int, depth: int, width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inputs in (num_inputs, *[width] * (depth - 1)):
+            layers += [nn.Linear(inputs, width), nn.ReLU()]
+        self.net = nn.Sequential(*layers, nn.Linear(width, num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        loss = F.cross_entropy(self(images), labels)
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        accuracy = (self(images).argmax(1) == labels).float().mean()
+        self.log("val/accuracy", accuracy, prog_bar=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 1e-3)
+
+
+class History(Callback):
+    """Keeps what the table at the end shows."""
+
+    columns = ("val/accuracy", "folding/chi_mean", "folding/chi_max", "folding/fraction", "folding/regions", "folding/seconds")
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, list[float]]] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        values = [trainer.callback_metrics[name].item() for name in self.columns]
+        self.rows.append((trainer.current_epoch + 1, values))
+
+    def table(self, most: int = 12) -> Table:
+        """At most so many epochs, the last among them."""
+        table = Table("epoch", *(name.partition("/")[2] for name in self.columns), title="Folding during training")
+        every = -(-len(self.rows) // most)
+        for epoch, values in self.rows[::-1][::every][::-1]:
+            table.add_row(str(epoch), *(f"{value:.3f}" for value in values))
+        return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, help="folder of MNIST's IDX files, gzipped or not")
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--depth", type=int, default=6, help="hidden layers")
+    parser.add_argument("--width", type=int, default=64, help="units of each")
+    parser.add_argument("--segments", type=int, default=64, help="segments that the monitor walks")
+    parser.add_argument("--log-dir", type=Path, default=Path("logs"))
+    arguments = parser.parse_args()
+    try:
+        train, test = (
+            (load_split(arguments.data_dir, "train"), load_split(arguments.data_dir, "test"))
+            if arguments.data_dir
+            else load_digits()
+        )
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"digits.py: {error}")
+
+    seed_everything(0, verbose=False)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data is in memory already
+    model = Classifier(train[0].shape[1], 10, arguments.depth, arguments.width)
+    history = History()
+    logger = TensorBoardLogger(arguments.log_dir, name="digits")
+    trainer = Trainer(
+        max_epochs=arguments.epochs,
+        callbacks=[FoldingMonitor(num_segments=arguments.segments), history],
+        logger=logger,
+        accelerator="cpu",
+        log_every_n_steps=5,
+    )
+    trainer.fit(
+        model,
+        DataLoader(TensorDataset(*train), batch_size=64, shuffle=True),
+        DataLoader(TensorDataset(*test), batch_size=1024),
+    )
+    Console().print(history.table())
+    print(f"Logged to {logger.log_dir}\nSee the curves with:\n\n    tensorboard --logdir {arguments.log_dir}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Folding as torchmetrics: the measures of this package, accumulated over batches and processes."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, get_args
+
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from fold_lightning.folding import Statistic, space_folding, summarize_folding
+from fold_lightning.walks import Walks
+
+
+class SpaceFolding(Metric):
+    """The space folding measure chi over all walks seen.
+
+    chi is that of "On Space Folds of ReLU Neural Networks" (Lewandowski et al. 2025), see `space_folding`; how it is
+    summarised over segments is the user's choice, see `summarize_folding`. The state is chi of each segment, 8 bytes; processes
+    merge by concatenation, so the value is that of one process.
+
+    Args:
+        statistic: "mean", "median" (of the segments that fold), "max", or "fraction" (of segments that fold).
+        kwargs: What `torchmetrics.Metric` takes.
+
+    Raises:
+        ValueError: If the statistic is another.
+
+    Example:
+        >>> import torch
+        >>> from fold_lightning import SpaceFolding, Walks
+        >>> tent = Walks.from_codes(torch.tensor([[[0, 1, 1], [0, 1, 0], [1, 0, 0], [1, 0, 1]]]).bool())
+        >>> straight = Walks.from_codes(torch.tensor([[[0, 0], [0, 1], [1, 1]]]).bool())
+        >>> folding = SpaceFolding("mean")
+        >>> folding.update(tent)
+        >>> folding.update(straight)
+        >>> folding.compute()
+        tensor(0.1250, dtype=torch.float64)
+    """
+
+    is_differentiable = False
+    higher_is_better: ClassVar[bool | None] = None  # more folding is neither better nor worse in itself
+    full_state_update = False
+    plot_lower_bound: float = 0.0
+    plot_upper_bound: float = 1.0
+
+    chi: list[Tensor]
+
+    def __init__(self, statistic: Statistic = "mean", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if statistic not in get_args(Statistic):
+            raise ValueError(f"`statistic` must be one of {', '.join(map(repr, get_args(Statistic)))}, got {statistic!r}.")
+        self.statistic: Statistic = statistic
+        self.add_state("chi", default=[], dist_reduce_fx="cat")
+
+    def update(self, walks: Walks) -> None:
+        """Adds the walks of S segments."""
+        self.chi.append(space_folding(walks).to(self.device))
+
+    def compute(self) -> Tensor:
+        """The statistic over all segments seen; NaN if there were none."""
+        return summarize_folding(dim_zero_cat(self.chi), self.statistic)
