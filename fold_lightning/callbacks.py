@@ -69,6 +69,8 @@ class FoldingMonitor(Callback):
         >>> # trainer = Trainer(callbacks=[monitor], logger=TensorBoardLogger("logs"))
     """
 
+    _segments: Segments | None
+
     def __init__(
         self,
         *,
@@ -142,7 +144,7 @@ class FoldingMonitor(Callback):
             self._measure_and_log(trainer, pl_module)
 
     def _forget(self) -> None:
-        self._segments: Segments | None = None
+        self._segments = None
         self._passing: list[tuple[Tensor, Tensor | None]] | None = [] if self.probes is None else None
         self._scalars: dict[str, float] = {}
         self._last_epoch = 0

@@ -20,7 +20,7 @@ def is_available() -> bool:
 
 
 def plot_walk(walks: Walks, i: int) -> Figure:
-    """How far segment `i` gets from its first code, and how its folding grows.
+    r"""How far segment `i` gets from its first code, and how its folding grows.
 
     Args:
         walks: S walks.
@@ -36,7 +36,7 @@ def plot_walk(walks: Walks, i: int) -> Figure:
         >>> there_and_back = torch.tensor([[[False], [True], [False]]])
         >>> figure = plot_walk(Walks.from_codes(there_and_back), 0)
         >>> [axis.get_ylabel() for axis in figure.axes]
-        ['Hamming distance\\nfrom the start', 'chi so far']
+        ['Hamming distance\nfrom the start', 'chi so far']
     """
     if not is_available():
         raise ModuleNotFoundError("Figures need matplotlib: pip install 'fold-lightning[figures]'.")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -39,7 +40,7 @@ class SpaceFolding(Metric):
     """
 
     is_differentiable = False
-    higher_is_better: ClassVar[bool | None] = None  # more folding is neither better nor worse in itself
+    higher_is_better: bool | None = None  # more folding is neither better nor worse in itself
     full_state_update = False
     plot_lower_bound: float = 0.0
     plot_upper_bound: float = 1.0
@@ -59,4 +60,5 @@ class SpaceFolding(Metric):
 
     def compute(self) -> Tensor:
         """The statistic over all segments seen; NaN if there were none."""
-        return summarize_folding(dim_zero_cat(self.chi), self.statistic)
+        chi = dim_zero_cat(self.chi) if len(self.chi) else torch.empty(0, device=self.device)
+        return summarize_folding(chi, self.statistic)

@@ -58,6 +58,8 @@ def split_batch(batch: Any, batch_to_inputs: BatchToInputs | None = None) -> tup
     """
     if batch_to_inputs is not None:
         batch = batch_to_inputs(batch)
+    inputs: Any
+    labels: Any
     if isinstance(batch, Mapping):
         inputs = next((v for v in batch.values() if _is_inputs(v)), None)
         labels = next((batch[key] for key in LABEL_KEYS if key in batch), None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -133,10 +134,10 @@ def rational_codes(layers: Layers, start: Sequence[int], end: Sequence[int]) -> 
     for depth in range(_count(layers)):
         values = [_trace(layers, point(t))[depth] for t in breaks]
         new = set(breaks)
-        for (t0, z0), (t1, z1) in zip(zip(breaks, values), list(zip(breaks, values))[1:]):
-            new.update(t0 + (t1 - t0) * w for p, q in zip(z0, z1) if p * q < 0 for w in [p / (p - q)])
+        for (t0, z0), (t1, z1) in pairwise(zip(breaks, values, strict=True)):
+            new.update(t0 + (t1 - t0) * w for p, q in zip(z0, z1, strict=True) if p * q < 0 for w in [p / (p - q)])
         breaks = sorted(new)
-    middles = [(t0 + t1) / 2 for t0, t1 in zip(breaks, breaks[1:])]
+    middles = [(t0 + t1) / 2 for t0, t1 in pairwise(breaks)]
     codes = [_bits(layers, point(t)) for t in middles]
     kept = [i for i in range(1, len(codes)) if codes[i] != codes[i - 1]]
     return [breaks[i] for i in kept], [codes[0], *(codes[i] for i in kept)]
@@ -162,7 +163,9 @@ def _bits(layers: Layers, v: list[Fraction]) -> tuple[bool, ...]:
 def _rational(layers: Layers, v: Any, seen: list[Any], bits: list[bool]) -> Any:
     for kind, *what in layers:
         if kind == "affine":
-            v = v and [sum((Fraction(m) * x for m, x in zip(r, v, strict=True)), Fraction(c)) for r, c in zip(*what)]
+            v = v and [
+                sum((Fraction(m) * x for m, x in zip(r, v, strict=True)), Fraction(c)) for r, c in zip(*what, strict=True)
+            ]
         elif kind in ("kinks", "bends"):
             seen.append(v and [x - Fraction(t) for t in what[0] for x in v])
             if v and kind == "kinks":

@@ -109,7 +109,8 @@ def _chunk_codes(borrowed: BorrowedModel, architecture: Architecture, inputs: Te
 
 def magnitude(z: Tensor) -> Tensor:
     """Largest |z| of each row, (B, 1)."""
-    return torch.linalg.vector_norm(z, ord=float("inf"), dim=1, keepdim=True)
+    largest: Tensor = torch.linalg.vector_norm(z, ord=float("inf"), dim=1, keepdim=True)
+    return largest
 
 
 class PreActivations(Interception):

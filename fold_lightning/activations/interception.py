@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import random
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from fold_lightning.activations.operations import (
     CASTS,
     COMPARISONS,
+    FINITENESS,
     QUERIES,
     is_in_place,
     is_piecewise_linear,
@@ -80,7 +82,7 @@ class Interception(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = operation_name(func)
-        if name in QUERIES:
+        if name in QUERIES or (name == "type" and len(args) == 1 and not kwargs):
             return func(*args, **kwargs)
         if name == "dtype":
             return torch.float64 if args[0].is_floating_point() else args[0].dtype
@@ -88,7 +90,7 @@ class Interception(TorchFunctionMode):
         if name in CASTS and args and _stays_float64(args, kwargs):
             return args[0]
         followers = [t for t in tensors_in((args, kwargs)) if follows(t)]
-        if not followers:
+        if not followers or name in FINITENESS:
             return func(*args, **kwargs)
         if name in THRESHOLDS:
             return self._activate(name, func, args, kwargs)
@@ -111,7 +113,8 @@ class Interception(TorchFunctionMode):
         thresholds = THRESHOLDS[name](*args, **{k: v for k, v in kwargs.items() if k != "inplace"})
 
         def call(pre: Tensor) -> Tensor:
-            return follow(func(pre, *args, **kwargs))
+            result: Tensor = follow(func(pre, *args, **kwargs))
+            return result
 
         result = self.activation(self._layer_name(name), thresholds, z, call)
         if in_place and result is not z:
@@ -341,7 +344,8 @@ def _eager(modules: list[nn.Module]) -> Iterator[None]:
     if not any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in modules):
         yield
         return
-    with torch.compiler.set_stance("force_eager"):
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*global hooks on modules", UserWarning)  # the hooks here expect it
         yield
 
 

@@ -10,34 +10,52 @@ from collections.abc import Callable
 from typing import Any
 
 QUERIES = frozenset(
-    ["shape", "size", "dim", "ndim", "ndimension", "numel", "nelement", "len", "device", "is_cuda", "is_cpu", "is_mps", "is_meta", "layout", "stride", "is_contiguous", "storage_offset", "requires_grad", "requires_grad_", "grad", "grad_fn", "is_leaf", "names", "is_nested", "is_sparse", "is_quantized", "is_floating_point", "is_complex", "element_size", "itemsize", "nbytes", "dim_order", "data_ptr", "output_nr", "get_device", "hash", "format", "repr", "str", "set_grad_enabled", "retains_grad", "is_inference", "is_shared", "untyped_storage", "isinstance", "names", "version"]
+    """shape size dim ndim ndimension numel nelement len device is_cuda is_cpu is_mps is_meta layout stride is_contiguous
+    storage_offset requires_grad requires_grad_ grad grad_fn is_leaf names is_nested is_sparse is_quantized is_floating_point
+    is_complex element_size itemsize nbytes dim_order data_ptr output_nr get_device hash format repr str
+    set_grad_enabled retains_grad is_inference is_shared untyped_storage isinstance names version""".split()
 )
 """They read no values."""
 
 COMPARISONS = frozenset(
-    ["eq", "ne", "lt", "le", "gt", "ge", "greater", "greater_equal", "less", "less_equal", "not_equal", "isnan", "isinf", "isfinite", "signbit", "argmax", "argmin", "logical_not", "logical_and", "logical_or", "logical_xor"]
+    """eq ne lt le gt ge greater greater_equal less less_equal not_equal signbit argmax argmin
+    logical_not logical_and logical_or logical_xor""".split()
 )
 """Their results are piecewise constant; what uses them decides."""
 
-CASTS = frozenset(["to", "type", "type_as", "float", "double", "half", "bfloat16", "cuda", "cpu"])
+FINITENESS = frozenset("isnan isinf isfinite".split())
+"""They say the same of every input that is measured."""
+
+CASTS = frozenset("to type type_as float double half bfloat16 cuda cpu".split())
 """Between floating dtypes, and between devices, they are the identity here: everything runs in float64 on one device."""
 
 AFFINE = frozenset(
-    ["add", "sub", "subtract", "rsub", "neg", "negative", "positive", "cat", "concat", "concatenate", "hstack", "vstack", "dstack", "stack", "column_stack", "view", "reshape", "flatten", "unflatten", "ravel", "squeeze", "unsqueeze", "permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "T", "mT", "expand", "expand_as", "view_as", "reshape_as", "broadcast_to", "broadcast_tensors", "repeat", "tile", "repeat_interleave", "contiguous", "clone", "detach", "data", "alias", "identity", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "mean", "sum", "cumsum", "diff", "trace", "pad", "constant_pad_nd", "interpolate", "upsample", "upsample_nearest", "upsample_bilinear", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold", "fold", "getitem", "setitem", "narrow", "select", "split", "split_with_sizes", "tensor_split", "chunk", "unbind", "iter", "index_select", "gather", "take_along_dim", "roll", "flip", "fliplr", "flipud", "rot90", "diagonal", "diag", "tril", "triu", "copy", "zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "zero"]
+    """add sub subtract rsub neg negative positive cat concat concatenate hstack vstack dstack stack column_stack
+    view reshape flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes swapdims movedim moveaxis t T mT expand
+    expand_as view_as reshape_as broadcast_to broadcast_tensors repeat tile repeat_interleave contiguous clone detach data
+    alias identity dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout
+    avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum cumsum diff trace
+    pad constant_pad_nd interpolate upsample upsample_nearest upsample_bilinear pixel_shuffle pixel_unshuffle channel_shuffle
+    unfold fold getitem setitem narrow select split split_with_sizes tensor_split chunk unbind iter index_select gather
+    take_along_dim roll flip fliplr flipud rot90 diagonal diag tril triu copy zeros_like ones_like empty_like full_like
+    new_zeros new_ones new_full new_empty new_tensor zero""".split()
 )
 """Affine in all their tensors together."""
 
 MULTILINEAR = frozenset(
-    ["mul", "multiply", "matmul", "rmatmul", "mm", "bmm", "mv", "dot", "inner", "outer", "addmm", "addmv", "addbmm", "baddbmm", "linear", "bilinear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "conv_tbc", "einsum", "tensordot", "chain_matmul", "kron", "batch_norm", "addcmul", "lerp", "masked_fill", "where", "div", "divide", "true_divide", "truediv", "rmul"]
+    """mul multiply matmul rmatmul mm bmm mv dot inner outer addmm addmv addbmm baddbmm linear bilinear conv1d conv2d conv3d
+    conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc einsum tensordot chain_matmul kron batch_norm
+    addcmul lerp masked_fill where div divide true_divide truediv rmul""".split()
 )
 """Affine while only one of their tensors follows the input (for a division, the numerator)."""
 
 MAX_POOLS = frozenset(
-    ["max_pool1d", "max_pool2d", "max_pool3d", "max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"]
+    """max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
+    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d""".split()
 )
 """They bend without a bit where another element wins."""
 
-CLAMPS = frozenset(["clamp", "clip", "clamp_min", "clamp_max"])
+CLAMPS = frozenset("clamp clip clamp_min clamp_max".split())
 """They bend without a bit at their bounds."""
 
 
@@ -64,7 +82,7 @@ def is_in_place(function: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
     return (name.endswith("_") and not name.endswith("__")) or name in _WRITERS or bool(kwargs.get("inplace"))
 
 
-_WRITERS = frozenset(["__iadd__", "__isub__", "__imul__", "__itruediv__", "__setitem__"])
+_WRITERS = frozenset("__iadd__ __isub__ __imul__ __itruediv__ __setitem__".split())
 
 
 def is_piecewise_linear(name: str, tensors: int, *, divides_by_input: bool = False) -> bool:

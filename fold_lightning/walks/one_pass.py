@@ -242,7 +242,7 @@ class Crossings:
         self._on = on[grid.order] if any_set(on) else None
         self._find(z, threshold)
         if self._on is not None:
-            self._settle(z, threshold)
+            self._settle(self._on, z, threshold)
 
     def _find(self, z: Tensor, threshold: float) -> None:
         grid = self._grid
@@ -269,9 +269,9 @@ class Crossings:
         on = self._on[self.interval, self.unit] | self._on[self.interval + 1, self.unit]
         self.interval, self.unit, self.position = self.interval[~on], self.unit[~on], self.position[~on]
 
-    def _settle(self, z: Tensor, threshold: float) -> None:
+    def _settle(self, on: Tensor, z: Tensor, threshold: float) -> None:
         """Sets pre-activations that are on the threshold up to rounding exactly there, for the layers behind."""
-        place, unit = set_bits(self._on)
+        place, unit = set_bits(on)
         z[self._grid.order[place], unit] = threshold
 
     def touched(self) -> tuple[Tensor, Tensor]:

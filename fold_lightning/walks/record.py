@@ -86,12 +86,21 @@ class Walks:
     def concatenate(cls, parts: list[Walks]) -> Walks:
         """The segments of several walks through the same units, one after the other."""
         sizes = torch.tensor([0, *(part.num_segments for part in parts[:-1])]).cumsum(0).tolist()
-        joined = {
-            name: torch.cat([getattr(part, name) for part in parts])
-            for name in ("position", "unit", "exact", "complete", "resolution", "first_codes")
-        }
-        segment = torch.cat([part.segment + first for part, first in zip(parts, sizes, strict=True)])
-        return replace(parts[0], segment=segment, num_segments=sum(part.num_segments for part in parts), **joined)
+
+        def joined(name: str) -> Tensor:
+            return torch.cat([getattr(part, name) for part in parts])
+
+        return replace(
+            parts[0],
+            segment=torch.cat([part.segment + first for part, first in zip(parts, sizes, strict=True)]),
+            position=joined("position"),
+            unit=joined("unit"),
+            num_segments=sum(part.num_segments for part in parts),
+            exact=joined("exact"),
+            complete=joined("complete"),
+            resolution=joined("resolution"),
+            first_codes=joined("first_codes"),
+        )
 
     def select(self, layers: Patterns) -> Walks:
         """The same walks seen through the bits of some layers alone; units are numbered anew, positions stay.

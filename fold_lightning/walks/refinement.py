@@ -26,7 +26,7 @@ CHECK = 0.381966
 AFFINE_TOLERANCE = 1e-10
 """Of a layer's largest magnitude."""
 
-SHORTEST = 1e-9
+SHORTEST = 1e-11
 """Intervals shorter than this in t are taken as affine; a walk that needs it is not exact."""
 
 MOST_POINTS = 200_000
@@ -150,9 +150,10 @@ def _look(intervals: Intervals, samples: Samples, unresolved: Tensor) -> tuple[I
     bent = _first_layer(error > AFFINE_TOLERANCE * scale, samples)
     crosses = intervals.at_left * intervals.at_right < 0
     crossed = _first_layer(crosses, samples)
+    at_bend = (bent <= crossed) & (bent < NEVER)  # a crossing bends the layers behind it
     short = length < SHORTEST
-    unresolved[intervals.piece[short & (bent < NEVER)]] = True
-    at_bend = (bent <= crossed) & (bent < NEVER) & ~short
+    unresolved[intervals.piece[at_bend & short]] = True
+    at_bend &= ~short
     at_crossings = (crossed < NEVER) & ~at_bend
     error = error.where(samples.layer == bent[:, None], 0.0)
     cut_bends = _cut_at_bends(intervals[at_bend], check[at_bend], at_check[at_bend], error[at_bend], samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal, get_args
 
 import torch
@@ -79,7 +80,11 @@ def segment_walks(
         if num_points is not None:
             return _uniform(borrowed, architecture, start, end, num_points, max_bytes)
         _check_piecewise_linear(architecture)
-        return ExactWalker(borrowed, architecture, start, end, max_bytes).walks()
+        walks = ExactWalker(borrowed, architecture, start, end, max_bytes).walks()
+    if not bool(walks.exact.all()):
+        count = int((~walks.exact).sum())
+        warnings.warn(f"{count} of {walks.num_segments} walks are not exact: see `Walks.exact`.", stacklevel=2)
+    return walks
 
 
 def _uniform(

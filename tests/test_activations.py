@@ -1,0 +1,252 @@
+"""Activations are found wherever a forward pass meets them, and the model does not notice."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from networks import mlp
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fold_lightning import activation_codes, segment_walks
+
+
+class Everything(nn.Module):
+    """Each way to call an activation, nested, residual, shared and functional."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.ReLU(inplace=True))
+        self.shared = nn.ReLU()
+        self.block = nn.ModuleDict({"conv": nn.Conv2d(2, 2, 3, padding=1), "act": nn.PReLU()})
+        self.drop, self.head = nn.Dropout(), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.block["act"](self.block["conv"](x))
+        x = self.shared(x - 0.1)
+        x = self.shared(self.drop(x) - 0.2)
+        x = F.relu(x - 0.3, inplace=True)
+        x = torch.relu(x - 0.1)
+        x = (x - 0.05).relu_()
+        x = abs(x - 0.02)
+        return self.head(x.flatten(1)).relu()
+
+
+NAMES = ["stem.2", "block.act", "shared", "shared/2", "relu", "relu/2", "relu/3", "abs", "relu/4"]
+
+
+def test_every_activation_is_met_once_for_each_call_and_in_execution_order() -> None:
+    codes = activation_codes(Everything(), torch.randn(7, 1, 4, 4))
+    assert list(codes.layers) == NAMES
+    assert codes.layers["stem.2"] == slice(0, 32)
+    assert codes.layers["relu/4"] == slice(256, 261)
+    assert codes.bits.shape == (7, 261) and codes.bits.dtype == torch.bool
+
+
+def test_bits_are_signs_of_pre_activations_channel_by_channel() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 2), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(12, 4), nn.LeakyReLU())
+    x = torch.randn(9, 2, 3, 3)
+    first = model[0](x)
+    last = model[3](first.relu().flatten(1))
+    codes = activation_codes(model, x)
+    assert torch.equal(codes.bits[:, codes.layers["1"]], first.flatten(1) > 0)
+    assert torch.equal(codes.bits[:, codes.layers["4"]], last > 0)
+
+
+@pytest.mark.parametrize(
+    ("activation", "thresholds"),
+    [
+        (nn.ReLU6(), (0, 6)),
+        (nn.Hardtanh(-0.5, 0.25), (-0.5, 0.25)),
+        (lambda x: F.hardtanh(x, max_val=2.0), (-1, 2)),
+        (F.relu6, (0, 6)),
+        (nn.Hardsigmoid(), (-3, 3)),
+        (nn.Softshrink(0.7), (-0.7, 0.7)),
+    ],
+)
+def test_two_thresholds_give_all_low_bits_and_then_all_high_ones(activation: nn.Module, thresholds: tuple[float, float]) -> None:
+    x = 4 * torch.randn(50, 3)
+    bits = activation_codes(nn.Identity(), x, forward=lambda x: activation(x)).bits
+    assert torch.equal(bits, torch.cat([x > thresholds[0], x > thresholds[1]], dim=1))
+
+
+def test_layers_are_chosen_by_name_or_glob() -> None:
+    model, x = Everything(), torch.randn(3, 1, 4, 4)
+    every = activation_codes(model, x)
+    for layers, names in {
+        "stem.2": ["stem.2"],
+        "shared*": ["shared", "shared/2"],
+        ("relu/3", "block.*"): ["block.act", "relu/3"],
+    }.items():
+        some = activation_codes(model, x, layers=layers)
+        assert list(some.layers) == names
+        assert torch.equal(some.bits, torch.cat([every.bits[:, every.layers[name]] for name in names], dim=1))
+    with pytest.raises(ValueError, match=r"'decoder' meets no activation. The model has: stem.2, block.act"):
+        activation_codes(model, x, layers=["stem.2", "decoder"])
+
+
+def test_an_activation_of_a_weight_is_no_unit() -> None:
+    class Positive(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(F.linear(x, F.relu(self.weight)) - 0.5)
+
+    assert list(activation_codes(Positive(), torch.randn(4, 3)).layers) == ["relu"]
+    assert activation_codes(Positive(), torch.randn(4, 3)).bits.shape == (4, 4)
+
+
+def test_a_lightning_module_and_a_compiled_one_are_measured_as_they_are() -> None:
+    class Module(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = mlp(4, 6, 6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    model, x = Module(), torch.randn(5, 4)
+    codes = activation_codes(model, x)
+    assert list(codes.layers) == ["net.1", "net.3"]
+    compiled = torch.compile(model)
+    assert torch.equal(activation_codes(compiled, x).bits, codes.bits)
+    model.net = torch.compile(model.net)
+    inner = activation_codes(model, x)
+    assert list(inner.layers) == ["net.1", "net.3"] and torch.equal(inner.bits, codes.bits)
+
+
+@pytest.mark.parametrize("forward", ["net", lambda model, x: model.net(x), "run"])
+def test_forward_says_how_the_model_is_called(forward: object) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = mlp(4, 6, 2)
+
+        def run(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            raise AssertionError("not to be called")
+
+    model, x = Model(), torch.randn(3, 4)
+    assert list(activation_codes(model, x, forward=forward).layers) == ["net.1"]
+    assert list(activation_codes(model, x, forward=model.run).layers) == ["net.1"]
+    with pytest.raises(ValueError, match="names nothing to call"):
+        activation_codes(model, x, forward="encode")
+    with pytest.raises(TypeError, match="must be a name or a callable"):
+        activation_codes(model, x, forward=3)
+
+
+class Restless(Everything):
+    """Changes all it can while it runs: buffers, attributes, random states; and may break in the middle."""
+
+    def __init__(self, breaks: bool) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("exact", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("rebound", torch.zeros(2))
+        self.count, self.breaks = 0, breaks
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.exact.add_(1)
+        self.rebound = self.rebound + 1
+        self.count += 1
+        self.seen = x
+        torch.rand(3), np.random.rand(3), random.random()
+        if self.breaks and self.count:
+            torch.relu(x)
+            raise RuntimeError("broken in the middle")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+@pytest.mark.parametrize("measure", [activation_codes, lambda m, x: segment_walks(m, x[:3], x[3:])])
+def test_nothing_of_the_model_changes_not_even_after_an_exception(breaks: bool, measure: object) -> None:
+    model = Restless(breaks).train()
+    model.stem.eval()
+    model(torch.randn(4, 1, 4, 4)).sum().backward() if not breaks else None
+    model.count = 0
+    hook = model.head.register_forward_hook(lambda *_: None)
+    grads = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    state, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
+    identities, attributes = [id(t) for t in [*model.parameters(), *model.buffers()]], set(vars(model))
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    x = torch.randn(6, 1, 4, 4, requires_grad=True)
+    before = x.detach().clone()
+    states = (torch.get_rng_state(), *states[1:])
+    if breaks:
+        with pytest.raises(ValueError, match="broken in the middle"):
+            measure(model, x)
+    else:
+        measure(model, x)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert [m.training for m in model.modules()] == modes
+    assert [id(t) for t in [*model.parameters(), *model.buffers()]] == identities
+    assert set(vars(model)) == attributes and model.count == 0
+    assert list(model.head._forward_hooks) == [hook.id]
+    assert torch.equal(x, before) and x.grad is None
+    for parameter, grad in zip(model.parameters(), grads, strict=True):
+        assert parameter.requires_grad and (grad is None) == (parameter.grad is None)
+        assert grad is None or torch.equal(grad, parameter.grad)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1] == states[1]).all() and random.getstate() == states[2]
+    assert torch.is_grad_enabled() and not torch.nn.modules.module._global_forward_hooks
+
+
+def test_a_model_that_mixes_the_inputs_of_a_batch_is_refused() -> None:
+    class Centred(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x - x.mean(0))
+
+    with pytest.raises(ValueError, match="mixes the inputs of a batch"):
+        activation_codes(Centred(), torch.randn(5, 3))
+
+
+def test_sequences_before_the_batch_are_told_apart() -> None:
+    class TimeFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = mlp(3, 4, 2).float()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x.transpose(0, 1))
+
+    model, x = TimeFirst(), torch.randn(6, 5, 3)
+    expected = (model.net[0](x) > 0).flatten(1)
+    assert torch.equal(activation_codes(model, x).bits, expected)
+
+
+def test_a_layer_without_a_batch_is_refused() -> None:
+    class Lonely(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x.sum())
+
+    with pytest.raises(ValueError, match="no dimension along which"):
+        activation_codes(Lonely(), torch.randn(5, 3))
+
+
+def test_large_data_is_coded_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fold_lightning.activations import codes
+
+    model, x = mlp(4, 6, 2), torch.randn(100, 4)
+    whole = activation_codes(model, x)
+    monkeypatch.setattr(codes, "CHUNK_BYTES", 8 * 6 * 6 * 7)
+    assert torch.equal(whole.bits, activation_codes(model, x).bits)
+
+
+def test_identically_zero_pre_activations_are_zero_in_spite_of_rounding() -> None:
+    class Cancelling(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(torch.cat([torch.relu(x + 1) - torch.relu(x) - 1, x], dim=1))
+
+    x = torch.rand(1000, 1).double()
+    assert not activation_codes(Cancelling(), x, layers="relu/3").bits[:, 0].any()

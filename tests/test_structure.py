@@ -1,0 +1,53 @@
+"""The order of the modules: each imports only modules to its left."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import fold_lightning
+
+ORDER = ["codes", "activations", "walks", "folding", "figures", "metrics", "probes", "summaries", "callbacks"]
+ROOT = Path(fold_lightning.__file__).parent
+
+
+def imports(path: Path) -> set[str]:
+    """The package's modules that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("fold_lightning.")}
+    return found & set(ORDER)
+
+
+def test_every_module_has_its_place() -> None:
+    modules = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert modules - {"__init__"} == set(ORDER)
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_a_module_imports_only_modules_to_its_left(module: str) -> None:
+    files = [ROOT / f"{module}.py"] if (ROOT / f"{module}.py").exists() else sorted((ROOT / module).glob("*.py"))
+    allowed = set(ORDER[: ORDER.index(module)]) | {module}
+    for file in files:
+        assert imports(file) <= allowed, f"{file.name} imports {imports(file) - allowed}"
+
+
+def test_folding_sees_no_network_and_only_activations_intercepts() -> None:
+    assert "Module" not in (ROOT / "folding.py").read_text()
+    for file in ROOT.rglob("*.py"):
+        if file.parent.name != "activations":
+            assert "TorchFunctionMode" not in file.read_text(), f"{file} intercepts"
+
+
+def test_importing_the_package_needs_no_matplotlib() -> None:
+    for file in ROOT.rglob("*.py"):
+        top = [node for node in ast.parse(file.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        assert not any("matplotlib" in ast.unparse(node) for node in top), file
