@@ -101,7 +101,8 @@ class FoldingMonitor(Callback):
         self.figures = drawing.is_available() if figures is None else figures
         self._forget()
         if probes is not None:
-            user_probes(probes, 2, seed, batch_to_inputs)
+            with preserved_random_state():
+                user_probes(probes, 2, seed, batch_to_inputs)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":

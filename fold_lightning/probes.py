@@ -106,21 +106,22 @@ def user_probes(probes: Any, count: int, seed: int, batch_to_inputs: BatchToInpu
         TypeError: If it is none of these.
         ValueError: If labels are no classes, or there are fewer than two inputs.
     """
-    if isinstance(probes, Tensor):
-        inputs, labels = probes, None
-    elif isinstance(probes, (tuple, list)) and len(probes) == 2 and all(isinstance(p, Tensor) for p in probes):
-        inputs, labels = probes
-        if not _are_classes(labels, len(inputs)):
+    if isinstance(probes, (tuple, list)) and len(probes) == 2 and all(isinstance(p, Tensor) for p in probes):
+        inputs, labels = split_batch(probes)
+        if labels is None:
             raise ValueError(
-                f"Labels of `probes` must be integer classes (B,) for inputs {tuple(inputs.shape)}, got {labels.dtype} "
-                f"{tuple(labels.shape)}: pass class indices, or the inputs alone."
+                f"Labels of `probes` must be integer classes (B,) for inputs {tuple(inputs.shape)}, got {probes[1].dtype} "
+                f"{tuple(probes[1].shape)}: pass class indices, or the inputs alone."
             )
+    elif isinstance(probes, Tensor):
+        inputs, labels = split_batch(probes)
     elif hasattr(probes, "__getitem__") and hasattr(probes, "__len__"):
         inputs, labels = split_batch(gather_inputs(probes, count, seed), batch_to_inputs)
     else:
         raise TypeError(
             f"`probes` must be inputs (B, ...), a pair of inputs and labels, or a map-style dataset, got {type(probes).__name__}."
         )
+    _check_several(inputs)
     return inputs, labels
 
 
@@ -141,8 +142,7 @@ def draw_segments(inputs: Tensor, labels: Tensor | None, count: int, seed: int) 
         >>> sorted(zip(segments.start_class.tolist(), segments.end_class.tolist()))
         [(0, 1), (0, 1), (1, 0), (1, 0)]
     """
-    if len(inputs) < 2:
-        raise ValueError(f"Segments need at least 2 inputs to go between, got {len(inputs)}: give more data or `probes=`.")
+    _check_several(inputs)
     generator = torch.Generator().manual_seed(seed)
     if labels is None or len(classes := labels.unique().cpu()) < 2:
         start = torch.randint(len(inputs), (count,), generator=generator)
@@ -155,6 +155,11 @@ def draw_segments(inputs: Tensor, labels: Tensor | None, count: int, seed: int) 
     pairs = pairs[torch.arange(count) % len(pairs)]
     start, end = (_one_of_each(labels, side, generator) for side in pairs.T)
     return Segments(inputs[start], inputs[end], pairs[:, 0], pairs[:, 1])
+
+
+def _check_several(inputs: Tensor) -> None:
+    if len(inputs) < 2:
+        raise ValueError(f"Segments need at least 2 inputs to go between, got {len(inputs)}: give more data or `probes=`.")
 
 
 def _one_of_each(labels: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:

@@ -70,7 +70,9 @@ def test_bits_are_signs_of_pre_activations_channel_by_channel() -> None:
         (nn.Softshrink(0.7), (-0.7, 0.7)),
     ],
 )
-def test_two_thresholds_give_all_low_bits_and_then_all_high_ones(activation: nn.Module, thresholds: tuple[float, float]) -> None:
+def test_two_thresholds_give_all_low_bits_and_then_all_high_ones(
+    activation: nn.Module, thresholds: tuple[float, float]
+) -> None:
     x = 4 * torch.randn(50, 3)
     bits = activation_codes(nn.Identity(), x, forward=lambda x: activation(x)).bits
     assert torch.equal(bits, torch.cat([x > thresholds[0], x > thresholds[1]], dim=1))

@@ -58,7 +58,7 @@ def test_walks_from_codes_have_range_length_and_folding_of_the_definition(bits: 
 @settings(max_examples=200, deadline=None)
 def test_folding_lies_in_zero_one_and_is_zero_iff_no_unit_switches_twice(bits: Tensor) -> None:
     chi = space_folding(Walks.from_codes(bits))
-    assert ((0 <= chi) & (chi < 1)).all()
+    assert ((chi >= 0) & (chi < 1)).all()
     most = (bits[:, 1:] != bits[:, :-1]).sum(1).amax(1) if bits.shape[2] else torch.zeros(len(bits))
     assert torch.equal(chi == 0, most <= 1)
 

@@ -118,9 +118,8 @@ def _resident() -> int:
 
 def compare(name: str, model: nn.Module, start: Tensor, end: Tensor, repeats: int, *, steps: bool) -> None:
     """Prints a network's row, and for an MLP the ratios to the other ways."""
-    walks = segment_walks(model, start, end)
-    with PeakMemory() as peak:
-        segment_walks(model, start, end)
+    with PeakMemory() as peak:  # of the first walk: later ones find memory that the allocator kept
+        walks = segment_walks(model, start, end)
     counted = walks.num_regions()
     fraction = torch.cat([(torch.arange(int(n)).double() + 0.5) / int(n) for n in counted])[:, None]
     which = torch.arange(len(start)).repeat_interleave(counted)

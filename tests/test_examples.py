@@ -1,0 +1,109 @@
+"""The examples run as the README says, and read what they are given."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+
+from idx import load_digits, load_split, read_idx  # noqa: E402
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    data = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small data set in MNIST's form, half of it gzipped."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 64), ("t10k", 20)):
+        write_idx(tmp_path / f"{split}-images-idx3-ubyte.gz", random.integers(0, 256, (count, 8, 8)))
+        write_idx(tmp_path / f"{split}-labels-idx1-ubyte", random.integers(0, 10, count))
+    return tmp_path
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300)
+
+
+def test_digits_prints_a_table_and_the_command_to_go_on_with(tmp_path: Path) -> None:
+    done = run(str(EXAMPLES / "digits.py"), "--epochs", "2", "--log-dir", str(tmp_path), "--segments", "8")
+    assert done.returncode == 0, done.stderr
+    assert "chi_mean" in done.stdout and f"tensorboard --logdir {tmp_path}" in done.stdout
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+
+
+def test_digits_takes_a_folder_of_idx_files(folder: Path, tmp_path: Path) -> None:
+    done = run(str(EXAMPLES / "digits.py"), "--epochs", "1", "--log-dir", str(tmp_path), "--data-dir", str(folder))
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_missing_or_damaged_file_is_told_in_one_line(folder: Path, tmp_path: Path) -> None:
+    digits = str(EXAMPLES / "digits.py")
+    missing = run(digits, "--data-dir", str(tmp_path / "nowhere"))
+    assert missing.returncode == 1 and "There is no folder" in missing.stderr and "Traceback" not in missing.stderr
+    (folder / "t10k-labels-idx1-ubyte").unlink()
+    gone = run(digits, "--data-dir", str(folder))
+    assert "neither t10k-labels-idx1-ubyte nor" in gone.stderr and "Traceback" not in gone.stderr
+
+
+def test_files_are_read_as_numpy_wrote_them(folder: Path) -> None:
+    images, labels = load_split(folder, "train")
+    assert images.shape == (64, 64) and images.dtype == torch.float32 and images.min() >= 0 and images.max() <= 1
+    assert labels.shape == (64,) and labels.dtype == torch.int64
+    array = np.arange(24).reshape(2, 3, 4)
+    write_idx(folder / "x", array)
+    assert (read_idx(folder / "x").numpy() == array).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no IDX file"),
+        (b"\x89PNG....", "no IDX file"),
+        (b"\0\0\x08", "no IDX file"),
+        (b"\0\0\x08\x01\0\0\0\x05abc", "promises 5 bytes, 3 follow"),
+        (b"\0\0\x08\x03\0\0", "damaged"),
+        (b"\0\0\x08\0", "damaged"),
+    ],
+)
+def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_idx(tmp_path / "x")
+
+
+def test_a_cut_off_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.gz").write_bytes(gzip.compress(bytes(1000))[:20])
+    with pytest.raises(ValueError, match="can't be unpacked"):
+        read_idx(tmp_path / "x.gz")
+
+
+def test_images_and_labels_must_belong_together(folder: Path) -> None:
+    write_idx(folder / "train-labels-idx1-ubyte", np.zeros(3))
+    with pytest.raises(ValueError, match="do not belong together"):
+        load_split(folder, "train")
+
+
+def test_the_embedded_digits_are_split_the_same_each_time() -> None:
+    (train, _), (test, labels) = load_digits()
+    assert train.shape == (1437, 64) and test.shape == (360, 64) and set(labels.tolist()) == set(range(10))
+    assert torch.equal(test, load_digits()[1][0])
+
+
+def test_the_benchmark_prints_its_table() -> None:
+    done = run(str(EXAMPLES / "benchmarks" / "walks.py"), "--segments", "2", "--repeats", "1", "--steps", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the same number of switches") == 2
+    assert done.stdout.count("region by region, one at a time") == 2

@@ -1,0 +1,355 @@
+"""The monitor under a real Trainer: what it logs, when, and that training does not notice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from networks import mlp
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from fold_lightning import FoldingMonitor, segment_walks, space_folding
+from fold_lightning.summaries import folding_scalars
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
+
+SCALARS = ["chi_mean", "chi_median", "chi_max", "fraction", "regions", "exact", "complete", "seconds"]
+LAYERS = ["layer/net.2", "layer/net.5"]
+TAGS = {f"folding/{name}" for name in SCALARS + LAYERS}
+
+
+class Model(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            *(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = self.unpack(batch)
+        loss = F.cross_entropy(self(x), y)
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = self.unpack(batch)
+        self.log("val/loss", F.cross_entropy(self(x), y))
+
+    def unpack(self, batch: Any) -> tuple[Tensor, Tensor]:
+        return batch[0], batch[1]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 1e-2)
+
+
+class Recorder(Logger):
+    """Writes down the whole conversation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[tuple[int, dict[str, float]]] = []
+
+    name, version = "recorder", 0
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        folding = {tag: value for tag, value in metrics.items() if tag.startswith("folding/")}
+        if folding:
+            self.said.append((step, folding))
+
+
+def data(size: int = 60, seed: int = 0) -> TensorDataset:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(size, 5, generator=generator)
+    return TensorDataset(x, (x[:, 0] > 0).long() + (x[:, 1] > 0).long())
+
+
+def loaders(train: Dataset[Any] | None = None, val: Dataset[Any] | None = None) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    train_loader = DataLoader(train or data(), batch_size=20, shuffle=not isinstance(train, IterableDataset))
+    return train_loader, DataLoader(val or data(40, 1), batch_size=20)
+
+
+def fit(tmp_path: Path, *callbacks: Any, model: Model | None = None, given: Any = None, **options: Any) -> Trainer:
+    settings = {"max_epochs": 2, "logger": Recorder(), "accelerator": "cpu", "log_every_n_steps": 1}
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    if any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
+        quiet["enable_checkpointing"] = True
+    trainer = Trainer(default_root_dir=tmp_path, callbacks=list(callbacks), **(quiet | settings | options))
+    trainer.fit(model or Model(), *(given or loaders()))
+    return trainer
+
+
+def test_the_whole_conversation_with_a_logger(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, FoldingMonitor(num_segments=8))
+    assert [step for step, _ in trainer.logger.said] == [0, 2, 5]
+    assert all(set(values) == TAGS for _, values in trainer.logger.said)
+
+
+def test_the_values_are_those_of_exact_walks_of_the_model(tmp_path: Path) -> None:
+    monitor = FoldingMonitor(num_segments=20)
+    trainer = fit(tmp_path, monitor, max_epochs=1)
+    segments = monitor._segments
+    walks = segment_walks(trainer.lightning_module, segments.start, segments.end)
+    logged = trainer.logger.said[-1][1]
+    assert logged["folding/chi_mean"] == pytest.approx(space_folding(walks).mean().item(), rel=1e-5)
+    assert logged["folding/regions"] == pytest.approx(walks.num_regions().double().mean().item(), rel=1e-5)
+    assert logged["folding/exact"] == logged["folding/complete"] == 1
+    layer = space_folding(walks.select("net.5")).mean().item()
+    assert logged["folding/layer/net.5"] == pytest.approx(layer, rel=1e-5, abs=1e-9)
+
+
+def test_real_tensorboard_files_hold_curves_histograms_pictures_and_a_layout(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path, name="tb")
+    fit(tmp_path, FoldingMonitor(num_segments=8), logger=logger)
+    events = EventAccumulator(logger.log_dir, size_guidance={"histograms": 0, "images": 0, "scalars": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert set(tags["scalars"]) >= TAGS
+    assert [event.step for event in events.Scalars("folding/chi_mean")] == [0, 2, 5]
+    assert [event.step for event in events.Histograms("folding/chi_histogram")] == [0, 3, 6]
+    assert tags["images"] == ["folding/walk"]
+    assert "custom_scalars__config__" in tags["tensors"]
+
+
+def test_every_n_epochs_measures_then_and_keeps_the_last_value_between(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, FoldingMonitor(num_segments=8, every_n_epochs=2, measure_at_start=False), max_epochs=5)
+    values = [(step, said["folding/seconds"]) for step, said in trainer.logger.said]
+    assert [step for step, _ in values] == [5, 8, 11, 14]  # nothing before the first, one value an epoch after it
+    assert values[0][1] == values[1][1] != values[2][1] == values[3][1]
+
+
+def test_without_validation_it_measures_training_inputs_at_the_end_of_an_epoch(tmp_path: Path) -> None:
+    monitor = FoldingMonitor(num_segments=8)
+    trainer = fit(tmp_path, monitor, given=(DataLoader(data(), batch_size=20),))
+    assert [step for step, _ in trainer.logger.said] == [0, 2, 5]
+    train = data().tensors[0]
+    assert all((start == train).all(1).any() for start in monitor._segments.start)
+
+
+def test_segments_go_between_different_classes_of_the_validation_data(tmp_path: Path) -> None:
+    monitor = FoldingMonitor(num_segments=12)
+    fit(tmp_path, monitor, max_epochs=1)
+    inputs, labels = data(40, 1).tensors
+    segments = monitor._segments
+    for point, label in ((segments.start, segments.start_class), (segments.end, segments.end_class)):
+        for x, c in zip(point, label, strict=True):
+            assert c in labels[(inputs == x).all(1)]
+    pairs = list(zip(segments.start_class.tolist(), segments.end_class.tolist(), strict=True))
+    assert sorted(set(pairs)) == [(a, b) for a in range(3) for b in range(3) if a != b]
+    assert all(pairs.count(pair) == 2 for pair in pairs)
+
+
+def test_probes_depend_on_the_seed_alone(tmp_path: Path) -> None:
+    starts = []
+    for seed, shuffled in ((0, 1), (0, 2), (1, 1)):
+        seed_everything(shuffled)
+        monitor = FoldingMonitor(num_segments=8, seed=seed)
+        fit(tmp_path, monitor, max_epochs=1)
+        starts.append(monitor._segments.start)
+    assert torch.equal(starts[0], starts[1]) and not torch.equal(starts[0], starts[2])
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_training_is_bit_identical_with_and_without_the_monitor(tmp_path: Path, validates: bool) -> None:
+    class Noisy(Dataset[Any]):
+        """Augments with the global random state, as many data sets do."""
+
+        def __init__(self, inner: TensorDataset) -> None:
+            self.inner = inner
+
+        def __len__(self) -> int:
+            return len(self.inner)
+
+        def __getitem__(self, i: int) -> Any:
+            x, y = self.inner[i]
+            return x + 0.1 * torch.randn(5), y
+
+    results = []
+    for callbacks in ([], [FoldingMonitor(num_segments=8)]):
+        seed_everything(3)
+        model, given = Model(), loaders(Noisy(data()), Noisy(data(40, 1)))
+        fit(tmp_path, *callbacks, model=model, given=given if validates else given[:1])
+        results.append((model.state_dict(), torch.get_rng_state()))
+    (without, random_without), (with_it, random_with) = results
+    assert all(torch.equal(without[name], with_it[name]) for name in without)
+    assert torch.equal(random_without, random_with)
+
+
+def test_a_trainer_without_logger_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MisconfigurationException, match="no logger.*TensorBoardLogger"):
+        fit(tmp_path, FoldingMonitor(), logger=False)
+
+
+def test_other_loggers_checkpoints_and_early_stopping_use_the_values(tmp_path: Path) -> None:
+    checkpoint = ModelCheckpoint(tmp_path, monitor="folding/chi_mean", filename="best")
+    stopping = EarlyStopping("folding/regions", min_delta=1e9, patience=2)
+    trainer = fit(
+        tmp_path, FoldingMonitor(num_segments=8), checkpoint, stopping, logger=CSVLogger(tmp_path, "csv"), max_epochs=9
+    )
+    assert trainer.current_epoch == 3
+    assert Path(checkpoint.best_model_path).exists()
+    header = (Path(trainer.logger.log_dir) / "metrics.csv").read_text().split("\n")[0]
+    assert set(header.split(",")) >= TAGS
+
+
+def test_the_sanity_check_is_not_measured_and_a_fast_run_works(tmp_path: Path) -> None:
+    class Counting(FoldingMonitor):
+        measured = 0
+
+        def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            assert not trainer.sanity_checking
+            self.measured += 1
+            super()._measure(trainer, pl_module)
+
+    monitor = Counting(num_segments=4)
+    fit(tmp_path, monitor, num_sanity_val_steps=2)
+    assert monitor.measured == 3
+    fit(tmp_path, FoldingMonitor(num_segments=4), fast_dev_run=True)
+
+
+def test_a_measurement_that_fails_costs_one_warning_and_nothing_else(tmp_path: Path) -> None:
+    class Diverging(Model):
+        def on_train_epoch_start(self) -> None:
+            if self.current_epoch == 1:
+                with torch.no_grad():
+                    self.net[0].weight[0] = torch.nan
+
+    stopping = EarlyStopping("folding/chi_mean", patience=9)
+    with pytest.warns(UserWarning, match="measured nothing at epoch 1.*diverged.*said once") as warned:
+        trainer = fit(tmp_path, FoldingMonitor(num_segments=4), stopping, model=Diverging(), max_epochs=4)
+    assert sum("measured nothing" in str(w.message) for w in warned) == 1
+    assert trainer.current_epoch == 4
+    assert len({said["folding/seconds"] for _, said in trainer.logger.said[1:]}) == 1
+
+
+class Stream(IterableDataset[Any]):
+    def __init__(self, inner: TensorDataset) -> None:
+        self.inner = inner
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.inner)
+
+
+@pytest.mark.parametrize("sanity", [0, 2])
+def test_a_stream_of_validation_data_is_probed_as_it_passes(tmp_path: Path, sanity: int) -> None:
+    monitor = FoldingMonitor(num_segments=6)
+    trainer = fit(tmp_path, monitor, given=loaders(None, Stream(data(40, 1))), num_sanity_val_steps=sanity)
+    assert [step for step, _ in trainer.logger.said] == ([0, 2, 5] if sanity else [2, 5])
+    validation = data(40, 1).tensors[0]
+    assert all((start == validation).all(1).any() for start in monitor._segments.start)
+
+
+def test_a_stream_of_training_data_is_probed_as_it_passes(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, FoldingMonitor(num_segments=6), given=(loaders(Stream(data()))[0],))
+    assert [step for step, _ in trainer.logger.said] == [2, 5]
+
+
+class DictModel(Model):
+    def unpack(self, batch: Any) -> tuple[Tensor, Tensor]:
+        return batch["image"], batch["label"]
+
+
+class Dicts(Dataset[Any]):
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, i: int) -> Any:
+        x, y = data(40, 1)[i]
+        return {"index": i, "image": x, "label": y}
+
+
+def test_batches_may_be_dicts_or_whatever_a_function_unpacks(tmp_path: Path) -> None:
+    monitor = FoldingMonitor(num_segments=6)
+    fit(tmp_path, monitor, model=DictModel(), given=loaders(Dicts(), Dicts()))
+    assert monitor._segments.start_class is not None
+    unpacking = FoldingMonitor(num_segments=6, batch_to_inputs=lambda batch: batch["image"])
+    fit(tmp_path, unpacking, model=DictModel(), given=loaders(Dicts(), Dicts()))
+    assert unpacking._segments.start_class is None and unpacking._segments.start.shape == (6, 5)
+
+
+@pytest.mark.parametrize("probes", [data(30, 5), data(30, 5).tensors, data(30, 5).tensors[0]])
+def test_probes_of_ones_own(tmp_path: Path, probes: Any) -> None:
+    monitor = FoldingMonitor(num_segments=6, probes=probes)
+    fit(tmp_path, monitor, max_epochs=1)
+    own = data(30, 5).tensors[0]
+    assert all((start == own).all(1).any() for start in monitor._segments.start)
+
+
+def test_forward_names_the_part_that_takes_inputs(tmp_path: Path) -> None:
+    class NoForward(Model):
+        forward = LightningModule.forward
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return F.cross_entropy(self.net(batch[0]), batch[1])
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    trainer = fit(tmp_path, FoldingMonitor(num_segments=6, forward="net"), model=NoForward())
+    assert len(trainer.logger.said) == 3
+    with pytest.raises(ValueError, match="pass `forward=`"):
+        fit(tmp_path, FoldingMonitor(num_segments=6), model=NoForward())
+
+
+@pytest.mark.parametrize("at_start", [True, False])
+def test_what_cannot_be_measured_is_refused_before_training(tmp_path: Path, at_start: bool) -> None:
+    class Linear(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(5, 3)
+
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            raise AssertionError("training began")
+
+    with pytest.raises(ValueError, match="meets no activation"):
+        fit(tmp_path, FoldingMonitor(measure_at_start=at_start), model=Linear())
+    with pytest.raises(ValueError, match="meets no activation. The model has: net.2, net.5"):
+        fit(tmp_path, FoldingMonitor(measure_at_start=at_start, layers="encoder"))
+
+
+def test_arguments_that_make_no_sense_are_refused() -> None:
+    for argument in ("every_n_epochs", "num_segments"):
+        with pytest.raises(ValueError, match=f"`{argument}` must be at least 1, got 0"):
+            FoldingMonitor(**{argument: 0})
+    x = torch.randn(6, 5)
+    with pytest.raises(ValueError, match="Labels of `probes` must be integer classes"):
+        FoldingMonitor(probes=(x, torch.rand(6)))
+    with pytest.raises(ValueError, match="Labels of `probes` must be integer classes"):
+        FoldingMonitor(probes=(x, torch.ones(5).long()))
+    with pytest.raises(TypeError, match="`probes` must be inputs"):
+        FoldingMonitor(probes=3)
+    with pytest.raises(TypeError, match="No inputs found in a batch of a torch.int64 tensor"):
+        FoldingMonitor(probes=torch.ones(6, 5).long())
+    with pytest.raises(ValueError, match="at least 2 inputs"):
+        FoldingMonitor(probes=x[:1])
+
+
+def test_figures_without_matplotlib_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fold_lightning import figures
+
+    monkeypatch.setattr(figures, "is_available", lambda: False)
+    assert FoldingMonitor().figures is False
+    with pytest.raises(ModuleNotFoundError, match=r"fold-lightning\[figures\]"):
+        FoldingMonitor(figures=True)
+    with pytest.raises(ModuleNotFoundError, match=r"fold-lightning\[figures\]"):
+        figures.plot_walk(segment_walks(mlp(2, 3, 1), torch.ones(1, 2), torch.zeros(1, 2)), 0)
+
+
+def test_scalars_are_plain_finite_numbers_also_where_nothing_folds() -> None:
+    walks = segment_walks(mlp(4, 6, 2), torch.randn(3, 4), torch.randn(3, 4))
+    scalars = folding_scalars(walks)
+    assert all(isinstance(value, float) and value == value for value in scalars.values())
+    assert scalars["folding/chi_median"] == 0
