@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -53,6 +55,6 @@ def mlp(*widths: int, seed: int = 0, bias: bool = True) -> nn.Sequential:
     layers: list[nn.Module] = []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(widths):
             layers += [nn.Linear(inputs, outputs, bias=bias), nn.ReLU()]
     return nn.Sequential(*layers[:-1]).double()

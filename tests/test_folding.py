@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -36,7 +38,7 @@ def by_definition(path: list[list[bool]]) -> tuple[int, int, float]:
         return sum(x != y for x, y in zip(a, b, strict=True))
 
     reached = max(distance(path[0], code) for code in path)
-    walked = sum(distance(a, b) for a, b in zip(path, path[1:], strict=False))
+    walked = sum(distance(a, b) for a, b in itertools.pairwise(path))
     return reached, walked, 1 - reached / walked if walked else 0.0
 
 
@@ -49,7 +51,7 @@ def test_walks_from_codes_have_range_length_and_folding_of_the_definition(bits: 
     assert walk_length(walks).tolist() == [e[1] for e in expected]
     assert space_folding(walks).tolist() == [e[2] for e in expected]
     for i, path in enumerate(bits.tolist()):
-        met = [path[0]] + [b for a, b in zip(path, path[1:], strict=False) if a != b]
+        met = [path[0]] + [b for a, b in itertools.pairwise(path) if a != b]
         assert walks.codes(i).tolist() == met
         assert folding_profile(walks, i).tolist() == [by_definition(met[: n + 1])[2] for n in range(len(met))]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -399,7 +400,7 @@ def test_refining_uniform_samples_of_generic_segments_never_lowers_range_or_leng
     model, start, end = mlp(8, 30, 30, 30, 2), 2 * torch.randn(40, 8), 2 * torch.randn(40, 8)
     finer = [segment_walks(model, start, end, method="uniform", num_points=2**k + 1) for k in range(2, 10)]
     walks = [*finer, segment_walks(model, start, end)]
-    for coarse, fine in zip(walks, walks[1:], strict=False):
+    for coarse, fine in itertools.pairwise(walks):
         assert (walk_range(coarse) <= walk_range(fine)).all()
         assert (walk_length(coarse) <= walk_length(fine)).all()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
 import statistics
 import sys
 import threading
@@ -97,6 +98,8 @@ class PeakMemory:
     """The process's resident memory above what it was, sampled every few milliseconds (Linux)."""
 
     def __enter__(self) -> PeakMemory:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).malloc_trim(0)  # or what the allocator kept from before would not show
         self._before, self.bytes, self._stop = _resident(), 0, threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
@@ -118,7 +121,7 @@ def _resident() -> int:
 
 def compare(name: str, model: nn.Module, start: Tensor, end: Tensor, repeats: int, *, steps: bool) -> None:
     """Prints a network's row, and for an MLP the ratios to the other ways."""
-    with PeakMemory() as peak:  # of the first walk: later ones find memory that the allocator kept
+    with PeakMemory() as peak:
         walks = segment_walks(model, start, end)
     counted = walks.num_regions()
     fraction = torch.cat([(torch.arange(int(n)).double() + 0.5) / int(n) for n in counted])[:, None]
