@@ -466,6 +466,13 @@ class TestMistakes:
             segment_walks(model, self.x, self.x)
         assert segment_walks(model, self.x, -self.x, method="uniform", num_points=5).num_units == 4
 
+    def test_but_not_those_behind_the_last_activation_that_counts(self) -> None:
+        model = nn.Sequential(*mlp(4, 6, 6), nn.ReLU(), nn.LayerNorm(6).double(), nn.ReLU(), nn.LogSoftmax(1))
+        assert segment_walks(model[:4], self.x, -self.x).exact.all()
+        assert segment_walks(model, self.x, -self.x, layers=["1", "3"]).exact.all()
+        with pytest.raises(ValueError, match="layer_norm on the"):
+            segment_walks(model, self.x, -self.x)
+
     def test_codes_of_another_form(self) -> None:
         with pytest.raises(ValueError, match="at least 2 points"):
             Walks.from_codes(torch.zeros(2, 1, 3).bool())

@@ -23,7 +23,7 @@ class Architecture:
         units: Activation name -> units of one input, before thresholds are counted.
         batch_dims: Activation name -> the dimension of its pre-activations along which the inputs lie.
         counted: The activations whose bits count.
-        unknown: Operations on the input's path that are not known to be piecewise linear.
+        unknown: Operations between the input and the last counted activation that are not known to be piecewise linear.
         widest: Numbers in the largest tensor that one input becomes.
     """
 
@@ -67,12 +67,13 @@ def inspect_model(borrowed: BorrowedModel, inputs: Tensor, layers: Patterns = No
             "Check that the model calls one of them on something that depends on its inputs."
         )
     dims = {name: _batch_dim(name, z, three[name][1]) for name, (_, z) in two.items() if name in three}
+    counted = tuple(select_layers(layers, list(two)))
     architecture = Architecture(
         thresholds={name: thresholds for name, (thresholds, _) in two.items()},
         units={name: z.numel() // 2 for name, (_, z) in two.items()},
         batch_dims=dims,
-        counted=tuple(select_layers(layers, list(two))),
-        unknown=tuple(census.unknown),
+        counted=counted,
+        unknown=census.unknown_before[counted[-1]],
         widest=census.largest // 2,
     )
     for name in architecture.needed:
@@ -84,10 +85,12 @@ class _Census(Interception):
     def __init__(self, borrowed: BorrowedModel) -> None:
         super().__init__(borrowed)
         self.met: dict[str, tuple[Thresholds, Tensor]] = {}
+        self.unknown_before: dict[str, tuple[str, ...]] = {}
         self.largest = 0
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         self.met[layer] = (thresholds, z.clone())
+        self.unknown_before[layer] = tuple(self.unknown)
         self.largest = max(self.largest, z.numel())
         return call(z)
 
