@@ -16,7 +16,15 @@ from torch import Tensor
 
 from fold_lightning import figures as drawing
 from fold_lightning.activations.interception import preserved_random_state
-from fold_lightning.probes import Segments, draw_segments, first_map_style, gather_inputs, split_batch, user_probes
+from fold_lightning.probes import (
+    Segments,
+    draw_segments,
+    finite_inputs,
+    first_map_style,
+    gather_inputs,
+    split_batch,
+    user_probes,
+)
 from fold_lightning.summaries import SECONDS, folding_scalars, write_layout, write_walks
 from fold_lightning.walks import Walks, segment_walks
 
@@ -30,8 +38,9 @@ class FoldingMonitor(Callback):
     On segments between validation inputs (training inputs where there is no validation), the same all through the run and
     spread evenly over pairs of classes where labels are there, the network's exact walks are found and their folding is
     logged: in `on_validation_epoch_end`, in `on_train_epoch_end` where there is no validation, and once before training, at
-    step 0. Values go through `self.log`, so `ModelCheckpoint` and `EarlyStopping` can use them; epochs without a measurement keep
-    the last. The model, its gradients and all random states stay as they were: training with the monitor is bit-identical.
+    step 0. Values go through `self.log`, so `ModelCheckpoint` and `EarlyStopping` can use them; epochs without a measurement, or
+    with one that failed, keep the last, and an epoch that has none yet is measured. The model, its gradients and all random
+    states stay as they were: training with the monitor is bit-identical.
     A measurement that fails during training is skipped with one warning.
 
     Logged, all without unit unless named:
@@ -46,7 +55,7 @@ class FoldingMonitor(Callback):
     - to TensorBoard only: ``folding/chi_histogram``, and with matplotlib the figure ``folding/walk`` of the segment that folds most.
 
     Args:
-        every_n_epochs: Measure every so many epochs.
+        every_n_epochs: Measure every so many epochs, and after the first that has no value yet.
         measure_at_start: Whether to measure before training too.
         layers: Whose bits count: a layer's name, a glob pattern or several of them; None counts every activation.
         probes: Inputs of your own: a tensor (B, ...), a pair of inputs and class labels, or a map-style dataset; None takes
@@ -86,8 +95,12 @@ class FoldingMonitor(Callback):
     ) -> None:
         super().__init__()
         for name, value in (("every_n_epochs", every_n_epochs), ("num_segments", num_segments)):
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+        if not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"`seed` must be a whole number of at least 0, got {seed!r}.")
+        if batch_to_inputs is not None and not callable(batch_to_inputs):
+            raise TypeError(f"`batch_to_inputs` must be a function of a batch, got {batch_to_inputs!r}.")
         if figures and not drawing.is_available():
             raise ModuleNotFoundError("`figures=True` needs matplotlib: pip install 'fold-lightning[figures]'.")
         self.every_n_epochs = every_n_epochs
@@ -133,7 +146,7 @@ class FoldingMonitor(Callback):
         self._collect(batch)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if not trainer.enable_validation:
+        if not _validates(trainer):
             self._collect(batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -141,7 +154,7 @@ class FoldingMonitor(Callback):
             self._measure_and_log(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.enable_validation:
+        if not _validates(trainer):
             self._measure_and_log(trainer, pl_module)
 
     def _forget(self) -> None:
@@ -157,7 +170,8 @@ class FoldingMonitor(Callback):
 
     def _choose(self, inputs: Tensor, labels: Tensor | None) -> Segments:
         self._passing = None
-        return draw_segments(inputs.detach().cpu(), labels, self.num_segments, self.seed)
+        inputs, labels = finite_inputs(inputs.detach().cpu(), labels)
+        return draw_segments(inputs, labels, self.num_segments, self.seed)
 
     def _segments_at_start(self, trainer: Trainer) -> Segments | None:
         """Segments between the user's probes or items of a dataset; None where only a stream of batches will bring inputs."""
@@ -166,7 +180,7 @@ class FoldingMonitor(Callback):
             _seed_all(self.seed)
             if self.probes is not None:
                 return self._choose(*user_probes(self.probes, self._num_inputs, self.seed, self.batch_to_inputs))
-            loaders = trainer.val_dataloaders if trainer.enable_validation else trainer.train_dataloader
+            loaders = trainer.val_dataloaders if _validates(trainer) else trainer.train_dataloader
             loader = first_map_style(loaders)
             if loader is None:
                 return self._segments_from_stream()
@@ -190,7 +204,8 @@ class FoldingMonitor(Callback):
 
     def _measure_and_log(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        if epoch - self._last_epoch >= self.every_n_epochs or epoch == self._last_epoch:
+        passed = epoch // self.every_n_epochs > self._last_epoch // self.every_n_epochs
+        if passed or epoch == self._last_epoch or not self._scalars:
             self._last_epoch = epoch
             try:
                 self._measure(trainer, pl_module)
@@ -219,6 +234,11 @@ class FoldingMonitor(Callback):
         if not self._has_warned:
             rank_zero_warn(f"{message} (training goes on; said once)")
         self._has_warned = True
+
+
+def _validates(trainer: Trainer) -> bool:
+    """Whether there will be validation epochs; a loader may be there and empty."""
+    return trainer.enable_validation and sum(trainer.num_val_batches) > 0
 
 
 def _seed_all(seed: int) -> None:

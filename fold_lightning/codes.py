@@ -24,6 +24,7 @@ def hamming_distance(a: Tensor, b: Tensor, *, threshold: int | None = None) -> T
         ValueError: If the codes have different numbers of units, or the threshold is below 1.
 
     Example:
+        >>> import torch
         >>> a = torch.tensor([True, False, True])
         >>> b = torch.tensor([[True, False, True], [False, True, False]])
         >>> hamming_distance(a, b)

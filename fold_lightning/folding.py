@@ -51,6 +51,8 @@ def walk_length(walks: Walks) -> Tensor:
         >>> walk_length(Walks.from_codes(there_and_back))
         tensor([3])
     """
+    if not isinstance(walks, Walks):
+        raise TypeError(f"Expected `Walks`, got {type(walks).__name__}: make them with `segment_walks` or `Walks.from_codes`.")
     return torch.bincount(walks.segment, minlength=walks.num_segments)
 
 
@@ -136,9 +138,9 @@ def _folding(reached: Tensor, walked: Tensor) -> Tensor:
 
 def _distances(walks: Walks) -> Tensor:
     """Distance from the walk's first code after each event: a unit's odd switches lead away, its even ones back."""
+    length = walk_length(walks)
     direction = 1 - 2 * (_earlier_switches(walks) % 2)
     total = direction.cumsum(0)
-    length = walk_length(walks)
     before = torch.cat([total.new_zeros(1), total])[length.cumsum(0) - length]
     return total - before[walks.segment]
 

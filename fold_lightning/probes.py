@@ -79,7 +79,7 @@ def first_map_style(loaders: Any) -> DataLoader[Any] | None:
     """The first loader, of one or of nested lists and dicts, whose dataset can be read by index in batches; None if none can."""
     if isinstance(loaders, DataLoader):
         by_index = not isinstance(loaders.dataset, IterableDataset) and loaders.batch_sampler is not None
-        return loaders if by_index and hasattr(loaders.dataset, "__len__") else None
+        return loaders if by_index and hasattr(loaders.dataset, "__len__") and len(loaders.dataset) else None
     if isinstance(loaders, Mapping):
         loaders = list(loaders.values())
     if isinstance(loaders, (list, tuple)):
@@ -95,6 +95,8 @@ def gather_inputs(
 ) -> Any:
     """A batch of `count` items of a map-style dataset, chosen by a seed; all of them if there are no more."""
     size = len(dataset)  # type: ignore[arg-type]
+    if size == 0:
+        raise ValueError("The data set to take probes from is empty: give it items, or pass `probes=`.")
     chosen = torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count]
     return collate([dataset[i] for i in chosen.tolist()])
 
@@ -123,6 +125,12 @@ def user_probes(probes: Any, count: int, seed: int, batch_to_inputs: BatchToInpu
         )
     _check_several(inputs)
     return inputs, labels
+
+
+def finite_inputs(inputs: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The inputs without NaN and infinite values, and their labels."""
+    good = torch.isfinite(inputs.flatten(1)).all(1) if inputs.dim() > 1 else torch.isfinite(inputs)
+    return inputs[good], None if labels is None else labels[good.to(labels.device)]
 
 
 def draw_segments(inputs: Tensor, labels: Tensor | None, count: int, seed: int) -> Segments:
@@ -182,9 +190,13 @@ def _are_classes(labels: Any, count: int) -> bool:
 
 def _describe(batch: Any) -> str:
     if isinstance(batch, Tensor):
-        return f"a {batch.dtype} tensor {tuple(batch.shape)}"
+        return f"a {_describe_item(batch)}"
     if isinstance(batch, Mapping):
         return f"a {type(batch).__name__} with keys {list(batch)}"
     if isinstance(batch, Sequence) and not isinstance(batch, str):
-        return f"a {type(batch).__name__} of {', '.join(type(item).__name__ for item in batch) or 'nothing'}"
+        return f"a {type(batch).__name__} of {', '.join(_describe_item(item) for item in batch) or 'nothing'}"
     return f"type {type(batch).__name__}"
+
+
+def _describe_item(item: Any) -> str:
+    return f"{item.dtype} tensor {tuple(item.shape)}" if isinstance(item, Tensor) else type(item).__name__

@@ -252,3 +252,43 @@ def test_identically_zero_pre_activations_are_zero_in_spite_of_rounding() -> Non
 
     x = torch.rand(1000, 1).double()
     assert not activation_codes(Cancelling(), x, layers="relu/3").bits[:, 0].any()
+
+
+def test_what_a_model_keeps_in_lists_dicts_and_generators_is_given_back() -> None:
+    class Collecting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.seen, self.deep = mlp(4, 6, 2), [], {"a": {"n": 0}, "b": [[1]]}
+            self.generator, self.python = torch.Generator().manual_seed(3), random.Random(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen.append(x)
+            self.deep["a"]["n"] += 1
+            self.deep["b"][0].append(x)
+            self.deep["new"] = x
+            torch.rand(1, generator=self.generator), self.python.random()
+            return self.net(x)
+
+    model, x = Collecting(), torch.randn(6, 4)
+    state, python = model.generator.get_state(), model.python.getstate()
+    segment_walks(model, x[:3], x[3:])
+    assert model.seen == [] and model.deep == {"a": {"n": 0}, "b": [[1]]}
+    assert torch.equal(model.generator.get_state(), state) and model.python.getstate() == python
+
+
+def test_a_model_that_looks_at_the_first_input_of_a_batch_is_refused() -> None:
+    model = mlp(4, 6, 6)
+    with pytest.raises(ValueError, match="mixes the inputs of a batch"):
+        activation_codes(model, torch.randn(3, 4), forward=lambda m, x: torch.relu(m(x) - m(x)[:1]))
+
+
+def test_what_is_no_model_is_refused() -> None:
+    x = torch.randn(3, 4)
+    with pytest.raises(TypeError, match="must be an `nn.Module`, got function"):
+        activation_codes(lambda x: x.relu(), x)
+    with pytest.raises(ValueError, match="ScriptModule"):
+        activation_codes(torch.jit.trace(mlp(4, 6, 2).float(), x), x)
+    with pytest.raises(ValueError, match="meta device"):
+        activation_codes(mlp(4, 6, 2), x.to("meta"))
+    with pytest.raises(TypeError, match="names or glob patterns, got 3"):
+        activation_codes(mlp(4, 6, 2), x, layers=3)

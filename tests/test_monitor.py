@@ -128,8 +128,9 @@ def test_real_tensorboard_files_hold_curves_histograms_pictures_and_a_layout(tmp
 def test_every_n_epochs_measures_then_and_keeps_the_last_value_between(tmp_path: Path) -> None:
     trainer = fit(tmp_path, FoldingMonitor(num_segments=8, every_n_epochs=2, measure_at_start=False), max_epochs=5)
     values = [(step, said["folding/seconds"]) for step, said in trainer.logger.said]
-    assert [step for step, _ in values] == [5, 8, 11, 14]  # nothing before the first, one value an epoch after it
-    assert values[0][1] == values[1][1] != values[2][1] == values[3][1]
+    assert [step for step, _ in values] == [2, 5, 8, 11, 14]  # one value an epoch; the first so that there is one
+    one, two, three, four, five = (value for _, value in values)
+    assert one != two == three != four == five
 
 
 def test_without_validation_it_measures_training_inputs_at_the_end_of_an_epoch(tmp_path: Path) -> None:
@@ -322,7 +323,7 @@ def test_what_cannot_be_measured_is_refused_before_training(tmp_path: Path, at_s
 
 def test_arguments_that_make_no_sense_are_refused() -> None:
     for argument in ("every_n_epochs", "num_segments"):
-        with pytest.raises(ValueError, match=f"`{argument}` must be at least 1, got 0"):
+        with pytest.raises(ValueError, match=f"`{argument}` must be a whole number of at least 1, got 0"):
             FoldingMonitor(**{argument: 0})
     x = torch.randn(6, 5)
     with pytest.raises(ValueError, match="Labels of `probes` must be integer classes"):

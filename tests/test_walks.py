@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fold_lightning import Walks, activation_codes, segment_walks, space_folding, walk_length, walk_range
-from fold_lightning.walks import exact
+from fold_lightning.walks import walker
 
 
 def steps_of(walks: Walks, i: int) -> list[tuple[float, tuple[int, ...]]]:
@@ -45,7 +45,7 @@ def assert_equals_reference(model: nn.Sequential, start: Tensor, end: Tensor, wa
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each test runs on the growing batch, and on the plain passes that stand in where it fails."""
     if request.param == "refinement":
-        monkeypatch.setattr(exact, "OnePass", _fails)
+        monkeypatch.setattr(walker, "OnePass", _fails)
     return str(request.param)
 
 
@@ -324,7 +324,7 @@ def test_functional_code_walks_as_its_plain_twin_does(monkeypatch: pytest.Monkey
     start, end = 2 * torch.randn(40, 6), 2 * torch.randn(40, 6)
     grown = segment_walks(model, start, end)
     plain = segment_walks(Plain(model), start, end)
-    monkeypatch.setattr(exact, "OnePass", _fails)
+    monkeypatch.setattr(walker, "OnePass", _fails)
     refined = segment_walks(Plain(model), start, end)
     assert grown.exact.all() and plain.exact.all() and refined.exact.all()
     for other in (plain, refined):
@@ -355,11 +355,11 @@ def test_tokens_merged_into_the_batch_are_walked_by_plain_passes() -> None:
 def test_a_pass_that_went_wrong_is_found_out_and_walked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model, start, end = mlp(6, 20, 20, 20, 1), torch.randn(10, 6), torch.randn(10, 6)
     right = segment_walks(model, start, end)
-    lift = exact.Grid.lift
-    monkeypatch.setattr(exact.Grid, "lift", lambda grid, z, rows=None: lift(grid, z, rows) * 1.001)
+    lift = walker.Grid.lift
+    monkeypatch.setattr(walker.Grid, "lift", lambda grid, z, rows=None: lift(grid, z, rows) * 1.001)
     refined: list[int] = []
-    refine = exact.refine
-    monkeypatch.setattr(exact, "refine", lambda pieces, *rest: refined.append(len(pieces)) or refine(pieces, *rest))
+    refine = walker.refine
+    monkeypatch.setattr(walker, "refine", lambda pieces, *rest: refined.append(len(pieces)) or refine(pieces, *rest))
     again = segment_walks(model, start, end)
     assert sum(refined) > 0
     assert torch.equal(right.segment, again.segment) and torch.equal(right.unit, again.unit)
@@ -369,9 +369,9 @@ def test_a_pass_that_went_wrong_is_found_out_and_walked_again(monkeypatch: pytes
 def test_a_walk_that_cannot_be_finished_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     from fold_lightning.walks import refinement
 
-    monkeypatch.setattr(exact, "OnePass", _fails)
+    monkeypatch.setattr(walker, "OnePass", _fails)
     monkeypatch.setattr(refinement, "MOST_POINTS", 3)
-    with pytest.warns(UserWarning, match="not exact"):
+    with pytest.warns(UserWarning, match="5 of 5 walks were cut off"):
         walks = segment_walks(mlp(6, 20, 20, 20, 1), torch.randn(5, 6), torch.randn(5, 6))
     assert not walks.exact.any() and not walks.complete.any()
 
@@ -403,6 +403,25 @@ def test_refining_uniform_samples_of_generic_segments_never_lowers_range_or_leng
     for coarse, fine in itertools.pairwise(walks):
         assert (walk_range(coarse) <= walk_range(fine)).all()
         assert (walk_length(coarse) <= walk_length(fine)).all()
+
+
+def test_only_operations_before_the_last_unit_that_counts_make_a_walk_curved() -> None:
+    model, x = nn.Sequential(*mlp(4, 6, 6), nn.ReLU(), nn.LayerNorm(6).double(), nn.ReLU(), nn.LogSoftmax(1)), torch.randn(3, 4)
+    assert segment_walks(model[:4], x, -x).exact.all()
+    assert segment_walks(model, x, -x, layers=["1", "3"]).exact.all()
+    assert not segment_walks(model, x, -x).exact.any()
+
+
+@pytest.mark.parametrize("max_breakpoints", [1, 10, 30])
+def test_beyond_the_budget_a_walk_says_so_and_is_refined_instead(max_breakpoints: int) -> None:
+    model, start, end = mlp(6, 30, 30, 30, 1), torch.randn(10, 6), torch.randn(10, 6)
+    whole = segment_walks(model, start, end, max_bytes=10_000)
+    with pytest.warns(UserWarning, match="of 10 walks were cut off"):
+        some = segment_walks(model, start, end, max_breakpoints=max_breakpoints, max_bytes=10_000)
+    assert torch.equal(some.exact, some.complete) and not some.complete.all()
+    kept = some.complete
+    assert torch.equal(walk_length(whole)[kept], walk_length(some)[kept])
+    assert (walk_length(whole) - walk_length(some)).abs().max() <= 2  # refinement may miss what its criterion misses
 
 
 class TestMistakes:
@@ -460,18 +479,11 @@ class TestMistakes:
         with pytest.raises(ValueError, match="meets no activation"):
             segment_walks(nn.Linear(4, 2), self.x, self.x)
 
-    def test_operations_that_are_curved(self) -> None:
-        model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.ReLU())
-        with pytest.raises(ValueError, match="layer_norm"):
-            segment_walks(model, self.x, self.x)
-        assert segment_walks(model, self.x, -self.x, method="uniform", num_points=5).num_units == 4
-
-    def test_but_not_those_behind_the_last_activation_that_counts(self) -> None:
-        model = nn.Sequential(*mlp(4, 6, 6), nn.ReLU(), nn.LayerNorm(6).double(), nn.ReLU(), nn.LogSoftmax(1))
-        assert segment_walks(model[:4], self.x, -self.x).exact.all()
-        assert segment_walks(model, self.x, -self.x, layers=["1", "3"]).exact.all()
-        with pytest.raises(ValueError, match="layer_norm on the"):
-            segment_walks(model, self.x, -self.x)
+    def test_what_no_interception_sees_is_refused_by_name(self) -> None:
+        with pytest.raises(ValueError, match="'1' is a fused lstm"):
+            segment_walks(nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 3)), self.x[:, None], self.x[:, None])
+        with pytest.raises(ValueError, match="'1' is a ScriptModule"):
+            segment_walks(nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.ReLU())), self.x, self.x)
 
     def test_codes_of_another_form(self) -> None:
         with pytest.raises(ValueError, match="at least 2 points"):

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fold_lightning.activations.interception import BorrowedModel, Interception, follows, tensors_in
+from fold_lightning.activations.interception import BorrowedModel, Interception, OutOfSightError, follows, tensors_in
 from fold_lightning.activations.layers import Patterns, columns, select_layers
-from fold_lightning.activations.table import NAMES, Thresholds
+from fold_lightning.activations.table import Thresholds
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,21 @@ class Architecture:
     @property
     def layers(self) -> dict[str, slice]:
         """Counted layer -> its columns among all counted bits."""
-        return columns({name: self.units[name] * len(self.thresholds[name]) for name in self.counted})
+        return columns({name: self.num_bits(name) for name in self.counted})
 
     @property
     def num_units(self) -> int:
-        return sum(self.units[name] * len(self.thresholds[name]) for name in self.counted)
+        return sum(map(self.num_bits, self.counted))
 
     @property
     def needed(self) -> list[str]:
         """The activations up to the last counted one: those behind it bend nothing that counts."""
         names = list(self.thresholds)
         return names[: names.index(self.counted[-1]) + 1]
+
+    def num_bits(self, layer: str) -> int:
+        """Bits of a layer: its units, once for each threshold."""
+        return self.units[layer] * len(self.thresholds[layer])
 
     def per_input(self, layer: str, z: Tensor, num_inputs: int) -> Tensor:
         """A layer's pre-activations as (B, n)."""
@@ -60,11 +64,11 @@ def inspect_model(borrowed: BorrowedModel, inputs: Tensor, layers: Patterns = No
     Two sizes of batch show along which dimension the inputs lie, and that no input sees the others.
     """
     census = _take_census(borrowed, inputs[[0, -1]])
-    two, three = census.met, _take_census(borrowed, inputs[[0, -1, 0]]).met
+    two, three = census.met, _take_census(borrowed, inputs[[-1, 0, -1]]).met
     if not two:
         raise ValueError(
-            f"The forward pass meets no activation with a threshold; known are {NAMES}. "
-            "Check that the model calls one of them on something that depends on its inputs."
+            "The forward pass meets no activation with a threshold (ReLU and its kin, GELU, SiLU, Tanh, ...). Check that the model "
+            "calls one of them on something that depends on its inputs; `register_activation` adds one of your own."
         )
     dims = {name: _batch_dim(name, z, three[name][1]) for name, (_, z) in two.items() if name in three}
     counted = tuple(select_layers(layers, list(two)))
@@ -104,6 +108,11 @@ def _take_census(borrowed: BorrowedModel, inputs: Tensor) -> _Census:
     census = _Census(borrowed)
     try:
         census.run(inputs.to(borrowed.device, torch.float64))
+    except OutOfSightError as error:
+        raise ValueError(
+            f"{error}: its activations can't be seen. Write it with modules or functions that torch calls one by one, or pass "
+            "`forward=` with a part of the model that does without it."
+        ) from error
     except Exception as error:
         raise ValueError(
             f"The model's forward pass refused a batch of shape {tuple(inputs.shape)}: {type(error).__name__}: {error} "
@@ -125,7 +134,7 @@ def _batch_dim(name: str, two: Tensor, three: Tensor) -> int:
 def _check_independence(name: str, two: Tensor, three: Tensor) -> None:
     if not bool(torch.isfinite(two).all()):
         raise ValueError(f"Layer {name!r} has NaN or infinite pre-activations: the model's weights have diverged.")
-    expected = torch.cat([two, two[:1]])
+    expected = two[[1, 0, 1]]
     if bool(((three - expected).abs() > 1e-6 * expected.abs().amax()).any()):
         raise ValueError(
             f"Layer {name!r} gives an input another pre-activation in a batch of 3 than in a batch of 2: it mixes the inputs of a "

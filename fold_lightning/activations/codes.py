@@ -13,7 +13,7 @@ from fold_lightning.activations.interception import BorrowedModel, Forward, Inte
 from fold_lightning.activations.layers import Patterns
 from fold_lightning.activations.table import Thresholds
 
-ZERO_TOLERANCE = 1e-12
+ZERO_TOLERANCE = 1e-13
 """A pre-activation below this share of its layer's largest is 0: rounding leaves exact zeros at about 1e-16."""
 
 CHUNK_BYTES = 2**27
@@ -38,9 +38,10 @@ class ActivationCodes:
 def activation_codes(model: nn.Module, inputs: Tensor, *, layers: Patterns = None, forward: Forward = None) -> ActivationCodes:
     """The activation pattern of each input: one bit for each hidden unit.
 
-    A bit is 1 iff the unit's pre-activation is strictly positive ("ReLU Code Space", Definition 1); activations with two
-    kinks (ReLU6, Hardtanh) give a bit for each, all low-threshold bits of a layer before its high ones (this project's
-    reading). The model is measured in evaluation mode with its stored weights in float64, and nothing of it changes.
+    A bit is 1 iff the unit's pre-activation is strictly positive ("ReLU Code Space", Definition 1); less than 1e-13 of the
+    layer's largest magnitude counts as 0, for that is what rounding leaves of exact zeros. Activations with two kinks (ReLU6,
+    Hardtanh) give a bit for each, all low-threshold bits of a layer before its high ones (this project's reading). The model
+    is measured in evaluation mode with its stored weights in float64, and nothing of it changes.
 
     Args:
         model: Any module; activations are found as modules (`nn.ReLU`) and as functions (`F.relu`, `x.relu_()`).
@@ -83,6 +84,8 @@ def check_inputs(inputs: Tensor, name: str = "inputs") -> None:
         )
     if inputs.dim() < 1 or inputs.shape[0] == 0:
         raise ValueError(f"`{name}` must hold at least one input along its first dimension, got shape {tuple(inputs.shape)}.")
+    if inputs.is_meta:
+        raise ValueError(f"`{name}` is on the meta device, which holds no values: make it on the model's device.")
     if not bool(torch.isfinite(inputs).all()):
         raise ValueError(f"`{name}` must be finite, got NaN or infinite values: clean or normalise the data first.")
 

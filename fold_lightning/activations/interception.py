@@ -25,12 +25,14 @@ from fold_lightning.activations.operations import (
     CASTS,
     COMPARISONS,
     FINITENESS,
+    FUSED,
     QUERIES,
     is_in_place,
     is_piecewise_linear,
     operation_name,
 )
-from fold_lightning.activations.table import THRESHOLDS, Thresholds
+from fold_lightning.activations.snapshot import Snapshot
+from fold_lightning.activations.table import Activation, Thresholds, activation_of, module_activation_of
 
 Forward = str | Callable[..., Any] | None
 _T = TypeVar("_T")
@@ -38,6 +40,10 @@ _T = TypeVar("_T")
 
 class PassEnded(BaseException):
     """Ends a forward pass that has shown all it had to; no ``except Exception`` of a model swallows it."""
+
+
+class OutOfSightError(ValueError):
+    """A part of the model computes activations that no interception sees."""
 
 
 class Interception(TorchFunctionMode):
@@ -53,6 +59,9 @@ class Interception(TorchFunctionMode):
         self._borrowed = borrowed
         self._callers: list[nn.Module] = []
         self._calls: Counter[str] = Counter()
+        self._activations_met = 0
+        self._met_before: list[int] = []
+        self._inside_registered = 0
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         """An activation is met: ``z`` are its pre-activations, ``call`` applies it."""
@@ -64,8 +73,8 @@ class Interception(TorchFunctionMode):
 
     def run(self, inputs: Tensor) -> None:
         """Passes the inputs, float64 (B, ...), through the model until it ends or an override raises `PassEnded`."""
-        before = register_module_forward_pre_hook(lambda module, _: self._callers.append(module))
-        after = register_module_forward_hook(lambda *_: self._leave_module(), always_call=True)
+        before = register_module_forward_pre_hook(lambda module, args: self._enter_module(module, args))
+        after = register_module_forward_hook(lambda module, *_: self._leave_module(module), always_call=True)
         try:
             with self:
                 self._borrowed.forward(follow(inputs))
@@ -75,7 +84,9 @@ class Interception(TorchFunctionMode):
             before.remove()
             after.remove()
             self._callers.clear()
+            self._met_before.clear()
             self._calls.clear()
+            self._inside_registered = 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -92,8 +103,8 @@ class Interception(TorchFunctionMode):
         followers = [t for t in tensors_in((args, kwargs)) if follows(t)]
         if not followers or name in FINITENESS:
             return func(*args, **kwargs)
-        if name in THRESHOLDS:
-            return self._activate(name, func, args, kwargs)
+        if (listed := activation_of(name)) is not None and not self._inside_registered:
+            return self._activate(listed, name, func, args, kwargs)
         self._classify(name, followers, args, kwargs)
         result = self.operation(name, func, args, kwargs)
         for tensor in tensors_in(result):
@@ -102,27 +113,35 @@ class Interception(TorchFunctionMode):
             follow(args[0])
         return result
 
-    def _activate(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _activate(
+        self, listed: Activation, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         if args:
-            z, args = args[0], args[1:]
+            x, args = args[0], args[1:]
         else:
-            z = kwargs.pop("input", None)
-        if not isinstance(z, Tensor) or not follows(z):
-            return func(z, *args, **kwargs)
+            x = kwargs.pop("input", None)
+        if not isinstance(x, Tensor) or not follows(x) or x.numel() == 0:
+            return func(x, *args, **kwargs)
         in_place = is_in_place(func, kwargs)
-        thresholds = THRESHOLDS[name](*args, **{k: v for k, v in kwargs.items() if k != "inplace"})
+        options = {key: value for key, value in kwargs.items() if key not in ("inplace", "approximate")}
+        z = x if listed.pre_activation is None else follow(listed.pre_activation(x, *args, **options))
 
         def call(pre: Tensor) -> Tensor:
-            result: Tensor = follow(func(pre, *args, **kwargs))
+            result: Tensor = follow(func(pre if z is x else x, *args, **kwargs))
             return result
 
-        result = self.activation(self._layer_name(name), thresholds, z, call)
-        if in_place and result is not z:
-            replace(z, result)
-            return z
+        self._activations_met += 1
+        result = self.activation(self._layer_name(name), listed.thresholds(*args, **options), z, call)
+        if not listed.piecewise_linear:
+            self.unknown[name] = None
+        if in_place and result is not x:
+            replace(x, result)
+            return x
         return result
 
     def _classify(self, name: str, followers: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if name in FUSED:
+            raise OutOfSightError(f"{self._borrowed.path(self._callers[-1]) if self._callers else name!r} is a fused {name}")
         if name in COMPARISONS:
             return
         floating = sum(t.is_floating_point() for t in followers)
@@ -131,9 +150,34 @@ class Interception(TorchFunctionMode):
         if floating < len(followers) or not is_piecewise_linear(name, floating, divides_by_input=divides):
             self.unknown[name] = None
 
-    def _leave_module(self) -> None:
-        if self._callers:
-            self._callers.pop()
+    def _enter_module(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if isinstance(module, torch.jit.ScriptModule):
+            raise OutOfSightError(f"{self._borrowed.path(module)!r} is a ScriptModule")
+        self._callers.append(module)
+        self._met_before.append(self._activations_met)
+        registered = module_activation_of(module)
+        if registered is None:
+            return
+        if not self._inside_registered and args and isinstance(args[0], Tensor) and follows(args[0]):
+            name = self._count_call(self._borrowed.path(module) or type(module).__name__)
+            self._activations_met += 1
+            self.activation(name, registered.thresholds(), args[0], lambda z: z)
+            self.unknown[type(module).__name__] = None
+        self._inside_registered += 1
+
+    def _leave_module(self, module: nn.Module) -> None:
+        if not self._callers:
+            return
+        self._callers.pop()
+        met = self._activations_met - self._met_before.pop()
+        if module_activation_of(module) is not None:
+            self._inside_registered -= 1
+        elif met == 0 and _is_activation_module(module):
+            warnings.warn(
+                f"{type(module).__name__} ({self._borrowed.path(module)!r}) is not in the table of activations, so its units do not "
+                "count; `fold_lightning.register_activation` adds it.",
+                stacklevel=2,
+            )
 
     def _layer_name(self, function: str) -> str:
         path, is_activation = "", False
@@ -141,6 +185,9 @@ class Interception(TorchFunctionMode):
             path = self._borrowed.path(self._callers[-1])
             is_activation = _is_activation_module(self._callers[-1])
         name = path if is_activation and path else ".".join(filter(None, (path, function)))
+        return self._count_call(name)
+
+    def _count_call(self, name: str) -> str:
         self._calls[name] += 1
         return name if self._calls[name] == 1 else f"{name}/{self._calls[name]}"
 
@@ -186,25 +233,32 @@ class BorrowedModel:
 def borrow(model: nn.Module, inputs: Tensor, forward: Forward = None) -> Iterator[BorrowedModel]:
     """Lends a model for forward passes that change nothing of it.
 
-    Modes, attributes, gradients and random states are as before when the context ends, also by an exception.
+    Modes, attributes (also what their lists, dicts and generators hold), gradients and random states are as before when the
+    context ends, also by an exception.
 
     Args:
         model: The user's model; of a compiled one the original is measured.
         inputs: Any inputs of the passes to come; they must be where the model is.
         forward: A name of a method or submodule, or a callable of ``(model, inputs)`` or ``(inputs)``; None calls the model.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be an `nn.Module`, got {type(model).__name__}: wrap a function with `forward=`.")
     model = original_module(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            f"{type(model).__name__} is a ScriptModule, whose activations can't be seen: pass the module that it was made from."
+        )
     _check_device(model, inputs)
     modules = list(model.modules())
-    before = [_snapshot(module) for module in modules]
+    before = [Snapshot(module) for module in modules]
     try:
         for module in modules:
             module.training = False
         with preserved_random_state(), torch.inference_mode(False), torch.no_grad(), _eager(modules):
             yield BorrowedModel(model, forward, _float64_device(inputs.device))
     finally:
-        for module, attributes in zip(modules, before, strict=True):
-            _restore(module, attributes)
+        for snapshot in before:
+            snapshot.restore()
 
 
 @contextmanager
@@ -279,7 +333,7 @@ def _stays_float64(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 def _is_activation_module(module: nn.Module) -> bool:
     return any(cls.__module__ == "torch.nn.modules.activation" for cls in type(module).__mro__) and not isinstance(
-        module, nn.MultiheadAttention
+        module, (nn.MultiheadAttention, nn.Softmax, nn.Softmin, nn.LogSoftmax, nn.Softmax2d)
     )
 
 
@@ -347,28 +401,3 @@ def _eager(modules: list[nn.Module]) -> Iterator[None]:
     with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*global hooks on modules", UserWarning)  # the hooks here expect it
         yield
-
-
-_REGISTERS = ("_parameters", "_buffers", "_modules")
-
-
-def _snapshot(module: nn.Module) -> dict[str, Any]:
-    attributes = dict(vars(module))
-    return attributes | {name: dict(attributes[name]) for name in _REGISTERS}
-
-
-def _restore(module: nn.Module, before: dict[str, Any]) -> None:
-    """Gives back what a forward pass set on a module: its mode, stored features, counters, rebound buffers."""
-    attributes = vars(module)
-    for name in _REGISTERS:
-        _make_equal(attributes[name], before[name])
-        before[name] = attributes[name]
-    _make_equal(attributes, before)
-
-
-def _make_equal(current: dict[str, Any], before: dict[str, Any]) -> None:
-    for name in current.keys() - before.keys():
-        del current[name]
-    for name, value in before.items():
-        if name not in current or current[name] is not value:
-            current[name] = value

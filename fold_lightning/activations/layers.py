@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 Patterns = str | Sequence[str] | None
@@ -20,8 +20,10 @@ def select_layers(patterns: Patterns, layers: Sequence[str]) -> list[str]:
     """
     if patterns is None:
         return list(layers)
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    patterns = list(patterns) if isinstance(patterns, Iterable) and not isinstance(patterns, str) else [patterns]
     for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(f"`layers` must be names or glob patterns, got {pattern!r}.")
         if not any(_matches(pattern, layer) for layer in layers):
             raise ValueError(
                 f"`layers` pattern {pattern!r} meets no activation. The model has: {', '.join(layers)}. "

@@ -58,6 +58,9 @@ MAX_POOLS = frozenset(
 CLAMPS = frozenset("clamp clip clamp_min clamp_max".split())
 """They bend without a bit at their bounds."""
 
+FUSED = frozenset("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell".split())
+"""Recurrent layers whose activations no one sees from outside."""
+
 
 def operation_name(function: Callable[..., Any]) -> str:
     """The name that a function, a method, its in-place and its reflected form share.
@@ -70,10 +73,12 @@ def operation_name(function: Callable[..., Any]) -> str:
     name = getattr(function, "__name__", str(function))
     if name in ("__get__", "__set__"):
         return str(getattr(function.__self__, "__name__", name))  # type: ignore[attr-defined]
+    if name in ("__float__", "__int__", "__bool__", "__index__", "__complex__"):
+        return "item"  # a value leaves for Python
     bare = name.strip("_")
     if name.startswith("__") and bare[:1] in "ri" and bare[1:] in ("add", "mul"):
         bare = bare[1:]
-    return {"isub": "sub", "itruediv": "truediv"}.get(bare, bare)
+    return {"isub": "sub", "itruediv": "truediv", "log_sigmoid": "logsigmoid"}.get(bare, bare)
 
 
 def is_in_place(function: Callable[..., Any], kwargs: dict[str, Any]) -> bool:

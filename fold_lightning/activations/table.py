@@ -1,43 +1,144 @@
-"""The activations that count, and where each of them bends.
+"""The activations that count, and the thresholds of each.
 
-A unit's bit is 1 iff its pre-activation is strictly above the threshold ("ReLU Code Space", Definition 1, for ReLU; signs of
-pre-activations for others, "The Space Between"). Two-threshold activations give two bits a unit; that is this project's
-reading, the papers do not treat them.
+A unit's bit is 1 iff its pre-activation is strictly above the threshold ("ReLU Code Space", Definition 1, for ReLU). For other
+activations "The Space Between" takes the sign of the pre-activation where it is that of the output. Where it is not, and where
+an activation has two kinks and hence two thresholds, the thresholds here are this project's reading.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fold_lightning.activations.operations import operation_name
 
 Thresholds = tuple[float, ...]
 
 
-def _at_zero(*_: Any, **__: Any) -> Thresholds:
-    return (0.0,)
+@dataclass(frozen=True)
+class Activation:
+    """How an activation gives bits.
+
+    Attributes:
+        thresholds: The thresholds of the pre-activation, from the call's arguments after the input.
+        piecewise_linear: Whether it is continuous and linear between its thresholds.
+        pre_activation: What of the call's input is the pre-activation; None takes all of it.
+    """
+
+    thresholds: Callable[..., Thresholds]
+    piecewise_linear: bool = False
+    pre_activation: Callable[..., Tensor] | None = None
+
+
+def _at(*thresholds: float) -> Callable[..., Thresholds]:
+    return lambda *_, **__: thresholds
 
 
 def _hardtanh(min_val: float = -1.0, max_val: float = 1.0, *_: Any, **__: Any) -> Thresholds:
     return (float(min_val), float(max_val))
 
 
-def _softshrink(lambd: float = 0.5, *_: Any, **__: Any) -> Thresholds:
+def _shrink(lambd: float = 0.5, *_: Any, **__: Any) -> Thresholds:
     return (-float(lambd), float(lambd))
 
 
-THRESHOLDS: dict[str, Callable[..., Thresholds]] = {
-    "relu": _at_zero,  # its only kink
-    "leaky_relu": _at_zero,
-    "prelu": _at_zero,  # wherever its learnt slopes have gone, the kink stays
-    "rrelu": _at_zero,  # in evaluation mode a leaky ReLU with the mean slope
-    "abs": _at_zero,  # folds at 0
-    "absolute": _at_zero,
-    "relu6": lambda *_, **__: (0.0, 6.0),
-    "hardtanh": _hardtanh,  # both its kinks; `nn.ReLU6` arrives here as hardtanh(0, 6)
-    "hardsigmoid": lambda *_, **__: (-3.0, 3.0),
-    "softshrink": _softshrink,
-}
-"""Function name -> thresholds of the pre-activation, from the call's arguments after the input."""
+def _threshold(threshold: float, *_: Any, **__: Any) -> Thresholds:
+    return (float(threshold),)
 
-NAMES = "ReLU, LeakyReLU, PReLU, RReLU, abs, ReLU6, Hardtanh, Hardsigmoid, Softshrink"
-"""The table in words, for messages."""
+
+def _gate(x: Tensor, dim: int = -1) -> Tensor:
+    return x.chunk(2, dim)[1]
+
+
+_KINKED = Activation(_at(0.0), piecewise_linear=True)
+_SMOOTH = Activation(_at(0.0))
+
+_TABLE: dict[str, Activation] = {
+    # Piecewise linear, with its only kink at 0.
+    "relu": _KINKED,
+    "leaky_relu": _KINKED,
+    "prelu": _KINKED,  # wherever its learnt slopes have gone
+    "rrelu": _KINKED,  # in evaluation mode a leaky ReLU with the mean slope
+    "abs": _KINKED,
+    "absolute": _KINKED,
+    # Piecewise linear, with two kinks.
+    "relu6": Activation(_at(0.0, 6.0), piecewise_linear=True),
+    "hardtanh": Activation(_hardtanh, piecewise_linear=True),  # `nn.ReLU6` arrives here as hardtanh(0, 6)
+    "hardsigmoid": Activation(_at(-3.0, 3.0), piecewise_linear=True),
+    "softshrink": Activation(_shrink, piecewise_linear=True),
+    # Curved, with the sign of the pre-activation.
+    "gelu": _SMOOTH,  # both forms
+    "silu": _SMOOTH,  # also as the gate of SwiGLU
+    "mish": _SMOOTH,
+    "elu": _SMOOTH,
+    "selu": _SMOOTH,
+    "celu": _SMOOTH,
+    "tanh": _SMOOTH,
+    "softsign": _SMOOTH,
+    "tanhshrink": _SMOOTH,
+    # Curved, of one sign: the pre-activation's sign cuts them at the middle of their bend.
+    "softplus": _SMOOTH,
+    "sigmoid": _SMOOTH,
+    "logsigmoid": _SMOOTH,
+    # A gated unit is open or closed by the sign of its gate's pre-activation.
+    "glu": Activation(_at(0.0), pre_activation=_gate),
+    # Curved, with two kinks.
+    "hardswish": Activation(_at(-3.0, 3.0)),
+    # With jumps.
+    "hardshrink": Activation(_shrink),
+    "threshold": Activation(_threshold),
+}
+
+_MODULES: dict[type[nn.Module], Activation] = {}
+
+
+def activation_of(name: str) -> Activation | None:
+    """The activation that a function's name stands for."""
+    return _TABLE.get(name)
+
+
+def module_activation_of(module: nn.Module) -> Activation | None:
+    """The activation that was registered for a module's class."""
+    return next((_MODULES[cls] for cls in type(module).__mro__ if cls in _MODULES), None)
+
+
+def register_activation(function: Callable[..., Any] | type[nn.Module], thresholds: tuple[float, ...] = (0.0,)) -> None:
+    """Makes an activation count that the table lacks.
+
+    Its pre-activation is its first argument, its bits are whether that lies strictly above each threshold. It is taken to
+    be curved, so walks through it are found by refinement.
+
+    Args:
+        function: A function of torch (known by its name, as a method and in place too), or the class of a module. A plain
+            Python function can't be seen when it is called: wrap it in a module.
+        thresholds: At least one, ascending.
+
+    Raises:
+        TypeError: If `function` is neither.
+        ValueError: If there are no thresholds, or they do not ascend.
+
+    Example:
+        >>> class Snake(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return x + x.sin() ** 2
+        >>> register_activation(Snake)
+        >>> from fold_lightning import activation_codes
+        >>> activation_codes(torch.nn.Sequential(Snake()), torch.tensor([[-1.0, 2.0]])).bits
+        tensor([[False,  True]])
+    """
+    if not thresholds or list(thresholds) != sorted(set(thresholds)):
+        raise ValueError(f"`thresholds` must be ascending numbers, at least one, got {thresholds!r}.")
+    activation = Activation(_at(*map(float, thresholds)))
+    if isinstance(function, type) and issubclass(function, nn.Module):
+        _MODULES[function] = activation
+    elif function in torch.overrides.get_testing_overrides():
+        _TABLE[operation_name(function)] = activation
+    else:
+        raise TypeError(
+            f"`function` must be a function of torch or the class of a module, got {function!r}: a call of anything else can't be "
+            "seen. Wrap it in an `nn.Module` and register its class."
+        )

@@ -29,7 +29,15 @@ class Unsupported(Exception):
 
 
 class TooManyRows(Exception):
-    """The rows of these pieces do not fit the memory that was allowed."""
+    """The rows of these pieces are more than was allowed.
+
+    Args:
+        rows: How many there are at least.
+    """
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(f"at least {rows}")
+        self.rows = rows
 
 
 class OnePass(Interception):
@@ -213,7 +221,7 @@ class OnePass(Interception):
     def _check_size(self, numel: int) -> None:
         self.peak_numel = max(self.peak_numel, numel)
         if numel > self._max_numel:
-            raise TooManyRows
+            raise TooManyRows(len(self.grid))
 
     def _check_rows(self, result: Any, rows: int) -> None:
         for tensor in tensors_in(result):

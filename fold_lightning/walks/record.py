@@ -66,6 +66,11 @@ class Walks:
             )
         if bits.dtype != torch.bool:
             raise TypeError(f"Codes must be bool, got {bits.dtype}: compare pre-activations with their threshold first.")
+        layers = layers or {"codes": slice(0, bits.shape[2])}
+        if layers != columns({name: layer.stop - layer.start for name, layer in layers.items()}) or (
+            list(layers.values())[-1].stop != bits.shape[2]
+        ):
+            raise ValueError(f"`layers` must lie side by side and cover all {bits.shape[2]} columns, got {layers}.")
         segment, point, unit = (bits[:, 1:] != bits[:, :-1]).nonzero(as_tuple=True)
         segments = bits[:, 0, 0] if bits.shape[2] else bits.new_zeros(len(bits))
         intervals = bits.shape[1] - 1
@@ -75,7 +80,7 @@ class Walks:
             unit=unit,
             num_segments=bits.shape[0],
             num_units=bits.shape[2],
-            layers=layers or {"codes": slice(0, bits.shape[2])},
+            layers=layers,
             exact=torch.zeros_like(segments),
             complete=torch.ones_like(segments),
             resolution=torch.full_like(segments, 1.0 / intervals, dtype=torch.float64),

@@ -7,14 +7,14 @@ first layer with crossings has them, or where a bend was seen, and its parts are
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from fold_lightning.activations.architecture import Architecture
-from fold_lightning.activations.codes import ZERO_TOLERANCE, PreActivations, magnitude
+from fold_lightning.activations.codes import PreActivations, magnitude
 from fold_lightning.activations.interception import BorrowedModel
 from fold_lightning.activations.table import Thresholds
 from fold_lightning.walks.grid import MERGE_TOLERANCE
@@ -22,6 +22,9 @@ from fold_lightning.walks.pieces import Pieces, Traversal
 
 CHECK = 0.381966
 """Where in an interval it is checked: not in the middle, where an odd function looks affine."""
+
+ON_TOLERANCE = 1e-12
+"""Of a layer's largest magnitude: a point's position is rounded to 1e-16, and steep pre-activations turn that into more."""
 
 AFFINE_TOLERANCE = 1e-10
 """Of a layer's largest magnitude."""
@@ -41,36 +44,45 @@ class Samples:
     Args:
         borrowed: The model.
         architecture: Its activations.
+        names: The activations to look at, in execution order.
         num_pieces: P.
         points: Piece (K,) and position (K,) -> inputs (K, ...).
+
+    Attributes:
+        layer: int64 (M,) the number of each unit's layer.
+        counted: bool (M,) whether its bit counts.
     """
 
     def __init__(
         self,
         borrowed: BorrowedModel,
         architecture: Architecture,
+        names: Sequence[str],
         num_pieces: int,
         points: Callable[[Tensor, Tensor], Tensor],
     ) -> None:
         self._borrowed, self._architecture, self._points = borrowed, architecture, points
-        widths = [architecture.units[n] * len(architecture.thresholds[n]) for n in architecture.needed]
-        counted = [n in architecture.counted for n in architecture.needed]
+        self._numbers = {name: number for number, name in enumerate(names)}
+        widths = [architecture.num_bits(name) for name in names]
+        counted = [name in architecture.counted for name in names]
         device = borrowed.device
         self.layer = torch.arange(len(widths), device=device).repeat_interleave(torch.tensor(widths, device=device))
         self.counted = torch.tensor(counted, device=device)[self.layer]
         self._largest = torch.zeros(num_pieces, len(widths), dtype=torch.float64, device=device)
 
     def __call__(self, piece: Tensor, position: Tensor) -> Tensor:
-        """float64 (K, M), M units of all layers up to the last counted one, two for an activation with two thresholds."""
+        """float64 (K, M), M units of the layers looked at, two for an activation with two thresholds."""
         found: list[Tensor] = []
         if len(piece) == 0:
             return torch.empty(0, len(self.layer), dtype=torch.float64, device=piece.device)
 
         def read(layer: str, thresholds: Thresholds, z: Tensor) -> None:
+            if layer not in self._numbers:
+                return
             units = self._architecture.per_input(layer, z, len(piece))
-            largest = self._largest[:, self._architecture.needed.index(layer)]
+            largest = self._largest[:, self._numbers[layer]]
             largest.scatter_reduce_(0, piece, magnitude(units).squeeze(1), "amax")
-            tolerance = ZERO_TOLERANCE * largest[piece, None]
+            tolerance = ON_TOLERANCE * largest[piece, None]
             for threshold in thresholds:
                 distance = units - threshold
                 found.append(distance.masked_fill(distance.abs() <= tolerance, 0.0))

@@ -12,8 +12,8 @@ from fold_lightning.activations.architecture import Architecture, inspect_model
 from fold_lightning.activations.codes import check_inputs, codes_of
 from fold_lightning.activations.interception import BorrowedModel, Forward, borrow
 from fold_lightning.activations.layers import Patterns
-from fold_lightning.walks.exact import ExactWalker
 from fold_lightning.walks.record import Walks
+from fold_lightning.walks.walker import Walker
 
 Method = Literal["exact", "uniform"]
 
@@ -31,17 +31,28 @@ def segment_walks(
     method: Method = "exact",
     num_points: int | None = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
+    max_breakpoints: int = 10_000,
 ) -> Walks:
     """The codes met on the straight segments ``(1 - t) start + t end``, t in [0, 1].
 
-    "exact" meets every region on a segment once, as "The Space Between" (Lewandowski et al. 2025) asks of a sampling; it
-    finds the breakpoints layer by layer like ExactLine (Sotoudeh and Thakur 2019), for networks of affine operations,
-    max pooling, clamps, and activations that are piecewise linear. "uniform" looks at equidistant points; it misses regions,
-    and chi may err either way.
+    "exact" meets every region on a segment once, as "The Space Between" (Lewandowski et al. 2025) asks of a sampling. Where
+    the network is known to be piecewise linear (affine operations, max pooling, clamps, ReLU and its kin) it finds the breakpoints
+    layer by layer like ExactLine (Sotoudeh and Thakur 2019), and `Walks.exact` is True. Where it curves (smooth activations,
+    normalisation, attention, products) or does what is not known, intervals are refined until every unit either keeps clear of its
+    threshold or passes it once, and crossings are then located to 1e-10 in t; `Walks.exact` is False, for what switches
+    twice within one smooth bend could escape, and `Walks.resolution` is the length of the shortest interval that was left undecided,
+    or 1e-10. This treatment of curved networks is this project's own. "uniform" looks at equidistant points; it
+    misses regions, and chi may err either way.
 
     The function measured is the model's in evaluation mode, with its stored weights in float64; the model does not change.
     Codes are those of the open intervals between breakpoints: what switches at one t is one step, and a unit that only
-    touches its threshold does not switch. Breakpoints closer than 1e-12 in t are one (`Walks.resolution`).
+    touches its threshold does not switch. Breakpoints of piecewise linear networks closer than 1e-12 in t are one, and a
+    pre-activation below 1e-13 of its layer's largest magnitude on the segment is 0, for that is what rounding leaves.
+
+    A walk costs about one forward pass over a point of each breakpoint, in float64, or less: those of all layers up to the last that
+    counts for a piecewise linear network, some 65 and those around each switch of a counted unit for a curved one. Images of a
+    ResNet's size have 10^5 breakpoints between them, so a segment with more than `max_breakpoints` is walked as if it were
+    curved from there on, which follows only the units that count: `Walks.exact` and `Walks.complete` are then False.
 
     Args:
         model: Any module; activations are found as modules and as functions.
@@ -55,13 +66,15 @@ def segment_walks(
         max_bytes: About how much working memory to use; segments are walked in chunks, long ones in pieces. The result does
             not depend on it.
 
+        max_breakpoints: How many breakpoints of a piecewise linear network to follow on each segment.
+
     Returns:
         The walks. `Walks.exact` says for each whether it verified itself: at random points the pre-activations that a walk
         implies are compared with a plain forward pass; where they differ, the walk is found again by checking every interval.
 
     Raises:
         ValueError: For inputs of different shapes, not finite, or elsewhere than the model; for an unknown layer or method, too
-            few points, a model without activations, or operations that are not known to be piecewise linear.
+            few points, a model without activations, or with some that can't be seen (a fused LSTM, a ScriptModule).
         TypeError: For inputs that are not floating-point tensors.
 
     Example:
@@ -73,18 +86,24 @@ def segment_walks(
         tensor([4])
     """
     _check_segments(start, end)
-    _check_method(method, num_points, max_bytes)
+    _check_method(method, num_points, max_bytes, max_breakpoints)
     with borrow(model, start, forward) as borrowed:
         architecture = inspect_model(borrowed, torch.cat([start[:1], end[-1:]]), layers)
         start, end = (x.detach().to(borrowed.device, torch.float64) for x in (start, end))
         if num_points is not None:
             return _uniform(borrowed, architecture, start, end, num_points, max_bytes)
-        _check_piecewise_linear(architecture)
-        walks = ExactWalker(borrowed, architecture, start, end, max_bytes).walks()
-    if not bool(walks.exact.all()):
-        count = int((~walks.exact).sum())
-        warnings.warn(f"{count} of {walks.num_segments} walks are not exact: see `Walks.exact`.", stacklevel=2)
+        walks = Walker(borrowed, architecture, start, end, max_bytes, max_breakpoints).walks()
+    _warn(walks, curved=bool(architecture.unknown))
     return walks
+
+
+def _warn(walks: Walks, *, curved: bool) -> None:
+    """Curved networks are never exact; anything else that is not, or that was cut off, is worth a word."""
+    unfinished, inexact = int((~walks.complete).sum()), int((~walks.exact).sum())
+    if unfinished:
+        warnings.warn(f"{unfinished} of {walks.num_segments} walks were cut off: see `Walks.complete`.", stacklevel=3)
+    elif inexact and not curved:
+        warnings.warn(f"{inexact} of {walks.num_segments} walks are not exact: see `Walks.exact`.", stacklevel=3)
 
 
 def _uniform(
@@ -115,24 +134,16 @@ def _check_segments(start: Tensor, end: Tensor) -> None:
         )
 
 
-def _check_method(method: str, num_points: int | None, max_bytes: int) -> None:
+def _check_method(method: str, num_points: int | None, max_bytes: int, max_breakpoints: int) -> None:
     if method not in get_args(Method):
         raise ValueError(f"`method` must be one of {', '.join(map(repr, get_args(Method)))}, got {method!r}.")
-    if method == "uniform" and (num_points is None or num_points < 2):
+    if method == "uniform" and (not isinstance(num_points, int) or num_points < 2):
         raise ValueError(
-            f"`method='uniform'` needs `num_points` of at least 2, got {num_points}: a walk has two ends, and coarse sampling "
-            "misses regions."
+            f"`method='uniform'` needs a whole `num_points` of at least 2, got {num_points}: a walk has two ends, and coarse "
+            "sampling misses regions."
         )
     if method == "exact" and num_points is not None:
         raise ValueError(f"`num_points={num_points}` goes with `method='uniform'`: an exact walk meets every region.")
-    if max_bytes < 1:
-        raise ValueError(f"`max_bytes` must be positive, got {max_bytes}.")
-
-
-def _check_piecewise_linear(architecture: Architecture) -> None:
-    if architecture.unknown:
-        raise ValueError(
-            f"Exact walks need operations that are piecewise linear in the input; {', '.join(architecture.unknown)} "
-            "on the input's path are not known to be. Pass `method='uniform'` with `num_points`, or `forward=` with a part of the "
-            "model that does without them."
-        )
+    for name, value in (("max_bytes", max_bytes), ("max_breakpoints", max_breakpoints)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be positive, got {value}.")

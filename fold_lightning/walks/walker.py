@@ -1,6 +1,12 @@
-"""Exact walks: pieces of segments that fit the memory, each traversed, verified, and refined where that fails."""
+"""Walks of whole segments: cut into pieces that fit the memory, each walked in the way that suits the network.
+
+A network of piecewise linear operations is walked in one pass and verified, and refined where that fails; any other as curved.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -9,6 +15,7 @@ from fold_lightning.activations.architecture import Architecture
 from fold_lightning.activations.codes import TENSORS_AT_ONCE, PreActivations, magnitude
 from fold_lightning.activations.interception import BorrowedModel
 from fold_lightning.activations.table import Thresholds
+from fold_lightning.walks.curved import walk_curved
 from fold_lightning.walks.grid import MERGE_TOLERANCE, Grid
 from fold_lightning.walks.one_pass import OnePass, TooManyRows
 from fold_lightning.walks.pieces import Pieces, Traversal, join
@@ -25,7 +32,7 @@ FIRST_GUESS = 1000
 """Rows of a segment, before any was walked."""
 
 
-class ExactWalker:
+class Walker:
     """Walks segments of one model piece by piece.
 
     Args:
@@ -34,12 +41,22 @@ class ExactWalker:
         start: float64 (S, ...) where the segments begin.
         end: float64 (S, ...) where they end.
         max_bytes: Working memory.
+        max_breakpoints: How many breakpoints of a segment to follow exactly.
     """
 
-    def __init__(self, borrowed: BorrowedModel, architecture: Architecture, start: Tensor, end: Tensor, max_bytes: int) -> None:
+    def __init__(
+        self,
+        borrowed: BorrowedModel,
+        architecture: Architecture,
+        start: Tensor,
+        end: Tensor,
+        max_bytes: int,
+        max_breakpoints: int,
+    ) -> None:
         self._borrowed = borrowed
         self._architecture = architecture
         self._start, self._end = start, end
+        self._left = torch.full((len(start),), max_breakpoints, device=start.device)
         self._max_numel = max(16 * architecture.widest, max_bytes // (8 * TENSORS_AT_ONCE))
         self._random = torch.Generator().manual_seed(0)
 
@@ -57,14 +74,22 @@ class ExactWalker:
                 pieces = pieces[:fit]
             try:
                 numel_each = -(-self._walk(pieces, done) // len(pieces))
-            except TooManyRows:
+            except TooManyRows as error:
                 numel_each = max(2 * numel_each, self._max_numel // len(pieces))
-                todo.append(pieces if len(pieces) > 1 else pieces.halves())
+                if len(pieces) > 1:
+                    todo.append(pieces)
+                elif error.rows > self._left[pieces.segment]:
+                    done.append((pieces, self._as_curved(pieces, complete=False)))
+                else:
+                    todo.append(pieces.halves())
         parts, found = (list(each) for each in zip(*done, strict=True))
         return join(Pieces.concatenate(parts), Traversal.concatenate(found), len(self._start), self._architecture)
 
     def _walk(self, pieces: Pieces, done: list[tuple[Pieces, Traversal]]) -> int:
         """Adds what it finds on some pieces, and returns the size of the largest tensor it took."""
+        if self._architecture.unknown:
+            done.append((pieces, self._as_curved(pieces, complete=True)))
+            return len(pieces) * FIRST_GUESS * max(self._architecture.widest, self._architecture.num_units)
         try:
             found, numel = self._in_one_pass(pieces)
         except TooManyRows:
@@ -72,6 +97,7 @@ class ExactWalker:
         except Exception:  # whatever a model does with a batch that grows, plain passes over points do not meet it
             done.append((pieces, self._refined(pieces)))
             return len(pieces) * FIRST_GUESS * self._architecture.widest
+        self._left[pieces.segment] -= torch.bincount(found.piece, minlength=len(pieces))
         if bool(found.exact.all()):
             done.append((pieces, found))
             return numel
@@ -95,10 +121,24 @@ class ExactWalker:
         return found, one_pass.peak_numel
 
     def _refined(self, pieces: Pieces) -> Traversal:
-        samples = Samples(
-            self._borrowed, self._architecture, len(pieces), lambda piece, t: self._points(pieces.segment[piece], t)
+        """By plain passes, each layer's breakpoints after those of the layers before."""
+        samples = self._samples(pieces, self._architecture.needed)
+        return refine(pieces, samples, self._max_samples(samples))
+
+    def _as_curved(self, pieces: Pieces, *, complete: bool) -> Traversal:
+        """By plain passes that look at nothing but the bits that count."""
+        samples = self._samples(pieces, self._architecture.counted)
+        found = walk_curved(pieces, samples, self._max_samples(samples))
+        return found if complete else replace(found, complete=torch.zeros_like(found.complete))
+
+    def _samples(self, pieces: Pieces, names: Sequence[str]) -> Samples:
+        return Samples(
+            self._borrowed, self._architecture, names, len(pieces), lambda piece, t: self._points(pieces.segment[piece], t)
         )
-        return refine(pieces, samples, max(1, self._max_numel // max(self._architecture.widest, len(samples.layer))))
+
+    def _max_samples(self, samples: Samples) -> int:
+        """How many points are looked at together."""
+        return max(1, self._max_numel // max(self._architecture.widest, len(samples.layer)))
 
     def _points(self, segment: Tensor, position: Tensor) -> Tensor:
         weight = position.view(-1, *[1] * (self._start.dim() - 1))

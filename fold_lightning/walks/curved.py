@@ -1,0 +1,146 @@
+"""Walks of networks whose pre-activations curve along a segment.
+
+An interval is halved, or nearly, until every unit either keeps clear of its threshold or passes it once: a unit is clear if
+both its ends and a point between them lie farther from the threshold than several times its deviation from a straight line; it
+passes once if it changes by more than that. Then each crossing is found in its bracket by Chandrupatla's method. That several
+times the deviation at one asymmetric point is enough holds for functions that are smooth at the interval's scale; it is a
+criterion, not a proof, which is why such walks are never called exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize.elementwise import find_root
+from torch import Tensor
+
+from fold_lightning.walks.pieces import Pieces, Traversal
+from fold_lightning.walks.refinement import CHECK, MOST_POINTS, Intervals, Samples
+
+FIRST_INTERVALS = 32
+"""Equal intervals of a piece to begin with."""
+
+SAFETY = 8.0
+"""How many times its deviation from a straight line a unit is trusted to stay within. On GELU networks and transformers 4 to
+16 found the same crossings as 20,001 points."""
+
+SHORTEST = 2.0**-24
+"""An interval shorter than this in t is looked into no further: what switches in it twice is not seen."""
+
+ROOT_TOLERANCE = 1e-10
+"""In t, how closely a crossing is located."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Intervals in which each unit switches at most once: their piece and ends (I,), and bool (I, N) the bits just inside."""
+
+    piece: Tensor
+    left: Tensor
+    right: Tensor
+    begins: Tensor
+    ends: Tensor
+
+    @classmethod
+    def of(cls, intervals: Intervals) -> Settled:
+        """A unit that is on its threshold at one end has the bit of the other."""
+        left, right = intervals.at_left, intervals.at_right
+        begins, ends = (left > 0) | ((left == 0) & (right > 0)), (right > 0) | ((right == 0) & (left > 0))
+        return cls(intervals.piece, intervals.left, intervals.right, begins, ends)
+
+    @classmethod
+    def concatenate(cls, parts: list[Settled]) -> Settled:
+        """All of them, by piece and position."""
+        together = cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+        order = torch.argsort(together.left)
+        order = order[torch.argsort(together.piece[order], stable=True)]
+        return cls(*(getattr(together, f.name)[order] for f in fields(cls)))
+
+
+def walk_curved(pieces: Pieces, samples: Samples, max_rows: int) -> Traversal:
+    """Walks pieces by forward passes over at most `max_rows` points at a time."""
+    todo = [_first_intervals(pieces, samples)]
+    resolution = torch.full_like(pieces.begin, ROOT_TOLERANCE)
+    looked = torch.zeros_like(pieces.segment)
+    settled: list[Settled] = []
+    while todo:
+        intervals = todo.pop()
+        if len(intervals) > max_rows:
+            todo.append(intervals[max_rows:])
+            intervals = intervals[:max_rows]
+        looked += torch.bincount(intervals.piece, minlength=len(pieces))
+        check = torch.lerp(intervals.left, intervals.right, CHECK)
+        at_check = samples(intervals.piece, check)
+        doubtful = ~_is_clear_or_passes_once(intervals, at_check).all(1)
+        length = intervals.right - intervals.left
+        given_up = doubtful & ((length < SHORTEST) | (looked[intervals.piece] > MOST_POINTS))
+        resolution.scatter_reduce_(0, intervals.piece[given_up], length[given_up], "amax")
+        again = doubtful & ~given_up
+        settled.append(Settled.of(intervals[~again]))
+        if bool(again.any()):
+            rows = torch.arange(int(again.sum()), device=check.device)
+            todo.append(intervals[again].cut(rows, check[again], at_check[again]))
+    events, first_codes = _events(Settled.concatenate(settled), samples, max_rows)
+    complete = looked <= MOST_POINTS
+    return Traversal(*events, first_codes, torch.zeros_like(complete), complete, resolution)
+
+
+def _first_intervals(pieces: Pieces, samples: Samples) -> Intervals:
+    fraction = torch.linspace(0, 1, FIRST_INTERVALS + 1, dtype=torch.float64, device=pieces.begin.device)
+    position = torch.lerp(pieces.begin[:, None], pieces.end[:, None], fraction)
+    piece = torch.arange(len(pieces), device=position.device)[:, None].expand_as(position)
+    at = samples(piece.flatten(), position.flatten()).view(*position.shape, -1)
+    ends = (position[:, :-1], position[:, 1:], at[:, :-1], at[:, 1:])
+    return Intervals(piece[:, 1:].flatten(), *(end.flatten(0, 1) for end in ends))
+
+
+def _is_clear_or_passes_once(intervals: Intervals, at_check: Tensor) -> Tensor:
+    """Bool (I, N): whether a unit keeps its side of the threshold all along, or changes it once."""
+    left, right = intervals.at_left, intervals.at_right
+    margin = SAFETY * (at_check - torch.lerp(left, right, CHECK)).abs()
+    nearest = torch.minimum(torch.minimum(left.abs(), right.abs()), at_check.abs())
+    one_side = (left * right > 0) & (left * at_check > 0)
+    constant = (left == 0) & (right == 0) & (at_check == 0)
+    return (one_side & (nearest > margin)) | ((right - left).abs() > margin) | constant
+
+
+def _events(settled: Settled, samples: Samples, max_rows: int) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Events inside intervals, located, and events at the points between them; and the code in which each piece begins."""
+    piece, left = settled.piece, settled.left
+    interval, unit = (settled.begins != settled.ends).nonzero(as_tuple=True)
+    position = _locate(piece[interval], unit, left[interval], settled.right[interval], samples, max_rows)
+    goes_on = piece[1:] == piece[:-1]
+    place, at_point = ((settled.ends[:-1] != settled.begins[1:]) & goes_on[:, None]).nonzero(as_tuple=True)
+    events = (
+        torch.cat([piece[interval], piece[place]]),
+        torch.cat([position, left[place + 1]]),
+        torch.cat([unit, at_point]),
+    )
+    return events, settled.begins[torch.cat([goes_on.new_ones(1), ~goes_on])]
+
+
+def _locate(piece: Tensor, unit: Tensor, left: Tensor, right: Tensor, samples: Samples, max_rows: int) -> Tensor:
+    """Where units cross their thresholds, each in its bracket."""
+    if len(piece) == 0:
+        return left
+
+    def value(position: np.ndarray[Any, Any], piece: np.ndarray[Any, Any], unit: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        t, p, u = (torch.from_numpy(np.ascontiguousarray(a)).to(left.device) for a in (position, piece, unit))
+        found = [
+            samples(a, b).gather(1, c[:, None]).squeeze(1)
+            for a, b, c in zip(p.split(max_rows), t.split(max_rows), u.split(max_rows), strict=True)
+        ]
+        return np.asarray(torch.cat(found).cpu())
+
+    arrays = [a.cpu().numpy() for a in (left, right, piece, unit)]
+    result = find_root(
+        value,
+        (arrays[0], arrays[1]),
+        args=(arrays[2], arrays[3]),
+        tolerances={"xatol": ROOT_TOLERANCE, "xrtol": 0.0, "fatol": 0.0, "frtol": 0.0},
+        maxiter=60,
+    )
+    return torch.from_numpy(result.x).to(left.device)
