@@ -1,6 +1,6 @@
-"""Train a deep ReLU network on handwritten digits and watch how it folds its input space.
+"""Train a deep network on handwritten digits and watch how it folds its input space.
 
-    python examples/digits.py [--data-dir FOLDER] [--epochs 60] [--depth 6] [--width 64]
+    python examples/digits.py [--data-dir FOLDER] [--model mlp] [--activation relu] [--epochs 60] [--depth 6] [--width 64]
 
 Without a folder of MNIST's IDX files it takes scikit-learn's bundled digits. Then look at the curves:
 
@@ -10,6 +10,8 @@ Without a folder of MNIST's IDX files it takes scikit-learn's bundled digits. Th
 from __future__ import annotations
 
 import argparse
+import math
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -18,6 +20,7 @@ import torch
 from idx import load_digits, load_split
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
+from models import ACTIVATIONS, MODELS, build
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -28,14 +31,11 @@ from fold_lightning import FoldingMonitor
 
 
 class Classifier(LightningModule):
-    """A fully connected ReLU network."""
+    """Any network that takes flattened images and gives logits."""
 
-    def __init__(self, num_inputs: int, num_classes: int, depth: int, width: int) -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for inputs in (num_inputs, *[width] * (depth - 1)):
-            layers += [nn.Linear(inputs, width), nn.ReLU()]
-        self.net = nn.Sequential(*layers, nn.Linear(width, num_classes))
+        self.net = net
 
     def forward(self, images: Tensor) -> Tensor:
         return self.net(images)
@@ -76,13 +76,23 @@ class History(Callback):
         return table
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, help="folder of MNIST's IDX files, gzipped or not")
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--depth", type=int, default=6, help="hidden layers")
-    parser.add_argument("--width", type=int, default=64, help="units of each")
-    parser.add_argument("--segments", type=int, default=64, help="segments that the monitor walks")
+    parser.add_argument("--epochs", type=positive, help="60 for the bundled digits, 3 for a folder's")
+    parser.add_argument("--model", choices=MODELS, default="mlp")
+    parser.add_argument("--activation", choices=[*ACTIVATIONS, "swiglu"], default="relu")
+    parser.add_argument("--depth", type=positive, default=6, help="hidden layers, or blocks")
+    parser.add_argument("--width", type=positive, default=64, help="units of each")
+    parser.add_argument("--segments", type=positive, default=64, help="segments that the monitor walks")
     parser.add_argument("--log-dir", type=Path, default=Path("logs"))
     arguments = parser.parse_args()
     try:
@@ -91,16 +101,18 @@ def main() -> None:
             if arguments.data_dir
             else load_digits()
         )
+        side = math.isqrt(train[0].shape[1])
+        seed_everything(0, verbose=False)
+        net = build(arguments.model, arguments.activation, side, arguments.depth, arguments.width)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"digits.py: {error}")
 
-    seed_everything(0, verbose=False)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data is in memory already
-    model = Classifier(train[0].shape[1], 10, arguments.depth, arguments.width)
+    model = Classifier(net)
     history = History()
     logger = TensorBoardLogger(arguments.log_dir, name="digits")
     trainer = Trainer(
-        max_epochs=arguments.epochs,
+        max_epochs=arguments.epochs or (3 if arguments.data_dir else 60),
         callbacks=[FoldingMonitor(num_segments=arguments.segments), history],
         logger=logger,
         accelerator="cpu",
@@ -112,7 +124,9 @@ def main() -> None:
         DataLoader(TensorDataset(*test), batch_size=1024),
     )
     Console().print(history.table())
-    print(f"Logged to {logger.log_dir}\nSee the curves with:\n\n    tensorboard --logdir {arguments.log_dir}\n")
+    print(
+        f"Logged to {logger.log_dir}\nSee the curves with:\n\n    tensorboard --logdir {shlex.quote(str(arguments.log_dir))}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -49,6 +49,26 @@ def test_digits_takes_a_folder_of_idx_files(folder: Path, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("model", "activation"), [("cnn", "relu"), ("resnet", "gelu"), ("vit", "swiglu"), ("mlp", "swiglu"), ("vit", "gelu")]
+)
+def test_digits_trains_and_measures_other_networks(folder: Path, tmp_path: Path, model: str, activation: str) -> None:
+    small = ("--width", "16", "--depth", "2", "--segments", "4", "--epochs", "1", "--log-dir", str(tmp_path))
+    done = run(str(EXAMPLES / "digits.py"), "--data-dir", str(folder), "--model", model, "--activation", activation, *small)
+    assert done.returncode == 0 and "chi_mean" in done.stdout, done.stderr
+    assert "measured nothing" not in done.stderr
+
+
+def test_arguments_of_digits_are_checked(tmp_path: Path) -> None:
+    digits = str(EXAMPLES / "digits.py")
+    for arguments, message in (
+        (("--epochs", "0"), "must be at least 1, got 0"),
+        (("--model", "cnn", "--activation", "swiglu"), "swiglu goes with mlp and vit"),
+    ):
+        done = run(digits, "--log-dir", str(tmp_path), *arguments)
+        assert done.returncode and message in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_missing_or_damaged_file_is_told_in_one_line(folder: Path, tmp_path: Path) -> None:
     digits = str(EXAMPLES / "digits.py")
     missing = run(digits, "--data-dir", str(tmp_path / "nowhere"))

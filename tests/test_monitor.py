@@ -154,6 +154,23 @@ def test_segments_go_between_different_classes_of_the_validation_data(tmp_path: 
     assert all(pairs.count(pair) == 2 for pair in pairs)
 
 
+def test_an_empty_validation_loader_is_no_validation(tmp_path: Path) -> None:
+    empty = DataLoader(TensorDataset(torch.empty(0, 5), torch.empty(0).long()), batch_size=4)
+    trainer = fit(tmp_path, FoldingMonitor(num_segments=4), given=(loaders()[0], empty))
+    assert [step for step, _ in trainer.logger.said] == [0, 2, 5]
+    with pytest.raises(ValueError, match="is empty"):
+        FoldingMonitor(probes=[])
+
+
+def test_inputs_that_are_not_finite_are_no_probes(tmp_path: Path) -> None:
+    x, y = data(40, 1).tensors
+    x[::2] = torch.nan
+    validation = DataLoader(TensorDataset(x, y), batch_size=20)
+    monitor = FoldingMonitor(num_segments=8)
+    fit(tmp_path, monitor, given=(loaders()[0], validation), max_epochs=1)
+    assert monitor._segments.start.isfinite().all()
+
+
 def test_probes_depend_on_the_seed_alone(tmp_path: Path) -> None:
     starts = []
     for seed, shuffled in ((0, 1), (0, 2), (1, 1)):
@@ -325,6 +342,10 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
     for argument in ("every_n_epochs", "num_segments"):
         with pytest.raises(ValueError, match=f"`{argument}` must be a whole number of at least 1, got 0"):
             FoldingMonitor(**{argument: 0})
+    with pytest.raises(ValueError, match="`seed` must be a whole number"):
+        FoldingMonitor(seed=-1)
+    with pytest.raises(TypeError, match="`batch_to_inputs` must be a function"):
+        FoldingMonitor(batch_to_inputs="x")
     x = torch.randn(6, 5)
     with pytest.raises(ValueError, match="Labels of `probes` must be integer classes"):
         FoldingMonitor(probes=(x, torch.rand(6)))

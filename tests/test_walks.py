@@ -485,7 +485,13 @@ class TestMistakes:
         with pytest.raises(ValueError, match="'1' is a ScriptModule"):
             segment_walks(nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.ReLU())), self.x, self.x)
 
+    def test_what_are_no_walks(self) -> None:
+        with pytest.raises(TypeError, match="Expected `Walks`, got Tensor"):
+            space_folding(self.x)
+
     def test_codes_of_another_form(self) -> None:
+        with pytest.raises(ValueError, match="cover all 3 columns"):
+            Walks.from_codes(torch.zeros(2, 2, 3).bool(), layers={"a": slice(0, 2)})
         with pytest.raises(ValueError, match="at least 2 points"):
             Walks.from_codes(torch.zeros(2, 1, 3).bool())
         with pytest.raises(TypeError, match="must be bool"):

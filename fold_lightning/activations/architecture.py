@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,12 @@ def inspect_model(borrowed: BorrowedModel, inputs: Tensor, layers: Patterns = No
     """
     census = _take_census(borrowed, inputs[[0, -1]])
     two, three = census.met, _take_census(borrowed, inputs[[-1, 0, -1]]).met
+    if census.unlisted:
+        warnings.warn(
+            f"{', '.join(census.unlisted)} is not in the table of activations, so its units do not count; "
+            "`fold_lightning.register_activation` adds it.",
+            stacklevel=3,
+        )
     if not two:
         raise ValueError(
             "The forward pass meets no activation with a threshold (ReLU and its kin, GELU, SiLU, Tanh, ...). Check that the model "

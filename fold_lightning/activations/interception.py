@@ -51,11 +51,13 @@ class Interception(TorchFunctionMode):
 
     Attributes:
         unknown: Names of the operations on the input's path that are not known to be piecewise linear.
+        unlisted: Modules of activations that the table lacks.
     """
 
     def __init__(self, borrowed: BorrowedModel) -> None:
         super().__init__()
         self.unknown: dict[str, None] = {}
+        self.unlisted: dict[str, None] = {}
         self._borrowed = borrowed
         self._callers: list[nn.Module] = []
         self._calls: Counter[str] = Counter()
@@ -173,11 +175,7 @@ class Interception(TorchFunctionMode):
         if module_activation_of(module) is not None:
             self._inside_registered -= 1
         elif met == 0 and _is_activation_module(module):
-            warnings.warn(
-                f"{type(module).__name__} ({self._borrowed.path(module)!r}) is not in the table of activations, so its units do not "
-                "count; `fold_lightning.register_activation` adds it.",
-                stacklevel=2,
-            )
+            self.unlisted[f"{type(module).__name__} ({self._borrowed.path(module)!r})"] = None
 
     def _layer_name(self, function: str) -> str:
         path, is_activation = "", False

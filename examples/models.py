@@ -1,0 +1,120 @@
+"""Small networks of the kinds that people train: fully connected, convolutional, residual, and a vision transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": lambda: nn.LeakyReLU(0.1),
+    "relu6": nn.ReLU6,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "elu": nn.ELU,
+    "mish": nn.Mish,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
+"""By the names that `build` takes; "swiglu" is one more."""
+
+MODELS = ("mlp", "cnn", "resnet", "vit")
+
+
+class SwiGLU(nn.Module):
+    """A linear layer whose outputs are gated: silu(gate) * value."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.gate, self.value = nn.Linear(inputs, outputs), nn.Linear(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(self.gate(x)) * self.value(x)
+
+
+class Residual(nn.Module):
+    """x + body(x)."""
+
+    def __init__(self, *body: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*body)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class Attention(nn.Module):
+    """Self-attention over tokens (B, T, d)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+class Patches(nn.Module):
+    """An image (B, 1, s, s) as tokens (B, T, d): its patches, with their places added, behind one more for the class."""
+
+    def __init__(self, side: int, patch: int, width: int) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(1, width, patch, patch)
+        self.place = nn.Parameter(0.02 * torch.randn(1, (side // patch) ** 2, width))
+        self.head = nn.Parameter(0.02 * torch.randn(1, 1, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x).flatten(2).transpose(1, 2) + self.place
+        return torch.cat([self.head.expand(len(x), -1, -1), tokens], dim=1)
+
+
+class First(nn.Module):
+    """The first token."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 0]
+
+
+def build(model: str, activation: str, side: int, depth: int, width: int) -> nn.Sequential:
+    """A classifier of flattened images (B, side * side) into ten classes.
+
+    Args:
+        model: One of `MODELS`.
+        activation: One of `ACTIVATIONS`, or "swiglu" (for "mlp" and "vit").
+        side: Pixels along a side of the image.
+        depth: Hidden layers, or blocks.
+        width: Units of a layer; the "cnn" and "resnet" have an eighth as many channels.
+    """
+    if activation == "swiglu" and model not in ("mlp", "vit"):
+        raise ValueError("swiglu goes with mlp and vit: a gate needs two linear layers.")
+    image = nn.Unflatten(1, (1, side, side))
+    channels = max(4, width // 8)
+    if model == "mlp":
+        layers = [_hidden(inputs, outputs, activation) for inputs, outputs in pairwise([side * side, *[width] * depth])]
+        return nn.Sequential(*(module for layer in layers for module in layer), nn.Linear(width, 10))
+    if model == "vit":
+        blocks = [block for _ in range(depth) for block in _transformer_block(width, activation)]
+        return nn.Sequential(
+            image, Patches(side, side // 4, width), *blocks, nn.LayerNorm(width), First(), nn.Linear(width, 10)
+        )
+    convolutions = [nn.Conv2d(1, channels, 3, padding=1), ACTIVATIONS[activation](), nn.MaxPool2d(2)]
+    for _ in range(depth - 1):
+        body = [nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), ACTIVATIONS[activation]()]
+        convolutions += [Residual(*body, nn.Conv2d(channels, channels, 3, padding=1))] if model == "resnet" else body
+    return nn.Sequential(image, *convolutions, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, 10))
+
+
+def _hidden(inputs: int, outputs: int, activation: str) -> list[nn.Module]:
+    if activation == "swiglu":
+        return [SwiGLU(inputs, outputs)]
+    return [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
+
+
+def _transformer_block(width: int, activation: str) -> list[nn.Module]:
+    feed_forward = [*_hidden(width, 2 * width, activation), nn.Linear(2 * width, width)]
+    return [Residual(nn.LayerNorm(width), Attention(width, 2)), Residual(nn.LayerNorm(width), *feed_forward)]
