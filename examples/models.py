@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -107,6 +108,52 @@ def build(model: str, activation: str, side: int, depth: int, width: int) -> nn.
         body = [nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), ACTIVATIONS[activation]()]
         convolutions += [Residual(*body, nn.Conv2d(channels, channels, 3, padding=1))] if model == "resnet" else body
     return nn.Sequential(image, *convolutions, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, 10))
+
+
+def vgg16(side: int) -> nn.Sequential:
+    """VGG16 with batch norm for flattened grey images, and two hidden layers of 512 behind it ("classifier")."""
+    layers: list[nn.Module] = []
+    channels, pixels = 1, side
+    for stage in ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)):
+        for wide in stage:
+            layers += [nn.Conv2d(channels, wide, 3, padding=1), nn.BatchNorm2d(wide), nn.ReLU(inplace=True)]
+            channels = wide
+        if pixels > 1:
+            layers.append(nn.MaxPool2d(2))
+            pixels //= 2
+    return _with_classifier(nn.Sequential(nn.Unflatten(1, (1, side, side)), *layers), 512 * pixels**2)
+
+
+def resnet18(side: int) -> nn.Sequential:
+    """ResNet-18 in its form for small images, grey and flattened, and two hidden layers of 512 behind it ("classifier")."""
+    layers: list[nn.Module] = [nn.Conv2d(1, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    channels = 64
+    for wide in (64, 128, 256, 512):
+        for _ in range(2):
+            layers += [_BasicBlock(channels, wide), nn.ReLU()]
+            channels = wide
+    body = nn.Sequential(nn.Unflatten(1, (1, side, side)), *layers, nn.AdaptiveAvgPool2d(1))
+    return _with_classifier(body, 512)
+
+
+class _BasicBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        stride = 1 if inputs == outputs else 2
+        self.body = nn.Sequential(
+            *(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()),
+            *(nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)),
+        )
+        skip = (nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.skip = nn.Identity() if stride == 1 else nn.Sequential(*skip)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.skip(x) + self.body(x)
+
+
+def _with_classifier(body: nn.Module, features: int) -> nn.Sequential:
+    classifier = nn.Sequential(nn.Linear(features, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
+    return nn.Sequential(OrderedDict(body=body, flatten=nn.Flatten(), classifier=classifier))
 
 
 def _hidden(inputs: int, outputs: int, activation: str) -> list[nn.Module]:

@@ -1,6 +1,6 @@
 """How long exact walks take, as ratios to other ways of following a network along the same segments in the same run.
 
-python examples/benchmarks/walks.py [--data-dir FOLDER] [--segments 64] [--repeats 5]
+python examples/benchmarks/walks.py [--data-dir FOLDER] [--segments 64] [--repeats 5] [--large]
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import statistics
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +24,11 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from idx import load_split
+from models import build, resnet18, vgg16
 
-from fold_lightning import segment_walks, walk_length
+from fold_lightning import activation_codes, segment_walks, walk_length
+from fold_lightning.walks.pieces import Pieces
+from fold_lightning.walks.walker import Walker
 
 
 def mlp(*widths: int) -> nn.Sequential:
@@ -176,12 +181,41 @@ def _uniform(model: nn.Module, start: Tensor, end: Tensor) -> None:
                     (bits[:, 1:] ^ bits[:, :-1]).sum()
 
 
+def large(name: str, model: nn.Module, start: Tensor, end: Tensor) -> None:
+    """Prints how a network of 10^5 units and more is walked, seen through its classifier's layers."""
+    units = activation_codes(model, start[:1]).bits.shape[1]
+    with PeakMemory() as peak, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that walks were cut off is in the row
+        begin = time.perf_counter()
+        walks = segment_walks(model, start, end, layers="classifier.*")
+        took = time.perf_counter() - begin
+    print(
+        f"{name}: {units:,} units, {walks.num_units:,} counted, {walks.num_regions().double().mean():.1f} regions on a segment, "
+        f"{took / len(start):.1f} s a segment, peak {peak.bytes / 2**20:,.0f} MiB, complete {int(walks.complete.sum())}"
+    )
+
+
+def self_check(model: nn.Module, start: Tensor, end: Tensor, repeats: int) -> None:
+    """Prints what verification adds to a walk."""
+
+    def trusted(_: Walker, pieces: Pieces, *__: object) -> Tensor:
+        return torch.ones(len(pieces), dtype=torch.bool)
+
+    ratios = []
+    for _ in range(repeats):
+        checked = seconds(lambda: segment_walks(model, start, end))
+        with patch.object(Walker, "_verified", trusted):
+            ratios.append(checked / seconds(lambda: segment_walks(model, start, end)))
+    print(f"  with its self-check / without {statistics.median(ratios):.3f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, help="folder of MNIST's IDX files; random inputs and labels otherwise")
     parser.add_argument("--segments", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=500, help="training steps of each network")
+    parser.add_argument("--large", action="store_true", help="also VGG16 and ResNet-18, which takes minutes")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     if arguments.data_dir:
@@ -199,6 +233,15 @@ def main() -> None:
     for name, (model, steps) in networks.items():
         train(model, images, labels, arguments.steps)
         compare(name, model, start, end, arguments.repeats, steps=steps)
+        self_check(model, start, end, arguments.repeats)
+    for activation in ("gelu", "swiglu"):
+        model = train(build("mlp", activation, 28, 3, 128), images, labels, arguments.steps)
+        compare(f"784-3x128-10, {activation}", model, start, end, arguments.repeats, steps=False)
+    if arguments.large:
+        large("VGG16 at 28 x 28", train(vgg16(28), images, labels, 20).eval(), start[:2], end[:2])
+        padded = [F.pad(x[:2].view(-1, 28, 28), (2, 2, 2, 2)).flatten(1) for x in (start, end)]
+        bigger = F.pad(images[:2560].view(-1, 28, 28), (2, 2, 2, 2)).flatten(1)
+        large("ResNet-18 at 32 x 32", train(resnet18(32), bigger, labels[:2560], 20).eval(), *padded)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,11 @@ from fold_lightning.walks.pieces import Pieces, Traversal, join
 from fold_lightning.walks.record import Walks
 from fold_lightning.walks.refinement import Samples, refine
 
-CHECKS = 2
+MOST_CHECKS = 4
 """Points of each piece at which the pre-activations that a pass implies are compared with a plain forward pass."""
+
+ROWS_PER_CHECK = 50
+"""Fewer rows have fewer checks, at least one: a check costs as much as a row, and more where early layers are the dear ones."""
 
 VALUE_TOLERANCE = 1e-9
 """Of a layer's largest magnitude; rounding stays orders below, a missed bend shows orders above."""
@@ -56,6 +59,7 @@ class Walker:
         self._borrowed = borrowed
         self._architecture = architecture
         self._start, self._end = start, end
+        self._max_breakpoints = max_breakpoints
         self._left = torch.full((len(start),), max_breakpoints, device=start.device)
         self._max_numel = max(16 * architecture.widest, max_bytes // (8 * TENSORS_AT_ONCE))
         self._random = torch.Generator().manual_seed(0)
@@ -97,7 +101,6 @@ class Walker:
         except Exception:  # whatever a model does with a batch that grows, plain passes over points do not meet it
             done.append((pieces, self._refined(pieces)))
             return len(pieces) * FIRST_GUESS * self._architecture.widest
-        self._left[pieces.segment] -= torch.bincount(found.piece, minlength=len(pieces))
         if bool(found.exact.all()):
             done.append((pieces, found))
             return numel
@@ -110,7 +113,9 @@ class Walker:
         probes = self._random_points(pieces)
         one_pass = OnePass(self._borrowed, self._architecture, grid, self._max_numel, probes)
         one_pass.run(torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)]))
-        verified = self._verified(pieces, probes, one_pass.probed)
+        self._spend(pieces, torch.bincount(grid.piece) - 2)
+        checks = max(1, min(MOST_CHECKS, len(grid) // (ROWS_PER_CHECK * len(pieces)))) * len(pieces)
+        verified = self._verified(pieces, (probes[0][:checks], probes[1][:checks]), one_pass.probed)
         found = Traversal(
             *one_pass.events(),
             first_codes=one_pass.first_codes(),
@@ -119,6 +124,11 @@ class Walker:
             resolution=torch.full_like(pieces.begin, MERGE_TOLERANCE),
         )
         return found, one_pass.peak_numel
+
+    def _spend(self, pieces: Pieces, breakpoints: Tensor) -> None:
+        """Counts breakpoints against the budget; a piece so dense that its segment can't keep within it uses up all of it."""
+        hopeless = breakpoints / (pieces.end - pieces.begin) > 2 * self._max_breakpoints
+        self._left[pieces.segment] = torch.where(hopeless, 0, self._left[pieces.segment] - breakpoints)
 
     def _refined(self, pieces: Pieces) -> Traversal:
         """By plain passes, each layer's breakpoints after those of the layers before."""
@@ -145,7 +155,7 @@ class Walker:
         return torch.lerp(self._start[segment], self._end[segment], weight)
 
     def _random_points(self, pieces: Pieces) -> tuple[Tensor, Tensor]:
-        piece = torch.arange(len(pieces), device=pieces.begin.device).repeat(CHECKS)
+        piece = torch.arange(len(pieces), device=pieces.begin.device).repeat(MOST_CHECKS)
         fraction = torch.rand(len(piece), generator=self._random, dtype=torch.float64).to(pieces.begin.device)
         return piece, torch.lerp(pieces.begin[piece], pieces.end[piece], fraction)
 
@@ -156,7 +166,7 @@ class Walker:
 
         def compare(layer: str, thresholds: Thresholds, z: Tensor) -> None:
             actual = self._architecture.per_input(layer, z, len(piece))
-            error = magnitude(actual - implied[layer])
+            error = magnitude(actual - implied[layer][: len(piece)])
             agrees.logical_and_((error <= VALUE_TOLERANCE * magnitude(actual)).squeeze(1))
 
         last = self._architecture.needed[-1]
