@@ -129,6 +129,14 @@ class Intervals:
         return Intervals(piece, begin, end, at_begin, at_end)
 
 
+def next_batch(todo: list[Intervals], most: int) -> Intervals:
+    """Takes at most so many intervals off the end of a list of them."""
+    intervals = todo.pop()
+    if len(intervals) > most:
+        todo.append(intervals[most:])
+    return intervals[:most]
+
+
 def refine(pieces: Pieces, samples: Samples, max_rows: int) -> Traversal:
     """Walks pieces by forward passes over at most `max_rows` points at a time."""
     piece = torch.arange(len(pieces), device=pieces.begin.device)
@@ -138,10 +146,7 @@ def refine(pieces: Pieces, samples: Samples, max_rows: int) -> Traversal:
     unresolved = torch.zeros(len(pieces), dtype=torch.bool, device=piece.device)
     looked = torch.zeros_like(piece)
     while todo:
-        intervals = todo.pop()
-        if len(intervals) > max_rows:
-            todo.append(intervals[max_rows:])
-            intervals = intervals[:max_rows]
+        intervals = next_batch(todo, max_rows)
         looked += torch.bincount(intervals.piece, minlength=len(pieces))
         done, parts = _look(intervals, samples, unresolved)
         given_up = looked[parts.piece] > MOST_POINTS

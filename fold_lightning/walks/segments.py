@@ -50,7 +50,7 @@ def segment_walks(
     pre-activation below 1e-13 of its layer's largest magnitude on the segment is 0, for that is what rounding leaves.
 
     A walk costs about one forward pass over a point of each breakpoint, in float64, or less: those of all layers up to the last that
-    counts for a piecewise linear network, some 65 and those around each switch of a counted unit for a curved one. Images of a
+    counts for a piecewise linear network, 64 intervals and those around each switch of a counted unit for a curved one. Images of a
     ResNet's size have 10^5 breakpoints between them, so a segment with more than `max_breakpoints` is walked as if it were
     curved from there on, which follows only the units that count: `Walks.exact` and `Walks.complete` are then False.
 

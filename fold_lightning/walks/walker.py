@@ -22,7 +22,7 @@ from fold_lightning.walks.pieces import Pieces, Traversal, join
 from fold_lightning.walks.record import Walks
 from fold_lightning.walks.refinement import Samples, refine
 
-MOST_CHECKS = 4
+MOST_CHECKS = 2
 """Points of each piece at which the pre-activations that a pass implies are compared with a plain forward pass."""
 
 ROWS_PER_CHECK = 50
