@@ -25,7 +25,8 @@ FIRST_INTERVALS = 64
 
 SAFETY = 16.0
 """How many times its deviation from a straight line a unit is trusted to stay within. With 8, and half as many intervals to
-begin with, 2 of 183 segments of random networks with smooth activations and max pooling lost a pair of switches that 20,001 points showed."""
+begin with, 2 of 183 segments of random networks with smooth activations and max pooling lost a pair of switches that 20,001
+points showed."""
 
 SHORTEST = 2.0**-24
 """An interval shorter than this in t is looked into no further: what switches in it twice is not seen."""
