@@ -292,3 +292,11 @@ def test_what_is_no_model_is_refused() -> None:
         activation_codes(mlp(4, 6, 2), x.to("meta"))
     with pytest.raises(TypeError, match="names or glob patterns, got 3"):
         activation_codes(mlp(4, 6, 2), x, layers=3)
+
+
+def test_what_leaves_torch_on_its_way_from_the_input_is_refused() -> None:
+    model, x = mlp(4, 6, 6), torch.randn(3, 4)
+    with pytest.raises(ValueError, match="left torch's functions"):
+        activation_codes(model, x, forward=lambda m, x: torch.relu(torch.from_numpy(m(x).numpy() - 0.5)))
+    with pytest.raises(ValueError, match="left torch's functions"):
+        segment_walks(model, x, -x, forward=lambda m, x: torch.relu(torch.tensor(m(x).tolist()) - 0.5))

@@ -65,7 +65,9 @@ def inspect_model(borrowed: BorrowedModel, inputs: Tensor, layers: Patterns = No
     Two sizes of batch show along which dimension the inputs lie, and that no input sees the others.
     """
     census = _take_census(borrowed, inputs[[0, -1]])
-    two, three = census.met, _take_census(borrowed, inputs[[-1, 0, -1]]).met
+    second = _take_census(borrowed, inputs[[-1, 0, -1]])
+    two, three = census.met, second.met
+    _check_nothing_escapes(census, second)
     if census.unlisted:
         warnings.warn(
             f"{', '.join(census.unlisted)} is not in the table of activations, so its units do not count; "
@@ -126,6 +128,17 @@ def _take_census(borrowed: BorrowedModel, inputs: Tensor) -> _Census:
             "(expected: inputs as the model takes them, batch first; for a model that takes anything else, pass `forward=`)"
         ) from error
     return census
+
+
+def _check_nothing_escapes(two: _Census, three: _Census) -> None:
+    """What does not follow the input and yet grows with the batch has left torch on its way."""
+    for (name, small), (_, large) in zip(two.passed_over, three.passed_over, strict=False):
+        if small != large:
+            raise ValueError(
+                f"An activation ({name}, {tuple(small)} for 2 inputs) works on something that left torch's functions on its way "
+                "from the input (through NumPy, Python numbers or a scripted function), so what it bends can't be seen. Keep it in "
+                "torch, or pass `forward=` with a part of the model that does without."
+            )
 
 
 def _batch_dim(name: str, two: Tensor, three: Tensor) -> int:

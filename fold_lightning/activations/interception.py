@@ -52,12 +52,14 @@ class Interception(TorchFunctionMode):
     Attributes:
         unknown: Names of the operations on the input's path that are not known to be piecewise linear.
         unlisted: Modules of activations that the table lacks.
+        passed_over: Name and shape of each activation of something that was not seen to follow the input, such as a weight.
     """
 
     def __init__(self, borrowed: BorrowedModel) -> None:
         super().__init__()
         self.unknown: dict[str, None] = {}
         self.unlisted: dict[str, None] = {}
+        self.passed_over: list[tuple[str, torch.Size]] = []
         self._borrowed = borrowed
         self._callers: list[nn.Module] = []
         self._calls: Counter[str] = Counter()
@@ -103,6 +105,8 @@ class Interception(TorchFunctionMode):
         if name in CASTS and args and _stays_float64(args, kwargs):
             return args[0]
         followers = [t for t in tensors_in((args, kwargs)) if follows(t)]
+        if not followers and activation_of(name) is not None:
+            self.passed_over.extend((name, tensor.shape) for tensor in tensors_in((args, kwargs)))
         if not followers or name in FINITENESS:
             return func(*args, **kwargs)
         if (listed := activation_of(name)) is not None and not self._inside_registered:

@@ -51,7 +51,8 @@ def segment_walks(
 
     A walk costs about one forward pass over a point of each breakpoint, in float64, or less: those of all layers up to the last that
     counts for a piecewise linear network, 64 intervals and those around each switch of a counted unit for a curved one. Images of a
-    ResNet's size have 10^5 breakpoints between them, so a segment with more than `max_breakpoints` is walked as if it were
+    ResNet's size have 10^5 breakpoints between them, so of a segment that does not fit the memory at once and has more than
+    `max_breakpoints` the rest is walked as if it were
     curved from there on, which follows only the units that count: `Walks.exact` and `Walks.complete` are then False.
 
     Args:
@@ -66,7 +67,8 @@ def segment_walks(
         max_bytes: About how much working memory to use; segments are walked in chunks, long ones in pieces. The result does
             not depend on it.
 
-        max_breakpoints: How many breakpoints of a piecewise linear network to follow on each segment.
+        max_breakpoints: How many breakpoints of a piecewise linear network to follow on a segment that does not fit the memory
+            at once.
 
     Returns:
         The walks. `Walks.exact` says for each whether it verified itself: at random points the pre-activations that a walk
