@@ -70,7 +70,9 @@ def split_batch(batch: Any, batch_to_inputs: BatchToInputs | None = None) -> tup
     if not _is_inputs(inputs):
         raise TypeError(
             f"No inputs found in a batch of {_describe(batch)}: expected a floating-point tensor (B, ...), a tuple that begins "
-            "with one, or a dict with one. Pass `batch_to_inputs=`, a function of the batch that returns inputs or (inputs, labels)."
+            "with one, or a dict with one. Pass `batch_to_inputs=`, a function of the batch that returns inputs or (inputs, labels). "
+            "Token ids have no straight segments between them: let it return their embeddings, and pass `forward=` with the rest of "
+            "the model."
         )
     return inputs, labels if _are_classes(labels, len(inputs)) else None
 

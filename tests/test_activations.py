@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -300,3 +301,54 @@ def test_what_leaves_torch_on_its_way_from_the_input_is_refused() -> None:
         activation_codes(model, x, forward=lambda m, x: torch.relu(torch.from_numpy(m(x).numpy() - 0.5)))
     with pytest.raises(ValueError, match="left torch's functions"):
         segment_walks(model, x, -x, forward=lambda m, x: torch.relu(torch.tensor(m(x).tolist()) - 0.5))
+
+
+@torch.jit.script
+def scripted_relu(x: Tensor) -> Tensor:
+    return torch.relu(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (scripted_relu, "left torch's functions"),
+        (torch.vmap(torch.relu), "relu of forward runs inside a transformation"),
+        (torch.func.grad(lambda x: torch.relu(x).sum()), "inside a transformation"),
+    ],
+)
+def test_activations_out_of_sight_are_refused_even_if_none_follows(function: Callable[[Tensor], Tensor], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        activation_codes(mlp(4, 6, 6), torch.randn(3, 4), forward=lambda m, x: function(m(x)))
+
+
+def test_a_scripted_function_of_the_weights_is_none_of_ours() -> None:
+    model = mlp(4, 6, 6)
+    weights = model[0].weight
+    codes = activation_codes(model, torch.randn(3, 4), forward=lambda m, x: torch.relu(x @ scripted_relu(weights.double()).T))
+    assert codes.bits.shape == (3, 6)
+
+
+def test_an_output_that_left_torch_is_warned_about() -> None:
+    with pytest.warns(UserWarning, match="output left torch's functions"):
+        activation_codes(mlp(4, 6, 6), torch.randn(3, 4), forward=lambda m, x: torch.from_numpy(np.tanh(m(x).numpy())))
+
+
+@pytest.mark.filterwarnings("error")
+def test_outputs_that_do_not_depend_on_the_input_are_nobodys_loss() -> None:
+    def forward(model: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+        return model(x), torch.zeros(len(x), 2), torch.arange(len(x)).double(), torch.ones(3)
+
+    assert activation_codes(mlp(4, 6, 6), torch.randn(3, 4), forward=forward).bits.shape == (3, 6)
+
+
+def test_a_compiled_function_in_a_forward_pass_is_seen() -> None:
+    compiled = torch.compile(lambda x: torch.relu(x) - 0.1)
+    codes = activation_codes(mlp(4, 6, 6), torch.randn(3, 4), forward=lambda m, x: torch.relu(compiled(m(x))))
+    assert codes.bits.shape[1] % 6 == 0 and len(codes.layers) >= 2
+
+
+def test_an_exported_model_is_measured_by_its_operators() -> None:
+    model, x = mlp(4, 6, 6, 2).float(), torch.randn(5, 4)
+    batch = torch.export.Dim("batch")
+    exported = torch.export.export(model, (x,), dynamic_shapes=({0: batch},)).module()
+    assert torch.equal(activation_codes(exported, x).bits, activation_codes(model, x).bits)

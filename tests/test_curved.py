@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -166,8 +167,9 @@ def test_activations_of_ones_own_are_registered_by_class_or_function(monkeypatch
     assert torch.equal(activation_codes(nn.Identity(), x, forward=lambda x: x.sin()).bits, x > 0)
     with pytest.raises(TypeError, match="function of torch or the class of a module"):
         register_activation(lambda x: x)
-    with pytest.raises(ValueError, match="must be ascending"):
-        register_activation(Snake, (1.0, 0.0))
+    for thresholds in ((1.0, 0.0), (0.0, float("nan")), (), 0.5, (0.0, 0.0)):
+        with pytest.raises(ValueError, match="must be finite, ascending numbers"):
+            register_activation(Snake, thresholds)
 
 
 def test_an_activation_that_the_table_lacks_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,10 +177,51 @@ def test_an_activation_that_the_table_lacks_is_named_once(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(table, "_TABLE", {k: v for k, v in table._TABLE.items() if k != "mish"})
     model = nn.Sequential(nn.Linear(4, 4), nn.Mish(), nn.Linear(4, 4), nn.ReLU())
-    with pytest.warns(UserWarning, match=r"Mish \('1'\) is not in the table.*register_activation") as warned:
+    with pytest.warns(UserWarning, match=r"Mish \('1'\): not in the table.*register_activation") as warned:
         walks = segment_walks(model, torch.randn(3, 4), torch.randn(3, 4))
     assert len(warned) == 1 and walks.num_units == 4
     assert activation_codes(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Softmax(1)), torch.randn(3, 4)).bits.shape == (3, 4)
+
+
+class Bend(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda x: x / (1 + torch.exp(-x)), "Bend"),
+        (lambda x: torch.where(x > 0, x, 0.1 * x), "Bend"),
+        (lambda x: x.mul_(x), "Bend"),
+        (lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)), "Bend"),
+        (lambda x: torch.sin(x).flip(1), "sin in Bend"),
+    ],
+)
+def test_an_elementwise_module_of_ones_own_is_named(function: Callable[[Tensor], Tensor], name: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), Bend(function), nn.Linear(4, 4), nn.ReLU()).double()
+    with pytest.warns(UserWarning, match=rf"^{name} \('1'\): not in the table"):
+        walks = segment_walks(model, torch.randn(3, 4), torch.randn(3, 4))
+    assert not walks.exact.any() and walks.num_units == 4
+    with pytest.raises(ValueError, match=rf"meets no activation.*; {name} \('1'\) may be one"):
+        activation_codes(model[:2], torch.randn(3, 4))
+
+
+@pytest.mark.parametrize(
+    "module", [nn.LayerNorm(4), nn.Softmax(1), nn.Dropout(), nn.BatchNorm1d(4), Bend(lambda x: x / x.norm())]
+)
+@pytest.mark.filterwarnings("error")
+def test_what_normalises_or_rescales_is_no_activation(module: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), module, nn.Linear(4, 4), nn.ReLU()).double()
+    if not isinstance(module, Bend):
+        assert activation_codes(model, torch.randn(3, 4)).bits.shape == (3, 4)
+    else:
+        with pytest.raises(ValueError, match="mixes the inputs of a batch"):
+            activation_codes(model, torch.randn(3, 4))
 
 
 def test_token_ids_are_walked_in_the_embedding_space() -> None:

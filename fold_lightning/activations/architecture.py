@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fold_lightning.activations.interception import BorrowedModel, Interception, OutOfSightError, follows, tensors_in
 from fold_lightning.activations.layers import Patterns, columns, select_layers
-from fold_lightning.activations.table import Thresholds
+from fold_lightning.activations.operations import ELEMENTWISE, operation_name
+from fold_lightning.activations.table import Thresholds, activation_of
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,19 @@ def inspect_model(borrowed: BorrowedModel, inputs: Tensor, layers: Patterns = No
     second = _take_census(borrowed, inputs[[-1, 0, -1]])
     two, three = census.met, second.met
     _check_nothing_escapes(census, second)
-    if census.unlisted:
-        warnings.warn(
-            f"{', '.join(census.unlisted)} is not in the table of activations, so its units do not count; "
-            "`fold_lightning.register_activation` adds it.",
-            stacklevel=3,
-        )
+    _warn_of_lost_outputs(census, second)
+    unlisted = ", ".join(census.unlisted.values())
     if not two:
         raise ValueError(
-            "The forward pass meets no activation with a threshold (ReLU and its kin, GELU, SiLU, Tanh, ...). Check that the model "
-            "calls one of them on something that depends on its inputs; `register_activation` adds one of your own."
+            "The forward pass meets no activation with a threshold (ReLU and its kin, GELU, SiLU, Tanh, ...)"
+            f"{unlisted and f'; {unlisted} may be one, but is not in the table'}. Check that the model calls one of them on something that depends on its inputs; "
+            "`register_activation` adds one of your own."
+        )
+    if unlisted:
+        warnings.warn(
+            f"{unlisted}: not in the table of activations, so its units do not count; "
+            "`fold_lightning.register_activation` adds it, as a function of torch or as the class of a module.",
+            stacklevel=3,
         )
     dims = {name: _batch_dim(name, z, three[name][1]) for name, (_, z) in two.items() if name in three}
     counted = tuple(select_layers(layers, list(two)))
@@ -95,11 +100,36 @@ def inspect_model(borrowed: BorrowedModel, inputs: Tensor, layers: Patterns = No
 
 
 class _Census(Interception):
+    """Takes note of activations and of what may be some.
+
+    Attributes:
+        met: Activation name -> its thresholds and pre-activations.
+        unknown_before: Activation name -> what was unknown on the way to it.
+        unlisted: What looks like an activation that the table lacks, by the module that holds or calls it.
+        largest: Numbers in the largest tensor.
+        lost: What of the model's output was not seen to follow the input.
+    """
+
     def __init__(self, borrowed: BorrowedModel) -> None:
         super().__init__(borrowed)
         self.met: dict[str, tuple[Thresholds, Tensor]] = {}
         self.unknown_before: dict[str, tuple[str, ...]] = {}
+        self.unlisted: dict[str, str] = {}
         self.largest = 0
+        self.lost: list[Tensor] = []
+
+    def run(self, inputs: Tensor) -> None:
+        with _Undercurrent(self):
+            output = super().run(inputs)
+        self.lost = [t for t in tensors_in(output) if not follows(t) and t.is_floating_point() and t.dim() > 0]
+
+    def module_left(self, module: nn.Module, args: tuple[Any, ...], output: Any, activations: int) -> None:
+        if activations > 0 or not args or not isinstance(args[0], Tensor) or not follows(args[0]):
+            return
+        before = len(self.passed_over)
+        if _bends_each_element(module, args[0]):
+            self.unlisted[self.place(module)] = self.place(module)
+        del self.passed_over[before:]  # what the look itself called
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         self.met[layer] = (thresholds, z.clone())
@@ -108,9 +138,46 @@ class _Census(Interception):
         return call(z)
 
     def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if name in ELEMENTWISE and not self.inside_registered:
+            self.unlisted.setdefault(self.caller(), f"{name} in {self.caller()}")
         result = super().operation(name, function, args, kwargs)
         self.largest = max(self.largest, *(t.numel() for t in tensors_in((args, result)) if follows(t)), 0)
         return result
+
+
+class _Undercurrent(TorchDispatchMode):
+    """Sees the operators beneath torch's functions, and tells a census of activations that no function announced."""
+
+    def __init__(self, census: _Census) -> None:
+        super().__init__()
+        self._census = census
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = operation_name(func)
+        if not self._census.inside_function and activation_of(name) is not None:
+            self._census.passed_over.extend((name, tensor.shape) for tensor in tensors_in((args, kwargs)))
+        return func(*args, **(kwargs or {}))
+
+
+def _bends_each_element(module: nn.Module, x: Tensor) -> bool:
+    """Whether a module does the same to each element of its input, apart from the others, and is not affine."""
+    if any(p.dim() > 1 for p in module.parameters()) or x.numel() == 0 or not x.is_floating_point():
+        return False
+    with torch._C.DisableTorchFunction():
+        x = x.clone()  # without the mark of what follows the input, so that nothing here enters the census
+    every_other = (torch.arange(x.numel(), device=x.device) % 2).view(x.shape).to(x.dtype)
+    step = every_other * (2 * x.abs() + 1)  # to the other side of 0, and away from it
+    try:
+        there, up, down = (module(value) for value in (x.clone(), x + step, x - step))
+        if any(not isinstance(y, Tensor) or y.shape != x.shape for y in (there, up, down)):
+            return False
+        alone = torch.equal(up.where(step == 0, 0), there.where(step == 0, 0))
+        bend = (up + down - 2 * there).abs()
+        return alone and bool((bend > 1e-6 * (up.abs() + down.abs())).any())
+    except Exception:  # a module that refuses other values than its own is no such thing
+        return False
 
 
 def _take_census(borrowed: BorrowedModel, inputs: Tensor) -> _Census:
@@ -141,6 +208,18 @@ def _check_nothing_escapes(two: _Census, three: _Census) -> None:
             )
 
 
+def _warn_of_lost_outputs(two: _Census, three: _Census) -> None:
+    for small, large in zip(two.lost, three.lost, strict=False):
+        if small.shape[0] == 2 and large.shape == (3, *small.shape[1:]):
+            if torch.equal(large, small[[1, 0, 1]]) and not torch.equal(small[0], small[1]):
+                warnings.warn(
+                    "The model's output left torch's functions on its way from the input (through NumPy, say): what bends it there "
+                    "is not seen.",
+                    stacklevel=4,
+                )
+                return
+
+
 def _batch_dim(name: str, two: Tensor, three: Tensor) -> int:
     changed = [dim for dim in range(two.dim()) if two.shape[dim] != three.shape[dim]]
     if len(changed) != 1 or 3 * two.shape[changed[0]] != 2 * three.shape[changed[0]]:
@@ -158,5 +237,7 @@ def _check_independence(name: str, two: Tensor, three: Tensor) -> None:
     if bool(((three - expected).abs() > 1e-6 * expected.abs().amax()).any()):
         raise ValueError(
             f"Layer {name!r} gives an input another pre-activation in a batch of 3 than in a batch of 2: it mixes the inputs of a "
-            "batch, or draws random numbers. A code belongs to one input alone; pass a `forward=` that does neither."
+            "batch, or draws random numbers. A code belongs to one input alone; pass a `forward=` that does neither. (A model that takes "
+            "its batch in the second dimension, as torch's transformers do without `batch_first=True`, needs one that transposes: "
+            "`forward=lambda model, x: model(x.transpose(0, 1))`.)"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import random
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -51,21 +52,22 @@ class Interception(TorchFunctionMode):
 
     Attributes:
         unknown: Names of the operations on the input's path that are not known to be piecewise linear.
-        unlisted: Modules of activations that the table lacks.
         passed_over: Name and shape of each activation of something that was not seen to follow the input, such as a weight.
+        inside_registered: In how many modules that the user registered as activations the pass is.
+        inside_function: Whether a function of torch is running that was seen to be called.
     """
 
     def __init__(self, borrowed: BorrowedModel) -> None:
         super().__init__()
         self.unknown: dict[str, None] = {}
-        self.unlisted: dict[str, None] = {}
         self.passed_over: list[tuple[str, torch.Size]] = []
+        self.inside_function = False
         self._borrowed = borrowed
         self._callers: list[nn.Module] = []
         self._calls: Counter[str] = Counter()
         self._activations_met = 0
         self._met_before: list[int] = []
-        self._inside_registered = 0
+        self.inside_registered = 0
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         """An activation is met: ``z`` are its pre-activations, ``call`` applies it."""
@@ -75,27 +77,40 @@ class Interception(TorchFunctionMode):
         """Any other operation on something that follows the input."""
         return function(*args, **kwargs)
 
-    def run(self, inputs: Tensor) -> None:
-        """Passes the inputs, float64 (B, ...), through the model until it ends or an override raises `PassEnded`."""
+    def module_left(self, module: nn.Module, args: tuple[Any, ...], output: Any, activations: int) -> None:
+        """A module has returned, and met so many activations."""
+
+    def run(self, inputs: Tensor) -> Any:
+        """Passes the inputs, float64 (B, ...), through the model until it ends or an override raises `PassEnded`.
+
+        Returns:
+            What the model returns; None if the pass was ended.
+        """
         before = register_module_forward_pre_hook(lambda module, args: self._enter_module(module, args))
-        after = register_module_forward_hook(lambda module, *_: self._leave_module(module), always_call=True)
+        after = register_module_forward_hook(lambda *call: self._leave_module(*call), always_call=True)
         try:
             with self:
-                self._borrowed.forward(follow(inputs))
+                return self._borrowed.forward(follow(inputs))
         except PassEnded:
-            pass
+            return None
         finally:
             before.remove()
             after.remove()
             self._callers.clear()
             self._met_before.clear()
             self._calls.clear()
-            self._inside_registered = 0
+            self.inside_registered = 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        self.inside_function = True  # no torch function calls another one here: the mode is off until it returns
+        try:
+            return self._see(func, args, kwargs or {})
+        finally:
+            self.inside_function = False
+
+    def _see(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = operation_name(func)
         if name in QUERIES or (name == "type" and len(args) == 1 and not kwargs):
             return func(*args, **kwargs)
@@ -105,11 +120,13 @@ class Interception(TorchFunctionMode):
         if name in CASTS and args and _stays_float64(args, kwargs):
             return args[0]
         followers = [t for t in tensors_in((args, kwargs)) if follows(t)]
+        if activation_of(name) is not None and any(_is_transformed(t) for t in tensors_in((args, kwargs))):
+            raise OutOfSightError(f"The {name} of {self.caller()} runs inside a transformation of functions such as torch.vmap")
         if not followers and activation_of(name) is not None:
             self.passed_over.extend((name, tensor.shape) for tensor in tensors_in((args, kwargs)))
         if not followers or name in FINITENESS:
             return func(*args, **kwargs)
-        if (listed := activation_of(name)) is not None and not self._inside_registered:
+        if (listed := activation_of(name)) is not None and not self.inside_registered:
             return self._activate(listed, name, func, args, kwargs)
         self._classify(name, followers, args, kwargs)
         result = self.operation(name, func, args, kwargs)
@@ -147,7 +164,7 @@ class Interception(TorchFunctionMode):
 
     def _classify(self, name: str, followers: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if name in FUSED:
-            raise OutOfSightError(f"{self._borrowed.path(self._callers[-1]) if self._callers else name!r} is a fused {name}")
+            raise OutOfSightError(f"{self.caller()} is a fused {name}")
         if name in COMPARISONS:
             return
         floating = sum(t.is_floating_point() for t in followers)
@@ -158,28 +175,27 @@ class Interception(TorchFunctionMode):
 
     def _enter_module(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if isinstance(module, torch.jit.ScriptModule):
-            raise OutOfSightError(f"{self._borrowed.path(module)!r} is a ScriptModule")
+            raise OutOfSightError(f"{self.place(module)} is a ScriptModule")
         self._callers.append(module)
         self._met_before.append(self._activations_met)
         registered = module_activation_of(module)
         if registered is None:
             return
-        if not self._inside_registered and args and isinstance(args[0], Tensor) and follows(args[0]):
+        if not self.inside_registered and args and isinstance(args[0], Tensor) and follows(args[0]):
             name = self._count_call(self._borrowed.path(module) or type(module).__name__)
             self._activations_met += 1
             self.activation(name, registered.thresholds(), args[0], lambda z: z)
             self.unknown[type(module).__name__] = None
-        self._inside_registered += 1
+        self.inside_registered += 1
 
-    def _leave_module(self, module: nn.Module) -> None:
+    def _leave_module(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not self._callers:
             return
         self._callers.pop()
         met = self._activations_met - self._met_before.pop()
         if module_activation_of(module) is not None:
-            self._inside_registered -= 1
-        elif met == 0 and _is_activation_module(module):
-            self.unlisted[f"{type(module).__name__} ({self._borrowed.path(module)!r})"] = None
+            self.inside_registered -= 1
+        self.module_left(module, args, output, met)
 
     def _layer_name(self, function: str) -> str:
         path, is_activation = "", False
@@ -188,6 +204,16 @@ class Interception(TorchFunctionMode):
             is_activation = _is_activation_module(self._callers[-1])
         name = path if is_activation and path else ".".join(filter(None, (path, function)))
         return self._count_call(name)
+
+    def caller(self) -> str:
+        """Where the call that is being looked at comes from."""
+        return self.place(self._callers[-1]) if self._callers else "forward"
+
+    def place(self, module: nn.Module) -> str:
+        """A module's class and path."""
+        path = self._borrowed.path(module)
+        name = type(module).__name__
+        return name if path in ("", name) else f"{name} ({path!r})"
 
     def _count_call(self, name: str) -> str:
         self._calls[name] += 1
@@ -256,7 +282,7 @@ def borrow(model: nn.Module, inputs: Tensor, forward: Forward = None) -> Iterato
     try:
         for module in modules:
             module.training = False
-        with preserved_random_state(), torch.inference_mode(False), torch.no_grad(), _eager(modules):
+        with preserved_random_state(), torch.inference_mode(False), torch.no_grad(), _eager():
             yield BorrowedModel(model, forward, _float64_device(inputs.device))
     finally:
         for snapshot in before:
@@ -333,6 +359,11 @@ def _stays_float64(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return all(dtype.is_floating_point for dtype in dtypes)
 
 
+def _is_transformed(tensor: Tensor) -> bool:
+    """Whether it stands for another inside torch.vmap, torch.func.grad or the like."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
 def _is_activation_module(module: nn.Module) -> bool:
     return any(cls.__module__ == "torch.nn.modules.activation" for cls in type(module).__mro__) and not isinstance(
         module, (nn.MultiheadAttention, nn.Softmax, nn.Softmin, nn.LogSoftmax, nn.Softmax2d)
@@ -395,9 +426,9 @@ def _float64_device(device: torch.device) -> torch.device:
 
 
 @contextmanager
-def _eager(modules: list[nn.Module]) -> Iterator[None]:
-    """Compiled submodules run uncompiled: a compiled graph calls no torch function that a mode could see."""
-    if not any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in modules):
+def _eager() -> Iterator[None]:
+    """Compiled submodules and functions run uncompiled: a compiled graph calls no torch function that a mode could see."""
+    if "torch._dynamo" not in sys.modules:  # nothing can have been compiled
         yield
         return
     with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():

@@ -58,6 +58,9 @@ MAX_POOLS = frozenset(
 CLAMPS = frozenset("clamp clip clamp_min clamp_max".split())
 """They bend without a bit at their bounds."""
 
+ELEMENTWISE = frozenset("sin cos tan asin acos atan arctan arcsin arccos sinh cosh asinh acosh atanh erf erfc sinc".split())
+"""Curved functions of each element, which no normalisation or attention is made of: whoever calls one may mean an activation."""
+
 FUSED = frozenset("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell".split())
 """Recurrent layers whose activations no one sees from outside."""
 
@@ -75,7 +78,7 @@ def operation_name(function: Callable[..., Any]) -> str:
         return str(getattr(function.__self__, "__name__", name))  # type: ignore[attr-defined]
     if name in ("__float__", "__int__", "__bool__", "__index__", "__complex__"):
         return "item"  # a value leaves for Python
-    bare = name.strip("_")
+    bare = name.partition(".")[0].strip("_")  # operators have overloads: relu.default
     if name.startswith("__") and bare[:1] in "ri" and bare[1:] in ("add", "mul"):
         bare = bare[1:]
     return {"isub": "sub", "itruediv": "truediv", "log_sigmoid": "logsigmoid"}.get(bare, bare)

@@ -7,8 +7,10 @@ an activation has two kinks and hence two thresholds, the thresholds here are th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -119,7 +121,7 @@ def register_activation(function: Callable[..., Any] | type[nn.Module], threshol
 
     Raises:
         TypeError: If `function` is neither.
-        ValueError: If there are no thresholds, or they do not ascend.
+        ValueError: If `thresholds` is not a sequence of finite, ascending numbers, at least one.
 
     Example:
         >>> class Snake(torch.nn.Module):
@@ -130,9 +132,11 @@ def register_activation(function: Callable[..., Any] | type[nn.Module], threshol
         >>> activation_codes(torch.nn.Sequential(Snake()), torch.tensor([[-1.0, 2.0]])).bits
         tensor([[False,  True]])
     """
-    if not thresholds or list(thresholds) != sorted(set(thresholds)):
-        raise ValueError(f"`thresholds` must be ascending numbers, at least one, got {thresholds!r}.")
-    activation = Activation(_at(*map(float, thresholds)))
+    numbers = [*thresholds] if isinstance(thresholds, Iterable) else []
+    is_finite = all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
+    if not numbers or not is_finite or any(low >= high for low, high in pairwise(numbers)):
+        raise ValueError(f"`thresholds` must be finite, ascending numbers, such as (0.0,) or (-3.0, 3.0), got {thresholds!r}.")
+    activation = Activation(_at(*map(float, numbers)))
     if isinstance(function, type) and issubclass(function, nn.Module):
         _MODULES[function] = activation
     elif function in torch.overrides.get_testing_overrides():

@@ -39,9 +39,10 @@ def segment_walks(
     the network is known to be piecewise linear (affine operations, max pooling, clamps, ReLU and its kin) it finds the breakpoints
     layer by layer like ExactLine (Sotoudeh and Thakur 2019), and `Walks.exact` is True. Where it curves (smooth activations,
     normalisation, attention, products) or does what is not known, intervals are refined until every unit either keeps clear of its
-    threshold or passes it once, and crossings are then located to 1e-10 in t; `Walks.exact` is False, for what switches
-    twice within one smooth bend could escape, and `Walks.resolution` is the length of the shortest interval that was left undecided,
-    or 1e-10. This treatment of curved networks is this project's own. "uniform" looks at equidistant points; it
+    threshold or passes it once, and crossings are then located to 1e-10 in t; `Walks.resolution` is the length of the longest
+    interval that was left undecided, or 1e-10. `Walks.exact` is False, for this trusts a network to be smooth between 64 equal
+    intervals of a segment, each looked into at one more point: a bump so narrow that none of them meets it is not seen. This treatment
+    of curved networks is this project's own. "uniform" looks at equidistant points; it
     misses regions, and chi may err either way.
 
     The function measured is the model's in evaluation mode, with its stored weights in float64; the model does not change.
@@ -66,7 +67,6 @@ def segment_walks(
         num_points: For "uniform" alone, how many points of each segment; at least 2, its ends.
         max_bytes: About how much working memory to use; segments are walked in chunks, long ones in pieces. The result does
             not depend on it.
-
         max_breakpoints: How many breakpoints of a piecewise linear network to follow on a segment that does not fit the memory
             at once.
 
@@ -147,5 +147,5 @@ def _check_method(method: str, num_points: int | None, max_bytes: int, max_break
     if method == "exact" and num_points is not None:
         raise ValueError(f"`num_points={num_points}` goes with `method='uniform'`: an exact walk meets every region.")
     for name, value in (("max_bytes", max_bytes), ("max_breakpoints", max_breakpoints)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be positive, got {value}.")
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
