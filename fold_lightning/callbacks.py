@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from fold_lightning import figures as drawing
-from fold_lightning.activations.interception import preserved_random_state
+from fold_lightning.activations.borrowing import preserved_random_state
 from fold_lightning.probes import (
     Segments,
     draw_segments,

@@ -472,7 +472,7 @@ class TestMistakes:
             segment_walks(self.model, self.x, self.x, method="uniform")
         with pytest.raises(ValueError, match="meets every region"):
             segment_walks(self.model, self.x, self.x, num_points=100)
-        with pytest.raises(ValueError, match="`max_bytes` must be positive"):
+        with pytest.raises(ValueError, match="`max_bytes` must be a whole number of at least 1"):
             segment_walks(self.model, self.x, self.x, max_bytes=0)
 
     def test_no_activation(self) -> None:
@@ -480,9 +480,9 @@ class TestMistakes:
             segment_walks(nn.Linear(4, 2), self.x, self.x)
 
     def test_what_no_interception_sees_is_refused_by_name(self) -> None:
-        with pytest.raises(ValueError, match="'1' is a fused lstm"):
+        with pytest.raises(ValueError, match=r"LSTM \('1'\) is a fused lstm"):
             segment_walks(nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 3)), self.x[:, None], self.x[:, None])
-        with pytest.raises(ValueError, match="'1' is a ScriptModule"):
+        with pytest.raises(ValueError, match=r"\('1'\) is a ScriptModule"):
             segment_walks(nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.ReLU())), self.x, self.x)
 
     def test_what_are_no_walks(self) -> None:

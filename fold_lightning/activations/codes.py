@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fold_lightning.activations.architecture import Architecture, inspect_model
-from fold_lightning.activations.interception import BorrowedModel, Forward, Interception, PassEnded, borrow
+from fold_lightning.activations.borrowing import BorrowedModel, Forward, borrow
+from fold_lightning.activations.interception import Interception, PassEnded
 from fold_lightning.activations.layers import Patterns
 from fold_lightning.activations.table import Thresholds
 

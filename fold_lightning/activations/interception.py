@@ -1,27 +1,22 @@
-"""Running a user's model with every operation in view, and leaving no trace.
+"""Running a user's model with every operation in view.
 
 A :class:`torch.overrides.TorchFunctionMode` sees each torch function of a forward pass, whether a module or the user's own
 code calls it. What comes from the input is marked as it passes, so that an activation of a weight is not taken for a unit.
-Parameters and buffers are replaced by float64 copies on their way into an operation; the model itself is only read.
 """
 
 from __future__ import annotations
 
-import inspect
-import random
-import sys
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
+from fold_lightning.activations.borrowing import BorrowedModel
+from fold_lightning.activations.following import follow, follows, map_tensors, replace, tensors_in
 from fold_lightning.activations.operations import (
     CASTS,
     COMPARISONS,
@@ -32,11 +27,7 @@ from fold_lightning.activations.operations import (
     is_piecewise_linear,
     operation_name,
 )
-from fold_lightning.activations.snapshot import Snapshot
 from fold_lightning.activations.table import Activation, Thresholds, activation_of, module_activation_of
-
-Forward = str | Callable[..., Any] | None
-_T = TypeVar("_T")
 
 
 class PassEnded(BaseException):
@@ -116,7 +107,7 @@ class Interception(TorchFunctionMode):
             return func(*args, **kwargs)
         if name == "dtype":
             return torch.float64 if args[0].is_floating_point() else args[0].dtype
-        args, kwargs = _map_tensors(self._borrowed.float64, (args, kwargs))
+        args, kwargs = map_tensors(self._borrowed.float64, (args, kwargs))
         if name in CASTS and args and _stays_float64(args, kwargs):
             return args[0]
         followers = [t for t in tensors_in((args, kwargs)) if follows(t)]
@@ -220,137 +211,6 @@ class Interception(TorchFunctionMode):
         return name if self._calls[name] == 1 else f"{name}/{self._calls[name]}"
 
 
-class BorrowedModel:
-    """A model in evaluation mode, in float64, for as long as :func:`borrow` lends it."""
-
-    def __init__(self, model: nn.Module, forward: Forward, device: torch.device) -> None:
-        self.device = device
-        self._forward = _forward_function(model, forward)
-        self._paths = {id(module): _plain_path(path) for path, module in reversed(list(model.named_modules()))}
-        self._copies: dict[int, Tensor | None] = {id(t): None for t in [*model.parameters(), *model.buffers()]}
-        self._buffers = {id(b) for b in model.buffers()}
-
-    def forward(self, inputs: Tensor) -> Any:
-        return self._forward(inputs)
-
-    def path(self, module: nn.Module) -> str:
-        """Where a module lives in the model; for one that it does not own, its class."""
-        return self._paths.get(id(module), type(module).__name__)
-
-    def float64(self, tensor: Tensor) -> Tensor:
-        """The tensor as operations get it: floating point in float64, buffers as copies that may be written."""
-        key = id(tensor)
-        if key not in self._copies:
-            return self._convert(tensor)
-        copy = self._copies[key]
-        if copy is None:
-            copy = self._convert(tensor)
-            copy = copy.clone() if copy is tensor and key in self._buffers else copy.detach()
-            self._copies[key] = copy
-        return copy
-
-    def _convert(self, tensor: Tensor) -> Tensor:
-        dtype = torch.float64 if tensor.is_floating_point() else tensor.dtype
-        if tensor.dtype == dtype and tensor.device == self.device:
-            return tensor
-        converted = tensor.to(device=self.device, dtype=dtype)
-        return follow(converted) if follows(tensor) else converted
-
-
-@contextmanager
-def borrow(model: nn.Module, inputs: Tensor, forward: Forward = None) -> Iterator[BorrowedModel]:
-    """Lends a model for forward passes that change nothing of it.
-
-    Modes, attributes (also what their lists, dicts and generators hold), gradients and random states are as before when the
-    context ends, also by an exception.
-
-    Args:
-        model: The user's model; of a compiled one the original is measured.
-        inputs: Any inputs of the passes to come; they must be where the model is.
-        forward: A name of a method or submodule, or a callable of ``(model, inputs)`` or ``(inputs)``; None calls the model.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be an `nn.Module`, got {type(model).__name__}: wrap a function with `forward=`.")
-    model = original_module(model)
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ValueError(
-            f"{type(model).__name__} is a ScriptModule, whose activations can't be seen: pass the module that it was made from."
-        )
-    _check_device(model, inputs)
-    modules = list(model.modules())
-    before = [Snapshot(module) for module in modules]
-    try:
-        for module in modules:
-            module.training = False
-        with preserved_random_state(), torch.inference_mode(False), torch.no_grad(), _eager():
-            yield BorrowedModel(model, forward, _float64_device(inputs.device))
-    finally:
-        for snapshot in before:
-            snapshot.restore()
-
-
-@contextmanager
-def preserved_random_state() -> Iterator[None]:
-    """Gives back the random states of Python, NumPy and torch, also after an exception."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(cpu)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
-
-
-def original_module(model: nn.Module) -> nn.Module:
-    """The module that ``torch.compile`` wrapped, or the model itself."""
-    while isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-        model = inner
-    return model
-
-
-def follow(tensor: _T) -> _T:
-    """Marks a tensor as following the input."""
-    tensor._follows_input = True  # type: ignore[attr-defined]
-    return tensor
-
-
-def follows(tensor: Tensor) -> bool:
-    return getattr(tensor, "_follows_input", False)
-
-
-def replace(tensor: Tensor, value: Tensor) -> None:
-    """Makes an existing tensor object hold a value of another number of rows, as an in-place operation would."""
-    if tensor.shape == value.shape:
-        tensor.copy_(value)
-    else:
-        tensor.data = value
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors of nested tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_in(item)
-
-
-def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return function(value)
-    if type(value) in (tuple, list):
-        return type(value)(_map_tensors(function, item) for item in value)
-    if type(value) is dict:
-        return {key: _map_tensors(function, item) for key, item in value.items()}
-    return value
-
-
 def _stays_float64(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     if not args[0].is_floating_point():
         return False
@@ -368,69 +228,3 @@ def _is_activation_module(module: nn.Module) -> bool:
     return any(cls.__module__ == "torch.nn.modules.activation" for cls in type(module).__mro__) and not isinstance(
         module, (nn.MultiheadAttention, nn.Softmax, nn.Softmin, nn.LogSoftmax, nn.Softmax2d)
     )
-
-
-def _forward_function(model: nn.Module, forward: Forward) -> Callable[[Tensor], Any]:
-    if forward is None:
-        return model
-    if isinstance(forward, str):
-        target: Any = model
-        for part in forward.split("."):
-            target = getattr(target, part, None)
-        if not callable(target):
-            raise ValueError(
-                f"`forward={forward!r}` names nothing to call in {type(model).__name__}: "
-                "expected the name of a method or a submodule, such as 'encode' or 'net.backbone'."
-            )
-        return target  # type: ignore[no-any-return]
-    if not callable(forward):
-        raise TypeError(
-            f"`forward` must be a name or a callable of (model, inputs), got {type(forward).__name__}: "
-            "for instance `forward=lambda model, inputs: model.encode(inputs)`."
-        )
-    if _takes_model(forward):
-        return lambda inputs: forward(model, inputs)
-    return forward
-
-
-def _takes_model(forward: Callable[..., Any]) -> bool:
-    try:
-        inspect.signature(forward).bind(None, None)
-    except TypeError:
-        return False
-    except ValueError:  # a built-in without a signature
-        return True
-    required = [
-        p
-        for p in inspect.signature(forward).parameters.values()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    return len(required) != 1 and not isinstance(forward, nn.Module)
-
-
-def _plain_path(path: str) -> str:
-    return ".".join(part for part in path.split(".") if part != "_orig_mod")
-
-
-def _check_device(model: nn.Module, inputs: Tensor) -> None:
-    devices = {t.device for t in [*model.parameters(), *model.buffers()]}
-    if devices and inputs.device not in devices:
-        raise ValueError(
-            f"Model and inputs must be on one device, got a model on {', '.join(sorted(map(str, devices)))} and inputs on "
-            f"{inputs.device}: move one with `.to(device)`."
-        )
-
-
-def _float64_device(device: torch.device) -> torch.device:
-    return torch.device("cpu") if device.type == "mps" else device
-
-
-@contextmanager
-def _eager() -> Iterator[None]:
-    """Compiled submodules and functions run uncompiled: a compiled graph calls no torch function that a mode could see."""
-    if "torch._dynamo" not in sys.modules:  # nothing can have been compiled
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*global hooks on modules", UserWarning)  # the hooks here expect it
-        yield

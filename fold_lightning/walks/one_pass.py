@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from fold_lightning.activations.architecture import Architecture
+from fold_lightning.activations.borrowing import BorrowedModel
 from fold_lightning.activations.codes import ZERO_TOLERANCE, magnitude
-from fold_lightning.activations.interception import BorrowedModel, Interception, PassEnded, follows, replace, tensors_in
+from fold_lightning.activations.following import follows, replace, tensors_in
+from fold_lightning.activations.interception import Interception, PassEnded
 from fold_lightning.activations.operations import CLAMPS, MAX_POOLS, is_in_place
 from fold_lightning.activations.table import Thresholds
 from fold_lightning.walks.bends import MaxPool, clamp_bounds, winner_changes

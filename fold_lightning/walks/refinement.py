@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from fold_lightning.activations.architecture import Architecture
+from fold_lightning.activations.borrowing import BorrowedModel
 from fold_lightning.activations.codes import PreActivations, magnitude
-from fold_lightning.activations.interception import BorrowedModel
 from fold_lightning.activations.table import Thresholds
 from fold_lightning.walks.grid import MERGE_TOLERANCE
 from fold_lightning.walks.pieces import Pieces, Traversal

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fold_lightning.activations.architecture import Architecture, inspect_model
+from fold_lightning.activations.borrowing import BorrowedModel, Forward, borrow
 from fold_lightning.activations.codes import check_inputs, codes_of
-from fold_lightning.activations.interception import BorrowedModel, Forward, borrow
 from fold_lightning.activations.layers import Patterns
 from fold_lightning.walks.record import Walks
 from fold_lightning.walks.walker import Walker
@@ -36,14 +36,16 @@ def segment_walks(
     """The codes met on the straight segments ``(1 - t) start + t end``, t in [0, 1].
 
     "exact" meets every region on a segment once, as "The Space Between" (Lewandowski et al. 2025) asks of a sampling. Where
-    the network is known to be piecewise linear (affine operations, max pooling, clamps, ReLU and its kin) it finds the breakpoints
-    layer by layer like ExactLine (Sotoudeh and Thakur 2019), and `Walks.exact` is True. Where it curves (smooth activations,
-    normalisation, attention, products) or does what is not known, intervals are refined until every unit either keeps clear of its
-    threshold or passes it once, and crossings are then located to 1e-10 in t; `Walks.resolution` is the length of the longest
-    interval that was left undecided, or 1e-10. `Walks.exact` is False, for this trusts a network to be smooth between 64 equal
-    intervals of a segment, each looked into at one more point: a bump so narrow that none of them meets it is not seen. This treatment
-    of curved networks is this project's own. "uniform" looks at equidistant points; it
-    misses regions, and chi may err either way.
+    the network is known to be piecewise linear (affine operations, max pooling, clamps, ReLU and its kin) it finds the
+    breakpoints layer by layer like ExactLine (Sotoudeh and Thakur 2019), and `Walks.exact` is True.
+
+    Where the network curves (smooth activations, normalisation, attention, products) or does what is not known, intervals are
+    refined until every unit either keeps clear of its threshold or passes it once, and crossings are then located to 1e-10 in
+    t; `Walks.resolution` is the length of the longest interval that was left undecided, or 1e-10. `Walks.exact` is False, for
+    this trusts a network to be smooth between 64 equal intervals of a segment, each looked into at one more point: a bump so
+    narrow that none of them meets it is not seen. This treatment of curved networks is this project's own.
+
+    "uniform" looks at equidistant points; it misses regions, and chi may err either way.
 
     The function measured is the model's in evaluation mode, with its stored weights in float64; the model does not change.
     Codes are those of the open intervals between breakpoints: what switches at one t is one step, and a unit that only
