@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -162,7 +165,8 @@ class FoldingMonitor(Callback):
         self._passing: list[tuple[Tensor, Tensor | None]] | None = [] if self.probes is None else None
         self._scalars: dict[str, float] = {}
         self._last_epoch = 0
-        self._has_warned = False
+        self._has_failed = False
+        self._warned: set[str] = set()
 
     @property
     def _num_inputs(self) -> int:
@@ -210,7 +214,11 @@ class FoldingMonitor(Callback):
             try:
                 self._measure(trainer, pl_module)
             except Exception as error:  # a failed measurement must not cost the run
-                self._warn_once(f"FoldingMonitor measured nothing at epoch {trainer.current_epoch}: {error}")
+                if not self._has_failed:
+                    rank_zero_warn(
+                        f"FoldingMonitor measured nothing at epoch {trainer.current_epoch}: {error} (training goes on; said once)"
+                    )
+                self._has_failed = True
         if self._scalars:
             pl_module.log_dict(self._scalars, on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1)
 
@@ -228,12 +236,23 @@ class FoldingMonitor(Callback):
 
     def _walk(self, pl_module: LightningModule, segments: Segments) -> Walks:
         segments = segments.to(pl_module.device)
-        return segment_walks(pl_module, segments.start, segments.end, layers=self.layers, forward=self.forward)
+        with self._each_warning_once():
+            return segment_walks(pl_module, segments.start, segments.end, layers=self.layers, forward=self.forward)
 
-    def _warn_once(self, message: str) -> None:
-        if not self._has_warned:
-            rank_zero_warn(f"{message} (training goes on; said once)")
-        self._has_warned = True
+    @contextmanager
+    def _each_warning_once(self) -> Iterator[None]:
+        """What a measurement warns of, it would warn of in every epoch."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+        for warning in caught:
+            self._warn_once(str(warning.message), warning.category)
+
+    def _warn_once(self, message: str, category: type[Warning] = UserWarning) -> None:
+        without_numbers = re.sub(r"\d+", "", message)
+        if without_numbers not in self._warned:
+            rank_zero_warn(message, category=category)
+        self._warned.add(without_numbers)
 
 
 def _validates(trainer: Trainer) -> bool:

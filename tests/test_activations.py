@@ -329,7 +329,7 @@ def test_a_scripted_function_of_the_weights_is_none_of_ours() -> None:
 
 
 def test_an_output_that_left_torch_is_warned_about() -> None:
-    with pytest.warns(UserWarning, match="output left torch's functions"):
+    with pytest.warns(UserWarning, match="depends on the input left torch's functions"):
         activation_codes(mlp(4, 6, 6), torch.randn(3, 4), forward=lambda m, x: torch.from_numpy(np.tanh(m(x).numpy())))
 
 
@@ -352,3 +352,53 @@ def test_an_exported_model_is_measured_by_its_operators() -> None:
     batch = torch.export.Dim("batch")
     exported = torch.export.export(model, (x,), dynamic_shapes=({0: batch},)).module()
     assert torch.equal(activation_codes(exported, x).bits, activation_codes(model, x).bits)
+
+
+class Writing(nn.Module):
+    """Writes into what it owns: a plain tensor, one in a list, and its own weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 6, dtype=torch.float64)
+        self.count, self.means = torch.zeros(1, dtype=torch.long), [torch.zeros(6, dtype=torch.float64)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        self.linear.weight.data.clamp_(-0.1, 0.1)
+        z = self.linear(x)
+        self.means[0].mul_(0.9).add_(z.detach().mean(0))
+        return torch.relu(z)
+
+
+def test_what_a_forward_pass_writes_in_place_is_taken_back() -> None:
+    model, x = Writing(), torch.randn(9, 4)
+    weight = model.linear.weight.clone()
+    expected = (x.double() @ weight.clamp(-0.1, 0.1).T + model.linear.bias) > 0
+    assert torch.equal(activation_codes(model, x).bits, expected)
+    segment_walks(model, x[:4], x[4:8])
+    assert torch.equal(model.linear.weight, weight) and not model.count.any() and not model.means[0].any()
+
+
+def test_complex_weights_are_measured() -> None:
+    weight, x = torch.randn(3, 3, dtype=torch.complex64), torch.randn(5, 4)
+    codes = activation_codes(nn.Identity(), x, forward=lambda m, x: torch.relu(torch.view_as_real(torch.fft.rfft(x) @ weight)))
+    spectrum = torch.fft.rfft(x.double()) @ weight.to(torch.complex128)
+    assert torch.equal(codes.bits, (torch.view_as_real(spectrum) > 0).flatten(1))
+
+
+def test_a_gradient_inside_a_forward_pass_follows_the_input() -> None:
+    model = nn.Linear(4, 6)
+
+    def force(model: nn.Module, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            y = x.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(torch.tanh(model(y)).sum(), y)
+        return torch.relu(gradient - 0.1)
+
+    codes = activation_codes(model, torch.randn(5, 4), forward=force)
+    assert list(codes.layers) == ["tanh", "relu"]
+
+
+def test_an_activation_by_another_name_is_the_same() -> None:
+    codes = activation_codes(mlp(4, 6, 6), torch.randn(3, 4), forward=lambda m, x: torch.special.expit(m(x)))
+    assert list(codes.layers) == ["1", "sigmoid"]

@@ -177,7 +177,9 @@ def test_an_activation_that_the_table_lacks_is_named_once(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(table, "_TABLE", {k: v for k, v in table._TABLE.items() if k != "mish"})
     model = nn.Sequential(nn.Linear(4, 4), nn.Mish(), nn.Linear(4, 4), nn.ReLU())
-    with pytest.warns(UserWarning, match=r"Mish \('1'\): not in the table.*register_activation") as warned:
+    with pytest.warns(
+        UserWarning, match=r"Mish \('1'\): bends each element, but is not in the table.*register_activation"
+    ) as warned:
         walks = segment_walks(model, torch.randn(3, 4), torch.randn(3, 4))
     assert len(warned) == 1 and walks.num_units == 4
     assert activation_codes(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Softmax(1)), torch.randn(3, 4)).bits.shape == (3, 4)
@@ -204,7 +206,7 @@ class Bend(nn.Module):
 )
 def test_an_elementwise_module_of_ones_own_is_named(function: Callable[[Tensor], Tensor], name: str) -> None:
     model = nn.Sequential(nn.Linear(4, 4), Bend(function), nn.Linear(4, 4), nn.ReLU()).double()
-    with pytest.warns(UserWarning, match=rf"^{name} \('1'\): not in the table"):
+    with pytest.warns(UserWarning, match=rf"^{name} \('1'\): bends each element, but is not in the table"):
         walks = segment_walks(model, torch.randn(3, 4), torch.randn(3, 4))
     assert not walks.exact.any() and walks.num_units == 4
     with pytest.raises(ValueError, match=rf"meets no activation.*; {name} \('1'\) may be one"):
@@ -297,3 +299,56 @@ def test_half_precision_models_are_measured_in_float64(dtype: torch.dtype) -> No
     double = segment_walks(copy.deepcopy(model).double(), x[:2], x[2:])
     assert torch.equal(walks.unit, double.unit) and torch.allclose(walks.position, double.position, atol=1e-9)
     assert all(parameter.dtype == dtype for parameter in model.parameters())
+
+
+L, M = nn.Linear(6, 8), nn.Linear(8, 8)
+
+
+def accumulate(x: Tensor) -> Tensor:
+    acc = torch.zeros(len(x), 6, dtype=x.dtype)
+    acc[:, :3].copy_(x[:, :3])
+    return torch.relu(L(acc * x))
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda m, x: torch.relu(M(L(x) * nn.Parameter(L(x)))),
+        lambda m, x: torch.relu(M(L(x) * L(x).as_subclass(Tensor))),
+        lambda m, x: accumulate(x),
+        lambda m, x: torch.relu(torch.div(L(x), 0.7, rounding_mode="trunc") - 0.5),
+        lambda m, x: torch.relu(M(L(x).clamp(min=L(x).flip(1)))),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Something that depends on the input left")
+def test_what_is_hidden_or_jumps_is_never_called_exact(forward: Callable[..., Tensor]) -> None:
+    start, end = torch.randn(2, 2, 6)
+    assert not segment_walks(nn.Identity(), start, end, forward=forward).exact.any()
+
+
+def test_a_clamp_that_only_plain_passes_can_walk_is_not_called_exact() -> None:
+    def forward(model: nn.Module, x: Tensor) -> Tensor:
+        x = x.T
+        bump = (x - 0.6).clamp(min=0.0) - 2 * (x - 0.65).clamp(min=0.0) + (x - 0.7).clamp(min=0.0)
+        return torch.relu(bump.T - 0.01)
+
+    with pytest.warns(UserWarning, match="1 of 1 walks are not exact"):
+        walks = segment_walks(nn.Identity(), torch.zeros(1, 1), torch.ones(1, 1), forward=forward)
+    assert not walks.exact.any()
+
+
+def test_a_registered_module_must_be_called_with_its_pre_activation_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fold_lightning.activations import table
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.snake = Snake()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.snake(x=x)
+
+    monkeypatch.setattr(table, "_MODULES", {})
+    register_activation(Snake)
+    with pytest.raises(ValueError, match=r"Snake \('snake'\) is registered.*first positional argument"):
+        activation_codes(Named(), torch.randn(3, 4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,19 @@ class Stream(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.inner)
+
+
+def test_what_a_measurement_warns_of_is_said_once_a_run(tmp_path: Path) -> None:
+    class Sine(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sin()
+
+    model = Model()
+    model.net.insert(1, Sine())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(tmp_path, FoldingMonitor(num_segments=4), model=model, max_epochs=3)
+    assert sum("is not in the table of activations" in str(w.message) for w in caught) == 1
 
 
 @pytest.mark.parametrize("sanity", [0, 2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def steps_of(walks: Walks, i: int) -> list[tuple[float, tuple[int, ...]]]:
 def assert_equals_reference(model: nn.Sequential, start: Tensor, end: Tensor, walks: Walks) -> None:
     layers, _ = layers_of(copy.deepcopy(model).double().eval(), tuple(start.shape[1:]))
     reached, walked = walk_range(walks), walk_length(walks)
-    assert walks.exact.all()
+    assert_calls_itself_exact(model, walks)
     for i in range(len(start)):
         expected, bits = walk_by_regions(layers, start[i].double().flatten().numpy(), end[i].double().flatten().numpy())
         found = steps_of(walks, i)
@@ -39,6 +40,12 @@ def assert_equals_reference(model: nn.Sequential, start: Tensor, end: Tensor, wa
         assert [units for _, units in found] == [units for _, units in expected]
         assert all(math.isclose(p, q, abs_tol=1e-8) for (p, _), (q, _) in zip(found, expected, strict=True))
         assert (reached[i], walked[i]) == range_and_length(expected)
+
+
+def assert_calls_itself_exact(model: nn.Module, walks: Walks) -> None:
+    """Refinement looks once into an interval, where max pooling may bend twice: there it finds all, but does not swear to it."""
+    pools = any(isinstance(module, nn.MaxPool2d) for module in model.modules())
+    assert walks.exact.all() if not pools or walker.OnePass is not _fails else not walks.exact.any()
 
 
 @pytest.fixture(params=["one pass", "refinement"])
@@ -182,7 +189,7 @@ def test_degenerate_walks_equal_exact_rational_arithmetic(kind: str, engine: str
             end = torch.stack([0 * start[0], -start[1], -2 * start[2], start[3]])  # through the origin; of length 0
         layers, _ = layers_of(copy.deepcopy(model), shape[1:])
         walks = segment_walks(model, start, end)
-        assert walks.exact.all()
+        assert_calls_itself_exact(model, walks)
         for i in range(len(start)):
             positions, codes = rational_codes(layers, *(x[i].flatten().int().tolist() for x in (start, end)))
             assert walks.codes(i).tolist() == [list(code) for code in codes]
@@ -326,10 +333,104 @@ def test_functional_code_walks_as_its_plain_twin_does(monkeypatch: pytest.Monkey
     plain = segment_walks(Plain(model), start, end)
     monkeypatch.setattr(walker, "OnePass", _fails)
     refined = segment_walks(Plain(model), start, end)
-    assert grown.exact.all() and plain.exact.all() and refined.exact.all()
+    assert grown.exact.all() and plain.exact.all() and not refined.exact.any()
     for other in (plain, refined):
         assert torch.equal(grown.segment, other.segment) and torch.equal(grown.unit, other.unit)
         assert torch.allclose(grown.position, other.position, atol=1e-9)
+
+
+def encoding() -> Tensor:
+    table, t = torch.zeros(6), torch.arange(6.0)
+    table[0::2], table[1::2] = t[0::2].sin(), t[1::2].cos()
+    return table
+
+
+def scratch(x: Tensor) -> Tensor:
+    out = torch.zeros(len(x), x.shape[1])
+    out += x.relu()
+    return (out + x - 1).relu()
+
+
+def masked(x: Tensor) -> Tensor:
+    mask = torch.zeros(6, 6)
+    mask.masked_fill_(torch.ones(6, 6).triu(1).bool(), -3.0)
+    return torch.relu(x[:, None] + mask).flatten(1)
+
+
+def experts(x: Tensor) -> Tensor:
+    out = torch.zeros(len(x), 6, device=x.device)
+    out[:, :3] = x[:, :3].relu() - x[:, 3:]
+    out[:, 3:].copy_(x[:, 3:].relu())
+    return (out - 0.1).relu()
+
+
+def accumulated(x: Tensor) -> Tensor:
+    out = torch.full((6, 6), -0.3).triu_(1)
+    return torch.relu(x @ torch.mul(out, 2.0, out=torch.empty(6, 6)))
+
+
+def view_relu(x: Tensor) -> Tensor:
+    h = torch.cat([x, -x], 1)
+    h[:, :6].relu_()
+    return (h[:, :6] + 0.05 - x.sum(1, keepdim=True)).relu()
+
+
+def view_of_all(x: Tensor) -> Tensor:
+    h = x.clone()
+    v = h.view(-1, 2, 3)
+    h.relu_()
+    v[:, 0].clamp_(max=0.3)
+    return torch.relu(v.flatten(1) + x - 0.1)
+
+
+def halves(x: Tensor) -> Tensor:
+    h = 2 * x
+    a, b = h.chunk(2, 1)
+    a.relu_()
+    b += a
+    return torch.relu(h - 0.2 * x)
+
+
+def bounded(x: Tensor) -> Tensor:
+    alpha = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    return torch.relu(x.clamp(-alpha, 2 * alpha) - x.clamp(min=torch.zeros(())) + 0.05)
+
+
+def shaped(x: Tensor) -> Tensor:
+    p = torch.arange(6).type_as(x)
+    p = p.sin() + torch.linspace(0, 1, 6).expand_as(x).cos() + torch.ones_like(x).cumsum(1)
+    return torch.relu(x - torch.where(torch.arange(6) > 2, p, torch.zeros_like(x)))
+
+
+@pytest.mark.parametrize(
+    "function", [scratch, lambda x: (x + encoding() - 0.05).relu(), masked, experts, accumulated, view_relu, view_of_all, halves,
+                 bounded, shaped]
+)  # fmt: skip
+@pytest.mark.filterwarnings("error")
+def test_writing_in_place_and_shared_memory_change_nothing(function: Callable[[Tensor], Tensor]) -> None:
+    net = mlp(4, 6, 6, seed=3)
+    start, end = torch.randn(60, 4), torch.randn(60, 4)
+    walks = segment_walks(net, start, end, forward=lambda m, x: function(m(x)))
+    assert walks.exact.all()
+    # Dense points through the plain model in float64, which no interception has seen.
+    with torch.no_grad():
+        t = torch.linspace(0, 1, 2001, dtype=torch.float64)[:, None]
+        torch.set_default_dtype(torch.float64)
+        try:
+            for i in range(len(start)):
+                codes = last_signs(function, net((1 - t) * start[i].double() + t * end[i].double()))
+                inside = walks.select(list(walks.layers)[-1])
+                switches = (codes[1:] != codes[:-1]).sum(0)
+                events = torch.bincount(inside.unit[inside.segment == i], minlength=codes.shape[1])
+                assert (events >= switches).all() and ((events - switches) % 2 == 0).all()
+                assert (events - switches).sum() <= 2  # a bump between two points
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def last_signs(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Where the output of the last ReLU is positive."""
+    return function(x) > 0
 
 
 class Tokens(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fold_lightning.activations.borrowing import BorrowedModel
-from fold_lightning.activations.census import Census, take_census
+from fold_lightning.activations.census import Census, lost_calls, take_census
 from fold_lightning.activations.layers import Patterns, columns, select_layers
 from fold_lightning.activations.table import Thresholds
 
@@ -24,6 +24,7 @@ class Architecture:
         batch_dims: Activation name -> the dimension of its pre-activations along which the inputs lie.
         counted: The activations whose bits count.
         unknown: Operations between the input and the last counted activation that are not known to be piecewise linear.
+        bends: Operations on that way that bend without a bit.
         widest: Numbers in the largest tensor that one input becomes.
     """
 
@@ -32,6 +33,7 @@ class Architecture:
     batch_dims: dict[str, int]
     counted: tuple[str, ...]
     unknown: tuple[str, ...]
+    bends: tuple[str, ...]
     widest: int
 
     @property
@@ -67,7 +69,7 @@ def inspect_model(borrowed: BorrowedModel, inputs: Tensor, layers: Patterns = No
     second = take_census(borrowed, inputs[[-1, 0, -1]])
     two, three = census.met, second.met
     _check_nothing_escapes(census, second)
-    _warn_of_lost_outputs(census, second)
+    lost = lost_calls(census, second)
     unlisted = ", ".join(census.unlisted.values())
     if not two:
         raise ValueError(
@@ -77,18 +79,26 @@ def inspect_model(borrowed: BorrowedModel, inputs: Tensor, layers: Patterns = No
         )
     if unlisted:
         warnings.warn(
-            f"{unlisted}: not in the table of activations, so its units do not count; "
-            "`fold_lightning.register_activation` adds it, as a function of torch or as the class of a module.",
+            f"{unlisted}: bends each element, but is not in the table of activations, so its units do not count. If it is meant as "
+            "one, `fold_lightning.register_activation` adds it, as a function of torch or as the class of a module.",
+            stacklevel=3,
+        )
+    if lost:
+        warnings.warn(
+            "Something that depends on the input left torch's functions on its way (through NumPy, say), and what bends it there is "
+            "not seen.",
             stacklevel=3,
         )
     dims = {name: _batch_dim(name, z, three[name][1]) for name, (_, z) in two.items() if name in three}
     counted = tuple(select_layers(layers, list(two)))
+    before = census.before[counted[-1]]
     architecture = Architecture(
         thresholds={name: thresholds for name, (thresholds, _) in two.items()},
         units={name: z.numel() // 2 for name, (_, z) in two.items()},
         batch_dims=dims,
         counted=counted,
-        unknown=census.unknown_before[counted[-1]],
+        unknown=before.unknown + ("something that left torch's functions",) * any(call <= before.calls for call in lost),
+        bends=before.bends,
         widest=census.largest // 2,
     )
     for name in architecture.needed:
@@ -105,18 +115,6 @@ def _check_nothing_escapes(two: Census, three: Census) -> None:
                 "from the input (through NumPy, Python numbers or a scripted function), so what it bends can't be seen. Keep it in "
                 "torch, or pass `forward=` with a part of the model that does without."
             )
-
-
-def _warn_of_lost_outputs(two: Census, three: Census) -> None:
-    for small, large in zip(two.lost, three.lost, strict=False):
-        grows = small.shape[0] == 2 and large.shape == (3, *small.shape[1:])
-        if grows and torch.equal(large, small[[1, 0, 1]]) and not torch.equal(small[0], small[1]):
-            warnings.warn(
-                "The model's output left torch's functions on its way from the input (through NumPy, say): what bends it there "
-                "is not seen.",
-                stacklevel=4,
-            )
-            return
 
 
 def _batch_dim(name: str, two: Tensor, three: Tensor) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fold_lightning.activations.following import follow, follows
+from fold_lightning.activations.following import follow, follows, varies
 from fold_lightning.activations.snapshot import Snapshot
 
 Forward = str | Callable[..., Any] | None
@@ -30,8 +30,13 @@ class BorrowedModel:
         self.device = device
         self._forward = _forward_function(model, forward)
         self._paths = {id(module): _plain_path(path) for path, module in reversed(list(model.named_modules()))}
-        self._copies: dict[int, Tensor | None] = {id(t): None for t in [*model.parameters(), *model.buffers()]}
+        self._parameters = {id(p) for p in model.parameters()}
+        self._copies: dict[int, tuple[Tensor, Tensor]] = {}
         self._buffers = {id(b) for b in model.buffers()}
+
+    def begin_pass(self) -> None:
+        """Forgets what the last pass wrote into buffers and other tensors."""
+        self._copies = {key: copy for key, copy in self._copies.items() if key in self._parameters}
 
     def forward(self, inputs: Tensor) -> Any:
         return self._forward(inputs)
@@ -41,23 +46,28 @@ class BorrowedModel:
         return self._paths.get(id(module), type(module).__name__)
 
     def float64(self, tensor: Tensor) -> Tensor:
-        """The tensor as operations get it: floating point in float64, buffers as copies that may be written."""
-        key = id(tensor)
-        if key not in self._copies:
-            return self._convert(tensor)
-        copy = self._copies[key]
-        if copy is None:
-            copy = self._convert(tensor)
-            copy = copy.clone() if copy is tensor and key in self._buffers else copy.detach()
-            self._copies[key] = copy
-        return copy
+        """The tensor as operations get it: in float64 or complex128, parameters and buffers as copies that may be written.
 
-    def _convert(self, tensor: Tensor) -> Tensor:
-        dtype = torch.float64 if tensor.is_floating_point() else tensor.dtype
-        if tensor.dtype == dtype and tensor.device == self.device:
+        A copy lasts as long as the pass, so what is written into one is there when the tensor is read again.
+        """
+        key = id(tensor)
+        dtype = _double(tensor.dtype)
+        is_own = key in self._parameters or key in self._buffers
+        if not is_own and tensor.dtype == dtype and tensor.device == self.device:
             return tensor
-        converted = tensor.to(device=self.device, dtype=dtype)
-        return follow(converted) if follows(tensor) else converted
+        if key not in self._copies:  # with the original, lest another tensor gets its id
+            self._copies[key] = (tensor, _like(tensor, tensor.detach().to(self.device, dtype, copy=True)))
+        return self._copies[key][1]
+
+
+def _double(dtype: torch.dtype) -> torch.dtype:
+    if dtype.is_complex:
+        return torch.complex128
+    return torch.float64 if dtype.is_floating_point else dtype
+
+
+def _like(tensor: Tensor, copy: Tensor) -> Tensor:
+    return follow(copy, constant=not varies(tensor)) if follows(tensor) else copy
 
 
 @contextmanager

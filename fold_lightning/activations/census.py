@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fold_lightning.activations.borrowing import BorrowedModel
-from fold_lightning.activations.following import follows, tensors_in
+from fold_lightning.activations.following import follows, tensors_in, varies
 from fold_lightning.activations.interception import Interception, OutOfSightError
 from fold_lightning.activations.operations import ELEMENTWISE, operation_name
 from fold_lightning.activations.table import Thresholds, activation_of
@@ -21,45 +22,91 @@ class Census(Interception):
 
     Attributes:
         met: Activation name -> its thresholds and pre-activations.
-        unknown_before: Activation name -> what was unknown on the way to it.
+        before: Activation name -> what was on the way to it.
         unlisted: What looks like an activation that the table lacks, by the module that holds or calls it.
+        passed_over: Name and shape of each activation of something that was not seen to follow the input, such as a weight.
+        apart: Call and argument -> what has as many rows as the input and was not seen to follow it; outputs as of the last call.
         largest: Numbers in the largest tensor.
-        lost: What of the model's output was not seen to follow the input.
     """
 
     def __init__(self, borrowed: BorrowedModel) -> None:
         super().__init__(borrowed)
         self.met: dict[str, tuple[Thresholds, Tensor]] = {}
-        self.unknown_before: dict[str, tuple[str, ...]] = {}
+        self.before: dict[str, Before] = {}
         self.unlisted: dict[str, str] = {}
+        self.passed_over: list[tuple[str, torch.Size]] = []
+        self.apart: dict[tuple[int, int], Tensor] = {}
         self.largest = 0
-        self.lost: list[Tensor] = []
+        self.calls = 0
+        self._rows = 0
+        self._looks_into_module = False
 
     def run(self, inputs: Tensor) -> None:
+        self._rows = len(inputs)
         with _Undercurrent(self):
             output = super().run(inputs)
-        self.lost = [t for t in tensors_in(output) if not follows(t) and t.is_floating_point() and t.dim() > 0]
+        self.calls += 1
+        self._keep(t for t in tensors_in(output) if not follows(t))
 
-    def module_left(self, module: nn.Module, args: tuple[Any, ...], output: Any, activations: int) -> None:
-        if activations > 0 or not args or not isinstance(args[0], Tensor) or not follows(args[0]):
+    def beside(self, name: str, tensors: list[Tensor], arguments: int) -> None:
+        if self._looks_into_module:
             return
-        before = len(self.passed_over)
+        self.calls += 1
+        if len(tensors) == arguments and activation_of(name) is not None:
+            self.pass_over(name, tensors)
+        self._keep(tensors)
+
+    def pass_over(self, name: str, tensors: Iterable[Tensor]) -> None:
+        """An activation is met whose tensors do not follow the input."""
+        if not self._looks_into_module:
+            self.passed_over.extend((name, tensor.shape) for tensor in tensors)
+
+    def module_left(self, module: nn.Module, args: tuple[Any, ...], before: tuple[int, int]) -> None:
+        curves = before[0] == self.num_activations and before[1] < self.num_unknown
+        if not curves or not args or not isinstance(args[0], Tensor) or not varies(args[0]):
+            return
+        self._looks_into_module = True
         if _bends_each_element(module, args[0]):
             self.unlisted[self.place(module)] = self.place(module)
-        del self.passed_over[before:]  # what the look itself called
+        self._looks_into_module = False
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         self.met[layer] = (thresholds, z.clone())
-        self.unknown_before[layer] = tuple(self.unknown)
+        self.before[layer] = Before(self.calls, tuple(self.unknown), tuple(self.bends))
         self.largest = max(self.largest, z.numel())
         return call(z)
 
     def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if name in ELEMENTWISE and not self.inside_registered:
+        if name in ELEMENTWISE and not self.inside_registered and any(map(varies, tensors_in((args, kwargs)))):
             self.unlisted.setdefault(self.caller(), f"{name} in {self.caller()}")
         result = super().operation(name, function, args, kwargs)
         self.largest = max(self.largest, *(t.numel() for t in tensors_in((args, result)) if follows(t)), 0)
         return result
+
+    def _keep(self, tensors: Iterable[Tensor]) -> None:
+        for number, tensor in enumerate(tensors):
+            if tensor.is_floating_point() and tensor.shape[:1] == (self._rows,):
+                self.apart[self.calls, number] = tensor.clone()
+
+
+@dataclass(frozen=True)
+class Before:
+    """What was met before an activation: calls of functions, names of unknown operations and of those that bend."""
+
+    calls: int
+    unknown: tuple[str, ...]
+    bends: tuple[str, ...]
+
+
+def lost_calls(two: Census, three: Census) -> list[int]:
+    """The calls that took something that depends on the input and was not seen to, by what two and three inputs show."""
+    lost = []
+    for key in two.apart.keys() & three.apart.keys():
+        small, large = two.apart[key], three.apart[key]
+        same_rows = large.shape[1:] == small.shape[1:] and torch.allclose(large, small[[1, 0, 1]], rtol=1e-6)
+        if same_rows and not torch.equal(small[0], small[1]):
+            lost.append(key[0])
+    return lost
 
 
 def take_census(borrowed: BorrowedModel, inputs: Tensor) -> Census:
@@ -87,6 +134,8 @@ def take_census(borrowed: BorrowedModel, inputs: Tensor) -> Census:
 class _Undercurrent(TorchDispatchMode):
     """Sees the operators beneath torch's functions, and tells a census of activations that no function announced."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, census: Census) -> None:
         super().__init__()
         self._census = census
@@ -96,7 +145,7 @@ class _Undercurrent(TorchDispatchMode):
     ) -> Any:
         name = operation_name(func)
         if not self._census.inside_function and activation_of(name) is not None:
-            self._census.passed_over.extend((name, tensor.shape) for tensor in tensors_in((args, kwargs)))
+            self._census.pass_over(name, tensors_in((args, kwargs)))
         return func(*args, **(kwargs or {}))
 
 

@@ -1,4 +1,4 @@
-"""Which tensors follow the input: a mark on the tensor objects themselves, wherever they are nested."""
+"""Which tensors follow the input, row for row: a mark on the tensor objects themselves, wherever they are nested."""
 
 from __future__ import annotations
 
@@ -10,22 +10,20 @@ from torch import Tensor
 _T = TypeVar("_T")
 
 
-def follow(tensor: _T) -> _T:
-    """Marks a tensor as following the input."""
-    tensor._follows_input = True  # type: ignore[attr-defined]
+def follow(tensor: _T, *, constant: bool = False) -> _T:
+    """Marks a tensor as having a row for each input; a constant one has the same in each."""
+    tensor._follows_input = "constant" if constant else "varying"  # type: ignore[attr-defined]
     return tensor
 
 
 def follows(tensor: Tensor) -> bool:
-    return getattr(tensor, "_follows_input", False)
+    """Whether a tensor has a row for each input."""
+    return hasattr(tensor, "_follows_input")
 
 
-def replace(tensor: Tensor, value: Tensor) -> None:
-    """Makes an existing tensor object hold a value of another number of rows, as an in-place operation would."""
-    if tensor.shape == value.shape:
-        tensor.copy_(value)
-    else:
-        tensor.data = value
+def varies(tensor: Tensor) -> bool:
+    """Whether a tensor depends on the inputs."""
+    return getattr(tensor, "_follows_input", None) == "varying"
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -16,13 +16,17 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 
 from fold_lightning.activations.borrowing import BorrowedModel
-from fold_lightning.activations.following import follow, follows, map_tensors, replace, tensors_in
+from fold_lightning.activations.following import follow, follows, map_tensors, tensors_in, varies
 from fold_lightning.activations.operations import (
     CASTS,
+    CLAMPS,
     COMPARISONS,
+    CREATIONS,
     FINITENESS,
     FUSED,
+    MAX_POOLS,
     QUERIES,
+    RESHAPED_AFTER,
     is_in_place,
     is_piecewise_linear,
     operation_name,
@@ -43,7 +47,9 @@ class Interception(TorchFunctionMode):
 
     Attributes:
         unknown: Names of the operations on the input's path that are not known to be piecewise linear.
-        passed_over: Name and shape of each activation of something that was not seen to follow the input, such as a weight.
+        num_unknown: How many calls of these there were.
+        num_activations: How many activations were met.
+        bends: Names of those that bend without a bit.
         inside_registered: In how many modules that the user registered as activations the pass is.
         inside_function: Whether a function of torch is running that was seen to be called.
     """
@@ -51,13 +57,14 @@ class Interception(TorchFunctionMode):
     def __init__(self, borrowed: BorrowedModel) -> None:
         super().__init__()
         self.unknown: dict[str, None] = {}
-        self.passed_over: list[tuple[str, torch.Size]] = []
+        self.num_unknown = 0
+        self.bends: dict[str, None] = {}
         self.inside_function = False
         self._borrowed = borrowed
         self._callers: list[nn.Module] = []
         self._calls: Counter[str] = Counter()
-        self._activations_met = 0
-        self._met_before: list[int] = []
+        self.num_activations = 0
+        self._met_before: list[tuple[int, int]] = []
         self.inside_registered = 0
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
@@ -68,8 +75,15 @@ class Interception(TorchFunctionMode):
         """Any other operation on something that follows the input."""
         return function(*args, **kwargs)
 
-    def module_left(self, module: nn.Module, args: tuple[Any, ...], output: Any, activations: int) -> None:
-        """A module has returned, and met so many activations."""
+    def overwrite(self, tensor: Tensor, value: Tensor) -> None:
+        """An activation in place writes its result."""
+        tensor.copy_(value)
+
+    def beside(self, name: str, tensors: list[Tensor], arguments: int) -> None:
+        """These of so many tensors that an operation takes were not seen to follow the input."""
+
+    def module_left(self, module: nn.Module, args: tuple[Any, ...], before: tuple[int, int]) -> None:
+        """A module has returned; before it so many activations and unknown operations had been met."""
 
     def run(self, inputs: Tensor) -> Any:
         """Passes the inputs, float64 (B, ...), through the model until it ends or an override raises `PassEnded`.
@@ -80,6 +94,7 @@ class Interception(TorchFunctionMode):
         before = register_module_forward_pre_hook(lambda module, args: self._enter_module(module, args))
         after = register_module_forward_hook(lambda *call: self._leave_module(*call), always_call=True)
         try:
+            self._borrowed.begin_pass()
             with self:
                 return self._borrowed.forward(follow(inputs))
         except PassEnded:
@@ -110,22 +125,29 @@ class Interception(TorchFunctionMode):
         args, kwargs = map_tensors(self._borrowed.float64, (args, kwargs))
         if name in CASTS and args and _stays_float64(args, kwargs):
             return args[0]
-        followers = [t for t in tensors_in((args, kwargs)) if follows(t)]
-        if activation_of(name) is not None and any(_is_transformed(t) for t in tensors_in((args, kwargs))):
-            raise OutOfSightError(f"The {name} of {self.caller()} runs inside a transformation of functions such as torch.vmap")
-        if not followers and activation_of(name) is not None:
-            self.passed_over.extend((name, tensor.shape) for tensor in tensors_in((args, kwargs)))
-        if not followers or name in FINITENESS:
+        if name in CASTS and args and not follows(args[0]):  # what it may be cast to gives nothing but its type
             return func(*args, **kwargs)
-        if (listed := activation_of(name)) is not None and not self.inside_registered:
+        tensors = list(tensors_in((args, kwargs)))
+        if activation_of(name) is not None and any(map(_is_transformed, tensors)):
+            raise OutOfSightError(f"The {name} of {self.caller()} runs inside a transformation of functions such as torch.vmap")
+        self.beside(name, [t for t in tensors if not follows(t)], len(tensors))
+        if not any(map(follows, tensors)) or name in FINITENESS:
+            return func(*args, **kwargs)
+        varying = [] if name in CREATIONS or (name in RESHAPED_AFTER and not varies(args[0])) else list(filter(varies, tensors))
+        if varying and (listed := activation_of(name)) is not None and not self.inside_registered:
             return self._activate(listed, name, func, args, kwargs)
-        self._classify(name, followers, args, kwargs)
+        if varying:
+            self._classify(name, varying, args, kwargs)
         result = self.operation(name, func, args, kwargs)
-        for tensor in tensors_in(result):
-            follow(tensor)
-        if is_in_place(func, kwargs) and isinstance(args[0], Tensor):
-            follow(args[0])
+        if name not in CREATIONS or _has_rows_of(result, args[0]):
+            self._mark(result, constant=not varying)
+        if varying and is_in_place(func, kwargs) and isinstance(args[0], Tensor):
+            self._mark([args[0], args[0]._base], constant=False)
         return result
+
+    def _mark(self, value: Any, *, constant: bool) -> None:
+        for tensor in tensors_in(value):
+            follow(tensor, constant=constant and not varies(tensor))
 
     def _activate(
         self, listed: Activation, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -134,7 +156,7 @@ class Interception(TorchFunctionMode):
             x, args = args[0], args[1:]
         else:
             x = kwargs.pop("input", None)
-        if not isinstance(x, Tensor) or not follows(x) or x.numel() == 0:
+        if not isinstance(x, Tensor) or not varies(x) or x.numel() == 0:
             return func(x, *args, **kwargs)
         in_place = is_in_place(func, kwargs)
         options = {key: value for key, value in kwargs.items() if key not in ("inplace", "approximate")}
@@ -144,37 +166,46 @@ class Interception(TorchFunctionMode):
             result: Tensor = follow(func(pre if z is x else x, *args, **kwargs))
             return result
 
-        self._activations_met += 1
+        self.num_activations += 1
         result = self.activation(self._layer_name(name), listed.thresholds(*args, **options), z, call)
         if not listed.piecewise_linear:
             self.unknown[name] = None
         if in_place and result is not x:
-            replace(x, result)
+            self.overwrite(x, result)
             return x
         return result
 
-    def _classify(self, name: str, followers: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _classify(self, name: str, varying: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if name in FUSED:
             raise OutOfSightError(f"{self.caller()} is a fused {name}")
         if name in COMPARISONS:
             return
-        floating = sum(t.is_floating_point() for t in followers)
+        if name in MAX_POOLS or name in CLAMPS:
+            self.bends[name] = None
+        floating = sum(t.is_floating_point() for t in varying)
         divisor = args[1] if len(args) > 1 else kwargs.get("other")
-        divides = name in ("div", "divide", "true_divide", "truediv") and isinstance(divisor, Tensor) and follows(divisor)
-        if floating < len(followers) or not is_piecewise_linear(name, floating, divides_by_input=divides):
+        divides = name in ("div", "divide", "true_divide", "truediv") and isinstance(divisor, Tensor) and varies(divisor)
+        known = is_piecewise_linear(name, floating, divides_by_input=divides) and not kwargs.get("rounding_mode")
+        if floating < len(varying) or not known:
             self.unknown[name] = None
+            self.num_unknown += 1
 
     def _enter_module(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if isinstance(module, torch.jit.ScriptModule):
             raise OutOfSightError(f"{self.place(module)} is a ScriptModule")
         self._callers.append(module)
-        self._met_before.append(self._activations_met)
+        self._met_before.append((self.num_activations, self.num_unknown))
         registered = module_activation_of(module)
         if registered is None:
             return
-        if not self.inside_registered and args and isinstance(args[0], Tensor) and follows(args[0]):
+        if not args or not isinstance(args[0], Tensor):
+            raise OutOfSightError(
+                f"{self.place(module)} is registered as an activation, but was not called with its pre-activation as first "
+                "positional argument"
+            )
+        if not self.inside_registered and varies(args[0]):
             name = self._count_call(self._borrowed.path(module) or type(module).__name__)
-            self._activations_met += 1
+            self.num_activations += 1
             self.activation(name, registered.thresholds(), args[0], lambda z: z)
             self.unknown[type(module).__name__] = None
         self.inside_registered += 1
@@ -183,10 +214,10 @@ class Interception(TorchFunctionMode):
         if not self._callers:
             return
         self._callers.pop()
-        met = self._activations_met - self._met_before.pop()
+        before = self._met_before.pop()
         if module_activation_of(module) is not None:
             self.inside_registered -= 1
-        self.module_left(module, args, output, met)
+        self.module_left(module, args, before)
 
     def _layer_name(self, function: str) -> str:
         path, is_activation = "", False
@@ -217,6 +248,10 @@ def _stays_float64(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     targets = [a for a in [*args[1:], *kwargs.values()] if isinstance(a, (torch.dtype, Tensor))]
     dtypes = [t if isinstance(t, torch.dtype) else t.dtype for t in targets]
     return all(dtype.is_floating_point for dtype in dtypes)
+
+
+def _has_rows_of(result: Any, tensor: Any) -> bool:
+    return isinstance(result, Tensor) and isinstance(tensor, Tensor) and result.shape[:1] == tensor.shape[:1]
 
 
 def _is_transformed(tensor: Tensor) -> bool:

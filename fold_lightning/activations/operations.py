@@ -38,7 +38,7 @@ AFFINE = frozenset(
     pad constant_pad_nd interpolate upsample upsample_nearest upsample_bilinear pixel_shuffle pixel_unshuffle channel_shuffle
     unfold fold getitem setitem narrow select split split_with_sizes tensor_split chunk unbind iter index_select gather
     take_along_dim roll flip fliplr flipud rot90 diagonal diag tril triu copy zeros_like ones_like empty_like full_like
-    new_zeros new_ones new_full new_empty new_tensor zero""".split()
+    new_zeros new_ones new_full new_empty zero""".split()
 )
 """Affine in all their tensors together."""
 
@@ -49,6 +49,12 @@ MULTILINEAR = frozenset(
 )
 """Affine while only one of their tensors follows the input (for a division, the numerator)."""
 
+CREATIONS = frozenset("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty".split())
+"""They take nothing but a shape from what they are called on."""
+
+RESHAPED_AFTER = frozenset("expand_as view_as reshape_as".split())
+"""They take nothing but a shape from their second tensor."""
+
 MAX_POOLS = frozenset(
     """max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
     adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d""".split()
@@ -58,8 +64,10 @@ MAX_POOLS = frozenset(
 CLAMPS = frozenset("clamp clip clamp_min clamp_max".split())
 """They bend without a bit at their bounds."""
 
-ELEMENTWISE = frozenset("sin cos tan asin acos atan arctan arcsin arccos sinh cosh asinh acosh atanh erf erfc sinc".split())
-"""Curved functions of each element, which no normalisation or attention is made of: whoever calls one may mean an activation."""
+ELEMENTWISE = frozenset(
+    "sin cos tan asin acos atan arctan arcsin arccos sinh cosh asinh acosh atanh erf erfc sinc logaddexp".split()
+)
+"""Curved functions of each element, of which no normalisation or attention is made: whoever calls one may mean an activation."""
 
 FUSED = frozenset("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell".split())
 """Recurrent layers whose activations no one sees from outside."""
@@ -78,10 +86,12 @@ def operation_name(function: Callable[..., Any]) -> str:
         return str(getattr(function.__self__, "__name__", name))  # type: ignore[attr-defined]
     if name in ("__float__", "__int__", "__bool__", "__index__", "__complex__"):
         return "item"  # a value leaves for Python
-    bare = name.partition(".")[0].strip("_")  # operators have overloads: relu.default
+    if name == "grad":
+        return "autograd.grad"
+    bare = name.partition(".")[0].strip("_").removeprefix("special_")  # operators have overloads: relu.default
     if name.startswith("__") and bare[:1] in "ri" and bare[1:] in ("add", "mul"):
         bare = bare[1:]
-    return {"isub": "sub", "itruediv": "truediv", "log_sigmoid": "logsigmoid"}.get(bare, bare)
+    return {"isub": "sub", "itruediv": "truediv", "log_sigmoid": "logsigmoid", "expit": "sigmoid"}.get(bare, bare)
 
 
 def is_in_place(function: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
@@ -103,4 +113,4 @@ def is_piecewise_linear(name: str, tensors: int, *, divides_by_input: bool = Fal
     """
     if name in MULTILINEAR:
         return tensors <= 1 and not divides_by_input
-    return name in AFFINE or name in MAX_POOLS or name in CLAMPS
+    return name in AFFINE or name in MAX_POOLS or (name in CLAMPS and tensors <= 1)

@@ -17,7 +17,7 @@ DEEPEST = 4
 
 
 class Snapshot:
-    """A module's attributes, the contents of their lists, dicts, sets and deques, and the states of its generators.
+    """A module's attributes, the contents of their tensors, lists, dicts, sets and deques, and the states of its generators.
 
     Example:
         >>> module = nn.Identity()
@@ -48,6 +48,8 @@ def _restorers(value: Any, depth: int) -> Iterator[Callable[[], None]]:
     elif isinstance(value, np.random.Generator):
         numpy = value.bit_generator.state
         yield lambda: setattr(value.bit_generator, "state", numpy)
+    elif type(value) is torch.Tensor and value.device.type != "meta":
+        yield _restorer_of_tensor(value, value.detach().clone())
     elif isinstance(value, dict):
         yield _restorer_of_dict(value, dict(value))
         yield from _inside(value.values(), depth)
@@ -66,6 +68,17 @@ def _inside(values: Any, depth: int) -> Iterator[Callable[[], None]]:
     if depth:
         for value in list(values):
             yield from _restorers(value, depth - 1)
+
+
+def _restorer_of_tensor(value: torch.Tensor, before: torch.Tensor) -> Callable[[], None]:
+    version = None if value.is_inference() else value._version
+
+    def restore() -> None:
+        if version is None or value._version != version:
+            with torch.inference_mode() if version is None else torch.no_grad():
+                value.copy_(before)
+
+    return restore
 
 
 def _restorer_of_dict(value: dict[Any, Any], before: dict[Any, Any]) -> Callable[[], None]:

@@ -12,17 +12,11 @@ from torch.nn import functional as F
 from fold_lightning.activations.codes import ZERO_TOLERANCE
 
 
-def clamp_bounds(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, ...]:
-    """The numbers at which a clamp bends; `args` are those after its input.
-
-    Raises:
-        TypeError: If a bound is a tensor.
-    """
+def clamp_bounds(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[float | Tensor]:
+    """Where a clamp bends, its lower bound first; `args` are those after its input."""
     names = {"clamp_min": ("min",), "clamp_max": ("max",)}.get(name, ("min", "max"))
     bounds = [*args, *(kwargs[key] for key in names if key in kwargs)]
-    if any(isinstance(bound, Tensor) for bound in bounds):
-        raise TypeError("A clamp between tensors bends where no constant tells.")
-    return tuple(float(bound) for bound in bounds if bound is not None)
+    return [bound if isinstance(bound, Tensor) else float(bound) for bound in bounds if bound is not None]
 
 
 class MaxPool:

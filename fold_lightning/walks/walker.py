@@ -131,9 +131,13 @@ class Walker:
         self._left[pieces.segment] = torch.where(hopeless, 0, self._left[pieces.segment] - breakpoints)
 
     def _refined(self, pieces: Pieces) -> Traversal:
-        """By plain passes, each layer's breakpoints after those of the layers before."""
+        """By plain passes, each layer's breakpoints after those of the layers before.
+
+        Between these nothing bends but what gives no bit: a clamp or a max pool might do so twice and be missed.
+        """
         samples = self._samples(pieces, self._architecture.needed)
-        return refine(pieces, samples, self._max_samples(samples))
+        found = refine(pieces, samples, self._max_samples(samples))
+        return replace(found, exact=torch.zeros_like(found.exact)) if self._architecture.bends else found
 
     def _as_curved(self, pieces: Pieces, *, complete: bool) -> Traversal:
         """By plain passes that look at nothing but the bits that count."""
