@@ -8,6 +8,7 @@ A network is a list of layers, each a tuple: ``("affine", M, c)``, ``("kinks", t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -114,6 +115,24 @@ def range_and_length(steps: list[Step]) -> tuple[int, int]:
         code = code.symmetric_difference(units)
         reached, walked = max(reached, len(code)), walked + len(units)
     return reached, walked
+
+
+def folding_between_classes(
+    chi: Sequence[float], start: Sequence[int], end: Sequence[int], num_classes: int, within: str, across: str
+) -> tuple[float, list[list[float]]]:
+    """Phi_N and its matrix, pair by pair and segment by segment."""
+    take = {"max": max, "mean": lambda values: sum(values) / len(values), "median": lambda values: float(np.median(values))}
+    matrix, off_diagonal = [], []
+    for a in range(num_classes):
+        row = []
+        for b in range(num_classes):
+            all_of_pair = [value for value, s, e in zip(chi, start, end, strict=True) if (s, e) == (a, b)]
+            folding = [value for value in all_of_pair if value > 0]
+            row.append(math.nan if not all_of_pair else take[within](folding) if folding else 0.0)
+            if a != b and all_of_pair:
+                off_diagonal.append(row[-1])
+        matrix.append(row)
+    return (take[across](off_diagonal) if off_diagonal else math.nan), matrix
 
 
 def rational_codes(layers: Layers, start: Sequence[int], end: Sequence[int]) -> tuple[list[Fraction], list[tuple[bool, ...]]]:

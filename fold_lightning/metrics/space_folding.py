@@ -1,4 +1,4 @@
-"""Folding as torchmetrics: the measures of this package, accumulated over batches and processes."""
+"""The space folding of segments, as a metric."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from fold_lightning.folding import Statistic, space_folding, summarize_folding
+from fold_lightning.metrics.gathered import GatheredMetric
 from fold_lightning.walks import Walks
 
 
-class SpaceFolding(Metric):
+class SpaceFolding(GatheredMetric):
     """The space folding measure chi over all walks seen.
 
     chi is that of "On Space Folds of ReLU Neural Networks" (Lewandowski et al. 2025), see `space_folding`; how it is
@@ -52,7 +52,7 @@ class SpaceFolding(Metric):
         if statistic not in get_args(Statistic):
             raise ValueError(f"`statistic` must be one of {', '.join(map(repr, get_args(Statistic)))}, got {statistic!r}.")
         self.statistic: Statistic = statistic
-        self.add_state("chi", default=[], dist_reduce_fx="cat")
+        self.add_list("chi", torch.empty(0, dtype=torch.float64))
 
     def update(self, walks: Walks) -> None:
         """Adds the walks of S segments."""

@@ -1,0 +1,24 @@
+"""Folding: how far a walk through codes gets, against how long it is; and what that says of a network between classes."""
+
+from fold_lightning.folding.along_walks import (
+    Statistic,
+    folding_profile,
+    space_folding,
+    summarize_folding,
+    walk_length,
+    walk_range,
+)
+from fold_lightning.folding.between_classes import Aggregate, fold_across, fold_within, global_folding
+
+__all__ = [
+    "Aggregate",
+    "Statistic",
+    "fold_across",
+    "fold_within",
+    "folding_profile",
+    "global_folding",
+    "space_folding",
+    "summarize_folding",
+    "walk_length",
+    "walk_range",
+]

@@ -1,0 +1,154 @@
+"""The folding of a whole network: chi of segments between classes, for each ordered pair, and one number over all pairs."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Aggregate = Literal["max", "median", "mean"]
+
+
+def global_folding(
+    chi: Tensor,
+    start_class: Tensor,
+    end_class: Tensor,
+    num_classes: int,
+    *,
+    within: Aggregate = "max",
+    across: Aggregate = "median",
+) -> tuple[Tensor, Tensor]:
+    """Phi_N, the folding of a network between classes, and the matrix of class pairs behind it.
+
+    ``Phi[c, c']`` is the maximum (or median, or mean) of the non-zero chi of the segments from class c to class c', and
+    ``Phi_N`` the median (or maximum, or mean) of ``Phi[c, c']`` over the ordered pairs ``c != c'``. "The Space Between"
+    (Lewandowski et al. 2025) names a global folding Phi_N between classes; the formula here is **this project's reading**, after
+    a third party's account of "On Space Folds of ReLU Neural Networks" (2025): "aggregated median of maximas of non-zero space
+    folding across all pairs".
+
+    A pair whose segments do not fold has 0. A pair without segments, such as those of a class without inputs, is NaN and
+    left out. The diagonal is in the matrix, but not in Phi_N. Without a pair of two classes, as with a single class, Phi_N is NaN.
+
+    Args:
+        chi: Folding of S segments, (S,), in [0, 1), as from `space_folding`.
+        start_class: int64 (S,), the class in which each segment starts.
+        end_class: int64 (S,), the class in which it ends.
+        num_classes: C; classes are 0 to C - 1.
+        within: How the segments of one pair are taken together: "max", "median" or "mean", of those that fold.
+        across: How pairs are taken together. Medians are NumPy's, the mean of the two middle values.
+
+    Returns:
+        Phi_N, float64 (), and the matrix, float64 (C, C), rows for the start.
+
+    Raises:
+        ValueError: For classes out of range, shapes that differ, chi outside [0, 1], or an unknown aggregate.
+        TypeError: For classes that are not integers.
+
+    Example:
+        >>> chi = torch.tensor([0.5, 0.2, 0.0, 0.3])
+        >>> start, end = torch.tensor([0, 0, 1, 0]), torch.tensor([1, 1, 0, 0])
+        >>> phi, matrix = global_folding(chi, start, end, num_classes=2)
+        >>> phi, matrix
+        (tensor(0.2500, dtype=torch.float64), tensor([[0.3000, 0.5000],
+                [0.0000,    nan]], dtype=torch.float64))
+    """
+    check_aggregates(within, across)
+    pair = pairs_of(start_class, end_class, num_classes)
+    chi = check_folding(chi, pair)
+    matrix = fold_within(chi, pair, num_classes**2, within).view(num_classes, num_classes)
+    return fold_across(matrix, across), matrix
+
+
+def fold_within(chi: Tensor, group: Tensor, num_groups: int, within: Aggregate) -> Tensor:
+    """Folding of each group of segments, float64 (G,): 0 where none folds, NaN where there are none.
+
+    Args:
+        chi: float64 (S,).
+        group: int64 (S,), from 0 to G - 1.
+        num_groups: G.
+        within: "max", "median" or "mean" of the segments that fold.
+    """
+    is_empty = torch.bincount(group, minlength=num_groups) == 0
+    folds = chi > 0
+    folded, group = chi[folds], group[folds]
+    number = torch.bincount(group, minlength=num_groups)
+    if within == "max":
+        value = folded.new_zeros(num_groups).scatter_reduce_(0, group, folded, "amax")
+    else:
+        value = (_medians if within == "median" else _means)(folded, group, number)
+    return value.masked_fill(is_empty, torch.nan)
+
+
+def fold_across(matrix: Tensor, across: Aggregate) -> Tensor:
+    """One number, float64 (), over the ordered pairs of different classes that have segments; NaN if none has.
+
+    Args:
+        matrix: float64 (C, C), NaN for pairs without segments.
+        across: "max", "median" or "mean".
+    """
+    pairs = matrix[~torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)]
+    pairs = pairs[~pairs.isnan()]
+    if len(pairs) == 0:
+        return matrix.new_tensor(torch.nan)
+    if across == "max":
+        return pairs.amax()
+    together, number = torch.zeros_like(pairs, dtype=torch.int64), torch.tensor([len(pairs)], device=pairs.device)
+    return (_medians if across == "median" else _means)(pairs, together, number)[0]
+
+
+def check_aggregates(within: str, across: str) -> None:
+    """Refuses what is no aggregate."""
+    for name, value in (("within", within), ("across", across)):
+        if value not in get_args(Aggregate):
+            raise ValueError(f"`{name}` must be one of {', '.join(map(repr, get_args(Aggregate)))}, got {value!r}.")
+
+
+def pairs_of(start_class: Tensor, end_class: Tensor, num_classes: int) -> Tensor:
+    """The number int64 (S,) of each segment's ordered pair of classes, after checking them."""
+    for name, classes in (("start_class", start_class), ("end_class", end_class)):
+        if (
+            not isinstance(classes, Tensor)
+            or classes.is_floating_point()
+            or classes.is_complex()
+            or classes.dtype == torch.bool
+        ):
+            got = classes.dtype if isinstance(classes, Tensor) else type(classes).__name__
+            raise TypeError(f"`{name}` must be a tensor of integer classes (S,), got {got}.")
+        if classes.dim() != 1 or classes.shape != start_class.shape:
+            raise ValueError(
+                f"`start_class` and `end_class` must have shape (S,), one class for each segment, got {tuple(start_class.shape)} and "
+                f"{tuple(end_class.shape)}."
+            )
+        if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
+            raise ValueError(
+                f"`{name}` must lie in 0 to {num_classes - 1} for `num_classes={num_classes}`, got {int(classes.min())} to "
+                f"{int(classes.max())}."
+            )
+    return start_class.long() * num_classes + end_class.long()
+
+
+def check_folding(chi: Tensor, pair: Tensor) -> Tensor:
+    """Chi in float64, where the pairs are, after checking it."""
+    if chi.shape != pair.shape:
+        raise ValueError(f"There must be a pair of classes for each of {len(chi)} segments, got {len(pair)}.")
+    if not bool(((chi >= 0) & (chi <= 1)).all()):
+        raise ValueError("`chi` must lie in [0, 1), got values outside or NaN: take it from `space_folding`.")
+    return chi.to(pair.device, torch.float64)
+
+
+def _means(values: Tensor, group: Tensor, number: Tensor) -> Tensor:
+    """The mean of each group, summed in the order given; 0 for an empty one."""
+    return torch.bincount(group, weights=values, minlength=len(number)) / number.clamp(min=1)
+
+
+def _medians(values: Tensor, group: Tensor, number: Tensor) -> Tensor:
+    """NumPy's median of each group, 0 for an empty one; ``number`` (G,) is how many values each has."""
+    order = torch.argsort(values)
+    values = values[order[torch.argsort(group[order], stable=True)]]
+    first = number.cumsum(0) - number
+    medians = values.new_zeros(len(number))
+    some = number > 0
+    low, high = (first + (number - 1) // 2)[some], (first + number // 2)[some]
+    medians[some] = (values[low] + values[high]) / 2
+    return medians

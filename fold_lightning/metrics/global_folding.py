@@ -1,0 +1,112 @@
+"""The folding of a whole network between classes, as a metric."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
+
+from fold_lightning.folding import Aggregate, fold_across, fold_within, space_folding
+from fold_lightning.folding.between_classes import check_aggregates, check_folding, pairs_of
+from fold_lightning.metrics.gathered import GatheredMetric
+from fold_lightning.walks import Walks
+
+
+class GlobalFolding(GatheredMetric):
+    """Phi_N over all walks seen, and the matrix of class pairs behind it.
+
+    The value is that of `global_folding` on all segments together, whose docstring has the definition, what of it is this
+    project's reading, and what comes of pairs without segments. The state is of the size of the matrix, whatever the number of
+    segments; with ``within="median"`` it is 16 bytes for each segment that folds. Processes merge exactly (``"mean"`` up to the
+    rounding of sums).
+
+    Args:
+        num_classes: C, at least 1; classes are 0 to C - 1.
+        within: "max", "median" or "mean" over the segments of a pair that fold.
+        across: "max", "median" or "mean" over ordered pairs of different classes.
+        kwargs: What `torchmetrics.Metric` takes.
+
+    Raises:
+        ValueError: For an unknown aggregate, or fewer classes than 1.
+
+    Example:
+        >>> import torch
+        >>> from fold_lightning import GlobalFolding, Walks
+        >>> bits = torch.tensor([[[0, 1, 1], [0, 1, 0], [1, 0, 0], [1, 0, 1]], [[0, 0, 0], [0, 0, 1], [0, 1, 1], [1, 1, 1]]])
+        >>> folding = GlobalFolding(num_classes=2)
+        >>> folding.update(Walks.from_codes(bits.bool()), torch.tensor([0, 1]), torch.tensor([1, 0]))
+        >>> folding.compute()
+        tensor(0.1250, dtype=torch.float64)
+        >>> folding.matrix()
+        tensor([[   nan, 0.2500],
+                [0.0000,    nan]], dtype=torch.float64)
+    """
+
+    is_differentiable = False
+    higher_is_better: bool | None = None  # more folding is neither better nor worse in itself
+    full_state_update = False
+    plot_lower_bound: float = 0.0
+    plot_upper_bound: float = 1.0
+
+    segments: Tensor
+    largest: Tensor
+    total: Tensor
+    folded: Tensor
+    chi: list[Tensor]
+    pair: list[Tensor]
+
+    def __init__(self, num_classes: int, within: Aggregate = "max", across: Aggregate = "median", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_aggregates(within, across)
+        if not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(f"`num_classes` must be a whole number of at least 1, got {num_classes!r}.")
+        self.num_classes = num_classes
+        self.within: Aggregate = within
+        self.across: Aggregate = across
+        pairs = num_classes**2
+        self.add_state("segments", default=torch.zeros(pairs, dtype=torch.int64), dist_reduce_fx="sum")
+        if within == "max":
+            self.add_state("largest", default=torch.zeros(pairs, dtype=torch.float64), dist_reduce_fx="max")
+        elif within == "mean":
+            self.add_state("total", default=torch.zeros(pairs, dtype=torch.float64), dist_reduce_fx="sum")
+            self.add_state("folded", default=torch.zeros(pairs, dtype=torch.int64), dist_reduce_fx="sum")
+        else:
+            self.add_list("chi", torch.empty(0, dtype=torch.float64))
+            self.add_list("pair", torch.empty(0, dtype=torch.int64))
+
+    def update(self, walks: Walks, start_class: Tensor, end_class: Tensor) -> None:
+        """Adds the walks of S segments, with the classes int64 (S,) in which they start and end."""
+        pair = pairs_of(start_class, end_class, self.num_classes).to(self.device)
+        chi = check_folding(space_folding(walks), pair)
+        self.segments += torch.bincount(pair, minlength=len(self.segments))
+        chi, pair = chi[chi > 0], pair[chi > 0]
+        if self.within == "max":
+            self.largest = self.largest.scatter_reduce(0, pair, chi, "amax")
+        elif self.within == "mean":
+            self.total = self.total + torch.bincount(pair, weights=chi, minlength=len(self.total))
+            self.folded += torch.bincount(pair, minlength=len(self.folded))
+        else:
+            self.chi.append(chi)
+            self.pair.append(pair)
+
+    def compute(self) -> Tensor:
+        """Phi_N, float64 (); NaN if no pair of different classes has segments."""
+        return fold_across(self._matrix(), self.across)
+
+    def matrix(self) -> Tensor:
+        """The folding of each ordered pair of classes, float64 (C, C); NaN for pairs without segments."""
+        with self.gathered():
+            return self._matrix()
+
+    def _matrix(self) -> Tensor:
+        if self.within == "max":
+            value = self.largest
+        elif self.within == "mean":
+            value = self.total / self.folded.clamp(min=1)
+        elif len(self.chi):
+            value = fold_within(dim_zero_cat(self.chi), dim_zero_cat(self.pair), len(self.segments), "median").nan_to_num(0.0)
+        else:
+            value = torch.zeros_like(self.segments, dtype=torch.float64)
+        return value.masked_fill(self.segments == 0, torch.nan).view(self.num_classes, self.num_classes)

@@ -1,0 +1,130 @@
+"""Distances and fingerprints of codes, against plain Python."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import torch
+
+from fold_lightning import DistinctCodes, code_fingerprints, distinct_fingerprints, hamming_distance
+from fold_lightning import codes as module
+
+
+def fingerprint(code: list[bool]) -> list[int]:
+    """The hash of the docstring in Python's own integers."""
+    words = [sum(bit << i for i, bit in enumerate(code[j : j + 32])) for j in range(0, len(code), 32)]
+    stream = hashlib.shake_256(b"fold_lightning code fingerprints").digest(32 * (len(words) + 1))
+    numbers = [int.from_bytes(stream[i : i + 8], "little") for i in range(0, len(stream), 8)]
+    quarters = [(numbers[k] + sum(numbers[4 * (j + 1) + k] * w for j, w in enumerate(words))) % 2**64 >> 32 for k in range(4)]
+    halves = (quarters[0] << 32 | quarters[1], quarters[2] << 32 | quarters[3])
+    return [half - 2**64 * (half >= 2**63) for half in halves]
+
+
+@pytest.mark.parametrize("units", [1, 31, 32, 33, 512, 1000])
+def test_fingerprints_are_the_documented_hash(units: int) -> None:
+    bits = torch.rand(40, units) > 0.5
+    assert code_fingerprints(bits).tolist() == [fingerprint(code) for code in bits.tolist()]
+
+
+def test_fingerprints_are_the_same_forever() -> None:
+    """A hash that changed would make states of old runs worthless."""
+    bits = torch.arange(70)[None] % 3 == 0
+    assert code_fingerprints(bits).tolist() == [FOREVER]
+
+
+FOREVER = [-7824024416451250956, -5580906569388006484]
+
+
+def test_a_slice_of_codes_has_the_fingerprints_of_its_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    bits = torch.rand(50, 77) > 0.5
+    expected = code_fingerprints(bits[3:, 5:41].clone())
+    assert torch.equal(code_fingerprints(bits[3:, 5:41]), expected)
+    monkeypatch.setattr(module, "CHUNK_BYTES", 300)
+    assert torch.equal(code_fingerprints(bits[3:, 5:41]), expected)
+
+
+def test_single_bits_and_their_pairs_all_have_fingerprints_of_their_own() -> None:
+    units = 300
+    one = torch.eye(units).bool()
+    first, second = torch.combinations(torch.arange(units)).T
+    bits = torch.cat([torch.zeros(1, units).bool(), one, one[first] | one[second]])
+    fingerprints = code_fingerprints(bits)
+    for half in fingerprints.T:
+        assert len(half.unique()) == len(bits)
+    # Each of the 128 bits is set in about half of them: with 45,151 codes a share of .5 +- .0024.
+    share = torch.stack([(fingerprints >> i & 1).double().mean(0) for i in range(64)])
+    assert (share - 0.5).abs().max() < 0.0024 * 5
+
+
+def test_no_inputs_and_no_units() -> None:
+    assert code_fingerprints(torch.zeros(0, 5).bool()).shape == (0, 2)
+    assert len(code_fingerprints(torch.zeros(3, 0).bool()).unique(dim=0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("bits", "error"), [(torch.zeros(2, 3), TypeError), ([True], TypeError), (torch.zeros(3).bool(), ValueError)]
+)
+def test_what_are_no_codes_has_no_fingerprints(bits: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match="Codes must"):
+        code_fingerprints(bits)
+
+
+def test_distinct_fingerprints_are_torch_unique_also_where_first_halves_collide() -> None:
+    values = torch.randint(-2, 3, (500, 2))  # interleaved second halves behind equal first ones
+    for fingerprints in (values, values.unique(dim=0), values[:1], values[:0]):
+        distinct, counts = distinct_fingerprints(fingerprints)
+        if len(fingerprints):
+            expected, expected_counts = torch.unique(fingerprints, dim=0, return_counts=True)
+            assert torch.equal(distinct, expected) and torch.equal(counts, expected_counts)
+        else:
+            assert len(distinct) == len(counts) == 0
+
+
+def test_pairs_of_many_inputs_are_compared_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = torch.rand(13, 1, 20) > 0.5, torch.rand(7, 20) > 0.5
+    expected = hamming_distance(a, b, threshold=2)
+    assert expected.shape == (13, 7) and expected.max() == 2
+    monkeypatch.setattr(module, "MAX_PAIR_BYTES", 300)
+    assert torch.equal(hamming_distance(a, b, threshold=2), expected)
+
+
+class TestDistinctCodes:
+    def test_it_counts_what_torch_unique_counts(self) -> None:
+        bits = torch.randint(2, (3000, 9)).bool()
+        mask = torch.rand(3000) > 0.7
+        distinct, correct = DistinctCodes(), DistinctCodes()
+        for some, chosen in zip(bits.split(700), mask.split(700), strict=True):
+            distinct.update(some)
+            correct.update(some, mask=chosen)
+        assert distinct.compute() == len(bits.unique(dim=0)) and distinct.num_inputs == 3000
+        assert correct.compute() == len(bits[mask].unique(dim=0)) and correct.num_inputs == mask.sum()
+        assert distinct.per_layer() == {}
+        distinct.reset()
+        assert distinct.compute() == 0 and distinct.num_inputs == 0
+        distinct.update(bits[:, :4])
+        assert distinct.compute() == 16
+
+    def test_the_state_grows_with_distinct_codes_not_with_inputs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from fold_lightning.metrics import distinct_codes
+
+        monkeypatch.setattr(distinct_codes, "FEWEST_PENDING", 1000)
+        bits = torch.randint(2, (100, 40)).bool()
+        distinct, largest = DistinctCodes(), 0
+        for _ in range(300):
+            distinct.update(bits[torch.randint(100, (64,))])
+            largest = max(largest, sum(map(len, distinct.fingerprints)))
+        assert distinct.compute() == 100 and distinct.num_inputs == 300 * 64
+        assert largest <= 100 + 1000 + 64
+
+    def test_what_does_not_fit_is_refused(self) -> None:
+        bits = torch.zeros(3, 4).bool()
+        distinct = DistinctCodes()
+        distinct.update(bits)
+        with pytest.raises(ValueError, match=r"same units and layers as those before, got 3 units in \[\] after 4"):
+            distinct.update(bits[:, :3])
+        with pytest.raises(ValueError, match="entry for each of 3 inputs"):
+            distinct.update(bits, mask=torch.ones(2).bool())
+        with pytest.raises(TypeError, match=r"`mask` must be a bool tensor, got torch.float32"):
+            distinct.update(bits, mask=torch.ones(3))
+        assert distinct.compute() == 1 and distinct.num_inputs == 3
