@@ -1,17 +1,27 @@
-"""Figures: what a notebook or TensorBoard shows of walks. They need matplotlib, the extra `figures`."""
+"""Figures: what a notebook or TensorBoard shows of walks and between classes. They need matplotlib, the extra `figures`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from fold_lightning.folding import folding_profile
 from fold_lightning.walks import Walks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+MOST_NAMED = 20
+"""More classes than these are not all named, and their values not written."""
+
+
+SCALES = (0.1, 0.2, 0.5, 1.0)
+"""Where a scale of chi may end: few steps, so that pictures of one run can be compared."""
 
 
 def is_available() -> bool:
@@ -38,8 +48,7 @@ def plot_walk(walks: Walks, i: int) -> Figure:
         >>> [axis.get_ylabel() for axis in figure.axes]
         ['Hamming distance\nfrom the start', 'chi so far']
     """
-    if not is_available():
-        raise ModuleNotFoundError("Figures need matplotlib: pip install 'fold-lightning[figures]'.")
+    _require_matplotlib()
     from matplotlib.figure import Figure
 
     codes, chi = walks.codes(i), folding_profile(walks, i)
@@ -59,3 +68,51 @@ def plot_walk(walks: Walks, i: int) -> Figure:
     for axis in (upper, lower):
         axis.grid(alpha=0.3)
     return figure
+
+
+def plot_folding_matrix(matrix: Tensor, class_names: Sequence[str] | None = None) -> Figure:
+    """The folding between each ordered pair of classes, as `global_folding` gives it.
+
+    Args:
+        matrix: (C, C), rows for the class where a segment starts; NaN, for pairs without segments, stays blank.
+        class_names: C names; None takes the numbers.
+
+    Returns:
+        A figure that no backend holds.
+
+    Raises:
+        ModuleNotFoundError: If matplotlib is not installed.
+
+    Example:
+        >>> figure = plot_folding_matrix(torch.tensor([[torch.nan, 0.25], [0.5, torch.nan]]), ["cat", "dog"])
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['.25', '.50']
+    """
+    _require_matplotlib()
+    from matplotlib.figure import Figure
+
+    values = matrix.detach().double().cpu()
+    names = [str(c) for c in range(len(values))] if class_names is None else list(class_names)
+    every = -(-len(names) // MOST_NAMED)
+    size = min(9.0, 3.0 + 0.4 * len(names))
+    figure = Figure(figsize=(size, 0.85 * size), layout="constrained")
+    axis = figure.subplots()
+    largest = values.nan_to_num(0.0).amax().item() if len(values) else 0.0
+    top = next(limit for limit in SCALES if largest <= limit or limit == SCALES[-1])
+    image = axis.imshow(values.numpy(), vmin=0.0, vmax=top, cmap="viridis")
+    axis.set_xticks(range(0, len(names), every), names[::every], rotation=90 if max(map(len, names), default=0) > 3 else 0)
+    axis.set_yticks(range(0, len(names), every), names[::every])
+    axis.set_xlabel("to class")
+    axis.set_ylabel("from class")
+    if len(names) <= MOST_NAMED:
+        for row, column in (~values.isnan()).nonzero().tolist():
+            value = values[row, column].item()
+            text = f"{value:.2f}".lstrip("0") if 0 < value < 1 else f"{value:.0f}"
+            axis.text(column, row, text, ha="center", va="center", fontsize=8, color="black" if value > 0.6 * top else "white")
+    figure.colorbar(image, label="chi")
+    return figure
+
+
+def _require_matplotlib() -> None:
+    if not is_available():
+        raise ModuleNotFoundError("Figures need matplotlib: pip install 'fold-lightning[figures]'.")

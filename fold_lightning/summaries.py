@@ -1,14 +1,17 @@
-"""Summaries: what the monitor logs of walks, each tag in one place."""
+"""Summaries: what the monitor logs of walks and codes, each tag in one place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from torch import Tensor
 
-from fold_lightning.figures import plot_walk
+from fold_lightning.figures import plot_folding_matrix, plot_walk
 from fold_lightning.folding import space_folding, summarize_folding
+from fold_lightning.metrics import DistinctCodes, GlobalFolding
 from fold_lightning.walks import Walks
 
 CHI_MEAN = "folding/chi_mean"
@@ -18,24 +21,41 @@ FRACTION = "folding/fraction"
 REGIONS = "folding/regions"
 EXACT = "folding/exact"
 COMPLETE = "folding/complete"
+PHI = "folding/phi"
+SEGMENTS = "folding/segments"
 SECONDS = "folding/seconds"
 LAYER = "folding/layer/"
 CHI_HISTOGRAM = "folding/chi_histogram"
 WALK = "folding/walk"
+PHI_MATRIX = "folding/phi_matrix"
+DISTINCT = "codes/distinct"
+DISTINCT_CORRECT = "codes/distinct_correct"
+DISTINCT_FRACTION = "codes/distinct_fraction"
+DISTINCT_LAYER = "codes/layer/"
+EMBEDDING = "codes"
 
 LAYOUT = {
     "folding": {
-        "chi": ["Multiline", [CHI_MEAN, CHI_MEDIAN, CHI_MAX, FRACTION]],
+        "chi": ["Multiline", [CHI_MEAN, CHI_MEDIAN, CHI_MAX, FRACTION, PHI]],
         "chi of each layer": ["Multiline", [f"{LAYER}.*"]],
         "regions on a segment": ["Multiline", [REGIONS]],
         "verified": ["Multiline", [EXACT, COMPLETE]],
-    }
+    },
+    "codes": {
+        "distinct codes": ["Multiline", [DISTINCT, DISTINCT_CORRECT]],
+        "distinct codes of each layer": ["Multiline", [f"{DISTINCT_LAYER}.*"]],
+        "distinct codes per input": ["Multiline", [DISTINCT_FRACTION]],
+    },
 }
 """What TensorBoard's custom scalars show side by side."""
 
 
-def folding_scalars(walks: Walks) -> dict[str, float]:
-    """The scalars of some walks, tag by tag."""
+EMBEDDED_BITS = 2**21
+"""Bits of an embedding, which TensorBoard keeps as text; of wide networks fewer inputs are taken."""
+
+
+def folding_scalars(walks: Walks, between: GlobalFolding | None = None) -> dict[str, float]:
+    """The scalars of some walks, tag by tag; `between` is their folding between classes, where there are some."""
     chi = space_folding(walks)
     scalars = {
         CHI_MEAN: summarize_folding(chi, "mean"),
@@ -45,10 +65,23 @@ def folding_scalars(walks: Walks) -> dict[str, float]:
         REGIONS: walks.num_regions().double().mean(),
         EXACT: walks.exact.double().mean(),
         COMPLETE: walks.complete.double().mean(),
+        SEGMENTS: torch.tensor(walks.num_segments),
     }
+    if between is not None:
+        scalars[PHI] = between.compute()
     for layer in walks.layers:
         scalars[LAYER + layer] = summarize_folding(space_folding(walks.select(layer)), "mean")
-    return {tag: value.item() for tag, value in scalars.items()}
+    return {tag: float(value) for tag, value in scalars.items() if not value.isnan()}
+
+
+def codes_scalars(distinct: DistinctCodes, correct: DistinctCodes | None = None) -> dict[str, float]:
+    """The scalars of the codes of some inputs, and of those of them that are classified correctly."""
+    count = distinct.compute()
+    scalars = {DISTINCT: count, DISTINCT_FRACTION: count / distinct.all_inputs().clamp(min=1)}
+    if correct is not None:
+        scalars[DISTINCT_CORRECT] = correct.compute()
+    scalars |= {DISTINCT_LAYER + layer: value for layer, value in distinct.per_layer().items()}
+    return {tag: float(value) for tag, value in scalars.items()}
 
 
 def write_layout(loggers: Iterable[Logger]) -> None:
@@ -57,13 +90,39 @@ def write_layout(loggers: Iterable[Logger]) -> None:
         writer.add_custom_scalars(LAYOUT)
 
 
-def write_walks(loggers: Iterable[Logger], walks: Walks, step: int, *, figures: bool) -> None:
-    """The distribution of chi, and the walk that folds most, where a logger takes them."""
+def write_walks(
+    loggers: Iterable[Logger], walks: Walks, step: int, *, matrix: tuple[Tensor, Tensor] | None, figures: bool
+) -> None:
+    """The distribution of chi, the walk that folds most, and the folding between classes, where a logger takes them.
+
+    Args:
+        loggers: All loggers of a run.
+        walks: S walks.
+        step: Where on TensorBoard's axis.
+        matrix: The folding between classes (C, C), and the classes (C,).
+        figures: Whether to draw.
+    """
     chi = space_folding(walks)
     for writer in _tensorboard_writers(loggers):
         writer.add_histogram(CHI_HISTOGRAM, chi.cpu().numpy(), step)
         if figures:
             writer.add_figure(WALK, plot_walk(walks, int(chi.argmax())), step, close=False)
+        if figures and matrix is not None:
+            values, classes = matrix
+            writer.add_figure(PHI_MATRIX, plot_folding_matrix(values, list(map(str, classes.tolist()))), step, close=False)
+
+
+def write_embedding(loggers: Iterable[Logger], bits: Tensor, labels: Tensor | None, step: int) -> None:
+    """The codes bool (B, N) of some inputs as points of TensorBoard's projector, labelled by their classes."""
+    count = min(len(bits), max(2, EMBEDDED_BITS // max(1, bits.shape[1])))
+    metadata = None if labels is None else labels[:count].tolist()
+    for writer in _tensorboard_writers(loggers):
+        writer.add_embedding(bits[:count].float().cpu(), metadata=metadata, global_step=step, tag=EMBEDDING)
+
+
+def embeds(loggers: Iterable[Logger]) -> bool:
+    """Whether some logger takes an embedding."""
+    return any(isinstance(logger, TensorBoardLogger) for logger in loggers)
 
 
 def _tensorboard_writers(loggers: Iterable[Logger]) -> Iterable[Any]:

@@ -19,14 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from fold_lightning import FoldingMonitor, segment_walks, space_folding
+from fold_lightning import FoldingMonitor, activation_codes, global_folding, segment_walks, space_folding
 from fold_lightning.summaries import folding_scalars
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 
-SCALARS = ["chi_mean", "chi_median", "chi_max", "fraction", "regions", "exact", "complete", "seconds"]
+SCALARS = ["chi_mean", "chi_median", "chi_max", "fraction", "regions", "exact", "complete", "phi", "segments", "seconds"]
 LAYERS = ["layer/net.2", "layer/net.5"]
-TAGS = {f"folding/{name}" for name in SCALARS + LAYERS}
+CODES = {f"codes/{name}" for name in ["distinct", "distinct_correct", "distinct_fraction", *LAYERS]}
+TAGS = {f"folding/{name}" for name in SCALARS + LAYERS} | CODES
 
 
 class Model(LightningModule):
@@ -68,7 +69,7 @@ class Recorder(Logger):
     def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        folding = {tag: value for tag, value in metrics.items() if tag.startswith("folding/")}
+        folding = {tag: value for tag, value in metrics.items() if tag.startswith(("folding/", "codes/"))}
         if folding:
             self.said.append((step, folding))
 
@@ -122,8 +123,105 @@ def test_real_tensorboard_files_hold_curves_histograms_pictures_and_a_layout(tmp
     assert set(tags["scalars"]) >= TAGS
     assert [event.step for event in events.Scalars("folding/chi_mean")] == [0, 2, 5]
     assert [event.step for event in events.Histograms("folding/chi_histogram")] == [0, 3, 6]
-    assert tags["images"] == ["folding/walk"]
+    assert sorted(tags["images"]) == ["folding/phi_matrix", "folding/walk"]
+    projector = (Path(logger.log_dir) / "projector_config.pbtxt").read_text()
+    (folder,) = Path(logger.log_dir).glob("*/codes")
+    assert f"{folder.parent.name}/codes/tensors.tsv" in projector
+    assert len((folder / "tensors.tsv").read_text().splitlines()) == 40
+    assert sorted((folder / "metadata.tsv").read_text().split()) == sorted(map(str, data(40, 1).tensors[1].tolist()))
     assert "custom_scalars__config__" in tags["tensors"]
+
+
+def test_phi_is_the_global_folding_of_the_walked_segments(tmp_path: Path) -> None:
+    monitor = FoldingMonitor(segments_per_pair=3)
+    trainer = fit(tmp_path, monitor, max_epochs=1)
+    segments = monitor._segments
+    walks = segment_walks(trainer.lightning_module, segments.start, segments.end)
+    logged = trainer.logger.said[-1][1]
+    phi, _ = global_folding(space_folding(walks), segments.start_class, segments.end_class, 3)
+    assert logged["folding/phi"] == pytest.approx(phi.item(), rel=1e-6)
+    assert logged["folding/segments"] == 6 * 3
+    assert segments.describe() == "18 segments, 3 for each of 6 of 6 ordered pairs of 3 classes"
+
+
+@pytest.mark.parametrize("num_inputs", [30, "all"])
+def test_codes_are_those_of_the_probed_inputs_or_of_all_that_pass(tmp_path: Path, num_inputs: Any) -> None:
+    monitor = FoldingMonitor(num_inputs=num_inputs, num_segments=4)
+    validation = data(90, 1)
+    trainer = fit(tmp_path, monitor, given=loaders(val=validation))
+    inputs, labels = validation.tensors if num_inputs == "all" else (part[:30] for part in monitor._pool)
+    model = trainer.lightning_module.eval()
+    codes = activation_codes(model, inputs)
+    right = model.double()(inputs.double()).argmax(1) == labels
+    logged = trainer.logger.said[-1][1]
+    assert logged["codes/distinct"] == len(codes.bits.unique(dim=0))
+    assert logged["codes/distinct_fraction"] == pytest.approx(logged["codes/distinct"] / len(inputs))
+    assert logged["codes/distinct_correct"] == len(codes.bits[right].unique(dim=0))
+    for layer, columns in codes.layers.items():
+        assert logged[f"codes/layer/{layer}"] == len(codes.bits[:, columns].unique(dim=0))
+    if num_inputs == "all":
+        assert not CODES & set(trainer.logger.said[0][1])  # nothing has passed before training
+
+
+def test_all_validation_inputs_need_a_validation(tmp_path: Path) -> None:
+    with pytest.raises(MisconfigurationException, match="this run has no validation"):
+        fit(tmp_path, FoldingMonitor(num_inputs="all"), given=loaders()[:1])
+
+
+class Regression(Model):
+    """Three targets of real numbers, or no labels at all."""
+
+    def unpack(self, batch: Any) -> tuple[Tensor, Tensor]:
+        return batch[0], (batch[0][:, 0] > 0).long()
+
+
+@pytest.mark.parametrize("targets", [(), (torch.rand(40, 3),), (torch.rand(40),), (torch.zeros(40).long(),)])
+def test_without_classes_segments_are_random_and_there_is_no_phi(tmp_path: Path, targets: tuple[Tensor, ...]) -> None:
+    validation = TensorDataset(data(40, 1).tensors[0], *targets)
+    monitor = FoldingMonitor(num_segments=8)
+    trainer = fit(tmp_path, monitor, model=Regression(), given=loaders(val=validation))
+    absent = {"folding/phi"} if targets and targets[0].dtype == torch.int64 else {"folding/phi", "codes/distinct_correct"}
+    assert all(set(values) == TAGS - absent for _, values in trainer.logger.said)
+    assert monitor._segments.describe() == "8 segments between random inputs"
+
+
+@pytest.mark.parametrize(
+    ("forward", "is_class"),
+    [
+        (lambda model, x: model.net(x), True),  # three logits for three classes
+        (lambda model, x: model.net[:5](x).relu(), False),  # sixteen features
+        (lambda model, x: (model.net(x), x), True),
+        (lambda model, x: {"logits": model.net(x)}, True),
+        (lambda model, x: model.net(x)[:, :2], False),  # fewer than there are classes
+        (lambda model, x: model.net(x)[:, 0], False),
+        (lambda model, x: {"hidden": model.net(x)}, False),
+    ],
+)
+def test_only_logits_of_the_classes_say_which_inputs_are_classified_correctly(
+    tmp_path: Path, forward: Any, is_class: bool
+) -> None:
+    trainer = fit(tmp_path, FoldingMonitor(num_segments=2, forward=forward), max_epochs=1)
+    assert ("codes/distinct_correct" in trainer.logger.said[-1][1]) == is_class
+
+
+def test_one_logit_says_a_class_by_its_sign(tmp_path: Path) -> None:
+    x, y = data(40, 1).tensors
+    validation = TensorDataset(x, (y > 0).long())
+    monitor = FoldingMonitor(num_segments=2, forward=lambda model, x: model.net(x)[:, :1])
+    trainer = fit(tmp_path, monitor, max_epochs=1, given=loaders(val=validation))
+    model = trainer.lightning_module.eval().double()
+    right = (model(x.double())[:, 0] > 0) == (y > 0)
+    assert trainer.logger.said[-1][1]["codes/distinct_correct"] == len(activation_codes(model, x).bits[right].unique(dim=0))
+
+
+@pytest.mark.parametrize(("part", "prefix"), [("folding", "codes/"), ("codes", "folding/")])
+def test_either_part_can_be_left_out(tmp_path: Path, part: str, prefix: str) -> None:
+    logger = TensorBoardLogger(tmp_path, name="tb")
+    recorder = Recorder()
+    fit(tmp_path, FoldingMonitor(num_segments=2, **{part: False}), max_epochs=1, logger=[logger, recorder])
+    said = set(recorder.said[-1][1]) - {"folding/seconds"}
+    assert said and all(tag.startswith(prefix) for tag in said)
+    assert (Path(logger.log_dir) / "projector_config.pbtxt").exists() == (part != "codes")
 
 
 def test_every_n_epochs_measures_then_and_keeps_the_last_value_between(tmp_path: Path) -> None:
@@ -356,6 +454,13 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
     for argument in ("every_n_epochs", "num_segments"):
         with pytest.raises(ValueError, match=f"`{argument}` must be a whole number of at least 1, got 0"):
             FoldingMonitor(**{argument: 0})
+    with pytest.raises(ValueError, match="`segments_per_pair` must be a whole number of at least 1, got True"):
+        FoldingMonitor(segments_per_pair=True)
+    for number in (1, "some", 2.5):
+        with pytest.raises(ValueError, match="`num_inputs` must be a whole number of at least 2, or 'all', got"):
+            FoldingMonitor(num_inputs=number)
+    with pytest.raises(ValueError, match="nothing to measure"):
+        FoldingMonitor(folding=False, codes=False)
     with pytest.raises(ValueError, match="`seed` must be a whole number"):
         FoldingMonitor(seed=-1)
     with pytest.raises(TypeError, match="`batch_to_inputs` must be a function"):
@@ -382,6 +487,8 @@ def test_figures_without_matplotlib_are_refused(monkeypatch: pytest.MonkeyPatch)
         FoldingMonitor(figures=True)
     with pytest.raises(ModuleNotFoundError, match=r"fold-lightning\[figures\]"):
         figures.plot_walk(segment_walks(mlp(2, 3, 1), torch.ones(1, 2), torch.zeros(1, 2)), 0)
+    with pytest.raises(ModuleNotFoundError, match=r"fold-lightning\[figures\]"):
+        figures.plot_folding_matrix(torch.zeros(2, 2))
 
 
 def test_scalars_are_plain_finite_numbers_also_where_nothing_folds() -> None:

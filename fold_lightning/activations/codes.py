@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from fold_lightning.activations.borrowing import BorrowedModel, Forward, borrow
 from fold_lightning.activations.interception import Interception, PassEnded
 from fold_lightning.activations.layers import Patterns
 from fold_lightning.activations.table import Thresholds
+
+T = TypeVar("T")
 
 ZERO_TOLERANCE = 1e-13
 """A pre-activation below this share of its layer's largest is 0: rounding leaves exact zeros at about 1e-16."""
@@ -74,6 +77,29 @@ def activation_codes(model: nn.Module, inputs: Tensor, *, layers: Patterns = Non
     return ActivationCodes(bits.to(inputs.device), architecture.layers)
 
 
+def codes_and_outputs(
+    model: nn.Module,
+    inputs: Tensor,
+    read: Callable[[Any], T],
+    *,
+    layers: Patterns = None,
+    forward: Forward = None,
+) -> tuple[ActivationCodes, list[T]]:
+    """The codes of inputs, and what a reader makes of the model's output for each chunk of them, in order.
+
+    The arguments and errors are those of `activation_codes`; the passes are the same, gone to their end.
+    """
+    check_inputs(inputs)
+    with borrow(model, inputs, forward) as borrowed:
+        architecture = inspect_model(borrowed, inputs, layers)
+        bits, found = [], []
+        for chunk in inputs.split(_rows(architecture)):
+            some, output = _chunk_codes(borrowed, architecture, chunk, to_end=True)
+            bits.append(some)
+            found.append(read(output))
+    return ActivationCodes(torch.cat(bits).to(inputs.device), architecture.layers), found
+
+
 def check_inputs(inputs: Tensor, name: str = "inputs") -> None:
     """Refuses what cannot be a batch of inputs."""
     if not isinstance(inputs, Tensor):
@@ -93,12 +119,17 @@ def check_inputs(inputs: Tensor, name: str = "inputs") -> None:
 
 def codes_of(borrowed: BorrowedModel, architecture: Architecture, inputs: Tensor, max_bytes: int = CHUNK_BYTES) -> Tensor:
     """Codes bool (B, N) on the borrowed model's device, in chunks of bounded working memory."""
-    rows = max(1, max_bytes // (8 * TENSORS_AT_ONCE * architecture.widest))
-    chunks = [_chunk_codes(borrowed, architecture, chunk) for chunk in inputs.split(rows)]
-    return torch.cat(chunks)
+    chunks = [_chunk_codes(borrowed, architecture, chunk) for chunk in inputs.split(_rows(architecture, max_bytes))]
+    return torch.cat([bits for bits, _ in chunks])
 
 
-def _chunk_codes(borrowed: BorrowedModel, architecture: Architecture, inputs: Tensor) -> Tensor:
+def _rows(architecture: Architecture, max_bytes: int = CHUNK_BYTES) -> int:
+    return max(1, max_bytes // (8 * TENSORS_AT_ONCE * architecture.widest))
+
+
+def _chunk_codes(
+    borrowed: BorrowedModel, architecture: Architecture, inputs: Tensor, *, to_end: bool = False
+) -> tuple[Tensor, Any]:
     found: list[Tensor] = []
 
     def read(layer: str, thresholds: Thresholds, z: Tensor) -> None:
@@ -107,8 +138,9 @@ def _chunk_codes(borrowed: BorrowedModel, architecture: Architecture, inputs: Te
             tolerance = ZERO_TOLERANCE * magnitude(units)
             found.extend(units > threshold + tolerance for threshold in thresholds)
 
-    PreActivations(borrowed, architecture.needed[-1], read).run(inputs.to(borrowed.device, torch.float64))
-    return torch.cat(found, dim=1)
+    last = None if to_end else architecture.needed[-1]
+    output = PreActivations(borrowed, last, read).run(inputs.to(borrowed.device, torch.float64))
+    return torch.cat(found, dim=1), output
 
 
 def magnitude(z: Tensor) -> Tensor:
@@ -118,9 +150,9 @@ def magnitude(z: Tensor) -> Tensor:
 
 
 class PreActivations(Interception):
-    """Shows the pre-activations of each activation to a reader, up to the last one that matters."""
+    """Shows the pre-activations of each activation to a reader, up to the last one that matters; None goes on to the end."""
 
-    def __init__(self, borrowed: BorrowedModel, last: str, read: Callable[[str, Thresholds, Tensor], None]) -> None:
+    def __init__(self, borrowed: BorrowedModel, last: str | None, read: Callable[[str, Thresholds, Tensor], None]) -> None:
         super().__init__(borrowed)
         self._last = last
         self._read = read

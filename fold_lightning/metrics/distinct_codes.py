@@ -94,6 +94,11 @@ class DistinctCodes(GatheredMetric):
             counts = self._counts()
         return {name: counts.get(number, self._none()) for number, name in enumerate(names, WHOLE + 1)}
 
+    def all_inputs(self) -> Tensor:
+        """How many inputs were counted, int64 ()."""
+        with self.gathered():
+            return self.num_inputs.clone()
+
     def reset(self) -> None:
         """Forgets all codes."""
         super().reset()

@@ -1,0 +1,106 @@
+"""What a monitor measures of a model: walks of segments, codes of inputs, and which of these are classified correctly."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
+
+from fold_lightning.activations import ActivationCodes
+from fold_lightning.activations.codes import codes_and_outputs
+from fold_lightning.metrics import DistinctCodes
+from fold_lightning.probes import Pool, Segments, finite_inputs, predicted_classes
+from fold_lightning.walks import Walks, segment_walks
+
+
+class Measurement:
+    """How a model is called, and which of its layers count. What measuring warns of is said once, not in every epoch.
+
+    Args:
+        layers: As of `segment_walks`.
+        forward: As of `segment_walks`.
+    """
+
+    def __init__(self, layers: str | list[str] | None, forward: str | Callable[..., Any] | None) -> None:
+        self._layers, self._forward = layers, forward
+        self._warned: set[str] = set()
+
+    @property
+    def calls_a_part(self) -> bool:
+        """Whether not the model itself is called, so that its output may be anything."""
+        return self._forward is not None
+
+    def walks(self, model: LightningModule, segments: Segments) -> Walks:
+        """The walks of some segments."""
+        segments = segments.to(model.device)
+        with self._each_warning_once():
+            return segment_walks(model, segments.start, segments.end, layers=self._layers, forward=self._forward)
+
+    def codes(self, model: LightningModule, inputs: Tensor) -> tuple[ActivationCodes, tuple[Tensor, int] | None]:
+        """The codes of some inputs, and what classes the model says they have, of how many."""
+        with self._each_warning_once():
+            codes, said = codes_and_outputs(
+                model, inputs.to(model.device), predicted_classes, layers=self._layers, forward=self._forward
+            )
+        parts = [part for part in said if part is not None]
+        if len(parts) < len(said):
+            return codes, None
+        return codes, (torch.cat([classes for classes, _ in parts]), parts[0][1])
+
+    @contextmanager
+    def _each_warning_once(self) -> Iterator[None]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+        for warning in caught:
+            without_numbers = re.sub(r"\d+", "", str(warning.message))
+            if without_numbers not in self._warned:
+                rank_zero_warn(str(warning.message), category=warning.category)
+            self._warned.add(without_numbers)
+
+
+class CodeCounts:
+    """Distinct codes of all inputs that are added, and of those classified correctly.
+
+    Args:
+        measurement: How.
+        sync: Whether other processes count other inputs.
+    """
+
+    def __init__(self, measurement: Measurement, *, sync: bool = True) -> None:
+        self.distinct = DistinctCodes(sync_on_compute=sync)
+        self._right = DistinctCodes(sync_on_compute=sync)
+        self._measurement = measurement
+        self._said: int | None = None  # the number of classes that the model knows
+        self._labelled = 0
+
+    def add(self, model: LightningModule, pool: Pool) -> None:
+        """Adds inputs and their labels."""
+        inputs, labels = finite_inputs(*pool)
+        codes, said = self._measurement.codes(model, inputs)
+        self.distinct.to(model.device).update(codes)
+        if said is None or labels is None:
+            return
+        classes, self._said = said
+        labels = labels.to(classes.device)
+        self._labelled = max(self._labelled, int(labels.max()) + 1)
+        self._right.to(model.device).update(codes, mask=classes == labels)
+
+    @property
+    def correct(self) -> DistinctCodes | None:
+        """The codes of inputs classified correctly; None if the model does not say the classes that the labels name.
+
+        What a part of a model puts out is believed to be classes only if it is as many numbers as there are classes.
+        """
+        if self._said is None or self._said < self._labelled:
+            return None
+        if self._measurement.calls_a_part and self._said != max(2, self._labelled):
+            return None
+        return self._right

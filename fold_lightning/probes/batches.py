@@ -1,0 +1,96 @@
+"""What a batch holds, and what a model says of it: inputs, class labels, predicted classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class")
+
+BatchToInputs = Callable[[Any], Any]
+
+
+def split_batch(batch: Any, batch_to_inputs: BatchToInputs | None = None) -> tuple[Tensor, Tensor | None]:
+    """The inputs (B, ...) of a batch, and its class labels (B,) if it has some.
+
+    Understood are a tensor, a tuple or list that begins with one (a second one of integers is the labels), and a dict (its first
+    floating-point tensor; labels under "label", "target", "y" or the like).
+
+    Raises:
+        TypeError: If a batch has no floating-point tensor where inputs are expected.
+
+    Example:
+        >>> inputs, labels = split_batch({"image": torch.zeros(2, 3), "label": torch.tensor([0, 1])})
+        >>> inputs.shape, labels
+        (torch.Size([2, 3]), tensor([0, 1]))
+    """
+    if batch_to_inputs is not None:
+        batch = batch_to_inputs(batch)
+    inputs: Any
+    labels: Any
+    if isinstance(batch, Mapping):
+        inputs = next((v for v in batch.values() if _is_inputs(v)), None)
+        labels = next((batch[key] for key in LABEL_KEYS if key in batch), None)
+    elif isinstance(batch, Sequence) and not isinstance(batch, str):
+        inputs, labels = (*batch, None, None)[:2]
+    else:
+        inputs, labels = batch, None
+    if not _is_inputs(inputs):
+        raise TypeError(
+            f"No inputs found in a batch of {_describe(batch)}: expected a floating-point tensor (B, ...), a tuple that begins "
+            "with one, or a dict with one. Pass `batch_to_inputs=`, a function of the batch that returns inputs or (inputs, labels). "
+            "Token ids have no straight segments between them: let it return their embeddings, and pass `forward=` with the rest of "
+            "the model."
+        )
+    return inputs, labels if _are_classes(labels, len(inputs)) else None
+
+
+def predicted_classes(output: Any) -> tuple[Tensor, int] | None:
+    """The class int64 (B,) that a model's output says for each input, and how many classes it knows; None if it says none.
+
+    Understood are logits (B, C) of two or more classes (the largest), one logit (B,) or (B, 1) (its sign), a tuple that begins
+    with them, and a dict or object with `logits`.
+
+    Example:
+        >>> predicted_classes(torch.tensor([[0.1, 0.7], [2.0, 1.0]]))
+        (tensor([1, 0]), 2)
+    """
+    if isinstance(output, Mapping):
+        output = output.get("logits")
+    elif isinstance(output, (tuple, list)):
+        output = output[0] if output else None
+    output = getattr(output, "logits", output)
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return None
+    if output.dim() == 2 and output.shape[1] > 1:
+        return output.argmax(1), output.shape[1]
+    return ((output.flatten() > 0).long(), 2) if output.dim() in (1, 2) else None
+
+
+def _is_inputs(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0
+
+
+def _are_classes(labels: Any, count: int) -> bool:
+    return (
+        isinstance(labels, Tensor)
+        and labels.shape == (count,)
+        and not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    )
+
+
+def _describe(batch: Any) -> str:
+    if isinstance(batch, Tensor):
+        return f"a {_describe_item(batch)}"
+    if isinstance(batch, Mapping):
+        return f"a {type(batch).__name__} with keys {list(batch)}"
+    if isinstance(batch, Sequence) and not isinstance(batch, str):
+        return f"a {type(batch).__name__} of {', '.join(_describe_item(item) for item in batch) or 'nothing'}"
+    return f"type {type(batch).__name__}"
+
+
+def _describe_item(item: Any) -> str:
+    return f"{item.dtype} tensor {tuple(item.shape)}" if isinstance(item, Tensor) else type(item).__name__
