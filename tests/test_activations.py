@@ -334,6 +334,19 @@ def test_an_output_that_left_torch_is_warned_about() -> None:
 
 
 @pytest.mark.filterwarnings("error")
+def test_what_left_torch_and_bends_nothing_is_nobodys_loss() -> None:
+    model = mlp(4, 6, 6)
+
+    def forward(model: nn.Module, x: Tensor) -> Tensor:
+        h = model(x)
+        model.statistic = torch.from_numpy(h.numpy().copy()).mean(0)
+        return h
+
+    assert activation_codes(model, torch.randn(3, 4), forward=forward).bits.shape == (3, 6)
+    assert not hasattr(model, "statistic")
+
+
+@pytest.mark.filterwarnings("error")
 def test_outputs_that_do_not_depend_on_the_input_are_nobodys_loss() -> None:
     def forward(model: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
         return model(x), torch.zeros(len(x), 2), torch.arange(len(x)).double(), torch.ones(3)
@@ -361,9 +374,12 @@ class Writing(nn.Module):
         super().__init__()
         self.linear = nn.Linear(4, 6, dtype=torch.float64)
         self.count, self.means = torch.zeros(1, dtype=torch.long), [torch.zeros(6, dtype=torch.float64)]
+        self.pair, self.array = ({"seen": torch.zeros(1)}, torch.zeros(1, dtype=torch.float64)), np.zeros(2)
 
     def forward(self, x: Tensor) -> Tensor:
         self.count += 1
+        self.pair[1].data.add_(1)
+        self.array[0] += 1
         self.linear.weight.data.clamp_(-0.1, 0.1)
         z = self.linear(x)
         self.means[0].mul_(0.9).add_(z.detach().mean(0))
@@ -377,6 +393,7 @@ def test_what_a_forward_pass_writes_in_place_is_taken_back() -> None:
     assert torch.equal(activation_codes(model, x).bits, expected)
     segment_walks(model, x[:4], x[4:8])
     assert torch.equal(model.linear.weight, weight) and not model.count.any() and not model.means[0].any()
+    assert not model.pair[1].any() and not model.array.any()
 
 
 def test_complex_weights_are_measured() -> None:

@@ -402,16 +402,89 @@ def shaped(x: Tensor) -> Tensor:
     return torch.relu(x - torch.where(torch.arange(6) > 2, p, torch.zeros_like(x)))
 
 
-@pytest.mark.parametrize(
-    "function", [scratch, lambda x: (x + encoding() - 0.05).relu(), masked, experts, accumulated, view_relu, view_of_all, halves,
-                 bounded, shaped]
-)  # fmt: skip
+def bump(x: Tensor) -> Tensor:
+    """A narrow triangle, which the few points of a walk's self-check mostly miss."""
+    return (1 - 20 * (x[:, :1] - 0.1).abs()).relu()
+
+
+def nested_view(x: Tensor) -> Tensor:
+    out = x.new_zeros(len(x), 6).unsqueeze(1)
+    out[:, 0].add_(x)
+    h = torch.relu(out[:, 0])
+    return torch.relu(h[:, 3:] - h[:, :3] + 0.3)
+
+
+def written_through_another_view(x: Tensor) -> Tensor:
+    buffer = x.new_zeros(len(x), 6)
+    a = buffer[:, :3]
+    buffer.copy_(x)
+    return torch.relu(torch.cat([torch.relu(a), buffer[:, 3:]], 1) - 0.1)
+
+
+def written_through_data(x: Tensor) -> Tensor:
+    h, m = torch.zeros(len(x), 6), x.new_empty(len(x), 6)
+    h.data[:] = x
+    m.data = h.detach() + 0.1
+    m.detach().add_(10 * bump(x))
+    return torch.relu(h + m)
+
+
+def scratch_of_views(x: Tensor) -> Tensor:
+    out = torch.zeros(len(x), 6).view(len(x), 2, 3)
+    out[:, 0].add_(x[:, :3])
+    return torch.relu(out.flatten(1) + x.abs() - 0.2)
+
+
+def view_of_the_input(x: Tensor) -> Tensor:
+    v, r = x[:, 1:4], bump(x)
+    v.add_(10 * r)
+    return torch.relu(x - 0.05)
+
+
+def view_after_a_write(x: Tensor) -> Tensor:
+    buffer = torch.zeros(len(x), 6)
+    buffer[:, :3] = x[:, :3]
+    v, r = buffer[:, 3:], bump(x)
+    v.add_(10 * r - 0.3)
+    return torch.relu(buffer)
+
+
+def view_of_fewer_rows(x: Tensor) -> Tensor:
+    h = 2 * x
+    r = (10 * bump(x)).expand(-1, 6)
+    v = h.view_as(r)
+    v.add_(r)
+    g = h[:, :3]
+    g.data = g.data + 10 * bump(-x)
+    return torch.relu(torch.cat([h[:, 3:], g], 1))
+
+
+def cast_copies(x: Tensor) -> Tensor:
+    f = x.to(torch.float64, copy=True)
+    f -= f.mean(1, keepdim=True)
+    return torch.relu(x + f)
+
+
+def clamps(x: Tensor) -> Tensor:
+    low = torch.tensor([-0.1, 0.1, -0.2, 0.2, 0.0, 0.3])
+    a = torch.clamp(input=x, min=low)
+    b = torch.clamp(x, max=x.new_full((len(x), 6), 0.3), min=-0.2 * torch.ones(len(x), 6))
+    return torch.relu(a - b + torch.clamp(x[:, :1], min=low) - 0.1)
+
+
+WRITERS = [nested_view, written_through_another_view, written_through_data, scratch_of_views, view_of_the_input]
+WRITERS += [view_after_a_write, view_of_fewer_rows, cast_copies, clamps, scratch, lambda x: (x + encoding() - 0.05).relu()]
+WRITERS += [masked, experts, accumulated, view_relu, view_of_all, halves, bounded, shaped]
+
+
+@pytest.mark.parametrize("function", WRITERS)
 @pytest.mark.filterwarnings("error")
 def test_writing_in_place_and_shared_memory_change_nothing(function: Callable[[Tensor], Tensor]) -> None:
-    net = mlp(4, 6, 6, seed=3)
+    net = mlp(4, 6, 6, seed=3).float() if function is cast_copies else mlp(4, 6, 6, seed=3)
     start, end = torch.randn(60, 4), torch.randn(60, 4)
     walks = segment_walks(net, start, end, forward=lambda m, x: function(m(x)))
     assert walks.exact.all()
+    net = net.double()
     # Dense points through the plain model in float64, which no interception has seen.
     with torch.no_grad():
         t = torch.linspace(0, 1, 2001, dtype=torch.float64)[:, None]
@@ -431,6 +504,36 @@ def test_writing_in_place_and_shared_memory_change_nothing(function: Callable[[T
 def last_signs(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Where the output of the last ReLU is positive."""
     return function(x) > 0
+
+
+def test_casts_of_a_half_precision_model_are_copies() -> None:
+    model, start, end = mlp(4, 6, 6).bfloat16(), torch.randn(20, 4), torch.randn(20, 4)
+
+    def centred(model: nn.Module, x: Tensor) -> Tensor:
+        h = model(x)
+        f = h.float()
+        f -= f.mean(1, keepdim=True)
+        return torch.relu(h + f.to(h.dtype))
+
+    def plain(model: nn.Module, x: Tensor) -> Tensor:
+        h = model(x)
+        return torch.relu(h + (h - h.mean(1, keepdim=True)))
+
+    walks, twin = (segment_walks(model, start, end, forward=forward) for forward in (centred, plain))
+    assert torch.equal(walks.unit, twin.unit) and torch.allclose(walks.position, twin.position, atol=1e-9)
+
+
+def test_closed_chains_of_segments_are_looked_at_from_two_different_points() -> None:
+    model, points = mlp(4, 6, 6), torch.randn(4, 4)
+
+    def mixes(model: nn.Module, x: Tensor) -> Tensor:
+        h = model(x)
+        return torch.relu(h - h.mean(0, keepdim=True) + 0.1)
+
+    with pytest.raises(ValueError, match="mixes the inputs of a batch"):
+        segment_walks(model, points, points.roll(-1, 0), forward=mixes)
+    with pytest.raises(ValueError, match="mixes the inputs of a batch"):
+        segment_walks(model, points[:1], points[:1], forward=mixes)
 
 
 class Tokens(nn.Module):

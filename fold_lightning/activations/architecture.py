@@ -65,8 +65,8 @@ def inspect_model(borrowed: BorrowedModel, inputs: Tensor, layers: Patterns = No
 
     Two sizes of batch show along which dimension the inputs lie, and that no input sees the others.
     """
-    census = take_census(borrowed, inputs[[0, -1]])
-    second = take_census(borrowed, inputs[[-1, 0, -1]])
+    pair = _two_different(inputs)
+    census, second = take_census(borrowed, pair), take_census(borrowed, pair[[1, 0, 1]])
     two, three = census.met, second.met
     _check_nothing_escapes(census, second)
     lost = lost_calls(census, second)
@@ -104,6 +104,12 @@ def inspect_model(borrowed: BorrowedModel, inputs: Tensor, layers: Patterns = No
     for name in architecture.needed:
         _check_independence(name, *(architecture.per_input(name, z[name][1], n) for z, n in ((two, 2), (three, 3))))
     return architecture
+
+
+def _two_different(inputs: Tensor) -> Tensor:
+    """The first input and another; of one input, or of copies of it, one that is a little smaller."""
+    others = (inputs != inputs[:1]).flatten(1).any(1).nonzero() if inputs.dim() > 1 else (inputs != inputs[0]).nonzero()
+    return inputs[[0, int(others[-1])]] if len(others) else torch.stack([inputs[0], inputs[0] * 0.999])
 
 
 def _check_nothing_escapes(two: Census, three: Census) -> None:

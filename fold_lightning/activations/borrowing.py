@@ -23,6 +23,9 @@ from fold_lightning.activations.snapshot import Snapshot
 Forward = str | Callable[..., Any] | None
 
 
+CAST_TO = {"double": torch.float64, "float": torch.float32, "half": torch.float16, "bfloat16": torch.bfloat16}
+
+
 class BorrowedModel:
     """A model in evaluation mode, in float64, for as long as :func:`borrow` lends it."""
 
@@ -31,8 +34,17 @@ class BorrowedModel:
         self._forward = _forward_function(model, forward)
         self._paths = {id(module): _plain_path(path) for path, module in reversed(list(model.named_modules()))}
         self._parameters = {id(p) for p in model.parameters()}
+        self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
         self._copies: dict[int, tuple[Tensor, Tensor]] = {}
         self._buffers = {id(b) for b in model.buffers()}
+
+    def copies(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a cast between floating dtypes, which is none here, is a copy in the user's model, not the tensor itself."""
+        if kwargs.get("copy") or (name in ("to", "type_as") and args[-1] is True):
+            return True
+        target = CAST_TO.get(name) or next((a for a in [*args[1:], *kwargs.values()] if isinstance(a, torch.dtype)), None)
+        # All dtypes read as float64 here, so a cast to that is most likely one to what the tensor has.
+        return target is not None and target != self._dtype and not (target == torch.float64 and name not in CAST_TO)
 
     def begin_pass(self) -> None:
         """Forgets what the last pass wrote into buffers and other tensors."""

@@ -25,7 +25,8 @@ class Census(Interception):
         before: Activation name -> what was on the way to it.
         unlisted: What looks like an activation that the table lacks, by the module that holds or calls it.
         passed_over: Name and shape of each activation of something that was not seen to follow the input, such as a weight.
-        apart: Call and argument -> what has as many rows as the input and was not seen to follow it; outputs as of the last call.
+        apart: Call and argument -> what has as many rows as the input, was not seen to follow it, and met what does; outputs as of
+            the last call.
         largest: Numbers in the largest tensor.
     """
 
@@ -54,7 +55,8 @@ class Census(Interception):
         self.calls += 1
         if len(tensors) == arguments and activation_of(name) is not None:
             self.pass_over(name, tensors)
-        self._keep(tensors)
+        if len(tensors) < arguments:
+            self._keep(tensors)
 
     def pass_over(self, name: str, tensors: Iterable[Tensor]) -> None:
         """An activation is met whose tensors do not follow the input."""

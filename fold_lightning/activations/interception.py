@@ -7,8 +7,9 @@ code calls it. What comes from the input is marked as it passes, so that an acti
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +31,12 @@ from fold_lightning.activations.operations import (
     is_in_place,
     is_piecewise_linear,
     operation_name,
+    written_by,
 )
 from fold_lightning.activations.table import Activation, Thresholds, activation_of, module_activation_of
+
+MOST_NOTED = 10_000
+"""Tensors of a pass, dead or alive, before the dead are forgotten."""
 
 
 class PassEnded(BaseException):
@@ -66,6 +71,7 @@ class Interception(TorchFunctionMode):
         self.num_activations = 0
         self._met_before: list[tuple[int, int]] = []
         self.inside_registered = 0
+        self._alive: dict[int, ref[Tensor]] = {}  # by id: weak sets compare their members, which tensors refuse
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         """An activation is met: ``z`` are its pre-activations, ``call`` applies it."""
@@ -105,6 +111,7 @@ class Interception(TorchFunctionMode):
             self._callers.clear()
             self._met_before.clear()
             self._calls.clear()
+            self._alive.clear()
             self.inside_registered = 0
 
     def __torch_function__(
@@ -122,17 +129,30 @@ class Interception(TorchFunctionMode):
             return func(*args, **kwargs)
         if name == "dtype":
             return torch.float64 if args[0].is_floating_point() else args[0].dtype
+        if not args and isinstance(kwargs.get("input"), Tensor):
+            args, kwargs = (kwargs["input"],), {key: value for key, value in kwargs.items() if key != "input"}
         args, kwargs = map_tensors(self._borrowed.float64, (args, kwargs))
         if name in CASTS and args and _stays_float64(args, kwargs):
-            return args[0]
+            if not self._borrowed.copies(name, args, kwargs):
+                return args[0]
+            name, func, args, kwargs = "clone", Tensor.clone, args[:1], {}
         if name in CASTS and args and not follows(args[0]):  # what it may be cast to gives nothing but its type
             return func(*args, **kwargs)
         tensors = list(tensors_in((args, kwargs)))
+        self._note(tensors)
         if activation_of(name) is not None and any(map(_is_transformed, tensors)):
             raise OutOfSightError(f"The {name} of {self.caller()} runs inside a transformation of functions such as torch.vmap")
         self.beside(name, [t for t in tensors if not follows(t)], len(tensors))
         if not any(map(follows, tensors)) or name in FINITENESS:
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+        else:
+            result = self._on_followers(name, func, args, kwargs, tensors)
+        self._note(tensors_in(result))
+        return result
+
+    def _on_followers(
+        self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
+    ) -> Any:
         varying = [] if name in CREATIONS or (name in RESHAPED_AFTER and not varies(args[0])) else list(filter(varies, tensors))
         if varying and (listed := activation_of(name)) is not None and not self.inside_registered:
             return self._activate(listed, name, func, args, kwargs)
@@ -140,14 +160,23 @@ class Interception(TorchFunctionMode):
             self._classify(name, varying, args, kwargs)
         result = self.operation(name, func, args, kwargs)
         if name not in CREATIONS or _has_rows_of(result, args[0]):
-            self._mark(result, constant=not varying)
-        if varying and is_in_place(func, kwargs) and isinstance(args[0], Tensor):
-            self._mark([args[0], args[0]._base], constant=False)
+            for tensor in tensors_in(result):
+                follow(tensor, constant=not varying and not varies(tensor))
+        for written in written_by(func, args, kwargs) if varying else ():
+            for tensor in [written, *self.sharing(written)]:
+                follow(tensor)
         return result
 
-    def _mark(self, value: Any, *, constant: bool) -> None:
-        for tensor in tensors_in(value):
-            follow(tensor, constant=constant and not varies(tensor))
+    def _note(self, tensors: Iterable[Tensor]) -> None:
+        self._alive.update((id(tensor), ref(tensor)) for tensor in tensors)
+        if len(self._alive) > MOST_NOTED:
+            self._alive = {key: weak for key, weak in self._alive.items() if weak() is not None}
+
+    def sharing(self, tensor: Tensor) -> list[Tensor]:
+        """The other tensors of this pass that share a tensor's memory."""
+        memory = _memory(tensor)
+        alive = (weak() for weak in self._alive.values())
+        return [t for t in alive if t is not None and t is not tensor and memory and _memory(t) == memory]
 
     def _activate(
         self, listed: Activation, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -248,6 +277,13 @@ def _stays_float64(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     targets = [a for a in [*args[1:], *kwargs.values()] if isinstance(a, (torch.dtype, Tensor))]
     dtypes = [t if isinstance(t, torch.dtype) else t.dtype for t in targets]
     return all(dtype.is_floating_point for dtype in dtypes)
+
+
+def _memory(tensor: Tensor) -> int:
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):  # sparse tensors and those of torch.func have none of their own
+        return 0
 
 
 def _has_rows_of(result: Any, tensor: Any) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+
 QUERIES = frozenset(
     """shape size dim ndim ndimension numel nelement len device is_cuda is_cpu is_mps is_meta layout stride is_contiguous
     storage_offset requires_grad requires_grad_ grad grad_fn is_leaf names is_nested is_sparse is_quantized is_floating_point
@@ -55,6 +57,9 @@ CREATIONS = frozenset("zeros_like ones_like full_like empty_like new_zeros new_o
 RESHAPED_AFTER = frozenset("expand_as view_as reshape_as".split())
 """They take nothing but a shape from their second tensor."""
 
+VIEWS_OF_SEVERAL = RESHAPED_AFTER | {"broadcast_tensors"}
+"""They take several tensors and return what shares their memory."""
+
 MAX_POOLS = frozenset(
     """max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
     adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d""".split()
@@ -97,7 +102,16 @@ def operation_name(function: Callable[..., Any]) -> str:
 def is_in_place(function: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
     """Whether a call writes its first argument."""
     name = getattr(function, "__name__", "")
+    if name == "__set__":
+        return operation_name(function) == "data"
     return (name.endswith("_") and not name.endswith("__")) or name in _WRITERS or bool(kwargs.get("inplace"))
+
+
+def written_by(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors that a call writes."""
+    out = kwargs.get("out")
+    written = [*(args[:1] if is_in_place(function, kwargs) else ()), *(out if isinstance(out, (tuple, list)) else (out,))]
+    return [tensor for tensor in written if isinstance(tensor, Tensor)]
 
 
 _WRITERS = frozenset("__iadd__ __isub__ __imul__ __itruediv__ __setitem__".split())

@@ -48,8 +48,12 @@ def _restorers(value: Any, depth: int) -> Iterator[Callable[[], None]]:
     elif isinstance(value, np.random.Generator):
         numpy = value.bit_generator.state
         yield lambda: setattr(value.bit_generator, "state", numpy)
-    elif type(value) is torch.Tensor and value.device.type != "meta":
+    elif type(value) is torch.Tensor and value.layout is torch.strided and not value.is_meta:
         yield _restorer_of_tensor(value, value.detach().clone())
+    elif type(value) is np.ndarray and not value.dtype.hasobject:
+        yield _restorer_of_array(value, value.copy())
+    elif isinstance(value, tuple):
+        yield from _inside(value, depth)
     elif isinstance(value, dict):
         yield _restorer_of_dict(value, dict(value))
         yield from _inside(value.values(), depth)
@@ -71,12 +75,19 @@ def _inside(values: Any, depth: int) -> Iterator[Callable[[], None]]:
 
 
 def _restorer_of_tensor(value: torch.Tensor, before: torch.Tensor) -> Callable[[], None]:
-    version = None if value.is_inference() else value._version
-
     def restore() -> None:
-        if version is None or value._version != version:
-            with torch.inference_mode() if version is None else torch.no_grad():
+        same = (value == before) | ((value != value) & (before != before))
+        if not bool(same.all()):
+            with torch.inference_mode() if value.is_inference() else torch.no_grad():
                 value.copy_(before)
+
+    return restore
+
+
+def _restorer_of_array(value: np.ndarray[Any, Any], before: np.ndarray[Any, Any]) -> Callable[[], None]:
+    def restore() -> None:
+        if value.tobytes() != before.tobytes():
+            value[...] = before
 
     return restore
 

@@ -9,8 +9,7 @@ splits a segment layer by layer; that the batch grows while the model runs, and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
-from weakref import ref
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +17,9 @@ from torch import Tensor
 from fold_lightning.activations.architecture import Architecture
 from fold_lightning.activations.borrowing import BorrowedModel
 from fold_lightning.activations.codes import ZERO_TOLERANCE, magnitude
-from fold_lightning.activations.following import follows, tensors_in
+from fold_lightning.activations.following import follows, map_tensors, tensors_in
 from fold_lightning.activations.interception import Interception, PassEnded
-from fold_lightning.activations.operations import CLAMPS, CREATIONS, MAX_POOLS, is_in_place
+from fold_lightning.activations.operations import CLAMPS, CREATIONS, MAX_POOLS, VIEWS_OF_SEVERAL, is_in_place
 from fold_lightning.activations.table import Thresholds
 from fold_lightning.walks.bends import MaxPool, clamp_bounds, winner_changes
 from fold_lightning.walks.grid import MERGE_TOLERANCE, Grid
@@ -72,7 +71,6 @@ class OnePass(Interception):
         self.peak_numel = 0
         self._probes = probes
         self._versions = {len(grid)}
-        self._alive: dict[int, ref[Tensor]] = {}  # by id: weak sets compare their members, which tensors refuse
         self._rows: list[Tensor] = []
         self._units: list[Tensor] = []
         self._first: list[Tensor] = []
@@ -94,31 +92,28 @@ class OnePass(Interception):
         left, right, weight = self.grid.locate(*self._probes)
         self.probed[layer] = torch.lerp(flat[left], flat[right], weight[:, None])
         flat = self._bend(flat, thresholds, self._columns.get(layer), is_last=layer == self._last)
-        return cast(Tensor, self._seen(call(flat.reshape(-1, *z.shape[1:]))))
+        return call(flat.reshape(-1, *z.shape[1:]))
 
     def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if isinstance(kwargs.get("out"), Tensor):
+        if kwargs.get("out") is not None:
             raise Unsupported("A result of more rows than its place was made for.")
         if name in MAX_POOLS:
-            return self._seen(self._max_pool(MaxPool(name, args[1:], kwargs), args[0]))
+            return self._max_pool(MaxPool(name, args[1:], kwargs), args[0])
         if name in CLAMPS:
-            return self._seen(self._clamp(name, function, args, kwargs))
+            return self._clamp(name, function, args, kwargs)
         rows = max(self._rows_of(args, kwargs))
-        if is_in_place(function, kwargs) and follows(args[0]):
-            self._grow(args[0], rows)
+        shared = args if name in VIEWS_OF_SEVERAL else args[:1] if is_in_place(function, kwargs) else ()
+        for tensor in filter(follows, tensors_in(shared)):
+            self._grow(tensor, rows)
         args, kwargs = self._align(args, rows), self._align(kwargs, rows)
         result = function(*self._with_batch_size(name, args, rows), **kwargs)
         if name not in CREATIONS:
             self._check_rows(result, rows)
-        return self._seen(result)
+        return result
 
     def overwrite(self, tensor: Tensor, value: Tensor) -> None:
         self._grow(tensor, len(value))
         tensor.copy_(value)
-
-    def _seen(self, result: Any) -> Any:
-        self._alive.update((id(tensor), ref(tensor)) for tensor in tensors_in(result))
-        return result
 
     def _grow(self, tensor: Tensor, rows: int) -> None:
         """Brings a tensor that is to be written to so many rows, together with all that share its memory."""
@@ -126,8 +121,7 @@ class OnePass(Interception):
         if known == rows:
             return
         numel = storage.nbytes() // tensor.element_size() // known
-        alive = [t for t in (weak() for weak in self._alive.values()) if t is not None and t is not tensor]
-        shared = [t for t in alive if t.untyped_storage().data_ptr() == storage.data_ptr()]
+        shared = self.sharing(tensor)
         if any(len(t) != known or t.stride(0) != numel or t.dtype != tensor.dtype for t in [tensor, *shared]):
             raise Unsupported("A tensor shares its memory with one of other rows.")
         grown = self.grid.lift(tensor.as_strided((known, numel), (numel, 1), 0), rows)
@@ -136,27 +130,19 @@ class OnePass(Interception):
 
     def _clamp(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         x = self.grid.lift(args[0])
-        for bound in clamp_bounds(name, args[1:], kwargs):
-            z = x.reshape(len(x), -1)
+        options, kwargs = map_tensors(lambda bound: _of_one_input(bound, x.dim()), (args[1:], kwargs))
+        for bound in clamp_bounds(name, options, kwargs):
             if isinstance(bound, Tensor):
-                level = self._of_one_input(bound, x)
-                z = self._bend(z - level, (0.0,), None) + level
+                x = x.expand(len(x), *torch.broadcast_shapes(x.shape[1:], bound.shape))
+                level = bound.expand(x.shape[1:]).reshape(-1)
+                z = self._bend(x.reshape(len(x), -1) - level, (0.0,), None) + level
             else:
-                z = self._bend(z, (bound,), None)
+                z = self._bend(x.reshape(len(x), -1), (bound,), None)
             x = z.reshape(-1, *x.shape[1:])
         if not is_in_place(function, kwargs):
-            return function(x, *args[1:], **kwargs)
+            return function(x, *options, **kwargs)
         self.overwrite(args[0], x)
-        return function(args[0], *args[1:], **kwargs)
-
-    @staticmethod
-    def _of_one_input(bound: Tensor, x: Tensor) -> Tensor:
-        """The bounds of each number of an input (n,), which must be the same for all inputs."""
-        if bound.dim() == x.dim():
-            if len(bound) != 1:
-                raise Unsupported("A clamp has other bounds for each input.")
-            bound = bound[0]
-        return bound.expand(x.shape[1:]).reshape(-1)
+        return function(args[0], *options, **kwargs)
 
     def _bend(self, z: Tensor, thresholds: Thresholds, column: int | None, *, is_last: bool = False) -> Tensor:
         """Adds rows where z (R, n) crosses a threshold, and returns z at all rows, exactly on it where it crosses.
@@ -268,6 +254,15 @@ class OnePass(Interception):
             if tensor.dim() == 0 or len(tensor) != rows:
                 raise Unsupported(f"An operation turned {rows} rows into shape {tuple(tensor.shape)}.")
             self._check_size(tensor.numel())
+
+
+def _of_one_input(bound: Tensor, dims: int) -> Tensor:
+    """A clamp's bounds without their rows, which must be the same for all inputs."""
+    if bound.dim() < dims:
+        return bound
+    if not torch.equal(bound, bound[:1].expand_as(bound)):
+        raise Unsupported("A clamp has other bounds for each input.")
+    return bound[0]
 
 
 class Crossings:

@@ -15,6 +15,9 @@ from fold_lightning.activations.layers import Patterns
 from fold_lightning.walks.record import Walks
 from fold_lightning.walks.walker import Walker
 
+LOOKED_AT = 32
+"""Segments of whose ends two different inputs are taken for the first look at a model."""
+
 Method = Literal["exact", "uniform"]
 
 DEFAULT_MAX_BYTES = 2**27
@@ -92,7 +95,7 @@ def segment_walks(
     _check_segments(start, end)
     _check_method(method, num_points, max_bytes, max_breakpoints)
     with borrow(model, start, forward) as borrowed:
-        architecture = inspect_model(borrowed, torch.cat([start[:1], end[-1:]]), layers)
+        architecture = inspect_model(borrowed, torch.cat([start[:LOOKED_AT], end[:LOOKED_AT]]), layers)
         start, end = (x.detach().to(borrowed.device, torch.float64) for x in (start, end))
         if num_points is not None:
             return _uniform(borrowed, architecture, start, end, num_points, max_bytes)
