@@ -20,6 +20,9 @@ GATHER = 0x0102040810204080
 CHUNK_BYTES = 2**21
 """Codes looked at together, so that what is computed of them stays in the processor's cache."""
 
+SORTED_AT_ONCE = 2**21
+"""Fingerprints."""
+
 MAX_PAIR_BYTES = 2**28
 """Bits compared at a time where codes are broadcast against each other."""
 
@@ -119,6 +122,14 @@ def distinct_fingerprints(fingerprints: Tensor) -> tuple[Tensor, Tensor]:
         (tensor([[3, 2],
                 [5, 1]]), tensor([1, 2]))
     """
+    if len(fingerprints) > SORTED_AT_ONCE:  # in shares of the first half's range, lest sorting take several times the memory
+        shares = fingerprints[:, 0] >> 60
+        parts = [_distinct(fingerprints[shares == share]) for share in range(-8, 8)]
+        return torch.cat([part for part, _ in parts]), torch.cat([counts for _, counts in parts])
+    return _distinct(fingerprints)
+
+
+def _distinct(fingerprints: Tensor) -> tuple[Tensor, Tensor]:
     ordered = fingerprints[torch.argsort(fingerprints[:, 0])]
     same = ordered[1:] == ordered[:-1]
     if bool((same[:, 0] & ~same[:, 1]).any()):  # 2^-64 for each pair: first halves alone do not bring equals together

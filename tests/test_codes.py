@@ -81,6 +81,14 @@ def test_distinct_fingerprints_are_torch_unique_also_where_first_halves_collide(
             assert len(distinct) == len(counts) == 0
 
 
+def test_many_fingerprints_are_sorted_in_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    fingerprints = code_fingerprints(torch.rand(900, 8) > 0.5)
+    expected = distinct_fingerprints(fingerprints)
+    monkeypatch.setattr(module, "SORTED_AT_ONCE", 100)
+    assert all(torch.equal(a, b) for a, b in zip(distinct_fingerprints(fingerprints), expected, strict=True))
+    assert len(expected[0]) < 256 and expected[1].sum() == 900
+
+
 def test_pairs_of_many_inputs_are_compared_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = torch.rand(13, 1, 20) > 0.5, torch.rand(7, 20) > 0.5
     expected = hamming_distance(a, b, threshold=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import struct
 import subprocess
 import sys
@@ -127,3 +128,62 @@ def test_the_benchmark_prints_its_table() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("the same number of switches") == 2
     assert done.stdout.count("region by region, one at a time") == 2
+
+
+PHI = (str(EXAMPLES / "phi_mnist.py"), "--paths", "70", "--depth", "2", "--width", "8", "--epochs", "1")
+
+
+def test_phi_is_the_same_for_any_number_of_processes_and_after_an_interruption(folder: Path, tmp_path: Path) -> None:
+    once, again = tmp_path / "once", tmp_path / "again"
+    data = ("--data-dir", str(folder))
+    done = run(*PHI, *data, "--out", str(once))
+    assert done.returncode == 0 and "Phi_N = " in done.stdout and "paths/s" in done.stdout, done.stderr
+    again.mkdir()
+    (again / "network.pt").write_bytes((once / "network.pt").read_bytes())
+    part = torch.load(once / "part-0-0.pt")
+    assert len(part["blocks"]) > 10
+    done = run(*PHI, *data, "--out", str(again), "--strategy", "ddp", "--devices", "2")
+    assert done.returncode == 0, done.stderr
+    parts = sorted(again.glob("part-*.pt"))
+    assert len(parts) == 2
+    assert sorted(block for file in parts for block in torch.load(file)["blocks"]) == sorted(part["blocks"])
+    first, second = (json.loads((out / "phi.json").read_text()) for out in (once, again))
+    assert first == second and 0 <= first["phi"] < 1
+    parts[0].unlink()  # as if that process had been stopped before it saved anything
+    (again / "phi.json").unlink()
+    done = run(*PHI, *data, "--out", str(again))
+    assert "Going on: " in done.stdout and json.loads((again / "phi.json").read_text()) == first, done.stderr
+    done = run(*PHI, *data, "--out", str(again), "--paths", "9")
+    assert done.returncode == 1 and "holds another study (paths was 70, now 9)" in done.stderr
+
+
+def test_paths_of_a_block_are_drawn_by_its_number() -> None:
+    from phi_mnist import BLOCK, Paths
+
+    labels = torch.tensor([0, 2, 2, 0, 3, 3, 3])
+    paths = Paths(torch.arange(7.0)[:, None], labels, per_pair=BLOCK + 5, seed=1)
+    assert paths.num_classes == 4 and paths.num_blocks == 12
+    found: dict[tuple[int, int], int] = {}
+    for number in range(paths.num_blocks):
+        start, end, start_class, end_class = paths.block(number)
+        assert torch.equal(labels[start.long().squeeze(1)], start_class)
+        assert torch.equal(labels[end.long().squeeze(1)], end_class)
+        pair = (int(start_class[0]), int(end_class[0]))
+        found[pair] = found.get(pair, 0) + len(start)
+    assert found == {(a, b): BLOCK + 5 for a in (0, 2, 3) for b in (0, 2, 3) if a != b}
+    assert torch.equal(paths.block(3)[0], paths.block(3)[0]) and not torch.equal(paths.block(0)[0], paths.block(6)[0][:5])
+
+
+def test_code_space_prints_a_table_and_draws(tmp_path: Path) -> None:
+    picture = tmp_path / "codes.png"
+    done = run(str(EXAMPLES / "code_space.py"), "--seeds", "1", "--epochs", "2", "--out", str(picture))
+    assert done.returncode == 0 and picture.stat().st_size > 5000, done.stderr
+    for words in ("distinct codes", "pairs one unit apart", "Adam, 0.001"):
+        assert words in done.stdout
+
+
+def test_the_benchmark_of_codes_agrees_with_torch_unique() -> None:
+    small = ("--codes", "3000", "--stream", "100000", "--repeats", "1", "--steps", "1")
+    done = run(str(EXAMPLES / "benchmarks" / "codes.py"), *small)
+    assert done.returncode == 0 and "which agrees" in done.stdout and "DISAGREES" not in done.stdout, done.stderr
+    assert "100,000 codes of 512 bits in batches: 1,000 distinct" in done.stdout

@@ -137,6 +137,9 @@ class DistinctCodes(GatheredMetric):
         self._settled, self._pending = sum(map(len, self.fingerprints)), 0
 
     def _counts(self) -> dict[int, Tensor]:
+        if isinstance(self.fingerprints, list):  # gathered states are joined, and given back as they were
+            self._settle()
+            return {group: torch.tensor(len(chunks[0]), device=self.device) for group, chunks in self._parts().items()}
         distinct = {group: distinct_fingerprints(torch.cat(parts))[0] for group, parts in self._parts().items()}
         return {group: torch.tensor(len(fingerprints), device=self.device) for group, fingerprints in distinct.items()}
 
