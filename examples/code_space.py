@@ -1,6 +1,6 @@
 """Two learning rates, accuracy alike, codes different: what accuracy does not tell ("ReLU Code Space", Shepeleva et al. 2020).
 
-    python examples/code_space.py [--data-dir FOLDER] [--rates 0.001 0.01] [--seeds 5] [--out code_space.png]
+    python examples/code_space.py [--data-dir FOLDER] [--rates 0.003 0.01] [--seeds 5] [--out code_space.png]
 
 Trains a small network several times at each rate, and counts after each epoch how many activation regions the training data
 occupy: all of them, and those classified correctly. The last epoch's table also tells how the inputs spread over the regions, and
@@ -107,9 +107,9 @@ def draw(results: dict[float, list[list[dict[str, float]]]], file: Path) -> None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, help="folder of MNIST's IDX files; scikit-learn's digits otherwise")
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.001, 0.01], help="up to three learning rates")
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.003, 0.01], help="up to three learning rates")
     parser.add_argument("--seeds", type=positive, default=5, help="trainings at each rate")
-    parser.add_argument("--epochs", type=positive, default=60)
+    parser.add_argument("--epochs", type=positive, default=100)
     parser.add_argument("--depth", type=positive, default=2, help="hidden layers")
     parser.add_argument("--width", type=positive, default=16, help="units of each")
     parser.add_argument("--out", type=Path, default=Path("code_space.png"))

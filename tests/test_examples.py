@@ -178,7 +178,7 @@ def test_code_space_prints_a_table_and_draws(tmp_path: Path) -> None:
     picture = tmp_path / "codes.png"
     done = run(str(EXAMPLES / "code_space.py"), "--seeds", "1", "--epochs", "2", "--out", str(picture))
     assert done.returncode == 0 and picture.stat().st_size > 5000, done.stderr
-    for words in ("distinct codes", "pairs one unit apart", "Adam, 0.001"):
+    for words in ("distinct codes", "pairs one unit apart", "Adam, 0.003"):
         assert words in done.stdout
 
 

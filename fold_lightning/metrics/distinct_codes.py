@@ -137,7 +137,7 @@ class DistinctCodes(GatheredMetric):
         self._settled, self._pending = sum(map(len, self.fingerprints)), 0
 
     def _counts(self) -> dict[int, Tensor]:
-        if isinstance(self.fingerprints, list):  # gathered states are joined, and given back as they were
+        if not self._is_synced:  # gathered states are joined, and given back as they were
             self._settle()
             return {group: torch.tensor(len(chunks[0]), device=self.device) for group, chunks in self._parts().items()}
         distinct = {group: distinct_fingerprints(torch.cat(parts))[0] for group, parts in self._parts().items()}
@@ -152,9 +152,9 @@ class DistinctCodes(GatheredMetric):
             return {}
         groups = dim_zero_cat(self.groups).tolist()
         sizes = [size for _, size in groups]
-        chunks = self.fingerprints if isinstance(self.fingerprints, list) else self.fingerprints.split(sizes)
+        chunks = dim_zero_cat(self.fingerprints).split(sizes) if self._is_synced else filter(len, self.fingerprints)
         parts: dict[int, list[Tensor]] = {}
-        for (group, _), chunk in zip(groups, filter(len, chunks), strict=True):
+        for (group, _), chunk in zip(groups, chunks, strict=True):
             parts.setdefault(group, []).append(chunk)
         return parts
 
