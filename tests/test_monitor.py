@@ -204,6 +204,18 @@ def test_only_logits_of_the_classes_say_which_inputs_are_classified_correctly(
     assert ("codes/distinct_correct" in trainer.logger.said[-1][1]) == is_class
 
 
+def test_labels_may_be_numbered_as_they_like_and_some_may_be_missing(tmp_path: Path) -> None:
+    x, y = data(40, 1).tensors
+    labels = torch.tensor([3, 7, 100_000])[y]
+    labels[::5] = -100
+    validation = TensorDataset(x, labels[:, None].int())
+    monitor = FoldingMonitor(num_segments=12, segments_per_pair=1)
+    trainer = fit(tmp_path, monitor, model=Regression(), max_epochs=1, given=loaders(val=validation))
+    said = trainer.logger.said[-1][1]
+    assert said["folding/segments"] == 6 and "folding/phi" in said and "codes/distinct_correct" not in said
+    assert set(monitor._segments.start_class.tolist()) == {3, 7, 100_000}
+
+
 def test_one_logit_says_a_class_by_its_sign(tmp_path: Path) -> None:
     x, y = data(40, 1).tensors
     validation = TensorDataset(x, (y > 0).long())
@@ -327,10 +339,10 @@ def test_the_sanity_check_is_not_measured_and_a_fast_run_works(tmp_path: Path) -
     class Counting(FoldingMonitor):
         measured = 0
 
-        def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        def _measure(self, trainer: Trainer, pl_module: LightningModule) -> Any:
             assert not trainer.sanity_checking
             self.measured += 1
-            super()._measure(trainer, pl_module)
+            return super()._measure(trainer, pl_module)
 
     monitor = Counting(num_segments=4)
     fit(tmp_path, monitor, num_sanity_val_steps=2)

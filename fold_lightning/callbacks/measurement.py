@@ -32,11 +32,6 @@ class Measurement:
         self._layers, self._forward = layers, forward
         self._warned: set[str] = set()
 
-    @property
-    def calls_a_part(self) -> bool:
-        """Whether not the model itself is called, so that its output may be anything."""
-        return self._forward is not None
-
     def walks(self, model: LightningModule, segments: Segments) -> Walks:
         """The walks of some segments."""
         segments = segments.to(model.device)
@@ -53,6 +48,20 @@ class Measurement:
         if len(parts) < len(said):
             return codes, None
         return codes, (torch.cat([classes for classes, _ in parts]), parts[0][1])
+
+    def says_classes(self, model: LightningModule, pool: Pool) -> bool:
+        """Whether the model says one of the classes that the labels name.
+
+        What a part of a model puts out is believed to be classes only if it is as many numbers as there are classes.
+        """
+        inputs, labels = pool
+        if labels is None:
+            return False
+        _, said = self.codes(model, inputs[:2])
+        labelled = int(labels.max()) + 1
+        if said is None or labelled < 1:
+            return False
+        return said[1] >= labelled if self._forward is None else said[1] == max(2, labelled)
 
     @contextmanager
     def _each_warning_once(self) -> Iterator[None]:
@@ -76,31 +85,15 @@ class CodeCounts:
 
     def __init__(self, measurement: Measurement, *, sync: bool = True) -> None:
         self.distinct = DistinctCodes(sync_on_compute=sync)
-        self._right = DistinctCodes(sync_on_compute=sync)
+        self.correct = DistinctCodes(sync_on_compute=sync)
         self._measurement = measurement
-        self._said: int | None = None  # the number of classes that the model knows
-        self._labelled = 0
 
     def add(self, model: LightningModule, pool: Pool) -> None:
         """Adds inputs and their labels."""
         inputs, labels = finite_inputs(*pool)
+        if len(inputs) == 0:
+            return
         codes, said = self._measurement.codes(model, inputs)
         self.distinct.to(model.device).update(codes)
-        if said is None or labels is None:
-            return
-        classes, self._said = said
-        labels = labels.to(classes.device)
-        self._labelled = max(self._labelled, int(labels.max()) + 1)
-        self._right.to(model.device).update(codes, mask=classes == labels)
-
-    @property
-    def correct(self) -> DistinctCodes | None:
-        """The codes of inputs classified correctly; None if the model does not say the classes that the labels name.
-
-        What a part of a model puts out is believed to be classes only if it is as many numbers as there are classes.
-        """
-        if self._said is None or self._said < self._labelled:
-            return None
-        if self._measurement.calls_a_part and self._said != max(2, self._labelled):
-            return None
-        return self._right
+        if said is not None and labels is not None:
+            self.correct.to(model.device).update(codes, mask=said[0] == labels.to(said[0].device))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +26,16 @@ DEFAULT_INPUTS = 1000
 
 INPUTS_PER_SEGMENT = 8
 """How many inputs are looked at for each segment, so that most pairs of classes find theirs."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one process has measured: scalars, counts that may have to be gathered, whether there are classes, seconds."""
+
+    folding: dict[str, float]
+    counts: CodeCounts | None
+    has_classes: bool
+    seconds: float
 
 
 class FoldingMonitor(Callback):
@@ -89,6 +100,8 @@ class FoldingMonitor(Callback):
     _pool: Pool | None
     _segments: Segments | None
     _counts: CodeCounts | None
+    _lost: Exception | None
+    _measurement: Measurement
 
     def __init__(
         self,
@@ -160,7 +173,7 @@ class FoldingMonitor(Callback):
         with preserved_random_state():
             _seed_all(self.seed)
             loaders = trainer.val_dataloaders if _validates(trainer) else trainer.train_dataloader
-            self._take(self._source.at_start(loaders, trainer.strategy.batch_to_device))
+            self._take(trainer, self._source.at_start(loaders, trainer.strategy.batch_to_device))
         if trainer.is_global_zero:
             summaries.write_layout(trainer.loggers)
         if self._pool is None:
@@ -168,7 +181,7 @@ class FoldingMonitor(Callback):
         if not self.measure_at_start or trainer.global_step > 0:
             self._refuse_what_cannot_be_measured(pl_module)
             return
-        self._measure(trainer, pl_module)
+        self._settle(self._measure(trainer, pl_module))
         for logger in trainer.loggers:
             logger.log_metrics(self._scalars, step=0)
 
@@ -178,7 +191,7 @@ class FoldingMonitor(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.codes and self._counts_all and self._is_due(trainer):
-            self._counts = CodeCounts(self._measurement)
+            self._counts, self._lost = CodeCounts(self._measurement), None
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -195,13 +208,12 @@ class FoldingMonitor(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self._counts is None or dataloader_idx > 0:
+        if self._counts is None or self._lost is not None or dataloader_idx > 0:
             return
         try:
             self._counts.add(pl_module, split_batch(batch, self.batch_to_inputs))
         except Exception as error:
-            self._counts = None
-            self._warn_of_failure(trainer, error)
+            self._lost = error
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
@@ -228,6 +240,7 @@ class FoldingMonitor(Callback):
         self._pool = None
         self._segments = None
         self._counts = None
+        self._lost = None
         self._measurement = Measurement(self.layers, self.forward)
         self._scalars: dict[str, float] = {}
         self._last_epoch = 0
@@ -237,9 +250,9 @@ class FoldingMonitor(Callback):
     def _counts_all(self) -> bool:
         return self.num_inputs == "all" and self.probes is None
 
-    def _take(self, pool: Pool | None) -> None:
-        """Takes inputs for all of the run."""
-        self._pool = pool
+    def _take(self, trainer: Trainer, pool: Pool | None) -> None:
+        """Takes inputs for all of the run, the same in all processes."""
+        self._pool = pool = trainer.strategy.broadcast(pool)
         if pool is not None and self.folding:
             self._segments = draw_segments(*pool, self.num_segments, self.seed, per_pair=self.segments_per_pair)
             rank_zero_info(f"FoldingMonitor walks {self._segments.describe()}.")
@@ -262,22 +275,42 @@ class FoldingMonitor(Callback):
     def _measure_and_log(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._is_due(trainer):
             self._last_epoch = trainer.current_epoch + 1
+            measured = None
             try:
-                self._measure(trainer, pl_module)
+                measured = self._measure(trainer, pl_module)
             except Exception as error:  # a failed measurement must not cost the run
                 self._warn_of_failure(trainer, error)
+            # What one process failed to measure, none logs: they would wait for each other for ever.
+            if trainer.strategy.reduce_boolean_decision(measured is not None) and measured is not None:
+                self._settle(measured)
             self._counts = None
         if self._scalars:
             pl_module.log_dict(self._scalars, on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1)
 
-    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> Measured:
         begin = time.perf_counter()
         if self._pool is None:
-            self._take(self._source.from_stream())
+            self._take(trainer, self._source.from_stream())
         if self._pool is None:
             raise RuntimeError("no batch with inputs has passed yet")
-        scalars = self._measure_folding(trainer, pl_module) | self._measure_codes(pl_module)
-        self._scalars = scalars | {summaries.SECONDS: time.perf_counter() - begin}
+        if self._lost is not None:
+            raise self._lost
+        folding = self._measure_folding(trainer, pl_module)
+        counts, has_classes = None, False
+        if self.codes:
+            has_classes = self._measurement.says_classes(pl_module, self._pool)
+            counts = self._counts if self._counts_all else CodeCounts(self._measurement, sync=False)
+            if counts is not None and not self._counts_all:
+                counts.add(pl_module, self._counted())
+        return Measured(folding, counts, has_classes, time.perf_counter() - begin)
+
+    def _settle(self, measured: Measured) -> None:
+        """Gathers what all processes have counted."""
+        begin, codes = time.perf_counter(), {}
+        if (counts := measured.counts) is not None:
+            codes = summaries.codes_scalars(counts.distinct, counts.correct if measured.has_classes else None)
+        took = measured.seconds + time.perf_counter() - begin
+        self._scalars = measured.folding | codes | {summaries.SECONDS: took}
 
     def _measure_folding(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         if self._segments is None:
@@ -292,18 +325,6 @@ class FoldingMonitor(Callback):
             matrix = None if between is None or folding is None else (folding.matrix(), between.classes)
             summaries.write_walks(trainer.loggers, walks, trainer.global_step, matrix=matrix, figures=self.figures)
         return summaries.folding_scalars(walks, folding)
-
-    def _measure_codes(self, pl_module: LightningModule) -> dict[str, float]:
-        if not self.codes:
-            return {}
-        if not self._counts_all:
-            counts = CodeCounts(self._measurement, sync=False)
-            counts.add(pl_module, self._counted())
-        elif self._counts is not None:
-            counts = self._counts
-        else:
-            return {}
-        return summaries.codes_scalars(counts.distinct, counts.correct)
 
     def _refuse_what_cannot_be_measured(self, pl_module: LightningModule) -> None:
         if self._segments is not None:

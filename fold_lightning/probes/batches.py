@@ -45,7 +45,9 @@ def split_batch(batch: Any, batch_to_inputs: BatchToInputs | None = None) -> tup
             "Token ids have no straight segments between them: let it return their embeddings, and pass `forward=` with the rest of "
             "the model."
         )
-    return inputs, labels if _are_classes(labels, len(inputs)) else None
+    if isinstance(labels, Tensor) and labels.shape == (len(inputs), 1):
+        labels = labels.squeeze(1)
+    return inputs, labels.long() if _are_classes(labels, len(inputs)) else None
 
 
 def predicted_classes(output: Any) -> tuple[Tensor, int] | None:

@@ -78,7 +78,8 @@ def draw_segments(inputs: Tensor, labels: Tensor | None, count: int, seed: int, 
 
     Args:
         inputs: (B, ...), B at least 2.
-        labels: int64 (B,); None, or a single class, gives segments between any two inputs.
+        labels: int64 (B,); None, or a single class, gives segments between any two inputs. Inputs with a negative label are left
+            out.
         count: How many.
         seed: Of a generator of their own.
         per_pair: How many for each ordered pair of different classes, instead of a `count` in all; without two classes `count`
@@ -93,6 +94,9 @@ def draw_segments(inputs: Tensor, labels: Tensor | None, count: int, seed: int, 
         [(0, 1), (0, 1), (1, 0), (1, 0)]
     """
     check_several(inputs)
+    if labels is not None and bool((has_class := labels >= 0).any()):  # a negative label, such as -100, says that there is none
+        inputs, labels = inputs[has_class], labels[has_class]
+        check_several(inputs)
     generator = torch.Generator().manual_seed(seed)
     if labels is None or len(classes := labels.unique().cpu()) < 2:
         start = torch.randint(len(inputs), (count,), generator=generator)
