@@ -192,11 +192,11 @@ class Interception(TorchFunctionMode):
         z = x if listed.pre_activation is None else follow(listed.pre_activation(x, *args, **options))
 
         def call(pre: Tensor) -> Tensor:
-            result: Tensor = follow(func(pre if z is x else x, *args, **kwargs))
+            result: Tensor = func(pre if z is x else x, *args, **kwargs)
             return result
 
         self.num_activations += 1
-        result = self.activation(self._layer_name(name), listed.thresholds(*args, **options), z, call)
+        result = follow(self.activation(self._layer_name(name), listed.thresholds(*args, **options), z, call))
         if not listed.piecewise_linear:
             self.unknown[name] = None
         if in_place and result is not x:
