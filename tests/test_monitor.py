@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -508,3 +511,20 @@ def test_scalars_are_plain_finite_numbers_also_where_nothing_folds() -> None:
     scalars = folding_scalars(walks)
     assert all(isinstance(value, float) and value == value for value in scalars.values())
     assert scalars["folding/chi_median"] == 0
+
+
+@pytest.mark.parametrize(("num_inputs", "form"), [("1000", "items"), ("all", "items"), ("1000", "stream")])
+def test_two_processes_log_what_one_does(num_inputs: str, form: str) -> None:
+    script = Path(__file__).parent / "fit_in_processes.py"
+    said = []
+    for devices in ("1", "2"):
+        command = [sys.executable, str(script), devices, num_inputs, form]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        said.append(json.loads(done.stdout.splitlines()[-1]))
+    one, two = said
+    assert len(one) == len(two) == 3
+    for alone, shared in zip(one, two, strict=True):
+        assert alone.keys() == shared.keys()
+        for tag in alone.keys() - {"folding/seconds"}:
+            assert shared[tag] == pytest.approx(alone[tag], rel=1e-6), tag
