@@ -36,6 +36,9 @@ BLOCK = 64
 SAVE_EVERY = 20.0
 """Seconds."""
 
+NOTHING = -1
+"""A block without paths, for a process that would have none: each must have something to do."""
+
 
 class Paths:
     """Paths between inputs of different classes, each determined by its block's number.
@@ -54,6 +57,7 @@ class Paths:
         self._pairs = [(a, b) for a in classes for b in classes if a != b]
         self._per_pair, self._seed = per_pair, seed
         self.num_blocks = len(self._pairs) * -(-per_pair // BLOCK)
+        self.per_block = len(self._pairs) * per_pair / self.num_blocks
 
     def block(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Start and end (S, ...) and their classes (S,). Blocks go round the pairs, so a part of them is balanced too."""
@@ -88,12 +92,13 @@ class Study(LightningModule):
 
     def setup(self, stage: str) -> None:
         # All processes must agree on what is left, so one looks.
-        finished = [torch.load(part) for part in sorted(self.folder.glob("part-*.pt"))] if self.trainer.is_global_zero else []
+        files = sorted(self.folder.glob("part-*.pt")) if self.trainer.is_global_zero else []
+        finished = [load(file) for file in files]
         self.before = [part["state"] for part in finished]
-        blocks = sorted(block for part in finished for block in part["blocks"])
-        known, self.run = self.trainer.strategy.broadcast((blocks, len(list(self.folder.glob("part-*.pt")))))
-        left = set(range(self.paths.num_blocks)) - set(known)
-        self.left = sorted(left)
+        blocks = [block for part in finished for block in part["blocks"]]
+        known, self.run = self.trainer.strategy.broadcast((blocks, len(files)))
+        left = sorted(set(range(self.paths.num_blocks)) - set(known))
+        self.left = left + [NOTHING] * (self.trainer.world_size - len(left))
         if known and self.trainer.is_global_zero:
             print(f"Going on: {len(known):,} of {self.paths.num_blocks:,} blocks are done.")
 
@@ -105,18 +110,21 @@ class Study(LightningModule):
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> None:
         for number in batch.tolist():
+            if number == NOTHING:
+                continue
             start, end, start_class, end_class = self.paths.block(number)
             walks = segment_walks(self.net, start.to(self.device), end.to(self.device))
             self.folding.update(walks, start_class, end_class)
-            self.done.append(number)
             self.walked += len(start)
+            self.done.append(number)
         if time.perf_counter() - self.saved > SAVE_EVERY:
             self.save()
 
     def save(self) -> None:
         """Writes what this process has done, all or nothing."""
         self.saved = time.perf_counter()
-        if not self.done:
+        # An interrupt may fall between a block's update and its entry as done: then what was saved last stands.
+        if not self.done or int(self.folding.segments.sum()) != self.walked:
             return
         part = self.folder / f"part-{self.run}-{self.global_rank}.pt"
         torch.save({"blocks": self.done, "state": self.folding.metric_state}, part.with_suffix(".tmp"))
@@ -146,7 +154,7 @@ class PathsBar(TQDMProgressBar):
 
     def init_predict_tqdm(self) -> Tqdm:
         bar = super().init_predict_tqdm()
-        bar.unit, bar.unit_scale = "paths", BLOCK * self.trainer.world_size
+        bar.unit, bar.unit_scale = "paths", self.trainer.lightning_module.paths.per_block * self.trainer.world_size
         return bar
 
 
@@ -172,6 +180,14 @@ def report(folder: Path, phi: Tensor, matrix: Tensor, folding: GlobalFolding, wa
     print(f"See {folder / 'phi.json'} and {folder / 'phi.png'}")
 
 
+def load(file: Path) -> Any:
+    """A file of tensors, or an end that names it."""
+    try:
+        return torch.load(file)
+    except Exception as error:
+        sys.exit(f"phi_mnist.py: {file} is damaged ({type(error).__name__}): delete it; what it held is done again.")
+
+
 def trained(net: nn.Module, file: Path, train: tuple[Tensor, Tensor], epochs: int) -> nn.Module:
     """The network with the weights of a file; the first process trains it and writes the file if there is none."""
     if not file.exists() and int(os.environ.get("LOCAL_RANK", "0")) == 0:
@@ -182,7 +198,7 @@ def trained(net: nn.Module, file: Path, train: tuple[Tensor, Tensor], epochs: in
         os.replace(file.with_suffix(".tmp"), file)
     while not file.exists():
         time.sleep(1)
-    net.load_state_dict(torch.load(file))
+    net.load_state_dict(load(file))
     return net
 
 
@@ -190,12 +206,17 @@ def same_study(folder: Path, settings: dict[str, Any]) -> None:
     """Refuses to mix two studies in one folder."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "study.json"
-    if file.exists() and (known := json.loads(file.read_text())) != settings:
+    try:
+        known = json.loads(file.read_text()) if file.exists() else settings
+    except json.JSONDecodeError:
+        sys.exit(f"phi_mnist.py: {file} is damaged: delete it if {folder} holds this study, or take another --out.")
+    if known != settings:
         changed = ", ".join(
             f"{key} was {known.get(key)!r}, now {value!r}" for key, value in settings.items() if known.get(key) != value
         )
         sys.exit(f"phi_mnist.py: {folder} holds another study ({changed}): take another --out, or delete it.")
-    file.write_text(json.dumps(settings))
+    if not file.exists():
+        file.write_text(json.dumps(settings))
 
 
 def main() -> None:

@@ -43,7 +43,9 @@ def hamming_distance(a: Tensor, b: Tensor, *, threshold: int | None = None) -> T
         int64 ``(...)``.
 
     Raises:
-        ValueError: If the codes have different numbers of units, or the threshold is below 1.
+        ValueError: If the codes have different numbers of units or do not broadcast, or the threshold is no whole number of
+            at least 1.
+        TypeError: If the codes are not bool.
 
     Example:
         >>> import torch
@@ -54,13 +56,22 @@ def hamming_distance(a: Tensor, b: Tensor, *, threshold: int | None = None) -> T
         >>> hamming_distance(a, b, threshold=2)
         tensor([0, 2])
     """
-    if a.shape[-1:] != b.shape[-1:]:
+    _check_bool(a)
+    _check_bool(b)
+    if a.shape[-1:] != b.shape[-1:] or a.dim() == 0:
         raise ValueError(
             f"Codes must have the same number of units, got shapes {tuple(a.shape)} and {tuple(b.shape)}: "
             "take both from the same model with the same `layers`."
         )
-    if threshold is not None and threshold < 1:
-        raise ValueError(f"`threshold` must be at least 1, got {threshold}: below that every distance is 0.")
+    if any(m != n and 1 not in (m, n) for m, n in zip(a.shape[-2::-1], b.shape[-2::-1], strict=False)):
+        raise ValueError(
+            f"The leading dimensions of codes must broadcast, got shapes {tuple(a.shape)} and {tuple(b.shape)}: for all pairs, "
+            "pass `a[:, None]` and `b`."
+        )
+    if threshold is not None and (not isinstance(threshold, int) or threshold < 1):
+        raise ValueError(
+            f"`threshold` must be a whole number of at least 1, got {threshold!r}: below that every distance is 0."
+        )
     distance = _distance(a, b)
     return distance if threshold is None else distance.clamp(max=threshold)
 
@@ -116,12 +127,22 @@ def distinct_fingerprints(fingerprints: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         int64 (D, 2), ascending by their first halves, and int64 (D,).
 
+    Raises:
+        ValueError: If they are not int64 (B, 2).
+
     Example:
         >>> import torch
         >>> distinct_fingerprints(torch.tensor([[5, 1], [3, 2], [5, 1]]))
         (tensor([[3, 2],
                 [5, 1]]), tensor([1, 2]))
     """
+    if not isinstance(fingerprints, Tensor) or fingerprints.dtype != torch.int64 or fingerprints.shape[1:] != (2,):
+        got = (
+            f"{fingerprints.dtype} {tuple(fingerprints.shape)}"
+            if isinstance(fingerprints, Tensor)
+            else type(fingerprints).__name__
+        )
+        raise ValueError(f"Fingerprints must be int64 (B, 2), got {got}: take them from `code_fingerprints`.")
     if len(fingerprints) > SORTED_AT_ONCE:  # in shares of the first half's range, lest sorting take several times the memory
         shares = fingerprints[:, 0] >> 60
         parts = [_distinct(fingerprints[shares == share]) for share in range(-8, 8)]
@@ -160,8 +181,13 @@ def _random_numbers(words: int) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def _check_bits(bits: Tensor) -> None:
-    if not isinstance(bits, Tensor) or bits.dtype != torch.bool:
-        got = bits.dtype if isinstance(bits, Tensor) else type(bits).__name__
-        raise TypeError(f"Codes must be a bool tensor, got {got}: compare pre-activations with their threshold first.")
+    _check_bool(bits)
     if bits.dim() != 2:
         raise ValueError(f"Codes must have shape (inputs, units), got {tuple(bits.shape)}: flatten the rest into units.")
+
+
+def _check_bool(bits: Tensor) -> None:
+    if not isinstance(bits, Tensor):
+        raise TypeError(f"Codes must be a bool tensor, got {type(bits).__name__}: take the `bits` of `activation_codes`.")
+    if bits.dtype != torch.bool:
+        raise TypeError(f"Codes must be a bool tensor, got {bits.dtype}: compare pre-activations with their threshold first.")

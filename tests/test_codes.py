@@ -7,7 +7,7 @@ import hashlib
 import pytest
 import torch
 
-from fold_lightning import DistinctCodes, code_fingerprints, distinct_fingerprints, hamming_distance
+from fold_lightning import ActivationCodes, DistinctCodes, code_fingerprints, distinct_fingerprints, hamming_distance
 from fold_lightning import codes as module
 
 
@@ -68,6 +68,26 @@ def test_no_inputs_and_no_units() -> None:
 def test_what_are_no_codes_has_no_fingerprints(bits: object, error: type[Exception]) -> None:
     with pytest.raises(error, match="Codes must"):
         code_fingerprints(bits)
+
+
+@pytest.mark.parametrize("given", [torch.zeros(3, 3).long(), torch.zeros(3, 2), torch.zeros(3).long(), [[1, 2]]])
+def test_what_are_no_fingerprints_is_refused(given: object) -> None:
+    with pytest.raises(ValueError, match=r"must be int64 \(B, 2\), got"):
+        distinct_fingerprints(given)
+
+
+def test_distances_of_what_are_no_codes_are_refused() -> None:
+    a, b = torch.zeros(3, 5).bool(), torch.zeros(4, 5).bool()
+    with pytest.raises(ValueError, match=r"leading dimensions of codes must broadcast, got shapes \(3, 5\) and \(4, 5\)"):
+        hamming_distance(a, b)
+    assert hamming_distance(a[:, None], b).shape == (3, 4)
+    with pytest.raises(TypeError, match="bool tensor, got torch.float32"):
+        hamming_distance(a.float(), a)
+    with pytest.raises(TypeError, match="got ActivationCodes: take the `bits`"):
+        hamming_distance(ActivationCodes(a, {}), a)
+    for threshold in (0, 1.5, "2"):
+        with pytest.raises(ValueError, match="`threshold` must be a whole number"):
+            hamming_distance(a, a, threshold=threshold)
 
 
 def test_distinct_fingerprints_are_torch_unique_also_where_first_halves_collide() -> None:

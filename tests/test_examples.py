@@ -153,6 +153,22 @@ def test_phi_is_the_same_for_any_number_of_processes_and_after_an_interruption(f
     (again / "phi.json").unlink()
     done = run(*PHI, *data, "--out", str(again))
     assert "Going on: " in done.stdout and json.loads((again / "phi.json").read_text()) == first, done.stderr
+    (again / "phi.json").unlink()
+    # Nothing is left to walk, and with one block left one process of two has none.
+    done = run(*PHI, *data, "--out", str(again), "--across", "max")
+    assert done.returncode == 0 and json.loads((again / "phi.json").read_text())["across"] == "max", done.stderr
+    whole = torch.load(once / "part-0-0.pt")
+    for file in again.glob("part-*.pt"):
+        file.unlink()
+    (again / "part-0-0.pt").write_bytes((once / "part-0-0.pt").read_bytes())
+    lost = whole["blocks"].pop()
+    torch.save(whole, again / "part-0-0.pt")
+    done = run(*PHI, *data, "--out", str(again), "--strategy", "ddp", "--devices", "2")
+    assert done.returncode == 0 and json.loads((again / "phi.json").read_text()) == first, done.stderr
+    assert any(torch.load(file)["blocks"] == [lost] for file in again.glob("part-1-*.pt"))
+    (again / "part-0-0.pt").write_bytes(b"half a file")
+    done = run(*PHI, *data, "--out", str(again))
+    assert done.returncode == 1 and "part-0-0.pt is damaged" in done.stderr
     done = run(*PHI, *data, "--out", str(again), "--paths", "9")
     assert done.returncode == 1 and "holds another study (paths was 70, now 9)" in done.stderr
 

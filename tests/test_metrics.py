@@ -145,14 +145,18 @@ def test_a_pair_that_does_not_fold_counts_as_zero_and_one_without_segments_not_a
         ({"start_class": torch.tensor([0, 2])}, ValueError, "`start_class` must lie in 0 to 1 for `num_classes=2`, got 0 to 2"),
         ({"end_class": torch.tensor([-1, 1])}, ValueError, "got -1 to 1"),
         ({"end_class": torch.tensor([1])}, ValueError, r"must have shape \(S,\)"),
-        ({"chi": torch.tensor([0.5])}, ValueError, "for each of 1 segments, got 2"),
+        ({"chi": torch.tensor([0.5])}, ValueError, r"a value for each of 2 pairs of classes, got \(1,\)"),
         ({"chi": torch.tensor([0.5, torch.nan])}, ValueError, "must lie in"),
+        ({"chi": torch.tensor([0.5, 1.0])}, ValueError, "must lie in"),
+        ({"chi": torch.full((2, 1), 0.5)}, ValueError, r"got \(2, 1\)"),
+        ({"num_classes": -1}, ValueError, "`num_classes` must be a whole number of at least 1, got -1"),
+        ({"num_classes": 2.0}, ValueError, "`num_classes` must be a whole number of at least 1, got 2.0"),
     ],
 )
 def test_what_is_no_folding_between_classes_is_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
     given = {"chi": torch.tensor([0.5, 0.5]), "start_class": torch.tensor([0, 1]), "end_class": torch.tensor([1, 0])}
     with pytest.raises(error, match=message):
-        global_folding(**(given | {"num_classes": 2} | change))
+        global_folding(**({"num_classes": 2} | given | change))
 
 
 def test_a_metric_of_no_classes_is_refused() -> None:

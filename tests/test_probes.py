@@ -26,6 +26,13 @@ Named = namedtuple("Named", "x y")
         ({"x": X}, False),
         ((X,), False),
         ((X, X), False),  # regression
+        ((X, Y[:, None]), True),
+        ((X, Y.bool()), True),
+        ((X, Y[:, None].float()), True),  # as a binary cross-entropy wants it
+        ((X, torch.nn.functional.one_hot(Y)), True),
+        ((X, 1.0 * torch.tensor([[1, 1], [0, 1], [0, 1], [1, 0]])), False),  # several classes each
+        ((X, X[:, 0]), False),
+        ((X, Y + 0.5), False),
         ((X, Y[:2]), False),
     ],
 )
@@ -33,6 +40,7 @@ def test_batches_of_any_usual_form(batch: object, has_labels: bool) -> None:
     inputs, labels = split_batch(batch)
     assert torch.equal(inputs, X)
     assert (labels is not None) == has_labels
+    assert labels is None or torch.equal(labels, Y)
 
 
 @pytest.mark.parametrize("batch", [Y, (Y, X), {"a": Y}, "text", 3, (), {}])
@@ -49,6 +57,13 @@ def test_segments_are_spread_evenly_over_ordered_pairs_of_classes() -> None:
     assert len(pairs) == 6 and set(pairs.values()) == {10}
     assert torch.equal(labels[segments.start.long().squeeze(1)], segments.start_class)
     assert torch.equal(labels[segments.end.long().squeeze(1)], segments.end_class)
+
+
+def test_what_is_said_of_segments_counts_all_classes_there_are() -> None:
+    labels = torch.arange(1000) % 100
+    segments = draw_segments(torch.randn(1000, 2), labels, 64, seed=0)
+    assert segments.describe() == "64 segments, 1 for each of 64 of 9900 ordered pairs of 100 classes"
+    assert len(draw_segments(torch.randn(1000, 2), labels, 64, seed=0, per_pair=3)) == 29_700
 
 
 @pytest.mark.parametrize("labels", [None, torch.zeros(7).long()])

@@ -49,6 +49,10 @@ class FoldingMonitor(Callback):
     yet is measured. The model, its gradients and all random states stay as they were: training with the monitor is
     bit-identical. A measurement that fails during training is skipped with one warning.
 
+    Labels are classes if they are integers or booleans (B,) or (B, 1), zeros and ones of any type, or one-hot (B, C); a negative one
+    says that its input has none. Inputs of a stream that can't be read by index are those that pass first, and there is a
+    measurement before training only if the sanity check saw enough of them. Processes share what passes, and the same probes.
+
     Logged, all without unit unless named:
 
     - ``folding/chi_mean``, ``folding/chi_median``, ``folding/chi_max`` in [0, 1): the space folding measure chi (`space_folding`)
@@ -77,7 +81,8 @@ class FoldingMonitor(Callback):
         num_segments: How many segments to walk.
         segments_per_pair: How many to walk for each ordered pair of different classes, instead of `num_segments` in all.
         num_inputs: Of how many inputs to count codes; "all" counts those of the first validation loader, as its batches pass,
-            by one more forward pass each; then the measurement before training has none.
+            by one more forward pass each; then the measurement before training has none, and under DDP an input that the
+            sampler repeats counts twice in the fraction.
         folding: Whether to walk segments.
         codes: Whether to count codes.
         seed: Of the choice of inputs and segments.
@@ -123,6 +128,8 @@ class FoldingMonitor(Callback):
         super().__init__()
         whole = {"every_n_epochs": every_n_epochs, "num_segments": num_segments}
         whole |= {} if segments_per_pair is None else {"segments_per_pair": segments_per_pair}
+        if layers is not None and not isinstance(layers, (str, list, tuple)):
+            raise TypeError(f"`layers` must be names or glob patterns, got {layers!r}.")
         for name, value in whole.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
@@ -177,6 +184,7 @@ class FoldingMonitor(Callback):
         if trainer.is_global_zero:
             summaries.write_layout(trainer.loggers)
         if self._pool is None:
+            self._source.restart()  # the sanity check's batches come again
             return
         if not self.measure_at_start or trainer.global_step > 0:
             self._refuse_what_cannot_be_measured(pl_module)

@@ -36,13 +36,14 @@ def global_folding(
         end_class: int64 (S,), the class in which it ends.
         num_classes: C; classes are 0 to C - 1.
         within: How the segments of one pair are taken together: "max", "median" or "mean", of those that fold.
-        across: How pairs are taken together. Medians are NumPy's, the mean of the two middle values.
+        across: How pairs are taken together. Medians are NumPy's, the mean of the two middle values; means are sums in the order
+            given, so their last digit depends on it.
 
     Returns:
         Phi_N, float64 (), and the matrix, float64 (C, C), rows for the start.
 
     Raises:
-        ValueError: For classes out of range, shapes that differ, chi outside [0, 1], or an unknown aggregate.
+        ValueError: For classes out of range, shapes that differ, chi outside [0, 1), or an unknown aggregate.
         TypeError: For classes that are not integers.
 
     Example:
@@ -54,6 +55,7 @@ def global_folding(
                 [0.0000,    nan]], dtype=torch.float64))
     """
     check_aggregates(within, across)
+    check_num_classes(num_classes)
     pair = pairs_of(start_class, end_class, num_classes)
     chi = check_folding(chi, pair)
     matrix = fold_within(chi, pair, num_classes**2, within).view(num_classes, num_classes)
@@ -104,6 +106,12 @@ def check_aggregates(within: str, across: str) -> None:
             raise ValueError(f"`{name}` must be one of {', '.join(map(repr, get_args(Aggregate)))}, got {value!r}.")
 
 
+def check_num_classes(num_classes: int) -> None:
+    """Refuses what is no number of classes."""
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
+        raise ValueError(f"`num_classes` must be a whole number of at least 1, got {num_classes!r}.")
+
+
 def pairs_of(start_class: Tensor, end_class: Tensor, num_classes: int) -> Tensor:
     """The number int64 (S,) of each segment's ordered pair of classes, after checking them."""
     for name, classes in (("start_class", start_class), ("end_class", end_class)):
@@ -131,8 +139,10 @@ def pairs_of(start_class: Tensor, end_class: Tensor, num_classes: int) -> Tensor
 def check_folding(chi: Tensor, pair: Tensor) -> Tensor:
     """Chi in float64, where the pairs are, after checking it."""
     if chi.shape != pair.shape:
-        raise ValueError(f"There must be a pair of classes for each of {len(chi)} segments, got {len(pair)}.")
-    if not bool(((chi >= 0) & (chi <= 1)).all()):
+        raise ValueError(
+            f"`chi` must have shape (S,), a value for each of {len(pair)} pairs of classes, got {tuple(chi.shape)}."
+        )
+    if not bool(((chi >= 0) & (chi < 1)).all()):
         raise ValueError("`chi` must lie in [0, 1), got values outside or NaN: take it from `space_folding`.")
     return chi.to(pair.device, torch.float64)
 

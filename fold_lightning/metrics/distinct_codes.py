@@ -68,7 +68,7 @@ class DistinctCodes(GatheredMetric):
             mask: bool (B,), the inputs that count, such as those classified correctly or those of one class; None counts all.
 
         Raises:
-            ValueError: If the codes have other layers or units than those before, or the mask another length.
+            ValueError: If the codes are not (B, N), have other layers or units than those before, or the mask another length.
             TypeError: If the codes or the mask are not bool.
         """
         bits, layers = (codes.bits, codes.layers) if isinstance(codes, ActivationCodes) else (codes, {})
@@ -165,6 +165,7 @@ def _decoded(names: Tensor) -> list[str]:
 
 def _check_mask(mask: Tensor, num_inputs: int) -> None:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        raise TypeError(f"`mask` must be a bool tensor, got {getattr(mask, 'dtype', type(mask).__name__)}.")
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"`mask` must be a bool tensor, got {got}.")
     if mask.shape != (num_inputs,):
         raise ValueError(f"`mask` must have an entry for each of {num_inputs} inputs, got shape {tuple(mask.shape)}.")

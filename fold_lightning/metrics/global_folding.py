@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from fold_lightning.folding import Aggregate, fold_across, fold_within, space_folding
-from fold_lightning.folding.between_classes import check_aggregates, check_folding, pairs_of
+from fold_lightning.folding.between_classes import check_aggregates, check_folding, check_num_classes, pairs_of
 from fold_lightning.metrics.gathered import GatheredMetric
 from fold_lightning.walks import Walks
 
@@ -60,8 +60,7 @@ class GlobalFolding(GatheredMetric):
     def __init__(self, num_classes: int, within: Aggregate = "max", across: Aggregate = "median", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_aggregates(within, across)
-        if not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(f"`num_classes` must be a whole number of at least 1, got {num_classes!r}.")
+        check_num_classes(num_classes)
         self.num_classes = num_classes
         self.within: Aggregate = within
         self.across: Aggregate = across
@@ -77,7 +76,17 @@ class GlobalFolding(GatheredMetric):
             self.add_list("pair", torch.empty(0, dtype=torch.int64))
 
     def update(self, walks: Walks, start_class: Tensor, end_class: Tensor) -> None:
-        """Adds the walks of S segments, with the classes int64 (S,) in which they start and end."""
+        """Adds the walks of S segments.
+
+        Args:
+            walks: S walks.
+            start_class: int64 (S,), the class in which each starts.
+            end_class: int64 (S,), the class in which it ends.
+
+        Raises:
+            ValueError: For classes out of range, or not one for each segment.
+            TypeError: For classes that are not integers.
+        """
         pair = pairs_of(start_class, end_class, self.num_classes).to(self.device)
         chi = check_folding(space_folding(walks), pair)
         self.segments += torch.bincount(pair, minlength=len(self.segments))

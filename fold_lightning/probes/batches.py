@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class")
@@ -16,13 +15,15 @@ BatchToInputs = Callable[[Any], Any]
 def split_batch(batch: Any, batch_to_inputs: BatchToInputs | None = None) -> tuple[Tensor, Tensor | None]:
     """The inputs (B, ...) of a batch, and its class labels (B,) if it has some.
 
-    Understood are a tensor, a tuple or list that begins with one (a second one of integers is the labels), and a dict (its first
-    floating-point tensor; labels under "label", "target", "y" or the like).
+    Understood are a tensor, a tuple or list that begins with one (a second one is the labels), and a dict (its first
+    floating-point tensor; labels under "label", "target", "y" or the like). Labels are classes if they are integers or booleans
+    (B,) or (B, 1), zeros and ones of any type, or one-hot (B, C); anything else, as in regression, is none.
 
     Raises:
         TypeError: If a batch has no floating-point tensor where inputs are expected.
 
     Example:
+        >>> import torch
         >>> inputs, labels = split_batch({"image": torch.zeros(2, 3), "label": torch.tensor([0, 1])})
         >>> inputs.shape, labels
         (torch.Size([2, 3]), tensor([0, 1]))
@@ -45,9 +46,7 @@ def split_batch(batch: Any, batch_to_inputs: BatchToInputs | None = None) -> tup
             "Token ids have no straight segments between them: let it return their embeddings, and pass `forward=` with the rest of "
             "the model."
         )
-    if isinstance(labels, Tensor) and labels.shape == (len(inputs), 1):
-        labels = labels.squeeze(1)
-    return inputs, labels.long() if _are_classes(labels, len(inputs)) else None
+    return inputs, _classes(labels, len(inputs))
 
 
 def predicted_classes(output: Any) -> tuple[Tensor, int] | None:
@@ -57,6 +56,7 @@ def predicted_classes(output: Any) -> tuple[Tensor, int] | None:
     with them, and a dict or object with `logits`.
 
     Example:
+        >>> import torch
         >>> predicted_classes(torch.tensor([[0.1, 0.7], [2.0, 1.0]]))
         (tensor([1, 0]), 2)
     """
@@ -76,12 +76,16 @@ def _is_inputs(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0
 
 
-def _are_classes(labels: Any, count: int) -> bool:
-    return (
-        isinstance(labels, Tensor)
-        and labels.shape == (count,)
-        and not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
-    )
+def _classes(labels: Tensor | Any, count: int) -> Tensor | None:
+    """Labels as classes int64 (B,): integers or booleans, zeros and ones, in (B,) or (B, 1); or one-hot. None for anything else."""
+    if not isinstance(labels, Tensor) or labels.is_complex() or labels.dim() not in (1, 2) or len(labels) != count:
+        return None
+    is_binary = bool(((labels == 0) | (labels == 1)).all())
+    if labels.dim() == 2 and labels.shape[1] == 1:
+        labels = labels.squeeze(1)
+    if labels.dim() == 2:
+        return labels.int().argmax(1) if is_binary and bool((labels.sum(1) == 1).all()) else None
+    return labels.long() if is_binary or not labels.is_floating_point() else None
 
 
 def _describe(batch: Any) -> str:

@@ -89,7 +89,7 @@ class ProbeSource:
         self._passing: list[Pool] | None = [] if probes is None else None
 
     def at_start(self, loaders: Any, to_device: Callable[[Any], Any]) -> Pool | None:
-        """The user's own, or items of the first loader whose data set can be read by index; or what has passed already.
+        """The user's own, or items of the first loader whose data set can be read by index; or what has passed, if it is enough.
 
         Items are read by index and collated here: iterating a loader would move its generator and the global one.
         """
@@ -97,16 +97,26 @@ class ProbeSource:
             return self._ready(user_probes(self._probes, self._count, self._seed, self._batch_to_inputs))
         loader = first_map_style(loaders)
         if loader is None:
-            return self.from_stream()
+            return self.from_stream() if self.is_full else None
         batch = gather_inputs(loader.dataset, self._count, self._seed, loader.collate_fn)
         return self._ready(split_batch(to_device(batch), self._batch_to_inputs))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether enough inputs have passed."""
+        return sum(len(inputs) for inputs, _ in self._passing or []) >= self._count
+
     def collect(self, batch: Any) -> None:
         """Keeps the first inputs of a stream of batches that can't be read by index."""
-        if self._passing is None or sum(len(inputs) for inputs, _ in self._passing) >= self._count:
+        if self._passing is None or self.is_full:
             return
         inputs, labels = split_batch(batch, self._batch_to_inputs)
         self._passing.append((inputs.detach().cpu().clone(), None if labels is None else labels.cpu().clone()))
+
+    def restart(self) -> None:
+        """Forgets what has passed: the stream begins again."""
+        if self._passing is not None:
+            self._passing = []
 
     def from_stream(self) -> Pool | None:
         """What has passed; None if nothing has."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -17,28 +17,30 @@ class Segments:
         end: Inputs (S, ...).
         start_class: int64 (S,) the class of each start; None without labels.
         end_class: int64 (S,), likewise.
+        classes: int64 (C,), the classes that could be drawn, ascending; None without labels.
     """
 
     start: Tensor
     end: Tensor
     start_class: Tensor | None = None
     end_class: Tensor | None = None
+    classes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.start)
 
     def between_classes(self) -> BetweenClasses | None:
         """Between which classes they go; None without labels."""
-        if self.start_class is None or self.end_class is None:
+        if self.start_class is None or self.end_class is None or self.classes is None:
             return None
-        classes = torch.cat([self.start_class, self.end_class]).unique()
+        classes = self.classes
         return BetweenClasses(classes, *(torch.searchsorted(classes, side) for side in (self.start_class, self.end_class)))
 
     def describe(self) -> str:
         """How many there are, and between how many pairs of classes."""
         between = self.between_classes()
         if between is None:
-            return f"{len(self)} segments between random inputs"
+            return f"{len(self)} segments between random inputs, without classes"
         count = len(between.classes)
         each = torch.bincount(between.start * count + between.end)
         least, most = int(each[each > 0].min()), int(each.max())
@@ -49,13 +51,13 @@ class Segments:
 
     def first(self, count: int) -> Segments:
         """Some of them."""
-        classes = (c if c is None else c[:count] for c in (self.start_class, self.end_class))
-        return Segments(self.start[:count], self.end[:count], *classes)
+        start_class, end_class = (c if c is None else c[:count] for c in (self.start_class, self.end_class))
+        return Segments(self.start[:count], self.end[:count], start_class, end_class, self.classes)
 
     def to(self, device: torch.device) -> Segments:
         """The same on another device."""
-        classes = (c if c is None else c.to(device) for c in (self.start_class, self.end_class))
-        return Segments(self.start.to(device), self.end.to(device), *classes)
+        values = (getattr(self, field.name) for field in fields(self))
+        return Segments(*(value if value is None else value.to(device) for value in values))
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def draw_segments(inputs: Tensor, labels: Tensor | None, count: int, seed: int, 
         inputs, labels = inputs[has_class], labels[has_class]
         check_several(inputs)
     generator = torch.Generator().manual_seed(seed)
-    if labels is None or len(classes := labels.unique().cpu()) < 2:
+    if labels is None or len(classes := labels.cpu().unique()) < 2:
         start = torch.randint(len(inputs), (count,), generator=generator)
         end = (start + torch.randint(1, len(inputs), (count,), generator=generator)) % len(inputs)
         return Segments(inputs[start], inputs[end])
@@ -107,8 +109,9 @@ def draw_segments(inputs: Tensor, labels: Tensor | None, count: int, seed: int, 
     pairs = pairs[pairs[:, 0] != pairs[:, 1]]
     pairs = pairs[torch.randperm(len(pairs), generator=generator)]
     pairs = pairs[torch.arange(count if per_pair is None else per_pair * len(pairs)) % len(pairs)]
-    start, end = (_one_of_each(labels, side, generator) for side in pairs.T)
-    return Segments(inputs[start], inputs[end], pairs[:, 0], pairs[:, 1])
+    sides = [side.contiguous() for side in pairs.T]
+    start, end = (_one_of_each(labels, classes, side, generator) for side in sides)
+    return Segments(inputs[start], inputs[end], sides[0], sides[1], classes)
 
 
 def check_several(inputs: Tensor) -> None:
@@ -117,7 +120,10 @@ def check_several(inputs: Tensor) -> None:
         raise ValueError(f"Segments need at least 2 inputs to go between, got {len(inputs)}: give more data or `probes=`.")
 
 
-def _one_of_each(labels: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
-    """For each wanted class the index of a random input of it."""
-    weight = torch.rand(len(classes), len(labels), generator=generator)
-    return weight.where(labels == classes[:, None], -1.0).argmax(1)
+def _one_of_each(labels: Tensor, classes: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:
+    """For each wanted class the index of a random input of it; `classes` are all there are, ascending."""
+    members = torch.argsort(labels, stable=True)
+    number = torch.bincount(torch.searchsorted(classes, labels), minlength=len(classes))
+    which = torch.searchsorted(classes, wanted)
+    first = (number.cumsum(0) - number)[which]
+    return members[first + (torch.rand(len(wanted), generator=generator, dtype=torch.float64) * number[which]).long()]
