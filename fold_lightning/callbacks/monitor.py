@@ -289,8 +289,11 @@ class FoldingMonitor(Callback):
             except Exception as error:  # a failed measurement must not cost the run
                 self._warn_of_failure(trainer, error)
             # What one process failed to measure, none logs: they would wait for each other for ever.
-            if trainer.strategy.reduce_boolean_decision(measured is not None) and measured is not None:
+            agreed = trainer.strategy.reduce_boolean_decision(measured is not None)
+            if agreed and measured is not None:
                 self._settle(measured)
+            elif measured is not None:
+                self._warn_of_failure(trainer, RuntimeError("another process could not"))
             self._counts = None
         if self._scalars:
             pl_module.log_dict(self._scalars, on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1)

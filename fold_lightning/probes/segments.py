@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -56,8 +56,12 @@ class Segments:
 
     def to(self, device: torch.device) -> Segments:
         """The same on another device."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return Segments(*(value if value is None else value.to(device) for value in values))
+
+        def moved(classes: Tensor | None) -> Tensor | None:
+            return None if classes is None else classes.to(device)
+
+        sides = (moved(self.start_class), moved(self.end_class))
+        return Segments(self.start.to(device), self.end.to(device), *sides, classes=moved(self.classes))
 
 
 @dataclass(frozen=True)
