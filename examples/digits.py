@@ -58,7 +58,10 @@ class Classifier(LightningModule):
 class History(Callback):
     """Keeps what the table at the end shows."""
 
-    columns = ("val/accuracy", "folding/chi_mean", "folding/chi_max", "folding/fraction", "folding/regions", "folding/seconds")
+    columns = (
+        *("val/accuracy", "folding/chi_mean", "folding/phi", "folding/fraction", "folding/regions"),
+        *("codes/distinct", "folding/seconds"),
+    )
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, list[float]]] = []

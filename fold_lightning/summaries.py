@@ -42,12 +42,12 @@ LAYOUT = {
         "verified": ["Multiline", [EXACT, COMPLETE]],
     },
     "codes": {
-        "distinct codes": ["Multiline", [DISTINCT, DISTINCT_CORRECT]],
+        "distinct codes": ["Multiline", [f"{DISTINCT}$", DISTINCT_CORRECT]],
         "distinct codes of each layer": ["Multiline", [f"{DISTINCT_LAYER}.*"]],
         "distinct codes per input": ["Multiline", [DISTINCT_FRACTION]],
     },
 }
-"""What TensorBoard's custom scalars show side by side."""
+"""What TensorBoard's custom scalars show side by side; it takes tags as regular expressions that may match a part."""
 
 
 EMBEDDED_BITS = 2**21
