@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from digits import positive
-from idx import load_digits, load_split
+from idx import load_images
 from models import build
 from rich.console import Console
 from rich.progress import track
@@ -114,9 +114,8 @@ def main() -> None:
     parser.add_argument("--width", type=positive, default=16, help="units of each")
     parser.add_argument("--out", type=Path, default=Path("code_space.png"))
     arguments = parser.parse_args()
-    folder = arguments.data_dir
     try:
-        train, test = (load_split(folder, "train"), load_split(folder, "test")) if folder else load_digits()
+        train, test = load_images(arguments.data_dir)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"code_space.py: {error}")
     plan = [(rate, seed) for rate in arguments.rates for seed in range(arguments.seeds)]

@@ -17,7 +17,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from idx import load_digits, load_split
+from idx import load_images
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from models import ACTIVATIONS, MODELS, build
@@ -99,11 +99,7 @@ def main() -> None:
     parser.add_argument("--log-dir", type=Path, default=Path("logs"))
     arguments = parser.parse_args()
     try:
-        train, test = (
-            (load_split(arguments.data_dir, "train"), load_split(arguments.data_dir, "test"))
-            if arguments.data_dir
-            else load_digits()
-        )
+        train, test = load_images(arguments.data_dir)
         side = math.isqrt(train[0].shape[1])
         seed_everything(0, verbose=False)
         net = build(arguments.model, arguments.activation, side, arguments.depth, arguments.width)

@@ -16,6 +16,11 @@ FILES = {
 }
 
 
+def load_images(folder: Path | None) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Training and test images and labels of a folder of IDX files; of scikit-learn's digits without one."""
+    return (load_split(folder, "train"), load_split(folder, "test")) if folder else load_digits()
+
+
 def load_split(folder: Path, split: str) -> tuple[Tensor, Tensor]:
     """Images float32 (B, rows * columns) in [0, 1] and labels int64 (B,) of a folder's "train" or "test" files.
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from digits import Classifier, positive
-from idx import load_digits, load_split
+from idx import load_images
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
@@ -236,13 +236,15 @@ def main() -> None:
     parser.add_argument("--strategy", default="auto", help="any of Lightning's, such as ddp")
     parser.add_argument("--devices", type=positive, default=1)
     arguments = parser.parse_args()
-    folder = arguments.data_dir
     try:
-        train, test = (load_split(folder, "train"), load_split(folder, "test")) if folder else load_digits()
+        train, test = load_images(arguments.data_dir)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"phi_mnist.py: {error}")
     keys = ("paths", "within", "depth", "width", "epochs", "seed")
-    same_study(arguments.out, {key: getattr(arguments, key) for key in keys} | {"data": str(folder and folder.resolve())})
+    same_study(
+        arguments.out,
+        {key: getattr(arguments, key) for key in keys} | {"data": str(arguments.data_dir and arguments.data_dir.resolve())},
+    )
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     seed_everything(arguments.seed, verbose=False)
     net = build("mlp", "relu", int(train[0].shape[1] ** 0.5), arguments.depth, arguments.width)

@@ -5,19 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from networks import mlp
+from reference import Residual
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fold_lightning import activation_codes, activation_regions
-
-
-class Residual(nn.Module):
-    def __init__(self, *body: nn.Module) -> None:
-        super().__init__()
-        self.body = nn.Sequential(*body)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
 
 
 class Functional(nn.Module):
