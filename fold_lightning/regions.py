@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from fold_lightning.activations.architecture import Architecture, inspect_model
 from fold_lightning.activations.borrowing import BorrowedModel, Forward, borrow
 from fold_lightning.activations.codes import TENSORS_AT_ONCE, ZERO_TOLERANCE, check_inputs, magnitude
-from fold_lightning.activations.following import tensors_in, varies
+from fold_lightning.activations.following import varies
 from fold_lightning.activations.interception import Interception, PassEnded
 from fold_lightning.activations.layers import Patterns
-from fold_lightning.activations.operations import CLAMPS, MAX_POOLS
+from fold_lightning.activations.operations import CLAMPS, MAX_POOLS, is_in_place
 from fold_lightning.activations.table import Thresholds
 from fold_lightning.walks.bends import MaxPool, clamp_bounds
 
@@ -228,19 +228,15 @@ class FrozenPass(Interception):
         return result, winners.repeat_interleave(planes.shape[1], 0)
 
     def _clamp(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if any(isinstance(bound, Tensor) for bound in clamp_bounds(name, args[1:], kwargs)) or not _is_plain(kwargs):
+        if any(isinstance(bound, Tensor) for bound in clamp_bounds(name, args[1:], kwargs)):
             raise ValueError("Regions of a network that clamps between tensors can't be told: use numbers as bounds.")
         values, tangents = self._split(args[0], 0)
         clamped = function(values.clone(), *args[1:], **kwargs)
         result = self._join(clamped, (clamped == values)[:, None] * tangents, 0)
-        if name != getattr(function, "__name__", name):  # in place
+        if is_in_place(function, kwargs):
             args[0].copy_(result)
             return args[0]
         return result
-
-
-def _is_plain(kwargs: dict[str, Any]) -> bool:
-    return not any(True for _ in tensors_in(kwargs))
 
 
 def _towards_the_middle(values: Tensor, thresholds: Thresholds) -> Tensor:

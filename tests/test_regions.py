@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from networks import mlp
@@ -9,7 +11,7 @@ from reference import Residual
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fold_lightning import activation_codes, activation_regions
+from fold_lightning import ActivationRegions, activation_codes, activation_regions
 
 
 class Functional(nn.Module):
@@ -143,6 +145,16 @@ def test_an_input_on_a_plane_lies_on_the_boundary_of_the_side_of_bit_zero() -> N
     model[0].bias.data.zero_()
     regions = activation_regions(model, torch.tensor([[0.0, 3.0]]))
     assert regions.slacks.tolist() == [[0.0, 3.0]] and regions.normals[0].tolist() == [[-1.0, 0.0], [0.0, 1.0]]
+
+
+def test_an_exported_clamp_leaves_its_input_as_it_is() -> None:
+    model, inputs = mlp(6, 9, 9), torch.randn(4, 6)
+
+    def clamped(clamp: Callable[..., Tensor]) -> ActivationRegions:
+        return activation_regions(model, inputs, forward=lambda m, x: torch.relu((h := m(x)) - clamp(h, -0.1, 0.1) + 0.05 * h))
+
+    by_operator, by_function = clamped(torch.ops.aten.clamp.default), clamped(torch.clamp)
+    assert torch.equal(by_operator.normals, by_function.normals) and torch.equal(by_operator.offsets, by_function.offsets)
 
 
 def test_what_has_no_polytopes_is_refused() -> None:

@@ -181,10 +181,7 @@ class Interception(TorchFunctionMode):
     def _activate(
         self, listed: Activation, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if args:
-            x, args = args[0], args[1:]
-        else:
-            x = kwargs.pop("input", None)
+        x, args = args[0], args[1:]
         if not isinstance(x, Tensor) or not varies(x) or x.numel() == 0:
             return func(x, *args, **kwargs)
         in_place = is_in_place(func, kwargs)

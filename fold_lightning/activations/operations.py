@@ -39,8 +39,7 @@ AFFINE = frozenset(
     avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum cumsum diff trace
     pad constant_pad_nd interpolate upsample upsample_nearest upsample_bilinear pixel_shuffle pixel_unshuffle channel_shuffle
     unfold fold getitem setitem narrow select split split_with_sizes tensor_split chunk unbind iter index_select gather
-    take_along_dim roll flip fliplr flipud rot90 diagonal diag tril triu copy zeros_like ones_like empty_like full_like
-    new_zeros new_ones new_full new_empty zero""".split()
+    take_along_dim roll flip fliplr flipud rot90 diagonal diag tril triu copy zero""".split()
 )
 """Affine in all their tensors together."""
 

@@ -34,9 +34,9 @@ class Measurement:
 
     def walks(self, model: LightningModule, segments: Segments) -> Walks:
         """The walks of some segments."""
-        segments = segments.to(model.device)
+        start, end = segments.start.to(model.device), segments.end.to(model.device)
         with self._each_warning_once():
-            return segment_walks(model, segments.start, segments.end, layers=self._layers, forward=self._forward)
+            return segment_walks(model, start, end, layers=self._layers, forward=self._forward)
 
     def codes(self, model: LightningModule, inputs: Tensor) -> tuple[ActivationCodes, tuple[Tensor, int] | None]:
         """The codes of some inputs, and what classes the model says they have, of how many."""

@@ -54,15 +54,6 @@ class Segments:
         start_class, end_class = (c if c is None else c[:count] for c in (self.start_class, self.end_class))
         return Segments(self.start[:count], self.end[:count], start_class, end_class, self.classes)
 
-    def to(self, device: torch.device) -> Segments:
-        """The same on another device."""
-
-        def moved(classes: Tensor | None) -> Tensor | None:
-            return None if classes is None else classes.to(device)
-
-        sides = (moved(self.start_class), moved(self.end_class))
-        return Segments(self.start.to(device), self.end.to(device), *sides, classes=moved(self.classes))
-
 
 @dataclass(frozen=True)
 class BetweenClasses:
