@@ -3,6 +3,7 @@
 from fold_lightning.activations import ActivationCodes, activation_codes, register_activation
 from fold_lightning.callbacks import FoldingMonitor
 from fold_lightning.codes import code_fingerprints, distinct_fingerprints, hamming_distance
+from fold_lightning.faces import face_counts, supporting_units
 from fold_lightning.folding import folding_profile, global_folding, space_folding, walk_length, walk_range
 from fold_lightning.metrics import DistinctCodes, GlobalFolding, SpaceFolding
 from fold_lightning.regions import ActivationRegions, activation_regions
@@ -20,12 +21,14 @@ __all__ = [
     "activation_regions",
     "code_fingerprints",
     "distinct_fingerprints",
+    "face_counts",
     "folding_profile",
     "global_folding",
     "hamming_distance",
     "register_activation",
     "segment_walks",
     "space_folding",
+    "supporting_units",
     "walk_length",
     "walk_range",
 ]

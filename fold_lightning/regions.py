@@ -7,7 +7,7 @@ each input and over a step from it in each direction gives all pre-activations a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -49,6 +49,13 @@ class ActivationRegions:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def __getitem__(self, regions: slice | Tensor) -> ActivationRegions:
+        """Some of the regions."""
+        basis = None if self.basis is None else self.basis[regions]
+        return replace(
+            self, normals=self.normals[regions], offsets=self.offsets[regions], inputs=self.inputs[regions], basis=basis
+        )
 
     @property
     def dimension(self) -> int:

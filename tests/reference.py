@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import linprog, nnls
 from torch import Tensor, nn
 
 Layers = list[tuple[Any, ...]]
@@ -258,3 +259,35 @@ class Abs(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.abs()
+
+
+def faces_one_by_one(normals: Tensor, offsets: Tensor) -> list[bool]:
+    """Which rows of ``normals @ x + offsets >= 0`` are faces: one linear program a row, whose plane is moved out by 1.
+
+    Rows are scaled to length 1; of planes equal to 9 digits the first counts.
+    """
+    rows = [
+        (n / np.linalg.norm(n), c / np.linalg.norm(n), i)
+        for i, (n, c) in enumerate(zip(normals.numpy(), offsets.numpy(), strict=True))
+        if n.any()
+    ]
+    different: list[Any] = []
+    for n, c, i in rows:
+        if not any(np.allclose(n, m, atol=1e-9) and abs(c - e) < 1e-9 for m, e, _ in different):
+            different.append((n, c, i))
+    faces = [False] * len(normals)
+    for n, c, i in different:
+        limits = np.array([-m for m, _, _ in different])
+        right = np.array([e + (j == i) for _, e, j in different])
+        tries = (linprog(n, limits, right, bounds=(None, None), method=method) for method in ("highs-ds", "highs-ipm"))
+        best = next(result for result in tries if result.status == 0)
+        faces[i] = best.fun + c < -1e-8 * max(1.0, abs(c))
+    return faces
+
+
+def faces_by_least_squares(normals: Tensor, slacks: Tensor) -> list[bool]:
+    """The same by Farkas' lemma: a row is no face if it is a combination of the others and of 1 with weights of at least 0."""
+    rows = torch.cat([normals, slacks[:, None]], 1).numpy()
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    one = np.eye(rows.shape[1])[-1:]
+    return [bool(nnls(np.vstack([np.delete(rows, i, 0), one]).T, rows[i])[1] > 1e-9) for i in range(len(rows))]

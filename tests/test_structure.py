@@ -9,7 +9,19 @@ import pytest
 
 import fold_lightning
 
-ORDER = ["codes", "activations", "walks", "folding", "regions", "figures", "metrics", "probes", "summaries", "callbacks"]
+ORDER = [
+    "codes",
+    "activations",
+    "walks",
+    "folding",
+    "regions",
+    "faces",
+    "figures",
+    "metrics",
+    "probes",
+    "summaries",
+    "callbacks",
+]
 ROOT = Path(fold_lightning.__file__).parent
 
 

@@ -1,0 +1,5 @@
+"""Faces of activation regions: which of the half-spaces bound a region, proved row by row."""
+
+from fold_lightning.faces.supporting import face_counts, supporting_units
+
+__all__ = ["face_counts", "supporting_units"]

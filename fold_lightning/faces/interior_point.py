@@ -1,0 +1,182 @@
+"""Linear programs by the hundred: one for each undecided row, of all polytopes at once, until each proves its answer.
+
+The program of a row goes as far across its plane as the other rows let it. Each step of an interior-point method costs one matrix
+product for all programs of a polytope, and none need reach its optimum: a point across the plane proves a face, a combination of
+other rows that implies it proves that it is none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fold_lightning.faces.polytopes import TIE, Polytopes
+from fold_lightning.faces.rays import met_alone
+from fold_lightning.faces.rows import in_columns, taken, together
+
+STEPS = 60
+
+AT_ONCE = 256
+"""Programs of a polytope; the faces that these meet on their way need no program of their own."""
+
+MAX_BYTES = 2**27
+
+TEMPORARIES = 8
+"""Tensors (B, U, M) there are at once."""
+
+TO_THE_WALL = 0.95
+"""How far a step goes of what would bring it to the first wall."""
+
+ROUNDING = 1e-11
+"""By how much a combination of rows may miss the row that it has to give."""
+
+BLOCK = 8
+"""Columns of the normal matrices that are computed at once, down from the diagonal."""
+
+
+@dataclass
+class Programs:
+    """Programs, U of each of B polytopes: the largest ``own . z`` where ``points . z <= 1``, but for the own row, relaxed to 2.
+
+    Attributes:
+        rows: int64 (B, U), the own row of each.
+        open: bool (B, U), which are still to be answered.
+        slacks: (B, U, M) of the rows at a point inside, above 0.
+        weights: (B, U, M) of the rows, above 0, whose combination is the own row.
+    """
+
+    rows: Tensor
+    open: Tensor
+    slacks: Tensor
+    weights: Tensor
+
+    @classmethod
+    def begun(cls, polytopes: Polytopes, rows: Tensor, there: Tensor) -> Programs:
+        """At 0, and at equal weights but for the least change that makes them give the own row; of these the least that stay above 0.
+
+        The points' Gram matrix is nearly the identity and their sum nearly 0, so that there are such weights unless the polytope is
+        unbounded; then the steps have to bring them about.
+        """
+        points = polytopes.points
+        gram = torch.linalg.cholesky(_normal_matrices(polytopes.real[:, None].to(points), points)[:, 0])
+        centered = 1 - _solved(gram, points.sum(1))[:, None] @ points.mT
+        products = torch.cholesky_solve(taken(points, rows).mT, gram).mT @ points.mT
+        even = (centered > 0.1).all(2, keepdim=True)
+        centered = centered.where(even, 1.0)
+        mu = 1.1 * (-products / centered).amax(2, keepdim=True).clamp(min=1e-3)
+        slacks = torch.ones_like(products).scatter(2, rows[..., None], 2.0)
+        return cls(rows, there, slacks, (mu * centered + products) * polytopes.real[:, None])
+
+    def still_open(self) -> Programs:
+        """Those that are to be answered, moved together."""
+        order, there = together(self.open)
+        if order.shape[1] == self.rows.shape[1]:
+            return self
+        return Programs(self.rows.gather(1, order), there, taken(self.slacks, order), taken(self.weights, order))
+
+
+def decided(polytopes: Polytopes, undecided: Tensor) -> tuple[Tensor, Tensor]:
+    """Faces, and rows that are none, of the rows that a mask (B, M) names; faces among the others may come too.
+
+    A predictor and a corrector a step, as Mehrotra's; feasible from the start, in the metric of the analytic center (this project's
+    own). A row that neither cuts by `TIE` nor stays away by it, as far as numbers tell, is in neither mask.
+
+    Returns:
+        Two masks bool (B, M).
+    """
+    faces, redundant, tried = (torch.zeros_like(undecided) for _ in range(3))
+    size = max(1, min(AT_ONCE, MAX_BYTES // (8 * TEMPORARIES * undecided.numel())))
+    while (left := undecided & ~faces & ~redundant & ~tried).any():
+        rows, there = (part[:, :size] for part in together(left))
+        tried |= in_columns(there, rows, left.shape[1])
+        programs = Programs.begun(polytopes, rows, there)
+        for _ in range(STEPS):
+            found, none = _step(polytopes, programs)
+            faces |= found
+            redundant |= none
+            programs.open = programs.open & ~(faces | redundant).gather(1, programs.rows)
+            if not programs.open.any():
+                break
+            programs = programs.still_open()
+    return faces & polytopes.real, redundant & ~faces & polytopes.real
+
+
+def _step(polytopes: Polytopes, programs: Programs) -> tuple[Tensor, Tensor]:
+    """Moves all programs, and returns what the new points and weights prove."""
+    points, slacks, weights = polytopes.points, programs.slacks, programs.weights
+    own = taken(points, programs.rows)
+    stiffness = weights / slacks
+    factors, failed = torch.linalg.cholesky_ex(_normal_matrices(stiffness, points))
+    programs.open = programs.open & (failed == 0)
+
+    approach = _solved(factors, own) @ points.mT
+    implied = stiffness * approach  # the predictor's weights, which give the own row but for rounding
+    redundant = (implied >= 0).all(2) & _imply(implied, own, polytopes, programs.rows)
+    onward, onward_weights = _to_the_wall(slacks, approach, 1.0), _to_the_wall(weights, weights - implied, 1.0)
+    count = polytopes.real.sum(1)[:, None, None]
+    gap = (weights * slacks).sum(2, keepdim=True) / count
+    then = ((weights + onward_weights * (implied - weights)) * (slacks - onward * approach)).sum(2, keepdim=True) / count
+    target = (then / gap) ** 3 * gap
+    correction = (target + approach * (implied - weights)) / slacks * polytopes.real[:, None]
+
+    approach = _solved(factors, own - correction @ points) @ points.mT
+    change = stiffness * approach - weights + correction
+    programs.slacks = slacks - _to_the_wall(slacks, approach, TO_THE_WALL) * approach
+    programs.weights = weights + _to_the_wall(weights, -change, TO_THE_WALL) * change
+    redundant |= _imply(programs.weights, own, polytopes, programs.rows)
+    across = _own(programs.slacks, programs.rows) < 1 - TIE
+    width = points.shape[1]
+    faces = in_columns(across & programs.open, programs.rows, width)
+    faces |= met_alone(_heights(programs))
+    return faces, in_columns(redundant & programs.open, programs.rows, width)
+
+
+def _heights(programs: Programs) -> Tensor:
+    """The heights of all rows' points along the rays from 0 through the programs' points."""
+    relaxed = torch.ones_like(programs.slacks).scatter(2, programs.rows[..., None], 2.0)
+    return relaxed - programs.slacks
+
+
+def _imply(weights: Tensor, own: Tensor, polytopes: Polytopes, rows: Tensor) -> Tensor:
+    """Whether combinations of the other rows imply the own rows (B, U), to a tie; what they have of the own row is divided out.
+
+    A combination that misses the own row by rounding implies it a little worse: no point of a bounded polytope is farther from the
+    center than it has rows, in the center's metric.
+    """
+    missing: Tensor = (own - weights @ polytopes.points).norm(dim=2)
+    loss = missing * polytopes.real.sum(1, keepdim=True)
+    share = _own(weights, rows)
+    near: Tensor = missing < ROUNDING
+    return near & (share < 0.5) & (weights.sum(2) - share + loss < (1 + TIE) * (1 - share))
+
+
+def _own(values: Tensor, rows: Tensor) -> Tensor:
+    return values.gather(2, rows[..., None])[..., 0]
+
+
+def _to_the_wall(values: Tensor, decrease: Tensor, part: float) -> Tensor:
+    """The longest step of at most 1 that takes off at most a part of any value."""
+    steps: Tensor = (part * values / decrease).where(decrease > 0, 1.0)
+    return steps.amin(2, keepdim=True).clamp(max=1.0)
+
+
+def _solved(factors: Tensor, right: Tensor) -> Tensor:
+    solution: Tensor = torch.cholesky_solve(right[..., None], factors)
+    return solution[..., 0]
+
+
+def _normal_matrices(stiffness: Tensor, points: Tensor) -> Tensor:
+    """The matrices ``sum_j stiffness_j p_j p_j^T`` (B, U, d, d), their lower triangles, as products with all p p^T."""
+    d = points.shape[2]
+    matrices = points.new_zeros(*stiffness.shape[:2], d, d)
+    for begin in range(0, d, BLOCK):
+        end = min(d, begin + BLOCK)
+        outer = points[..., begin:end, None] * points[..., None, :end]
+        matrices[..., begin:end, :end] = (stiffness @ outer.flatten(2)).unflatten(2, (-1, end))
+    empty = (points == 0).all(1)[:, None].expand(-1, stiffness.shape[1], -1)  # coordinates that a polytope does not have
+    diagonal = torch.diagonal(matrices, dim1=2, dim2=3)
+    diagonal += 1e-14 * diagonal.amax(2, keepdim=True)
+    diagonal[empty] = 1.0
+    return matrices

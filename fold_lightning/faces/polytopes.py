@@ -1,0 +1,113 @@
+"""Polytopes around 0, whose faces are the corners of a convex hull.
+
+A half-space that strictly contains a point is ``p . z <= 1`` in coordinates around that point: one dual point p for each row. A row
+is a face if its point is a corner of the convex hull of 0 and all points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fold_lightning.faces.rows import Rows, in_first_layer_coordinates, in_their_span, moved_inside, rows_of, taken, together
+from fold_lightning.regions import ActivationRegions
+
+EQUAL = 1e-9
+"""Planes that are nearer to each other than this part of their distance from the center are one."""
+
+TIE = 1e-10
+"""A plane that cuts off no more than this part of its distance from the center is no face."""
+
+NEWTON_STEPS = 25
+
+CENTERED = 0.5
+"""The Newton decrement of a point that is near enough to the center."""
+
+FAR = 10.0
+"""A ball of so many times the median distance of the planes keeps the center of an unbounded region near."""
+
+
+@dataclass(frozen=True, eq=False)
+class Polytopes:
+    """B polytopes ``{z : points[b, j] . z <= 1 for all j}`` of d dimensions around 0.
+
+    Attributes:
+        points: float64 (B, M, d), no two alike; 0 for rows that are none.
+        rows: int64 (B, M), which row of its region each is; -1 for none.
+    """
+
+    points: Tensor
+    rows: Tensor
+
+    @property
+    def real(self) -> Tensor:
+        """Which rows there are, bool (B, M)."""
+        return self.rows >= 0
+
+    def keeping(self, keep: Tensor) -> Polytopes:
+        """The rows that a mask (B, M) keeps, moved together."""
+        order, there = together(keep)
+        points = taken(self.points, order) * there[..., None]
+        return Polytopes(points, self.rows.gather(1, order).where(there, -1))
+
+
+def ready_polytopes(regions: ActivationRegions) -> tuple[Tensor, Polytopes]:
+    """What can be told of regions at sight, and the polytopes that their other rows make.
+
+    Of equal planes only the first is kept, and a region without interior keeps no rows: it has no faces.
+
+    Returns:
+        bool (B, N), the faces found so far, and the polytopes.
+    """
+    rows = rows_of(regions)
+    first = next((part.stop for part in regions.layers.values() if part.stop > part.start), 0)
+    lone, rows = in_first_layer_coordinates(rows, first)
+    interior, rows = moved_inside(rows)
+    rows = in_their_span(rows)
+    points = dual_points(rows)
+    polytopes = Polytopes(points, rows.index).keeping(first_of_equals(points, rows.real))
+    return lone & interior[:, None], polytopes
+
+
+def dual_points(rows: Rows) -> Tensor:
+    """The rows' dual points, from the analytic center and in its metric.
+
+    There the planes lie all around at like distances, so that rays find many and numbers keep their size: the points' Gram matrix
+    is the identity, but for a ball that keeps the center of an unbounded region near (this project's own).
+
+    Returns:
+        float64 (B, M, d), 0 for rows that are none.
+    """
+    normals, slacks = rows.normals, rows.slacks
+    x = normals.new_zeros(len(normals), normals.shape[2])
+    median = slacks.where(rows.real, torch.nan).nanmedian(1).values.nan_to_num(1.0)
+    ball = (1 / (FAR * median) ** 2)[:, None]
+    for _ in range(NEWTON_STEPS):
+        points = normals / slacks[..., None]
+        gradient = points.sum(1) + ball * x
+        cholesky = torch.linalg.cholesky(points.mT @ points + torch.diag_embed(ball.expand_as(x)))
+        step = -torch.cholesky_solve(gradient[..., None], cholesky)[..., 0]
+        decrement = (-(gradient * step).sum(1)).clamp(min=0).sqrt()
+        if decrement.max() < CENTERED:
+            break
+        rate = torch.einsum("bmd,bd->bm", normals, step)
+        reach = 1 / (rate / slacks).amax(1).clamp(min=1e-300)
+        length = torch.maximum(1 / (1 + decrement), (0.7 * reach).clamp(max=1.0)).minimum(0.9 * reach)
+        x = x + length[:, None] * step
+        slacks = slacks - length[:, None] * rate
+    whitened: Tensor = torch.linalg.solve_triangular(cholesky, points.mT, upper=False)
+    return whitened.mT.contiguous()
+
+
+def first_of_equals(points: Tensor, real: Tensor) -> Tensor:
+    """Which points (B, M, d) are the first of those equal to them, a mask (B, M); of identical planes the first supports."""
+    anywhere = torch.randn(points.shape[2], generator=torch.Generator().manual_seed(0), dtype=points.dtype).to(points.device)
+    order = torch.argsort((points @ anywhere).where(real, torch.inf), dim=1)
+    ordered = taken(points, order)
+    apart = (ordered[:, 1:] - ordered[:, :-1]).norm(dim=2) > EQUAL * ordered[:, 1:].norm(dim=2)
+    group = F.pad(apart.cumsum(1), (1, 0))
+    least = torch.full_like(order, points.shape[1]).scatter_reduce(1, group, order, "amin").gather(1, group)
+    return torch.zeros_like(real).scatter(1, order, least == order) & real

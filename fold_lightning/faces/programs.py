@@ -1,0 +1,53 @@
+"""Linear programs, one at a time, for what nothing faster decides."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import linprog
+from torch import Tensor
+
+TOLERANCES = (1e-10, 1e-7)  # the smallest that HiGHS takes, then its usual one
+
+MARGIN = 1e-9
+"""How far inside a cone a direction must lead; and the part of its size by which a point may differ and be the same."""
+
+
+def way_inside(normals: Tensor) -> Tensor | None:
+    """A direction float64 (d,) in which a point leaves planes with these outward normals (n, d) inwards; None if there is none."""
+    n, d = normals.shape
+    limits = np.hstack([normals.cpu().numpy(), np.ones((n, 1))])
+    bounds = [(-1, 1)] * d + [(None, 1)]
+    result = _solve(np.r_[np.zeros(d), -1.0], limits, np.zeros(n), bounds)
+    return torch.from_numpy(result.x[:d]).to(normals.device) if result.x[d] > MARGIN else None
+
+
+def gain(points: Tensor, i: int) -> float:
+    """How far ``{z : points @ z <= 1}`` would reach along row i without it: its plane is at 1, and the answer at most 2.
+
+    The row is relaxed and the program goes as far across it as the other rows let it ("Characterizing the Discrete Geometry of ReLU
+    Networks", Gaines and Bi 2026, with the row relaxed by 1 in these units).
+
+    Args:
+        points: float64 (M, d), dual points.
+        i: The row.
+    """
+    limits = points.cpu().numpy()
+    right = np.ones(len(limits))
+    right[i] = 2.0
+    return float(-_solve(-limits[i], limits, right, (None, None)).fun)
+
+
+def _solve(cost: Any, limits: Any, right: Any, bounds: Any) -> Any:
+    for tolerance, method in itertools.product(TOLERANCES, ("highs-ds", "highs-ipm")):
+        options = {"primal_feasibility_tolerance": tolerance, "dual_feasibility_tolerance": tolerance}
+        result = linprog(cost, limits, right, bounds=bounds, method=method, options=options)
+        if result.status == 0:
+            return result
+    raise RuntimeError(
+        f"A linear program of {limits.shape[0]} rows and {limits.shape[1]} columns, which decides a face, was not solved: "
+        f"{result.message} Inputs far from 0 or weights of very different size may be the reason: normalise them."
+    )

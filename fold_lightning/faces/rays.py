@@ -1,0 +1,58 @@
+"""Rays that prove faces: a plane that a ray from inside a polytope meets first, and alone, is a face."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fold_lightning.faces.polytopes import TIE, Polytopes
+from fold_lightning.faces.rows import in_columns, taken, together
+
+ROUNDS = 6
+"""How often a direction is moved towards the row that it missed."""
+
+STEP = 1.5
+"""How far, in units of what would make the ray meet its row and the one that it met at once."""
+
+MAX_BYTES = 2**27
+
+
+def met_alone(heights: Tensor) -> Tensor:
+    """Which rows bool (B, M) some ray meets first and alone, by the heights (B, R, M) of the rows' points along each ray."""
+    highest, rows = heights.topk(min(2, heights.shape[-1]), dim=-1)
+    second = highest[..., 1:].sum(-1).clamp(min=0)
+    return in_columns(highest[..., 0] > second * (1 + TIE), rows[..., 0], heights.shape[-1])
+
+
+def rows_met(polytopes: Polytopes, seed: int = 0) -> Tensor:
+    """Faces bool (B, M) that rays from the center prove: some at random, and one towards each row, corrected where it misses.
+
+    A correction moves the direction by the difference of the row's point and that of the plane it met instead (this project's own).
+    """
+    points = polytopes.points
+    size = max(1, MAX_BYTES // (8 * points.shape[0] * points.shape[1]))
+    random = torch.randn(points.shape, generator=torch.Generator().manual_seed(seed), dtype=points.dtype).to(points.device)
+    faces = torch.zeros_like(polytopes.real)
+    for directions in random.split(size, dim=1):
+        faces |= met_alone(directions @ points.mT)
+    everything = torch.arange(points.shape[1], device=points.device).expand(points.shape[:2])
+    for own in everything.split(size, dim=1):
+        faces |= _met_on_the_way(polytopes, own, faces)
+    return faces & polytopes.real
+
+
+def _met_on_the_way(polytopes: Polytopes, own: Tensor, faces: Tensor) -> Tensor:
+    """Faces that rays towards some rows (B, R) prove, while they are corrected."""
+    points, directions = polytopes.points, taken(polytopes.points, own)
+    for _ in range(ROUNDS):
+        heights = directions @ points.mT
+        faces = faces | met_alone(heights)
+        missed, there = together((polytopes.real & ~faces).gather(1, own))
+        if not there.any():
+            break
+        own, directions = own.gather(1, missed), taken(directions, missed)
+        rival = taken(heights, missed).scatter(2, own[..., None], -torch.inf).argmax(2)
+        apart = taken(points, own) - taken(points, rival)
+        behind = (apart * directions).sum(2, keepdim=True).clamp(max=0)
+        directions = directions - STEP * behind / apart.square().sum(2, keepdim=True).clamp(min=1e-300) * apart
+    return faces

@@ -1,0 +1,152 @@
+"""The half-spaces of many regions as rows, and the coordinates in which there is least to do.
+
+Of each region only rows remain that can't be told at sight, in as few dimensions as they span, around a point off all planes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fold_lightning.faces.programs import way_inside
+from fold_lightning.regions import ActivationRegions
+
+ZERO_ROW = 1e-12
+"""A normal shorter than this part of its layer's longest is 0: its unit is constant on the region."""
+
+DEPENDENT = 1e6
+"""The condition number of a first layer whose pre-activations are no coordinates."""
+
+UNTOUCHED = 1e-10
+"""What part of a row's largest coefficient counts as 0 in the coordinates of the first layer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The half-spaces ``normals . x <= slacks`` of B regions, in some coordinates x around a point of each.
+
+    Attributes:
+        normals: float64 (B, M, d), outwards, of length 1; 0 for rows that are none.
+        slacks: float64 (B, M), at least 0; 1 for rows that are none.
+        index: int64 (B, M), which row of its region each is; -1 for none.
+    """
+
+    normals: Tensor
+    slacks: Tensor
+    index: Tensor
+
+    @property
+    def real(self) -> Tensor:
+        """Which rows there are, bool (B, M)."""
+        return self.index >= 0
+
+    def keeping(self, keep: Tensor) -> Rows:
+        """The rows that a mask (B, M) keeps, moved together."""
+        order, there = together(keep)
+        normals = taken(self.normals, order) * there[..., None]
+        return Rows(normals, self.slacks.gather(1, order).where(there, 1.0), self.index.gather(1, order).where(there, -1))
+
+    def in_coordinates(self, normals: Tensor) -> Rows:
+        """The rows with normals in other coordinates around the same points; a row whose normal is 0 there is none."""
+        length = normals.norm(dim=2)
+        real = self.real & (length > UNTOUCHED)
+        divisor = length.where(real, 1.0)
+        return Rows(
+            (normals / divisor[..., None]) * real[..., None],
+            (self.slacks / divisor).where(real, 1.0),
+            self.index.where(real, -1),
+        )
+
+
+def rows_of(regions: ActivationRegions) -> Rows:
+    """All half-spaces but those of units that are constant on their region."""
+    length = regions.normals.norm(dim=2)
+    parts = [length[:, part] for part in regions.layers.values() if part.stop > part.start]
+    longest = torch.cat([part.amax(1, keepdim=True).expand_as(part) for part in parts], dim=1)
+    real = length > ZERO_ROW * longest
+    divisor = length.where(real, 1.0)
+    index = torch.arange(length.shape[1], device=length.device).expand_as(length).where(real, -1)
+    normals = -regions.normals / divisor[..., None] * real[..., None]
+    return Rows(normals, (regions.slacks.clamp(min=0) / divisor).where(real, 1.0), index)
+
+
+def in_first_layer_coordinates(rows: Rows, first: int) -> tuple[Tensor, Rows]:
+    """The pre-activations of the first layer as coordinates, where they are independent and all rows depend on nothing else.
+
+    A row that alone has its coordinate, as those of inactive ReLU have, is a face: nothing else bounds that coordinate.
+
+    Args:
+        rows: All rows of B regions, in their order.
+        first: n, how many of them are the first layer's.
+
+    Returns:
+        bool (B, N), which rows are faces for that reason, and the other rows; in the coordinates that these still have.
+    """
+    lone = torch.zeros_like(rows.real)
+    normals, own = rows.normals, rows.normals[:, :first]
+    if not 0 < first <= normals.shape[2] or not rows.real[:, :first].all():
+        return lone, rows
+    side = torch.sign(torch.einsum("bnd,nd->bn", own, own[0]))
+    if (own - side[..., None] * own[0]).abs().max() > UNTOUCHED:  # not one affine layer for all inputs
+        return lone, rows
+    q, r = torch.linalg.qr(own[0].mT)
+    if torch.linalg.cond(r) > DEPENDENT:
+        return lone, rows
+    seen = normals @ q
+    anywhere = torch.randn(normals.shape[2], generator=torch.Generator().manual_seed(0), dtype=normals.dtype).to(normals.device)
+    if (normals @ anywhere - seen @ (q.mT @ anywhere)).abs().max() > UNTOUCHED * normals.shape[2]:
+        return lone, rows
+    coefficients = torch.linalg.solve_triangular(r.mT, seen, upper=False, left=False)
+    coefficients[:, :first] = torch.diag_embed(side)
+    later = coefficients[:, first:].abs()
+    touched = (later > UNTOUCHED * later.amax(2, keepdim=True)).any(1)
+    lone[:, :first] = ~touched
+    columns, there = together(touched)
+    used = taken(coefficients.mT, columns) * there[..., None]
+    return lone, rows.in_coordinates(used.mT).keeping(rows.real & ~lone)
+
+
+def in_their_span(rows: Rows) -> Rows:
+    """Coordinates of the normals' span, where there are fewer normals than dimensions."""
+    if rows.normals.shape[1] >= rows.normals.shape[2]:
+        return rows
+    triangle = torch.linalg.qr(rows.normals.mT).R
+    return replace(rows, normals=triangle.mT.contiguous())
+
+
+def moved_inside(rows: Rows) -> tuple[Tensor, Rows]:
+    """Rows around points off all planes, where the given points lie on some.
+
+    Returns:
+        bool (B,), which regions have an interior, and the rows; a region without has none.
+    """
+    interior = torch.ones(len(rows.slacks), dtype=torch.bool, device=rows.slacks.device)
+    slacks = rows.slacks.clone()
+    for b in (rows.slacks <= 0).any(1).nonzero().flatten().tolist():
+        way = way_inside(rows.normals[b, slacks[b] <= 0])
+        if way is None:
+            interior[b] = False
+            continue
+        speed = rows.normals[b] @ way
+        reach = (slacks[b] / speed)[(speed > 0) & (slacks[b] > 0)]
+        slacks[b] -= (reach.min() / 2 if len(reach) else 1.0) * speed
+    return interior, replace(rows, slacks=slacks).keeping(rows.real & interior[:, None])
+
+
+def in_columns(mask: Tensor, columns: Tensor, width: int) -> Tensor:
+    """The mask bool (B, width) that is True in the columns (B, M) that a mask (B, M) names."""
+    wide = torch.zeros(len(mask), width + 1, dtype=torch.bool, device=mask.device)
+    return wide.scatter(1, columns.where(mask, width), True)[:, :width]
+
+
+def taken(vectors: Tensor, rows: Tensor) -> Tensor:
+    """The vectors (B, U, d) of (B, M, d) in some rows (B, U)."""
+    return vectors.gather(1, rows[..., None].expand(-1, -1, vectors.shape[2]))
+
+
+def together(keep: Tensor) -> tuple[Tensor, Tensor]:
+    """An order (B, m) in which those that a mask (B, M) keeps come first, and which of its places are taken."""
+    order = torch.argsort((~keep).byte(), dim=1, stable=True)[:, : max(1, int(keep.sum(1).max()))]
+    return order, keep.gather(1, order)

@@ -1,0 +1,122 @@
+"""Which half-spaces of a region are its faces."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from fold_lightning.faces.hit_and_run import rows_met_at_random
+from fold_lightning.faces.interior_point import decided
+from fold_lightning.faces.polygons import interval_faces, polygon_faces
+from fold_lightning.faces.polytopes import TIE, Polytopes, ready_polytopes
+from fold_lightning.faces.programs import gain
+from fold_lightning.faces.rays import rows_met
+from fold_lightning.faces.rows import in_columns
+from fold_lightning.regions import ActivationRegions
+
+Method = Literal["exact", "hit_and_run"]
+
+MAX_BYTES = 2**26
+"""Of the products of all rows of some regions with each other, or with the edges of polygons."""
+
+IN_POLYGONS = 128
+
+
+def supporting_units(regions: ActivationRegions, *, method: Method = "exact", num_steps: int = 1000, seed: int = 0) -> Tensor:
+    """Which units' half-spaces are faces of the region around each input.
+
+    A face is one of dimension d - 1, a facet: without its half-space the region would be another ("Characterizing the Discrete
+    Geometry of ReLU Networks", Gaines and Bi 2026, 3.1). In general position crossing it switches its unit alone. Every answer is
+    proved in float64: a face by a point across its plane that satisfies all other rows, its absence by a combination of other rows
+    that implies it, or either by a linear program of its own where numbers leave that open.
+
+    What is decided where papers are silent (this project's own): a unit that is constant on the region has no face (its normal is
+    less than 1e-12 of its layer's longest); of planes that agree to 1e-9 of their distance from the region's analytic center the
+    first has it; a plane that cuts off no more than 1e-10 of that distance, or touches the region in less than a face, has none;
+    and a region without interior, such as a single point, has none at all.
+
+    Args:
+        regions: B regions in d dimensions.
+        method: "exact", or "hit_and_run", a lower bound: the planes that end random chords, which are faces ("Deep ReLU Networks Have
+            Surprisingly Simple Polytopes", Fan et al. 2023).
+        num_steps: Of hit-and-run: how many chords.
+        seed: Of hit-and-run.
+
+    Returns:
+        bool (B, N).
+
+    Raises:
+        ValueError: If there is no such method, `num_steps` is less than 1, or half-spaces are not finite.
+        RuntimeError: If a linear program can't be solved, for the numbers are too different in size.
+
+    Example:
+        >>> from fold_lightning import activation_regions
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
+        >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])), model[0].bias.data.zero_()
+        >>> supporting_units(activation_regions(model, torch.tensor([[1.0, 2.0], [-1.0, 2.0]])))
+        tensor([[ True,  True, False],
+                [ True, False,  True]])
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"`method` must be one of {', '.join(map(repr, get_args(Method)))}, got {method!r}.")
+    if not isinstance(num_steps, int) or num_steps < 1:
+        raise ValueError(f"`num_steps` must be a whole number of at least 1, got {num_steps!r}.")
+    if not (regions.normals.isfinite().all() and regions.offsets.isfinite().all()):
+        raise ValueError("`regions` must be finite, got NaN or infinite half-spaces: the model's weights may have diverged.")
+    rows, dimension = regions.normals.shape[1:]
+    size = max(1, MAX_BYTES // (8 * max(1, rows) * (rows if dimension > 2 else IN_POLYGONS)))
+    parts = []
+    for begin in range(0, len(regions), size):
+        known, polytopes = ready_polytopes(regions[begin : begin + size])
+        faces = _faces(polytopes) if method == "exact" else rows_met_at_random(polytopes, num_steps, seed + begin)
+        parts.append(known | in_columns(faces, polytopes.rows, known.shape[1]))
+    return torch.cat(parts) if parts else regions.normals.new_zeros(regions.normals.shape[:2], dtype=torch.bool)
+
+
+def face_counts(regions: ActivationRegions, *, method: Method = "exact", num_steps: int = 1000, seed: int = 0) -> Tensor:
+    """How many faces the region around each input has: the number of its `supporting_units`.
+
+    The mean over **all** regions of a network is at most 2d, whatever its width and depth (Gaines and Bi 2026, Theorem 3.4);
+    regions that hold data may have more, for inputs fall into large ones more often.
+
+    Args:
+        regions: As of `supporting_units`.
+        method: As of `supporting_units`.
+        num_steps: As of `supporting_units`.
+        seed: As of `supporting_units`.
+
+    Returns:
+        int64 (B,), at most N.
+
+    Raises:
+        ValueError: As of `supporting_units`.
+        RuntimeError: As of `supporting_units`.
+
+    Example:
+        >>> from fold_lightning import activation_regions
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU())
+        >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
+        >>> _ = model[0].bias.data.fill_(1.0)
+        >>> face_counts(activation_regions(model, torch.zeros(1, 2)))  # a square
+        tensor([4])
+    """
+    return supporting_units(regions, method=method, num_steps=num_steps, seed=seed).sum(1)
+
+
+def _faces(polytopes: Polytopes) -> Tensor:
+    """Faces bool (B, M): what is told by the hull in two dimensions, by rays and many programs at once in more; then by one each."""
+    dimension = polytopes.points.shape[2]
+    if dimension == 1:
+        return interval_faces(polytopes)
+    if dimension == 2:
+        faces, redundant = polygon_faces(polytopes)
+    else:
+        faces = rows_met(polytopes)
+        found, redundant = decided(polytopes, polytopes.real & ~faces)
+        faces |= found
+    for b, row in (polytopes.real & ~faces & ~redundant).nonzero().tolist():
+        real = polytopes.real[b]
+        faces[b, row] = gain(polytopes.points[b, real], int(real[:row].sum())) > 1 + TIE
+    return faces

@@ -1,0 +1,250 @@
+"""Faces are the half-spaces without which a region would be another."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+from networks import mlp
+from reference import Residual, faces_by_least_squares, faces_one_by_one
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fold_lightning import ActivationRegions, activation_codes, activation_regions, face_counts, supporting_units
+from fold_lightning.faces import interior_point, programs, rays, supporting
+from fold_lightning.faces.polytopes import ready_polytopes
+from fold_lightning.faces.programs import gain
+
+
+class Skip(nn.Module):
+    """Its second layer sees the input too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(9, 6), nn.Linear(15, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.cat([x, self.a(x).relu()], 1)).relu()
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "one dimension": (lambda: mlp(1, 8, 8, 2), (1,)),
+    "a plane": (lambda: mlp(2, 16, 16, 2), (2,)),
+    "three dimensions": (lambda: mlp(3, 12, 12, 2), (3,)),
+    "ten dimensions": (lambda: mlp(10, 32, 32, 2), (10,)),
+    "a first layer of fewer units than inputs": (lambda: mlp(20, 9, 9, 2), (20,)),
+    "as many units as inputs": (lambda: mlp(12, 12, 12, 2), (12,)),
+    "images": (lambda: mlp(784, 24, 16, 2), (784,)),
+    "no biases": (lambda: mlp(6, 9, 9, 3, bias=False), (6,)),
+    "no biases in a plane": (lambda: mlp(2, 6, 6, 3, bias=False), (2,)),
+    "no biases and few units": (lambda: mlp(9, 6, 6, 3, bias=False), (9,)),
+    "leaky": (lambda: nn.Sequential(nn.Linear(9, 6), nn.LeakyReLU(), nn.Linear(6, 6), nn.LeakyReLU()), (9,)),
+    "two thresholds": (lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU6(), nn.Linear(8, 8), nn.Hardtanh(-0.2, 0.3)), (6,)),
+    "skip connection": (Skip, (9,)),
+    "convolutions": (
+        lambda: nn.Sequential(
+            *(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), Residual(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())),
+            *(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 7), nn.ReLU()),
+        ),
+        (1, 4, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_faces_are_those_that_one_linear_program_a_row_finds(name: str) -> None:
+    build, shape = NETWORKS[name]
+    for seed in range(3):
+        torch.manual_seed(seed)
+        regions = activation_regions(build(), torch.randn(5, *shape))
+        faces = supporting_units(regions)
+        for b in range(5):
+            assert faces[b].tolist() == faces_one_by_one(regions.normals[b], regions.offsets[b]), (seed, b)
+        assert torch.equal(face_counts(regions), faces.sum(1))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_faces_of_slices_are_those_that_one_linear_program_a_row_finds(k: int) -> None:
+    regions = activation_regions(
+        mlp(30, 20, 20, 20, 2), torch.randn(15, 30, generator=torch.Generator().manual_seed(k)), subspace=k
+    )
+    faces = supporting_units(regions)
+    for b in range(15):
+        assert faces[b].tolist() == faces_one_by_one(regions.normals[b], regions.offsets[b])
+
+
+def test_least_squares_agree_after_training() -> None:
+    model = mlp(8, 16, 16, 16, 1)
+    inputs = torch.randn(256, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(100):
+        optimizer.zero_grad()
+        F.mse_loss(model(inputs)[:, 0], inputs.prod(1)).backward()
+        optimizer.step()
+    regions = activation_regions(model, inputs[:20])
+    faces = supporting_units(regions)
+    assert 0 < faces.sum() < faces.numel()
+    for b in range(20):
+        real = regions.normals[b].norm(dim=1) > 0
+        assert faces[b, real].tolist() == faces_by_least_squares(regions.normals[b, real], regions.slacks[b, real])
+
+
+def test_crossing_a_face_switches_exactly_its_unit() -> None:
+    model = mlp(3, 10, 10, 2)
+    x = torch.randn(1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    regions = activation_regions(model, x)
+    faces = supporting_units(regions)[0]
+    crossed = set()
+    for direction in torch.randn(300, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(5)):
+        rate = -regions.normals[0] @ direction
+        distance = (regions.slacks[0] / rate).where(rate > 0, torch.inf)
+        first, second = distance.sort().values[:2]
+        if second < first * (1 + 1e-6):
+            continue
+        beyond = x + (first + min(second - first, first) / 1000) * direction
+        switched = (activation_codes(model, beyond).bits != activation_codes(model, x).bits)[0].nonzero().flatten().tolist()
+        assert switched == [int(distance.argmin())] and faces[switched]
+        crossed.add(switched[0])
+    assert len(crossed) > 3
+
+
+def square(*rows: list[float]) -> ActivationRegions:
+    """The region around 0 of rows (normal, offset)."""
+    table = torch.tensor([rows], dtype=torch.float64)
+    d = table.shape[2] - 1
+    return ActivationRegions(
+        table[..., :-1], table[..., -1], torch.zeros(1, d, dtype=torch.float64), {"relu": slice(0, table.shape[1])}
+    )
+
+
+SIDES = ([1.0, 0.0, 1.0], [-1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [0.0, -1.0, 1.0])
+
+
+@pytest.mark.parametrize("d", [2, 3, 4, 6])
+def test_a_cube_has_2d_faces_and_its_corners_cut_off_are_2_to_the_d_more(d: int) -> None:
+    cube = [[float(sign * (i == j)) for j in range(d)] + [1.0] for i in range(d) for sign in (1, -1)]
+    corners = [[float(s) for s in signs] + [d - 0.5] for signs in itertools.product((1, -1), repeat=d)]
+    touching = [[*row[:-1], float(d)] for row in corners]
+    far = [[*row[:-1], d + 0.5] for row in corners]
+    assert face_counts(square(*cube)).item() == 2 * d
+    assert face_counts(square(*cube, *corners)).item() == 2 * d + 2**d
+    assert face_counts(square(*cube, *touching)).item() == 2 * d, "a plane through a corner alone is no face"
+    assert face_counts(square(*cube, *far)).item() == 2 * d
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_of_identical_half_spaces_the_first_supports(d: int) -> None:
+    rows = [[*side[:2], *[0.0] * (d - 2), side[2]] for side in SIDES]
+    rows += [[3 * value for value in rows[1]], [0.5 * value for value in rows[0]], rows[3]]
+    rows.insert(0, [0.0] * d + [5.0])
+    faces = supporting_units(square(*rows))
+    assert faces[0].tolist() == [False, True, True, True, True, False, False, False]
+
+
+def test_a_region_without_interior_has_no_face() -> None:
+    point = square([1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, -1.0, 0.0])
+    line = square([1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 1.0])
+    assert face_counts(point).item() == face_counts(line).item() == 0
+    assert face_counts(activation_regions(mlp(3, 8, 8, bias=False), torch.zeros(1, 3))).item() == 0
+
+
+@pytest.mark.parametrize("d", [2, 4])
+def test_an_input_on_planes_has_the_faces_of_its_region(d: int) -> None:
+    model = mlp(d, 12, 12, 2)
+    x = torch.randn(1, d, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    model[0].bias.data[:2] -= model[0](x)[0, :2].detach()
+    regions = activation_regions(model, x)
+    assert (regions.slacks[0, :2] == 0).all()
+    faces = supporting_units(regions)[0]
+    assert faces.tolist() == faces_one_by_one(regions.normals[0], regions.offsets[0]) and faces[:2].all()
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_units_that_are_constant_have_no_face(d: int) -> None:
+    model = mlp(d, 6, 6, 2)
+    model[2].weight.data.zero_()
+    model[0].weight.data[3] = 0.0
+    faces = supporting_units(activation_regions(model, torch.randn(4, d)))
+    assert not faces[:, 6:].any() and not faces[:, 3].any() and faces.any(1).all()
+    model[0].weight.data.zero_()
+    assert face_counts(activation_regions(model, torch.randn(4, d))).tolist() == [0] * 4
+
+
+def test_far_and_near_inputs_have_the_faces_of_their_region() -> None:
+    model = mlp(4, 8, 8, 2)
+    inputs = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for scale in (1e-6, 1e4):
+        regions = activation_regions(model, scale * inputs)
+        faces = supporting_units(regions)
+        for b in range(6):
+            assert faces[b].tolist() == faces_one_by_one(regions.normals[b], regions.offsets[b])
+    scaled = mlp(4, 8, 8, 2)
+    scaled[0].weight.data *= 1e6
+    scaled[0].bias.data *= 1e-3
+    small = activation_regions(scaled, 1e-9 * inputs)
+    unscaled = mlp(4, 8, 8, 2)
+    unscaled[2].bias.data *= 1e3
+    assert torch.equal(supporting_units(small), supporting_units(activation_regions(unscaled, inputs)))
+
+
+def test_hit_and_run_finds_faces_alone_and_more_with_time() -> None:
+    regions = activation_regions(mlp(10, 20, 20, 2), torch.randn(20, 10, generator=torch.Generator().manual_seed(0)))
+    faces = supporting_units(regions)
+    counts = []
+    for steps in (10, 100, 1000):
+        found = supporting_units(regions, method="hit_and_run", num_steps=steps)
+        assert not (found & ~faces).any()
+        counts.append(int(found.sum()))
+    assert 0 < counts[0] < counts[1] < counts[2] < faces.sum()
+    again = face_counts(regions, method="hit_and_run", num_steps=10)
+    assert torch.equal(again, face_counts(regions, method="hit_and_run", num_steps=10)) and again.sum() == counts[0]
+
+
+def test_linear_programs_of_their_own_decide_what_the_others_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    regions = activation_regions(mlp(5, 12, 12, 2), torch.randn(8, 5, generator=torch.Generator().manual_seed(0)))
+    faces = supporting_units(regions)
+    asked = []
+    monkeypatch.setattr(interior_point, "STEPS", 1)
+    monkeypatch.setattr(supporting, "gain", lambda points, i: asked.append(i) or gain(points, i))
+    assert torch.equal(supporting_units(regions), faces) and asked
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    regions = activation_regions(mlp(6, 16, 16, 2), torch.randn(12, 6, generator=torch.Generator().manual_seed(0)))
+    faces = supporting_units(regions)
+    for module in (rays, supporting, interior_point):
+        monkeypatch.setattr(module, "MAX_BYTES", 20_000)
+    assert torch.equal(supporting_units(regions), faces)
+
+
+def test_random_state_and_regions_stay_as_they_were() -> None:
+    regions = activation_regions(mlp(6, 16, 16, 2), torch.randn(3, 6))
+    normals, state = regions.normals.clone(), torch.get_rng_state()
+    supporting_units(regions)
+    supporting_units(regions, method="hit_and_run", num_steps=3)
+    assert torch.equal(torch.get_rng_state(), state) and torch.equal(regions.normals, normals)
+
+
+def test_first_layers_make_the_polytopes_small() -> None:
+    _, polytopes = ready_polytopes(activation_regions(mlp(784, 24, 16, 2), torch.randn(5, 784)))
+    assert polytopes.points.shape[2] < 24 and polytopes.points.shape[1] < 40
+
+
+def test_impossible_requests_say_what_is_possible() -> None:
+    regions = square(*SIDES)
+    with pytest.raises(ValueError, match="`method` must be one of 'exact', 'hit_and_run', got 'sampled'"):
+        supporting_units(regions, method="sampled")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`num_steps` must be a whole number of at least 1, got 0"):
+        face_counts(regions, method="hit_and_run", num_steps=0)
+    broken = square(*SIDES, [float("nan"), 0.0, 1.0])
+    with pytest.raises(ValueError, match="`regions` must be finite, got NaN or infinite half-spaces"):
+        supporting_units(broken)
+
+
+def test_a_linear_program_that_is_not_solved_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "linprog", lambda *args, **kwargs: SimpleNamespace(status=4, message="Numerical trouble."))
+    with pytest.raises(RuntimeError, match="of 2 rows and 1 columns, which decides a face, was not solved: Numerical trouble"):
+        gain(torch.tensor([[2.0], [1.0]], dtype=torch.float64), 0)
