@@ -118,7 +118,7 @@ def test_layers_that_do_not_count_are_frozen_all_the_same() -> None:
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fold_lightning import regions as module
+    from fold_lightning.regions import around_inputs as module
 
     model, inputs = mlp(6, 9, 9, 3), torch.randn(7, 6)
     whole = [activation_regions(model, inputs, subspace=k) for k in (None, 3)]
@@ -155,6 +155,39 @@ def test_an_exported_clamp_leaves_its_input_as_it_is() -> None:
 
     by_operator, by_function = clamped(torch.ops.aten.clamp.default), clamped(torch.clamp)
     assert torch.equal(by_operator.normals, by_function.normals) and torch.equal(by_operator.offsets, by_function.offsets)
+
+
+def test_choices_of_max_pooling_and_clamps_bound_where_the_network_is_affine() -> None:
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 2, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1), nn.Hardtanh(-0.2, 0.6)),
+        *(nn.Flatten(), nn.Linear(8, 5)),
+    ).double()
+
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        return F.relu(m[4](m[3](m[1](m[0](x)).clamp(max=0.4))))
+
+    inputs = torch.randn(6, 1, 4, 4, dtype=torch.float64)
+    plain = activation_regions(model, inputs, forward=forward)
+    bounded = activation_regions(model, inputs, forward=forward, choices=True)
+    assert list(bounded.layers) == ["relu", "max_pool2d", "clamp"]
+    assert torch.equal(bounded.normals[:, :5], plain.normals) and torch.allclose(bounded.offsets[:, :5], plain.offsets)
+    assert bounded.layers["clamp"].stop - bounded.layers["clamp"].start == 8
+    for direction in F.normalize(torch.randn(60, 6, 16, dtype=torch.float64), dim=2):
+        rate = -torch.einsum("bnd,bd->bn", bounded.normals, direction)
+        slacks = bounded.slacks.clamp(min=0)
+        reach = (slacks / rate).where(rate > 1e-12, torch.inf).amin(1, keepdim=True).clamp(max=10.0)
+        line = [forward(model, (inputs.flatten(1) + t * reach * direction).view_as(inputs)) for t in (0.0, 0.4, 0.999)]
+        assert torch.allclose(line[1], line[0] + 0.4 / 0.999 * (line[2] - line[0]), atol=1e-9)
+
+
+def test_half_spaces_beyond_the_memory_are_refused_before_it_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fold_lightning.regions import around_inputs as module
+
+    monkeypatch.setattr(module.os, "sysconf", lambda name: 100)
+    with pytest.raises(
+        MemoryError, match="of 50 regions take .* take fewer inputs at once, `layers=` of fewer units, or a slice"
+    ):
+        activation_regions(mlp(6, 9, 9), torch.randn(50, 6))
 
 
 def test_what_has_no_polytopes_is_refused() -> None:

@@ -29,7 +29,7 @@ class MaxPool:
     """
 
     def __init__(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        base = name.removesuffix("_with_indices")
+        self.name = base = name.removesuffix("_with_indices")
         adaptive = base.startswith("adaptive")
         self.spatial_dims = int(base[-2])
         self.returns_indices = name.endswith("_with_indices") or bool(kwargs.get("return_indices"))
@@ -40,6 +40,11 @@ class MaxPool:
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The largest value of each window, and the place of its element in the flattened plane."""
         return self._pool(x, *self._args, **self._kwargs)
+
+    def windows(self, shape: torch.Size) -> Tensor:
+        """Which elements of a flattened plane of a shape lie in which windows: bool (P, Q)."""
+        planes = torch.eye(shape.numel(), dtype=torch.float64).view(-1, 1, *shape)
+        return self(planes)[0].flatten(1) > 0
 
 
 def winner_changes(planes: Tensor, winners: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

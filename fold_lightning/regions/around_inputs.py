@@ -1,0 +1,197 @@
+"""Activation regions: the half-spaces that bound the region around each input.
+
+Where every activation is frozen in the piece that an input takes, a piecewise linear network is affine. So one forward pass over
+each input and over a step from it in each direction gives all pre-activations as affine functions, and each unit's sign a half-space.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from fold_lightning.activations.architecture import Architecture, inspect_model
+from fold_lightning.activations.borrowing import BorrowedModel, Forward, borrow
+from fold_lightning.activations.codes import TENSORS_AT_ONCE, check_inputs
+from fold_lightning.activations.layers import Patterns, columns
+from fold_lightning.regions.frozen_pass import FrozenPass
+
+MAX_BYTES = 2**28
+
+COPIES = 3
+"""How often half-spaces are there at once, while they are put together."""
+
+
+@dataclass(frozen=True, eq=False)
+class ActivationRegions:
+    """The closed activation regions around B inputs, each the intersection of N half-spaces in d dimensions.
+
+    Region b is ``{x : normals[b] @ x + offsets[b] >= 0}``; its input lies inside. In a slice, x are the k coordinates along its
+    directions, and the input is their origin.
+
+    Attributes:
+        normals: float64 (B, N, d), a row for each bit in the order of the codes; 0 for a unit that is constant on the region.
+        offsets: float64 (B, N).
+        inputs: float64 (B, features), the inputs, flattened.
+        layers: Layer name -> its rows; and those of choices, if they bound the regions.
+        basis: float64 (B, k, features), orthonormal directions of the slice; None for whole regions.
+    """
+
+    normals: Tensor
+    offsets: Tensor
+    inputs: Tensor
+    layers: dict[str, slice]
+    basis: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, regions: slice | Tensor) -> ActivationRegions:
+        """Some of the regions."""
+        basis = None if self.basis is None else self.basis[regions]
+        return replace(
+            self, normals=self.normals[regions], offsets=self.offsets[regions], inputs=self.inputs[regions], basis=basis
+        )
+
+    @property
+    def dimension(self) -> int:
+        """d, that of the polytopes."""
+        return self.normals.shape[2]
+
+    @property
+    def centers(self) -> Tensor:
+        """float64 (B, d), where the inputs lie among the half-spaces' coordinates."""
+        return self.inputs if self.basis is None else self.inputs.new_zeros(len(self), self.dimension)
+
+    @property
+    def slacks(self) -> Tensor:
+        """float64 (B, N), at least 0: each half-space's affine function at the input."""
+        return torch.einsum("bnd,bd->bn", self.normals, self.centers) + self.offsets
+
+
+def activation_regions(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    layers: Patterns = None,
+    forward: Forward = None,
+    subspace: int | None = None,
+    choices: bool = False,
+    seed: int = 0,
+) -> ActivationRegions:
+    """The half-spaces of the activation region around each input.
+
+    In the region of an input the network is affine, and each unit gives one half-space: its pre-activation stays on the side of
+    the threshold on which it is ("ReLU Code Space", Shepeleva et al. 2020, App. A.3; "Characterizing the Discrete Geometry of ReLU
+    Networks", Gaines and Bi 2026, 3.1). A unit that is exactly on its threshold has bit 0, so its half-space is that below it.
+    Activations of two thresholds give two. Max pooling and clamps are frozen in the choice that they make at the input, which
+    bounds no region: where they choose otherwise inside one, the network bends there, and the half-spaces behind them are those at
+    the input. With `choices` they bound regions too, which then are those in which the network is affine: a row for each element
+    of a window, which says that the winner is as large (this project's readings).
+
+    With a `subspace`, regions are cut by k random orthonormal directions through each input, and d becomes k: what can be
+    afforded in image dimensions (this project's own).
+
+    Args:
+        model: A module of piecewise linear operations.
+        inputs: Floating-point inputs (B, ...), on the model's device.
+        layers: Whose bits count: a layer's name, a glob pattern or a sequence of them; None counts all. The others are frozen all the
+            same, but bound nothing.
+        forward: How to call the model: a callable of `(model, inputs)` or of `(inputs)`, or the name of a method or submodule.
+        subspace: k, from 1 to the number of features; None takes whole regions.
+        choices: Whether the choices of max pooling and clamps bound regions; their rows come after those of the units, by the
+            operation's name in `layers`.
+        seed: Of the directions.
+
+    Returns:
+        The regions, in float64.
+
+    Raises:
+        ValueError: For a network that curves, for inputs that are not finite or elsewhere than the model, for a pattern that meets
+            no layer, or a subspace of another dimension.
+        TypeError: For inputs that are not a floating-point tensor.
+        MemoryError: If there are more half-spaces than the machine has memory for.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU())
+        >>> _ = model[0].weight.data.copy_(torch.eye(2)), model[0].bias.data.copy_(torch.tensor([-1.0, 0.0]))
+        >>> regions = activation_regions(model, torch.tensor([[0.5, 2.0]]))
+        >>> regions.normals[0], regions.offsets[0]  # x_0 <= 1 and x_1 >= 0
+        (tensor([[-1., -0.],
+                [ 0.,  1.]], dtype=torch.float64), tensor([1., 0.], dtype=torch.float64))
+    """
+    check_inputs(inputs)
+    features = inputs[0].numel()
+    if subspace is not None and (not isinstance(subspace, int) or not 1 <= subspace <= features):
+        raise ValueError(f"`subspace` must be a whole number from 1 to the inputs' {features} features, got {subspace!r}.")
+    with borrow(model, inputs, forward) as borrowed:
+        architecture = inspect_model(borrowed, inputs, layers)
+        if architecture.unknown:
+            raise ValueError(
+                f"Regions are polytopes where a network is piecewise linear; this one has {', '.join(architecture.unknown)}, which "
+                "curves or is not known to be. Take `layers=` before it, or measure walks, which refine."
+            )
+        points = inputs.detach().to(borrowed.device, torch.float64)
+        _check_memory(len(points) * architecture.num_units * (subspace or features), len(points))
+        basis = None if subspace is None else _directions(len(points), subspace, features, seed).to(points.device)
+        normals, slacks, _, extra = half_spaces(borrowed, architecture, points, basis, choices=choices)
+    flat = points.flatten(1)
+    offsets = slacks if basis is not None else slacks - torch.einsum("bnd,bd->bn", normals, flat)
+    layers_and_choices = columns({name: part.stop - part.start for name, part in architecture.layers.items()} | extra)
+    normals, offsets, flat = (part.to(inputs.device) for part in (normals, offsets, flat))
+    return ActivationRegions(normals, offsets, flat, layers_and_choices, None if basis is None else basis.to(inputs.device))
+
+
+def _directions(count: int, subspace: int, features: int, seed: int) -> Tensor:
+    """Random orthonormal directions (B, k, features)."""
+    random = torch.randn(count, features, subspace, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    directions: Tensor = torch.linalg.qr(random).Q
+    return directions.mT.contiguous()
+
+
+def _check_memory(numel: int, count: int) -> None:
+    """Refuses half-spaces that no machine memory holds, before it is touched."""
+    needed, there = 8 * COPIES * numel, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise MemoryError(
+            f"The half-spaces of {count} regions take {needed / 2**30:.1f} GiB, and this machine has {there / 2**30:.1f}: take fewer "
+            "inputs at once, `layers=` of fewer units, or a slice with `subspace=`."
+        )
+
+
+def half_spaces(
+    borrowed: BorrowedModel, architecture: Architecture, points: Tensor, basis: Tensor | None = None, *, choices: bool = False
+) -> tuple[Tensor, Tensor, Tensor, dict[str, int]]:
+    """The half-spaces ``normals . step + slacks >= 0`` around some points, in as many passes as memory asks for.
+
+    Args:
+        borrowed: The model.
+        architecture: Its activations.
+        points: float64 (B, ...), on the model's device.
+        basis: float64 (B, k, features), the directions of steps; None takes all coordinates.
+        choices: Whether to add those of max pooling and clamps.
+
+    Returns:
+        The normals (B, N, k), the slacks (B, N), the codes bool (B, bits), and how many rows each kind of choice has.
+    """
+    rows = 1 + (points[0].numel() if basis is None else basis.shape[1])
+    numel = rows * max(TENSORS_AT_ONCE * architecture.widest, architecture.num_units)
+    size = max(1, MAX_BYTES // (8 * numel))
+    parts = []
+    for begin in range(0, len(points), size):
+        some = points[begin : begin + size]
+        frozen = FrozenPass(borrowed, architecture, len(some), choices=choices)
+        frozen.run(_with_steps(some, None if basis is None else basis[begin : begin + size]))
+        parts.append((torch.cat(frozen.normals, 1), torch.cat(frozen.slacks, 1), torch.cat(frozen.bits, 1)))
+    normals, slacks, bits = (torch.cat(part) for part in zip(*parts, strict=True))
+    return normals, slacks, bits, frozen.rows_of_choices
+
+
+def _with_steps(points: Tensor, basis: Tensor | None) -> Tensor:
+    """Each point and, behind it, the point after a step in each direction: ((1 + k) B, ...)."""
+    flat = points.flatten(1)
+    steps = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device).expand(len(flat), -1, -1) if basis is None else basis
+    rows = torch.cat([flat[:, None], flat[:, None] + steps], dim=1)
+    return rows.reshape(-1, *points.shape[1:])

@@ -1,0 +1,139 @@
+"""A pass in which every choice is made by one input, so that the network is affine around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fold_lightning.activations.architecture import Architecture
+from fold_lightning.activations.borrowing import BorrowedModel
+from fold_lightning.activations.codes import ZERO_TOLERANCE, magnitude
+from fold_lightning.activations.following import varies
+from fold_lightning.activations.interception import Interception, PassEnded
+from fold_lightning.activations.operations import CLAMPS, MAX_POOLS, is_in_place
+from fold_lightning.activations.table import Thresholds
+from fold_lightning.walks.bends import MaxPool, clamp_bounds
+
+
+class FrozenPass(Interception):
+    """A pass over groups of rows in which every choice is made by the first row of a group: what follows is affine in each group.
+
+    Args:
+        borrowed: The model.
+        architecture: Its activations.
+        groups: B; the inputs are B groups of 1 + m rows.
+        choices: Whether to keep those of max pooling and clamps too.
+    """
+
+    def __init__(self, borrowed: BorrowedModel, architecture: Architecture, groups: int, *, choices: bool = False) -> None:
+        super().__init__(borrowed)
+        self.bits: list[Tensor] = []
+        self.rows_of_choices: dict[str, int] = {}
+        self._of_units: list[tuple[Tensor, Tensor]] = []
+        self._of_choices: list[tuple[Tensor, Tensor]] = []
+        self._architecture = architecture
+        self._groups = groups
+        self._choices = choices
+
+    @property
+    def normals(self) -> list[Tensor]:
+        """How what stays at least 0 grows along each other row of its group, for each bit and then each choice: (B, n, m)."""
+        return [normals for normals, _ in self._of_units + self._of_choices]
+
+    @property
+    def slacks(self) -> list[Tensor]:
+        """What stays at least 0, at the first row of each group (B, n): signed pre-activations less thresholds, and leads."""
+        return [slacks for _, slacks in self._of_units + self._of_choices]
+
+    def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
+        dim = self._architecture.batch_dims[layer]
+        values, tangents = self._split(z, dim)
+        if layer in self._architecture.counted:
+            self._record(values, tangents, thresholds)
+        if layer == self._architecture.needed[-1]:
+            raise PassEnded
+        inner = _towards_the_middle(values, thresholds)
+        here, there = (call(part.movedim(0, dim)).movedim(dim, 0) for part in (values, values + inner))
+        slopes = (there - here) / inner
+        return self._join(here, slopes[:, None] * tangents, dim)
+
+    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if name in MAX_POOLS and varies(args[0]):
+            return self._max_pool(MaxPool(name, args[1:], kwargs), args[0])
+        if name in CLAMPS and varies(args[0]):
+            return self._clamp(name, function, args, kwargs)
+        return function(*args, **kwargs)
+
+    def _split(self, z: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        """The first row of each group (B, ...), and the others' differences from it (B, m, ...)."""
+        grouped = z.movedim(dim, 0).unflatten(0, (self._groups, -1))
+        return grouped[:, 0], grouped[:, 1:] - grouped[:, :1]
+
+    def _join(self, values: Tensor, tangents: Tensor, dim: int) -> Tensor:
+        together = torch.cat([values[:, None], values[:, None] + tangents], dim=1)
+        return together.flatten(0, 1).movedim(0, dim)
+
+    def _record(self, values: Tensor, tangents: Tensor, thresholds: Thresholds) -> None:
+        flat, growth = values.flatten(1), tangents.flatten(2).mT
+        tolerance = ZERO_TOLERANCE * magnitude(flat)
+        for threshold in thresholds:
+            sign = torch.where(flat > threshold + tolerance, 1.0, -1.0)
+            on = (flat - threshold).abs() <= tolerance
+            self.bits.append(sign > 0)
+            self._of_units.append((sign[:, :, None] * growth, (sign * (flat - threshold)).masked_fill(on, 0.0)))
+
+    def _max_pool(self, pool: MaxPool, x: Tensor) -> Any:
+        values, _ = self._split(x, 0)
+        _, winners = pool(values)
+        planes = x.unflatten(0, (self._groups, -1)).flatten(-pool.spatial_dims)
+        won = planes.gather(-1, winners.flatten(-pool.spatial_dims)[:, None].expand(*planes.shape[:-1], -1))
+        if self._choices:
+            element, window = pool.windows(x.shape[-pool.spatial_dims :]).nonzero(as_tuple=True)
+            leads = (won[..., window] - planes[..., element]).flatten(2)  # over itself, a winner's is 0 everywhere
+            self._keep_choice(pool.name, (leads[:, 1:] - leads[:, :1]).mT, leads[:, 0])
+        result = won.unflatten(-1, winners.shape[-pool.spatial_dims :]).flatten(0, 1)
+        if not pool.returns_indices:
+            return result
+        return result, winners.repeat_interleave(planes.shape[1], 0)
+
+    def _record_sides(self, name: str, values: Tensor, tangents: Tensor, bounds: list[float]) -> None:
+        """On which side of each bound values are."""
+        flat, growth = values.flatten(1), tangents.flatten(2).mT
+        for bound in bounds:
+            sign = torch.where(flat > bound, 1.0, -1.0)
+            self._keep_choice(name, sign[:, :, None] * growth, sign * (flat - bound))
+
+    def _keep_choice(self, name: str, normals: Tensor, slacks: Tensor) -> None:
+        same = sum(kept.split("/")[0] == name for kept in self.rows_of_choices)
+        self.rows_of_choices[name if not same else f"{name}/{same + 1}"] = slacks.shape[1]
+        self._of_choices.append((normals, slacks))
+
+    def _clamp(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        bounds = clamp_bounds(name, args[1:], kwargs)
+        if any(isinstance(bound, Tensor) for bound in bounds):
+            raise ValueError("Regions of a network that clamps between tensors can't be told: use numbers as bounds.")
+        values, tangents = self._split(args[0], 0)
+        clamped = function(values.clone(), *args[1:], **kwargs)
+        if self._choices:
+            self._record_sides(name, values, tangents, [float(bound) for bound in bounds])
+        result = self._join(clamped, (clamped == values)[:, None] * tangents, 0)
+        if is_in_place(function, kwargs):
+            args[0].copy_(result)
+            return args[0]
+        return result
+
+
+def _towards_the_middle(values: Tensor, thresholds: Thresholds) -> Tensor:
+    """A step from each value that stays in its piece; on a threshold the piece is the one below it."""
+    step = torch.full_like(values, -1.0)
+    for low, high in zip(thresholds, [*thresholds[1:], float("inf")], strict=True):
+        inside = values > low
+        if high == float("inf"):
+            step = torch.where(inside, 1.0, step)
+        else:
+            to_low, to_high = (low - values) / 2, (high - values) / 2
+            step = torch.where(inside, torch.where(to_high > -to_low, to_high, to_low), step)
+    return step
