@@ -6,6 +6,7 @@ from fold_lightning.codes import code_fingerprints, distinct_fingerprints, hammi
 from fold_lightning.faces import face_counts, supporting_units
 from fold_lightning.folding import folding_profile, global_folding, space_folding, walk_length, walk_range
 from fold_lightning.metrics import DistinctCodes, GlobalFolding, SpaceFolding
+from fold_lightning.region_graph import RegionGraph, region_graph
 from fold_lightning.regions import ActivationRegions, activation_regions
 from fold_lightning.walks import Walks, segment_walks
 
@@ -15,6 +16,7 @@ __all__ = [
     "DistinctCodes",
     "FoldingMonitor",
     "GlobalFolding",
+    "RegionGraph",
     "SpaceFolding",
     "Walks",
     "activation_codes",
@@ -25,6 +27,7 @@ __all__ = [
     "folding_profile",
     "global_folding",
     "hamming_distance",
+    "region_graph",
     "register_activation",
     "segment_walks",
     "space_folding",

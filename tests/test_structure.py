@@ -16,6 +16,7 @@ ORDER = [
     "folding",
     "regions",
     "faces",
+    "region_graph",
     "figures",
     "metrics",
     "probes",

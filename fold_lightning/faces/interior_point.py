@@ -60,7 +60,7 @@ class Programs:
         unbounded; then the steps have to bring them about.
         """
         points = polytopes.points
-        gram = torch.linalg.cholesky(_normal_matrices(polytopes.real[:, None].to(points), points)[:, 0])
+        gram = torch.linalg.cholesky(normal_matrices(polytopes.real[:, None].to(points), points)[:, 0])
         centered = 1 - _solved(gram, points.sum(1))[:, None] @ points.mT
         products = torch.cholesky_solve(taken(points, rows).mT, gram).mT @ points.mT
         even = (centered > 0.1).all(2, keepdim=True)
@@ -93,7 +93,7 @@ def decided(polytopes: Polytopes, undecided: Tensor) -> tuple[Tensor, Tensor]:
         tried |= in_columns(there, rows, left.shape[1])
         programs = Programs.begun(polytopes, rows, there)
         for _ in range(STEPS):
-            found, none = _step(polytopes, programs)
+            found, none = step(polytopes, programs)
             faces |= found
             redundant |= none
             programs.open = programs.open & ~(faces | redundant).gather(1, programs.rows)
@@ -103,12 +103,12 @@ def decided(polytopes: Polytopes, undecided: Tensor) -> tuple[Tensor, Tensor]:
     return faces & polytopes.real, redundant & ~faces & polytopes.real
 
 
-def _step(polytopes: Polytopes, programs: Programs) -> tuple[Tensor, Tensor]:
+def step(polytopes: Polytopes, programs: Programs) -> tuple[Tensor, Tensor]:
     """Moves all programs, and returns what the new points and weights prove."""
     points, slacks, weights = polytopes.points, programs.slacks, programs.weights
     own = taken(points, programs.rows)
     stiffness = weights / slacks
-    factors, failed = torch.linalg.cholesky_ex(_normal_matrices(stiffness, points))
+    factors, failed = torch.linalg.cholesky_ex(normal_matrices(stiffness, points))
     programs.open = programs.open & (failed == 0)
 
     approach = _solved(factors, own) @ points.mT
@@ -167,7 +167,7 @@ def _solved(factors: Tensor, right: Tensor) -> Tensor:
     return solution[..., 0]
 
 
-def _normal_matrices(stiffness: Tensor, points: Tensor) -> Tensor:
+def normal_matrices(stiffness: Tensor, points: Tensor) -> Tensor:
     """The matrices ``sum_j stiffness_j p_j p_j^T`` (B, U, d, d), their lower triangles, as products with all p p^T."""
     d = points.shape[2]
     matrices = points.new_zeros(*stiffness.shape[:2], d, d)

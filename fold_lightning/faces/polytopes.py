@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fold_lightning.faces.rows import Rows, in_first_layer_coordinates, in_their_span, moved_inside, rows_of, taken, together
+from fold_lightning.faces.rows import Rows, in_first_layer_coordinates, in_their_span, rows_of, taken, together, ways_inside
 from fold_lightning.regions import ActivationRegions
 
 EQUAL = 1e-9
@@ -65,33 +65,57 @@ def ready_polytopes(regions: ActivationRegions) -> tuple[Tensor, Polytopes]:
     rows = rows_of(regions)
     first = next((part.stop for part in regions.layers.values() if part.stop > part.start), 0)
     lone, rows = in_first_layer_coordinates(rows, first)
-    interior, rows = moved_inside(rows)
-    rows = in_their_span(rows)
-    points = dual_points(rows)
+    interior, steps = ways_inside(rows)
+    rows = in_their_span(rows.moved(steps).keeping(rows.real & interior[:, None]))
+    points, _ = dual_points(rows)
     polytopes = Polytopes(points, rows.index).keeping(first_of_equals(points, rows.real))
     return lone & interior[:, None], polytopes
 
 
-def dual_points(rows: Rows) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Coordinates z of B polytopes: ``center + inverse(cholesky).mT @ z``.
+
+    Attributes:
+        center: float64 (B, d).
+        cholesky: float64 (B, d, d), of the metric.
+    """
+
+    center: Tensor
+    cholesky: Tensor
+
+    def steps(self, z: Tensor) -> Tensor:
+        """What coordinates z (B, U, d) are, seen from the centers."""
+        steps: Tensor = torch.linalg.solve_triangular(self.cholesky.mT, z.mT, upper=True)
+        return steps.mT
+
+
+def dual_points(rows: Rows, ball: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Frame]:
     """The rows' dual points, from the analytic center and in its metric.
 
     There the planes lie all around at like distances, so that rays find many and numbers keep their size: the points' Gram matrix
     is the identity, but for a ball that keeps the center of an unbounded region near (this project's own).
 
+    Args:
+        rows: Rows around points off all planes.
+        ball: Where the ball lies (B, d), and its radius (B, 1) or (); None takes one around the points.
+
     Returns:
-        float64 (B, M, d), 0 for rows that are none.
+        The points float64 (B, M, d), 0 for rows that are none, and where their coordinates lie.
     """
     normals, slacks = rows.normals, rows.slacks
     x = normals.new_zeros(len(normals), normals.shape[2])
-    median = slacks.where(rows.real, torch.nan).nanmedian(1).values.nan_to_num(1.0)
-    ball = (1 / (FAR * median) ** 2)[:, None]
-    for _ in range(NEWTON_STEPS):
+    if ball is None:
+        median = slacks.where(rows.real, torch.nan).nanmedian(1).values.nan_to_num(1.0)
+        ball = x, FAR * median[:, None]
+    middle, pull = ball[0], ball[1] ** -2
+    for newton_step in range(NEWTON_STEPS):
         points = normals / slacks[..., None]
-        gradient = points.sum(1) + ball * x
-        cholesky = torch.linalg.cholesky(points.mT @ points + torch.diag_embed(ball.expand_as(x)))
+        gradient = points.sum(1) + pull * (x - middle)
+        cholesky = torch.linalg.cholesky(points.mT @ points + torch.diag_embed(pull.expand_as(x)))
         step = -torch.cholesky_solve(gradient[..., None], cholesky)[..., 0]
         decrement = (-(gradient * step).sum(1)).clamp(min=0).sqrt()
-        if decrement.max() < CENTERED:
+        if decrement.max() < CENTERED or newton_step == NEWTON_STEPS - 1:
             break
         rate = torch.einsum("bmd,bd->bm", normals, step)
         reach = 1 / (rate / slacks).amax(1).clamp(min=1e-300)
@@ -99,7 +123,7 @@ def dual_points(rows: Rows) -> Tensor:
         x = x + length[:, None] * step
         slacks = slacks - length[:, None] * rate
     whitened: Tensor = torch.linalg.solve_triangular(cholesky, points.mT, upper=False)
-    return whitened.mT.contiguous()
+    return whitened.mT.contiguous(), Frame(x, cholesky)
 
 
 def first_of_equals(points: Tensor, real: Tensor) -> Tensor:

@@ -48,6 +48,10 @@ class Rows:
         normals = taken(self.normals, order) * there[..., None]
         return Rows(normals, self.slacks.gather(1, order).where(there, 1.0), self.index.gather(1, order).where(there, -1))
 
+    def moved(self, steps: Tensor) -> Rows:
+        """The rows around points that are some steps (B, d) further."""
+        return replace(self, slacks=self.slacks - torch.einsum("bmd,bd->bm", self.normals, steps))
+
     def in_coordinates(self, normals: Tensor) -> Rows:
         """The rows with normals in other coordinates around the same points; a row whose normal is 0 there is none."""
         length = normals.norm(dim=2)
@@ -116,23 +120,24 @@ def in_their_span(rows: Rows) -> Rows:
     return replace(rows, normals=triangle.mT.contiguous())
 
 
-def moved_inside(rows: Rows) -> tuple[Tensor, Rows]:
-    """Rows around points off all planes, where the given points lie on some.
+def ways_inside(rows: Rows) -> tuple[Tensor, Tensor]:
+    """Steps that lead off all planes, where the points lie on some; a direction off these planes, half the way to the next.
 
     Returns:
-        bool (B,), which regions have an interior, and the rows; a region without has none.
+        bool (B,), which regions have an interior, and the steps (B, d), else 0.
     """
     interior = torch.ones(len(rows.slacks), dtype=torch.bool, device=rows.slacks.device)
-    slacks = rows.slacks.clone()
+    steps = torch.zeros_like(rows.normals[:, 0])
     for b in (rows.slacks <= 0).any(1).nonzero().flatten().tolist():
-        way = way_inside(rows.normals[b, slacks[b] <= 0])
+        slacks = rows.slacks[b]
+        way = way_inside(rows.normals[b, slacks <= 0])
         if way is None:
             interior[b] = False
             continue
         speed = rows.normals[b] @ way
-        reach = (slacks[b] / speed)[(speed > 0) & (slacks[b] > 0)]
-        slacks[b] -= (reach.min() / 2 if len(reach) else 1.0) * speed
-    return interior, replace(rows, slacks=slacks).keeping(rows.real & interior[:, None])
+        reach = (slacks / speed)[(speed > 0) & (slacks > 0)]
+        steps[b] = (reach.min() / 2 if len(reach) else 1.0) * way
+    return interior, steps
 
 
 def in_columns(mask: Tensor, columns: Tensor, width: int) -> Tensor:

@@ -70,7 +70,7 @@ def supporting_units(regions: ActivationRegions, *, method: Method = "exact", nu
     parts = []
     for begin in range(0, len(regions), size):
         known, polytopes = ready_polytopes(regions[begin : begin + size])
-        faces = _faces(polytopes) if method == "exact" else rows_met_at_random(polytopes, num_steps, seed + begin)
+        faces = faces_of(polytopes) if method == "exact" else rows_met_at_random(polytopes, num_steps, seed + begin)
         parts.append(known | in_columns(faces, polytopes.rows, known.shape[1]))
     return torch.cat(parts) if parts else regions.normals.new_zeros(regions.normals.shape[:2], dtype=torch.bool)
 
@@ -105,7 +105,7 @@ def face_counts(regions: ActivationRegions, *, method: Method = "exact", num_ste
     return supporting_units(regions, method=method, num_steps=num_steps, seed=seed).sum(1)
 
 
-def _faces(polytopes: Polytopes) -> Tensor:
+def faces_of(polytopes: Polytopes) -> Tensor:
     """Faces bool (B, M): what is told by the hull in two dimensions, by rays and many programs at once in more; then by one each."""
     dimension = polytopes.points.shape[2]
     if dimension == 1:

@@ -1,0 +1,310 @@
+"""All regions of a network of few inputs, and which of them share a face."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import shortest_path
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from fold_lightning.activations.architecture import Architecture, inspect_model
+from fold_lightning.activations.borrowing import BorrowedModel, Forward, borrow
+from fold_lightning.activations.codes import check_inputs
+from fold_lightning.faces.crossings import ways_across
+from fold_lightning.faces.polytopes import FAR, Polytopes, dual_points, first_of_equals
+from fold_lightning.faces.rows import rows_of, ways_inside
+from fold_lightning.faces.supporting import faces_of
+from fold_lightning.regions import ActivationRegions
+from fold_lightning.regions.around_inputs import half_spaces
+
+AT_ONCE = 512
+"""Regions whose faces are found in one batch."""
+
+FIRST_STEP, LAST_STEP = 1e-3, 1e-9
+"""How far beyond a face to look for the region behind it, in lengths of the way to the face; in tenths from the first to the last."""
+
+ON_THE_PLANE = 1e-8
+"""How near, in lengths of the way, the plane of a unit that switches with another must pass the place of the crossing."""
+
+SEARCHES = 64
+"""Breadth-first searches that bound the diameter."""
+
+
+@dataclass(frozen=True, eq=False)
+class RegionGraph:
+    """The activation regions of a network as nodes, those that share a face as edges.
+
+    Attributes:
+        codes: bool (R, N), in the order in which the regions were found.
+        points: float64 (R, d), a point inside each, flattened.
+        face_counts: int64 (R,), the faces of each, those to regions beyond a limit too.
+        edges: int64 (E, 2), pairs of regions, the smaller number first.
+        layers: Layer name -> its columns of the codes.
+        complete: Whether these are all regions that can be reached.
+    """
+
+    codes: Tensor
+    points: Tensor
+    face_counts: Tensor
+    edges: Tensor
+    layers: dict[str, slice]
+    complete: bool
+
+    @property
+    def num_regions(self) -> int:
+        """R."""
+        return len(self.codes)
+
+    @property
+    def mean_faces(self) -> float:
+        """Mean number of faces; over all regions of a network at most 2d (Gaines and Bi 2026, Theorem 3.4)."""
+        return float(self.face_counts.double().mean())
+
+    def find(self, codes: Tensor) -> Tensor:
+        """The regions int64 (B,) that have these codes bool (B, N); -1 for none that was found."""
+        number = {key: i for i, key in enumerate(_keys(self.codes))}
+        return torch.tensor([number.get(key, -1) for key in _keys(codes)])
+
+    def distance(self, a: int, b: int) -> int:
+        """How many faces lie between two regions on the shortest way; at least the Hamming distance of their codes.
+
+        Raises:
+            IndexError: If there is no such region.
+        """
+        for region in (a, b):
+            if not 0 <= region < self.num_regions:
+                raise IndexError(f"Regions are numbered from 0 to {self.num_regions - 1}, got {region}.")
+        return int(self._distances(a)[b])
+
+    @cached_property
+    def diameter_bounds(self) -> tuple[int, int]:
+        """The diameter lies between these; they are equal as a rule.
+
+        Each breadth-first search bounds the eccentricity of every region by its own and the distance between them; searches start,
+        by turns, where the largest may be and where the least may be, until the bounds meet or enough were made.
+        """
+        low, high = np.zeros(self.num_regions), np.full(self.num_regions, np.inf)
+        for search in range(min(SEARCHES, self.num_regions)):
+            undecided = low < high
+            worth = np.where(undecided, high if search % 2 == 0 else -low, -np.inf)
+            distance = self._distances(int(worth.argmax()))
+            eccentricity = distance.max()
+            low = np.maximum(low, np.maximum(eccentricity - distance, distance))
+            high = np.minimum(high, eccentricity + distance)
+            if low.max() >= high.max():
+                break
+        return int(low.max()), int(high.max())
+
+    def _distances(self, region: int) -> np.ndarray:
+        distances: np.ndarray = shortest_path(self._adjacency, directed=False, unweighted=True, indices=region)
+        return distances
+
+    @cached_property
+    def _adjacency(self) -> csr_array:
+        pairs = self.edges.numpy()
+        return csr_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(self.num_regions, self.num_regions))
+
+
+def region_graph(
+    model: nn.Module, start: Tensor, *, max_regions: int = 10_000, forward: Forward = None, progress: bool = True
+) -> RegionGraph:
+    """All activation regions of a network of few inputs that can be reached from some, breadth first over faces.
+
+    Codes at Hamming distance 1 need not share a face, so edges are taken from `supporting_units`: the region behind a face is looked
+    for where nothing but the face is crossed ("Characterizing the Discrete Geometry of ReLU Networks", Gaines and Bi 2026, searches
+    so). In general position crossing a face switches its unit alone; units whose planes lie in one another switch together. Where a
+    layer is 0 on a whole region (no biases), a face may border several regions; the search meets one through it and the others
+    from behind.
+
+    Args:
+        model: A module of piecewise linear operations, without max pooling and clamps, on few inputs: d up to about 6.
+        start: Inputs (B, ...) to start from; one, as a rule.
+        max_regions: Where to stop. Then `complete` is False, a warning says so, and the faces of the regions found are counted all
+            the same.
+        forward: How to call the model, as of `activation_regions`.
+        progress: Whether to show a progress bar on a terminal.
+
+    Returns:
+        The graph.
+
+    Raises:
+        ValueError: For a network that curves, pools or clamps, an input whose region has no interior, or a limit less than 1.
+        TypeError: For inputs that are not a floating-point tensor.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU())
+        >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, -2.0]]))
+        >>> _ = model[0].bias.data.copy_(torch.tensor([0.0, 0.0, -1.0, 0.3]))
+        >>> graph = region_graph(model, torch.zeros(1, 2) + 0.1)
+        >>> graph.num_regions, graph.complete, graph.mean_faces  # four lines in general position: 11 regions, 32 faces in all
+        (11, True, 2.909090909090909)
+    """
+    if not isinstance(max_regions, int) or max_regions < 1:
+        raise ValueError(f"`max_regions` must be a whole number of at least 1, got {max_regions!r}.")
+    check_inputs(start)
+    with borrow(model, start, forward) as borrowed, tqdm(unit=" regions", disable=None if progress else True) as bar:
+        architecture = inspect_model(borrowed, start)
+        if architecture.unknown or architecture.bends:
+            raise ValueError(
+                "The nodes of the graph are regions in which the network is affine, told by their codes; this network has "
+                f"{', '.join(architecture.unknown + architecture.bends)}, which bends inside them."
+            )
+        search = _Search(borrowed, architecture, start.shape[1:], max_regions)
+        for found in search.run(start.detach().to(borrowed.device, torch.float64).flatten(1)):
+            bar.update(found)
+    if search.lost:
+        warnings.warn(f"{search.lost} faces are too thin to look behind: regions may be missing.", stacklevel=2)
+    if search.stopped:
+        warnings.warn(f"Stopped at `max_regions={max_regions}`: the network has more regions.", stacklevel=2)
+    return search.graph()
+
+
+class _Search:
+    """A breadth-first search over the faces of regions.
+
+    Args:
+        borrowed: The model.
+        architecture: Its activations.
+        shape: That of an input.
+        max_regions: How many regions to keep.
+
+    Attributes:
+        lost: How many faces there are that nothing was found behind.
+        stopped: Whether there are more regions than were kept.
+    """
+
+    def __init__(self, borrowed: BorrowedModel, architecture: Architecture, shape: torch.Size, max_regions: int) -> None:
+        self.lost = 0
+        self.stopped = False
+        self._borrowed, self._architecture, self._shape, self._max_regions = borrowed, architecture, shape, max_regions
+        self._number: dict[bytes, int] = {}  # of a code
+        self._behind: dict[bytes, int] = {}  # of a code with the unit of a face switched, where others switch with it
+        self._codes: list[Tensor] = []
+        self._points: list[Tensor] = []
+        self._counts: list[Tensor] = []
+        self._edges: list[Tensor] = []
+
+    def run(self, start: Tensor) -> Iterator[int]:
+        """Searches from points (B, d); yields how many regions each batch adds."""
+        rows = rows_of(self._at(start)[0])
+        interior, steps = ways_inside(rows)
+        if not interior.all():
+            raise ValueError(
+                f"The region of input {int((~interior).nonzero()[0])} of `start` has no interior: it lies where many planes meet. "
+                "Start somewhere else."
+            )
+        points, slacks = start + steps, rows.moved(steps).slacks[rows.real]
+        self._start, self._far = points[0], FAR * (slacks.median() if len(slacks) else torch.ones((), dtype=start.dtype))
+        frontier = self._keep(self._at(points)[1], points)
+        while len(frontier):
+            yield len(frontier)
+            frontier = torch.cat([self._expand(batch) for batch in frontier.split(AT_ONCE)])
+
+    def graph(self) -> RegionGraph:
+        """What was found."""
+        pairs = torch.cat(self._edges) if self._edges else torch.empty(0, 2, dtype=torch.int64)
+        edges = pairs.sort(1).values.unique(dim=0)
+        codes, points, counts = (torch.cat(parts).cpu() for parts in (self._codes, self._points, self._counts))
+        return RegionGraph(codes, points, counts, edges, self._architecture.layers, not self.stopped and not self.lost)
+
+    def _at(self, points: Tensor) -> tuple[ActivationRegions, Tensor]:
+        """The regions around points (B, d), in steps from them, and their codes."""
+        normals, slacks, bits, _ = half_spaces(self._borrowed, self._architecture, points.view(-1, *self._shape))
+        return ActivationRegions(normals, slacks, torch.zeros_like(points), self._architecture.layers), bits
+
+    def _keep(self, codes: Tensor, points: Tensor) -> Tensor:
+        """Gives numbers to new codes, as long as there is room; returns those (K,) it gave."""
+        fresh = []
+        for i, key in enumerate(_keys(codes)):
+            if key in self._number:
+                continue
+            if len(self._number) == self._max_regions:
+                self.stopped = True
+                break
+            self._number[key] = len(self._number)
+            fresh.append(i)
+        self._codes.append(codes[fresh])
+        self._points.append(points[fresh])
+        return torch.arange(len(self._number) - len(fresh), len(self._number))
+
+    def _expand(self, numbers: Tensor) -> Tensor:
+        """Counts the faces of some regions, and returns the numbers of the new ones behind them."""
+        first = int(numbers[0])
+        points = torch.cat(self._points)[first : first + len(numbers)]
+        regions, bits = self._at(points)
+        rows = rows_of(regions)
+        duals, frame = dual_points(rows, (self._start - points, self._far))
+        polytopes = Polytopes(duals, rows.index).keeping(first_of_equals(duals, rows.real))
+        faces = faces_of(polytopes)
+        self._counts.append(faces.sum(1))
+        region, place = faces.nonzero(as_tuple=True)
+        keys = _keys(_switched(bits[region], polytopes.rows[region, place]))
+        once = {key: i for i, key in enumerate(keys) if key not in self._number and key not in self._behind}
+        unknown = torch.zeros_like(faces)
+        unknown[region[list(once.values())], place[list(once.values())]] = True
+        out, unit, way = ways_across(polytopes, frame, unknown)
+        at = points[out] + frame.center[out] + way
+        fresh, found = self._look_behind(regions[out], bits[out], at - points[out], at, unit, way)
+        self.lost += len(once) - found
+        ends = [self._number.get(key, self._behind.get(key, -1)) for key in keys]
+        pairs = torch.stack([first + region, torch.tensor(ends, dtype=torch.int64)], dim=1)
+        self._edges.append(pairs[pairs[:, 1] >= 0])
+        return fresh
+
+    def _look_behind(
+        self, regions: ActivationRegions, bits: Tensor, steps: Tensor, at: Tensor, unit: Tensor, way: Tensor
+    ) -> tuple[Tensor, int]:
+        """Looks behind faces, nearer and nearer until only what is crossed there has switched.
+
+        Args:
+            regions: F regions.
+            bits: Their codes (F, N).
+            steps: Where the face is, from the regions' points (F, d).
+            at: The same place (F, d).
+            unit: Whose face it is (F,).
+            way: The direction (F, d), in the length of the way to it.
+
+        Returns:
+            The numbers of new regions, and behind how many faces there are regions.
+        """
+        height = torch.einsum("fnd,fd->fn", regions.normals, steps) + regions.slacks
+        crossed = height.abs() <= ON_THE_PLANE * regions.normals.norm(dim=2) * way.norm(dim=1, keepdim=True)
+        codes, points = torch.zeros_like(bits), at.clone()
+        pending, part = torch.arange(len(unit)), FIRST_STEP
+        while len(pending) and part >= LAST_STEP:
+            beyond = at[pending] + part * way[pending]
+            behind, found = self._at(beyond)
+            other = found != bits[pending]
+            good = other[torch.arange(len(pending)), unit[pending]] & ~(other & ~crossed[pending]).any(1)
+            inside = beyond + _reach(behind, way[pending])[:, None] / 2 * way[pending]
+            codes[pending[good]], points[pending[good]] = found[good], inside[good]
+            pending, part = pending[~good], part / 10
+        seen = torch.ones(len(unit), dtype=torch.bool).scatter(0, pending, False)
+        fresh = self._keep(codes[seen], points[seen])
+        for key, real in zip(_keys(_switched(bits, unit)[seen]), _keys(codes[seen]), strict=True):
+            if key != real and real in self._number:
+                self._behind[key] = self._number[real]
+        return fresh, int(seen.sum())
+
+
+def _switched(bits: Tensor, unit: Tensor) -> Tensor:
+    """Codes (F, N) with one unit of each switched."""
+    return bits.scatter(1, unit[:, None], ~bits.gather(1, unit[:, None]))
+
+
+def _reach(regions: ActivationRegions, way: Tensor) -> Tensor:
+    """How often a way (B, d) can be gone within each region, at most once."""
+    rate = -torch.einsum("bnd,bd->bn", regions.normals, way)
+    reach: Tensor = (regions.slacks / rate).where(rate > 0, 1.0)
+    return reach.amin(1).clamp(max=1.0)
+
+
+def _keys(codes: Tensor) -> list[bytes]:
+    return [row.tobytes() for row in np.packbits(codes.cpu().numpy(), axis=1)]

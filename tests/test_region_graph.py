@@ -1,0 +1,170 @@
+"""The graph of all regions has the numbers that theory and grids give."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from math import comb
+
+import pytest
+import torch
+from networks import CantorNet, Tent, mlp
+from torch import Tensor, nn
+
+from fold_lightning import RegionGraph, activation_codes, activation_regions, face_counts, hamming_distance, region_graph
+
+module = sys.modules["fold_lightning.region_graph"]
+
+
+def arrangement(d: int, n: int, seed: int = 0) -> nn.Sequential:
+    """One hidden layer in general position."""
+    model = mlp(d, n, 1, seed=seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        nn.init.normal_(model[0].weight)
+        nn.init.normal_(model[0].bias)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("d", "n"), [(1, 9), (2, 1), (2, 4), (2, 8), (2, 16), (3, 3), (3, 8), (3, 12), (4, 4), (4, 9), (5, 4), (5, 8), (6, 7)]
+)
+def test_an_arrangement_has_the_regions_and_faces_that_buck_counts(d: int, n: int) -> None:
+    graph = region_graph(arrangement(d, n), torch.randn(1, d, generator=torch.Generator().manual_seed(1)))
+    regions = sum(comb(n, i) for i in range(d + 1))
+    faces = 2 * sum(i * comb(n, i) for i in range(1, d + 1))
+    assert graph.complete and graph.num_regions == regions and len(graph.codes.unique(dim=0)) == regions
+    assert int(graph.face_counts.sum()) == faces == 2 * len(graph.edges) and graph.mean_faces <= 2 * d
+    low, high = graph.diameter_bounds
+    assert low <= n <= high  # opposite regions are n faces apart
+
+
+def codes_on_grids(model: nn.Module, radii: tuple[float, ...], points: int = 400, middle: float = 0.0) -> Tensor:
+    """The different codes on grids of the plane of several sizes."""
+    line = torch.linspace(-1, 1, points, dtype=torch.float64) + 1e-4
+    grid = torch.cartesian_prod(line, line)
+    bits = torch.cat([activation_codes(model, middle + radius * grid).bits for radius in radii])
+    numbers = (bits.long() << torch.arange(bits.shape[1])).sum(1).unique()
+    return (numbers[:, None] >> torch.arange(bits.shape[1]) & 1).bool()
+
+
+@pytest.mark.parametrize("widths", [(2, 4, 4, 1), (2, 5, 3, 3, 1), (2, 6, 6, 1)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_deep_networks_have_the_regions_that_grids_find(widths: tuple[int, ...], seed: int) -> None:
+    model = mlp(*widths, seed=seed)
+    graph = region_graph(model, torch.zeros(1, 2) + 0.1)
+    grid = codes_on_grids(model, (0.5, 1.0, 2.0, 5.0, 20.0, 100.0, 1000.0))
+    assert (graph.find(grid) >= 0).all() and graph.complete and graph.mean_faces <= 4
+    assert torch.equal(activation_codes(model, graph.points).bits, graph.codes)  # those too small for the grids are there too
+    assert len(grid) > 0.7 * graph.num_regions
+    assert torch.equal(face_counts(activation_regions(model, graph.points)), graph.face_counts)
+
+
+@pytest.mark.parametrize("widths", [(3, 6, 6, 1), (2, 8, 8, 8, 1), (4, 5, 5, 1)])
+def test_faces_join_codes_that_differ_in_their_unit_alone(widths: tuple[int, ...]) -> None:
+    graph = region_graph(mlp(*widths), torch.zeros(1, widths[0]) + 0.1)
+    a, b = graph.codes[graph.edges].unbind(1)
+    assert (hamming_distance(a, b) == 1).all() and 2 * len(graph.edges) == graph.face_counts.sum()
+    assert graph.complete and graph.mean_faces <= 2 * widths[0]
+
+
+def test_distances_are_those_of_a_plain_search_and_at_least_hammings() -> None:
+    graph = region_graph(mlp(2, 6, 6, 1), torch.zeros(1, 2) + 0.1)
+    neighbours: dict[int, list[int]] = {i: [] for i in range(graph.num_regions)}
+    for a, b in graph.edges.tolist():
+        neighbours[a].append(b)
+        neighbours[b].append(a)
+    table = []
+    for source in neighbours:
+        distance, queue = {source: 0}, deque([source])
+        while queue:
+            here = queue.popleft()
+            for there in neighbours[here]:
+                if there not in distance:
+                    distance[there] = distance[here] + 1
+                    queue.append(there)
+        table.append([distance[i] for i in range(graph.num_regions)])
+    expected = torch.tensor(table)
+    found = torch.tensor([[graph.distance(a, b) for b in range(graph.num_regions)] for a in range(0, graph.num_regions, 7)])
+    assert torch.equal(found, expected[::7])
+    assert (expected >= hamming_distance(graph.codes[:, None], graph.codes[None])).all()
+    low, high = graph.diameter_bounds
+    assert low <= expected.max() <= high <= 2 * low
+
+
+def test_a_limit_stops_the_search_and_says_so() -> None:
+    model, start = arrangement(2, 8), torch.zeros(1, 2) + 0.1
+    with pytest.warns(UserWarning, match="Stopped at `max_regions=10`: the network has more regions"):
+        part = region_graph(model, start, max_regions=10)
+    whole = region_graph(model, start)
+    assert part.num_regions == 10 and not part.complete
+    assert torch.equal(part.codes, whole.codes[:10]) and torch.equal(part.face_counts, whole.face_counts[:10])
+    assert (part.edges < 10).all() and part.distance(0, 9) >= whole.distance(0, 9)
+    exact = region_graph(model, start, max_regions=37)
+    assert exact.complete and exact.num_regions == 37
+
+
+def test_a_search_may_start_on_planes() -> None:
+    model = arrangement(2, 6)
+    model[0].bias.data[:2] = 0.0
+    assert region_graph(model, torch.zeros(1, 2)).num_regions == region_graph(model, torch.ones(1, 2)).num_regions == 22
+
+
+def test_units_of_one_plane_switch_together() -> None:
+    model = arrangement(2, 5)
+    for parameter in (model[0].weight, model[0].bias):
+        parameter.data[3], parameter.data[4] = parameter.data[0], -2 * parameter.data[1]
+    graph = region_graph(model, torch.zeros(1, 2) + 0.1)
+    a, b = graph.codes[graph.edges].unbind(1)
+    assert graph.complete and graph.num_regions == 7 and sorted(hamming_distance(a, b).unique().tolist()) == [1, 2]
+    assert int(graph.face_counts.sum()) == 2 * len(graph.edges) == 2 * (1 * 3 + 2 * 3)
+
+
+def test_networks_without_biases_have_all_their_cones() -> None:
+    model = mlp(2, 5, 4, 1, bias=False)
+    graph = region_graph(model, torch.tensor([[1.0, 0.3]]))
+    angle = torch.linspace(0, 2 * torch.pi, 200_001, dtype=torch.float64)
+    around = activation_codes(model, torch.stack([angle.cos(), angle.sin()], 1)).bits.unique(dim=0)
+    assert graph.complete and torch.equal(graph.codes[graph.find(around)], around) and graph.num_regions == len(around)
+
+
+def test_networks_known_on_paper() -> None:
+    tent = region_graph(Tent(), torch.full((1, 1), -2.0))
+    assert tent.num_regions == 4 and tent.complete and tent.distance(0, 3) == 3
+    for k in (1, 2):
+        graph = region_graph(CantorNet(k), torch.tensor([[0.05, 0.71]]))
+        grid = codes_on_grids(CantorNet(k), (2.0,), middle=0.3)
+        assert graph.complete and (graph.find(grid) >= 0).all()
+
+
+def test_inputs_of_any_shape_and_forward(capsys: pytest.CaptureFixture[str]) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(3, 2))
+    graph = region_graph(model, torch.randn(1, 1, 2, 2))
+    assert graph.num_regions == 8 and graph.points.shape == (8, 4) and capsys.readouterr().err == ""
+    whole = nn.ModuleDict({"net": mlp(2, 4, 1)})
+    assert region_graph(whole, torch.randn(1, 2), forward="net").num_regions == 11
+    assert list(graph.layers) == ["1"] and graph.find(~graph.codes[:1]).shape == (1,)
+
+
+def test_impossible_requests_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, start = arrangement(2, 4), torch.zeros(1, 2) + 0.1
+    for limit in (0, 2.5):
+        with pytest.raises(ValueError, match="`max_regions` must be a whole number of at least 1, got"):
+            region_graph(model, start, max_regions=limit)
+    pooled = nn.Sequential(nn.Conv2d(1, 2, 1), nn.MaxPool2d(2), nn.ReLU())
+    with pytest.raises(ValueError, match="this network has max_pool2d, which bends inside them"):
+        region_graph(pooled, torch.randn(1, 1, 2, 2))
+    curved = nn.Sequential(nn.Linear(2, 3), nn.GELU(), nn.Linear(3, 2), nn.ReLU())
+    with pytest.raises(ValueError, match="this network has gelu"):
+        region_graph(curved, start)
+    with pytest.raises(ValueError, match="The region of input 0 of `start` has no interior"):
+        flat = mlp(2, 2, 1, bias=False)
+        flat[0].weight.data.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+        region_graph(flat, torch.zeros(1, 2))
+    graph = region_graph(model, start)
+    with pytest.raises(IndexError, match="Regions are numbered from 0 to 10, got 11"):
+        graph.distance(0, 11)
+    monkeypatch.setattr(module, "LAST_STEP", 1.0)
+    with pytest.warns(UserWarning, match="faces are too thin to look behind: regions may be missing"):
+        lost = region_graph(model, start)
+    assert not lost.complete and isinstance(lost, RegionGraph)
