@@ -8,6 +8,7 @@ from fold_lightning.folding import folding_profile, global_folding, space_foldin
 from fold_lightning.metrics import DistinctCodes, GlobalFolding, SpaceFolding
 from fold_lightning.region_graph import RegionGraph, region_graph
 from fold_lightning.regions import ActivationRegions, activation_regions
+from fold_lightning.shapes import RegionShape, region_shapes
 from fold_lightning.walks import Walks, segment_walks
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "FoldingMonitor",
     "GlobalFolding",
     "RegionGraph",
+    "RegionShape",
     "SpaceFolding",
     "Walks",
     "activation_codes",
@@ -28,6 +30,7 @@ __all__ = [
     "global_folding",
     "hamming_distance",
     "region_graph",
+    "region_shapes",
     "register_activation",
     "segment_walks",
     "space_folding",

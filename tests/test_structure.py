@@ -16,6 +16,7 @@ ORDER = [
     "folding",
     "regions",
     "faces",
+    "shapes",
     "region_graph",
     "figures",
     "metrics",

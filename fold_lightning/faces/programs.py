@@ -25,6 +25,17 @@ def way_inside(normals: Tensor) -> Tensor | None:
     return torch.from_numpy(result.x[:d]).to(normals.device) if result.x[d] > MARGIN else None
 
 
+def deepest_point(normals: Tensor, slacks: Tensor) -> Tensor | None:
+    """The point float64 (d,) that is farthest from the planes of ``normals . x <= slacks``, of normals (n, d) of length 1, as far
+    as any is from 0; None if there is none inside.
+    """
+    n, d = normals.shape
+    limits = np.hstack([normals.cpu().numpy(), np.ones((n, 1))])
+    size = float(slacks.abs().max()) or 1.0
+    result = _solve(np.r_[np.zeros(d), -1.0], limits, slacks.cpu().numpy() / size, [(None, None)] * d + [(None, 1)])
+    return torch.from_numpy(result.x[:d] * size).to(normals.device) if result.x[d] > MARGIN else None
+
+
 def gain(points: Tensor, i: int) -> float:
     """How far ``{z : points @ z <= 1}`` would reach along row i without it: its plane is at 1, and the answer at most 2.
 

@@ -1,0 +1,147 @@
+"""Shapes of regions in few dimensions: their vertices, volume, and how many simplices they fall into."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from scipy.spatial import ConvexHull, Delaunay, QhullError
+from torch import Tensor
+
+from fold_lightning.faces.polytopes import dual_points, first_of_equals
+from fold_lightning.faces.programs import deepest_point
+from fold_lightning.faces.rows import Rows, rows_of
+from fold_lightning.regions import ActivationRegions
+
+Cut = Literal["unbounded", "all"]
+
+MOST_DIMENSIONS = 4
+"""Beyond, polytopes have too many vertices to list."""
+
+FLAT = 1e-12
+"""What counts as 0 of the distance of a hull's facet from its middle, or of a polytope's volume."""
+
+
+@dataclass(frozen=True, eq=False)
+class RegionShape:
+    """The shape of one region, or of what a box leaves of it.
+
+    Attributes:
+        vertices: float64 (V, d), in the coordinates of the region; none for a region without interior.
+        volume: In d dimensions; infinite for an unbounded region that no box cuts.
+        num_simplices: Of a Delaunay triangulation of the vertices; 0 where the volume is 0 or infinite.
+        bounded: Whether the region itself is.
+    """
+
+    vertices: Tensor
+    volume: float
+    num_simplices: int
+    bounded: bool
+
+
+def region_shapes(
+    regions: ActivationRegions, *, box: tuple[float, float] | None = None, cut: Cut = "unbounded"
+) -> list[RegionShape]:
+    """Vertices, volume and number of simplices of each region, by Qhull.
+
+    "Deep ReLU Networks Have Surprisingly Simple Polytopes" (Fan et al. 2023) measures how simple a region is by the number of
+    simplices it falls into. That number depends on the triangulation; here it is that of Delaunay's (this project's own).
+
+    Args:
+        regions: B regions of at most 4 dimensions.
+        box: The lower and the upper bound of every coordinate, where regions are cut; in a slice, coordinates are 0 at the input.
+        cut: What the box cuts: the "unbounded" regions, or "all".
+
+    Returns:
+        B shapes.
+
+    Raises:
+        ValueError: If there are more dimensions, or the box is empty.
+
+    Example:
+        >>> from fold_lightning import activation_regions
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
+        >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]]))
+        >>> _ = model[0].bias.data.copy_(torch.tensor([0.0, 0.0, 1.0]))
+        >>> triangle, corner = region_shapes(activation_regions(model, torch.tensor([[0.2, 0.2], [-1.0, -1.0]])), box=(-2, 2))
+        >>> triangle.num_simplices, round(triangle.volume, 9), len(triangle.vertices), triangle.bounded
+        (1, 0.5, 3, True)
+        >>> corner.num_simplices, round(corner.volume, 9), len(corner.vertices), corner.bounded
+        (2, 4.0, 4, False)
+    """
+    d = regions.dimension
+    if d > MOST_DIMENSIONS:
+        raise ValueError(
+            f"Shapes are those of at most {MOST_DIMENSIONS} dimensions, got {d}: a polytope of more has too many vertices. "
+            "Cut the regions with `activation_regions(..., subspace=)`."
+        )
+    if box is not None and not box[0] < box[1]:
+        raise ValueError(f"`box` must be a lower and a larger upper bound, got {box}.")
+    if cut not in get_args(Cut):
+        raise ValueError(f"`cut` must be one of {', '.join(map(repr, get_args(Cut)))}, got {cut!r}.")
+    rows = rows_of(regions)
+    return [
+        _shape(rows.normals[b, rows.real[b]], rows.slacks[b, rows.real[b]], regions.centers[b], box, cut)
+        for b in range(len(regions))
+    ]
+
+
+def _shape(normals: Tensor, slacks: Tensor, center: Tensor, box: tuple[float, float] | None, cut: Cut) -> RegionShape:
+    """The shape of ``normals . x <= slacks`` around a center."""
+    vertices, bounded = _vertices(normals, slacks)
+    if box is not None and (cut == "all" or not bounded):
+        eye = torch.eye(len(center), dtype=center.dtype, device=center.device)
+        walls = torch.cat([box[1] - center, center - box[0]])
+        vertices, _ = _vertices(torch.cat([normals, eye, -eye]), torch.cat([slacks, walls]))
+    elif not bounded:
+        return RegionShape(vertices + center, math.inf, 0, False)
+    if len(vertices) == 0:
+        return RegionShape(vertices, 0.0, 0, bounded)
+    sizes = _simplex_volumes((vertices - vertices.mean(0)).cpu().numpy())
+    return RegionShape(vertices + center, float(sizes.sum()), int((sizes > FLAT * sizes.sum()).sum()), bounded)
+
+
+def _vertices(normals: Tensor, slacks: Tensor) -> tuple[Tensor, bool]:
+    """The vertices (V, d) of ``normals . x <= slacks``, and whether it is bounded; a polytope without interior has none."""
+    n, d = normals.shape
+    if n == 0:
+        return normals.new_empty(0, d), False
+    inside = deepest_point(normals, slacks)
+    if inside is None:
+        return normals.new_empty(0, d), True
+    index = torch.arange(n, device=normals.device)[None]
+    points, frame = dual_points(Rows(normals[None], (slacks - normals @ inside)[None], index))
+    facets = _facets(points[0].cpu().numpy())
+    if facets is None:
+        return normals.new_empty(0, d), False
+    finite = facets[:, -1] < -FLAT
+    duals = torch.from_numpy(-facets[finite, :-1] / facets[finite, -1:]).to(normals)
+    different = first_of_equals(duals[None], torch.ones(1, len(duals), dtype=torch.bool, device=normals.device))[0]
+    steps = frame.steps(duals[None, different])[0] + frame.center[0]
+    return steps + inside, bool(finite.all())
+
+
+def _facets(points: np.ndarray) -> np.ndarray | None:
+    """The facets (normal, offset) of the hull of 0 and some points, of offset 0 if they pass through 0; None if the hull is flat."""
+    hull = np.vstack([points, np.zeros(points.shape[1])])
+    if hull.shape[1] == 1:
+        return np.array([[1.0, -hull.max()], [-1.0, hull.min()]])
+    try:
+        facets: np.ndarray = ConvexHull(hull).equations
+    except QhullError:
+        return None
+    return facets
+
+
+def _simplex_volumes(vertices: np.ndarray) -> np.ndarray:
+    """The volumes of the simplices of a triangulation."""
+    d = vertices.shape[1]
+    if d == 1:
+        length: np.ndarray = np.ptp(vertices, axis=0)
+        return length
+    corners = vertices[Delaunay(vertices / np.abs(vertices).max()).simplices]
+    sizes: np.ndarray = np.abs(np.linalg.det(corners[:, 1:] - corners[:, :1])) / math.factorial(d)
+    return sizes
