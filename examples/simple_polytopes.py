@@ -5,7 +5,7 @@
 Initialises networks in several ways, trains each, and counts the faces of the regions around inputs, exactly: around training inputs,
 and around points at random in the box that holds them. Over all regions of a network the mean is at most 2d in d dimensions
 ("Characterizing the Discrete Geometry of ReLU Networks", Gaines and Bi 2026), but points fall into large regions more often, and
-those tend to have more faces.
+those tend to have more faces: of a plane that random lines cut, the part around a given point has pi^2 / 2 = 4.93 in the mean, a part 4.
 
 Without a folder of MNIST's IDX files it takes scikit-learn's digits, reduced to a few principal components. Images of full size are
 best seen through random slices of k dimensions, `--subspace k`, where the bound is 2k.

@@ -1,6 +1,6 @@
 """How long exact faces of regions take, beside one linear program a row, and the library relucent where it is installed.
 
-    python examples/benchmarks/faces.py [--inputs 20] [--repeats 5] [--seconds 30] [--data-dir FOLDER]
+    python examples/benchmarks/faces.py [--inputs 20] [--repeats 5] [--seconds 60] [--data-dir FOLDER]
 
 Times are of `activation_regions` and `supporting_units` together, on networks at initialisation and random inputs. The other ways get
 `--seconds` for each network: linear programs are then those of some rows, drawn at random, and their time a region is what all rows
@@ -161,9 +161,9 @@ def main() -> None:
     )
     parser.add_argument("--inputs", type=int, default=20, help="regions of each network")
     parser.add_argument("--few", type=int, default=3, help="regions of 64-512-512")
-    parser.add_argument("--slices", type=int, default=200, help="slices in two dimensions")
+    parser.add_argument("--slices", type=int, default=200, help="slices of two dimensions; a twentieth of three")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=30, help="for each other way and network")
+    parser.add_argument("--seconds", type=float, default=60, help="for each other way and network")
     parser.add_argument("--steps", type=int, default=500, help="training steps of the network that is sliced")
     arguments = parser.parse_args()
     torch.manual_seed(0)
@@ -180,7 +180,8 @@ def main() -> None:
         images, labels = torch.rand(4096, 784), torch.randint(10, (4096,))
     model = mlp(784, 512, 512, 512, 10)
     train(model, images, labels, arguments.steps)
-    compare("784-512-512-512, slices of 2 dimensions", model, images[: arguments.slices], arguments, subspace=2)
+    for k, count in ((2, arguments.slices), (3, -(-arguments.slices // 20))):
+        compare(f"784-512-512-512, slices of {k} dimensions", model, images[:count], arguments, subspace=k)
 
 
 if __name__ == "__main__":
