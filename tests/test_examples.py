@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -203,3 +204,29 @@ def test_the_benchmark_of_codes_agrees_with_torch_unique() -> None:
     done = run(str(EXAMPLES / "benchmarks" / "codes.py"), *small)
     assert done.returncode == 0 and "which agrees" in done.stdout and "DISAGREES" not in done.stdout, done.stderr
     assert "100,000 codes of 512 bits in batches: 1,000 distinct" in done.stdout
+
+
+POLYTOPES = (str(EXAMPLES / "simple_polytopes.py"), "--depths", "1", "2", "--width", "6", "--epochs", "1", "--inputs", "8")
+
+
+def test_simple_polytopes_prints_a_table_and_draws(tmp_path: Path) -> None:
+    picture = tmp_path / "polytopes.png"
+    some = ("--initialisations", "he_normal", "small_normal", "--components", "3")
+    done = run(*POLYTOPES, *some, "--output", str(picture))
+    assert done.returncode == 0 and picture.stat().st_size > 5000, done.stderr
+    assert "2d = 6" in done.stdout and done.stdout.count("he_normal") == done.stdout.count("small_normal") == 4
+
+
+def test_simple_polytopes_takes_slices_of_a_folders_images(folder: Path, tmp_path: Path) -> None:
+    few = ("--initialisations", "torch_default", "--data-dir", str(folder), "--output", str(tmp_path / "polytopes.png"))
+    done = run(*POLYTOPES, *few, "--subspace", "2")
+    assert done.returncode == 0 and "2d = 4" in done.stdout, done.stderr
+    done = run(*POLYTOPES, *few, "--subspace", "65")
+    assert done.returncode == 1 and "at most the inputs' 64 dimensions, got 65" in done.stderr
+
+
+def test_the_benchmark_of_faces_agrees_with_one_linear_program_a_row() -> None:
+    small = ("--inputs", "2", "--few", "1", "--slices", "2", "--repeats", "1", "--seconds", "0.2", "--steps", "1")
+    done = run(str(EXAMPLES / "benchmarks" / "faces.py"), *small)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("one linear program a row") == len(re.findall("; 0 of .* units differ", done.stdout)) == 7
