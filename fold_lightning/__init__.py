@@ -6,6 +6,7 @@ from fold_lightning.codes import code_fingerprints, distinct_fingerprints, hammi
 from fold_lightning.folding import folding_profile, global_folding, space_folding, walk_length, walk_range
 from fold_lightning.metrics import DistinctCodes, GlobalFolding, SpaceFolding
 from fold_lightning.regions import ActivationRegions, activation_regions
+from fold_lightning.regularizer import FoldingRegularizer
 from fold_lightning.walks import Walks, segment_walks
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "ActivationRegions",
     "DistinctCodes",
     "FoldingMonitor",
+    "FoldingRegularizer",
     "GlobalFolding",
     "SpaceFolding",
     "Walks",

@@ -9,7 +9,7 @@ import pytest
 
 import fold_lightning
 
-ORDER = ["codes", "activations", "walks", "folding", "regions", "figures", "metrics", "probes", "summaries", "callbacks"]
+ORDER = "codes activations walks folding regions figures metrics regularizer probes summaries callbacks".split()
 ROOT = Path(fold_lightning.__file__).parent
 
 
