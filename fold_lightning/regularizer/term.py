@@ -84,7 +84,7 @@ class FoldingRegularizer(nn.Module):
         schedule: str | Callable[[float], float] = "cosine",
         until: float = 1.0,
         until_epoch: int | None = None,
-        every_n_steps: int = 4,
+        every_n_steps: int = 8,
         num_segments: int = 8,
         num_points: int = 8,
         temperature: float = 0.125,
