@@ -83,9 +83,11 @@ def test_of_hard_bits_soft_folding_is_chi_for_every_walk() -> None:
 def test_soft_folding_lies_below_one_and_is_none_for_a_walk_that_stays() -> None:
     bits = torch.rand(20, 7, 5)
     for temperature in (1e-3, 0.1, 10.0):
-        chi = soft_folding(bits, temperature)
-        assert bool(((chi >= 0) & (chi < 1)).all())
-    assert torch.equal(soft_folding(bits[:, :1].expand(-1, 7, -1), 0.1), torch.zeros(20))
+        for damping in (0.0, 8.0):
+            chi = soft_folding(bits, temperature, damping)
+            assert bool(((chi >= 0) & (chi < 1)).all())
+    for damping in (0.0, 8.0):
+        assert torch.equal(soft_folding(bits[:, :1].expand(-1, 7, -1), 0.1, damping), torch.zeros(20))
 
 
 def test_soft_bits_do_not_see_the_scale_of_a_layer() -> None:
@@ -198,10 +200,12 @@ MOVING = ["dead layer", "all zero", "one class", "no class", "large inputs", "sm
 
 
 @pytest.mark.parametrize("name", STILL + MOVING)
-@pytest.mark.parametrize("between", ["classes", "same", "any"])
-def test_corners_give_a_finite_term_and_finite_gradients(name: str, between: Any) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"between": "same"}, {"between": "any"}, {"damping": 0.0}, {"temperature": 1e-4}], ids=str
+)
+def test_corners_give_a_finite_term_and_finite_gradients(name: str, options: Any) -> None:
     model, inputs, labels = corner(name)
-    term = FoldingRegularizer(0.5, between=between)(model, inputs, labels)
+    term = FoldingRegularizer(0.5, **options)(model, inputs, labels)
     term.backward()
     assert bool(term.isfinite()) and 0 <= term.item() <= 0.5
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
@@ -451,6 +455,9 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
     for temperature in (0, -1.0, math.nan, None):
         with pytest.raises(ValueError, match="`temperature` must be a finite number above 0"):
             FoldingRegularizer(temperature=temperature)
+    for damping in (-0.1, math.inf):
+        with pytest.raises(ValueError, match="`damping` must be a finite number of at least 0"):
+            FoldingRegularizer(damping=damping)
     for until in (0.0, 1.5, math.nan):
         with pytest.raises(ValueError, match="`until` must be a share of the training in \\(0, 1\\]"):
             FoldingRegularizer(until=until)

@@ -10,9 +10,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-DAMPING = 8.0
-"""Steps that each unit lends to a walk's length, times the temperature."""
-
 BLUR = 8.0
 """Temperature of the soft maximum in units (bits), times that of the bits."""
 
@@ -48,19 +45,20 @@ def soft_bits(layers: Iterable[tuple[tuple[float, ...], Tensor]], temperature: f
     return torch.sigmoid(torch.cat(scaled, dim=1) / temperature)
 
 
-def soft_folding(bits: Tensor, temperature: float) -> Tensor:
-    """The folding of walks through soft bits: ``(r2 - r1) / (r2 + 8 t N)``.
+def soft_folding(bits: Tensor, temperature: float, damping: float = 8.0) -> Tensor:
+    """The folding of walks through soft bits: ``(r2 - r1) / (r2 + D t N)``, with a damping ``D``.
 
     With distances ``d(p, q) = sum |p - q|`` over units, ``r2`` is the sum of those from each point to the next, and ``r1`` the mean
     of those from the first point to each, weighted by ``softmax(d / (8 t))``, so never above ``r2``. As the temperature ``t``
     tends to 0, and soft bits to bits, it tends to chi of the same points (`space_folding` of `Walks.from_codes`).
 
-    The damping ``8 t N`` (this project's finding) makes it move the exact measure without harm. Undamped, a quotient also grows where
-    ``r1`` shrinks, which makes classes share their codes and costs accuracy; damped, it grows by walks that turn back more often.
+    The damping (this project's finding) makes it move the exact measure without harm. Undamped, the quotient also grows where ``r1``
+    shrinks, so that classes come to share their codes, which costs accuracy; damped, it grows by walks that turn back more often.
 
     Args:
         bits: (S, T, N), S walks of T points, T at least 2, through N units, in [0, 1].
         temperature: ``t``, that of the bits.
+        damping: ``D``, at least 0.
 
     Returns:
         (S,), in [0, 1), without unit; 0 for a walk that stays where it is.
@@ -73,4 +71,4 @@ def soft_folding(bits: Tensor, temperature: float) -> Tensor:
     length = (bits[:, 1:] - bits[:, :-1]).abs().sum((1, 2))
     distance = (bits[:, 1:] - bits[:, :1]).abs().sum(2)
     farthest = (torch.softmax(distance / (BLUR * temperature), dim=1) * distance).sum(1)
-    return (length - farthest) / (length + DAMPING * temperature * bits.shape[2])
+    return (length - farthest) / (length + damping * temperature * bits.shape[2] + torch.finfo(bits.dtype).eps)

@@ -52,6 +52,8 @@ class FoldingRegularizer(nn.Module):
         num_segments: S, segments in a batch; few are enough, for each step draws others.
         num_points: T, equidistant points on each, its ends among them; at least 3, for 2 cannot turn back.
         temperature: t, of soft bits in spreads of their layer, and of what else `soft_folding` softens. Above 0.
+        damping: How much longer walks are taken to be, in `soft_folding`, so that it pays to turn back rather than to stay near; 0
+            is known to cost accuracy.
         between: Segments go between inputs of different "classes", of the "same" class, or "any". Without labels, any.
         layers: Whose bits count: a layer's name, a glob pattern or several of them; None counts every activation.
         seed: Of the choice of segments.
@@ -88,6 +90,7 @@ class FoldingRegularizer(nn.Module):
         num_segments: int = 8,
         num_points: int = 8,
         temperature: float = 0.125,
+        damping: float = 8.0,
         between: Between = "classes",
         layers: str | list[str] | None = None,
         seed: int = 0,
@@ -97,6 +100,8 @@ class FoldingRegularizer(nn.Module):
             raise ValueError(f"`weight` must be a finite number, got {weight!r}.")
         if not _is_number(temperature) or temperature <= 0:
             raise ValueError(f"`temperature` must be a finite number above 0, got {temperature!r}.")
+        if not _is_number(damping) or damping < 0:
+            raise ValueError(f"`damping` must be a finite number of at least 0, got {damping!r}.")
         if not _is_number(until) or not 0 < until <= 1:
             raise ValueError(
                 f"`until` must be a share of the training in (0, 1], got {until!r}: an epoch goes to `until_epoch`."
@@ -121,6 +126,7 @@ class FoldingRegularizer(nn.Module):
         self.num_segments = num_segments
         self.num_points = num_points
         self.temperature = float(temperature)
+        self.damping = float(damping)
         self.between: Between = between
         self.layers = layers
         self.seed = seed
@@ -170,7 +176,7 @@ class FoldingRegularizer(nn.Module):
         points = self._points(inputs, labels)
         layers = pre_activations(model, self._look_at(model, inputs, forward), points, forward)
         bits = soft_bits(layers, self.temperature).unflatten(0, (self.num_segments, self.num_points))
-        chi = soft_folding(bits, self.temperature).mean()
+        chi = soft_folding(bits, self.temperature, self.damping).mean()
         self.soft_chi = chi.detach()
         return weight * (1 - chi)
 
