@@ -6,6 +6,7 @@ Trains the same networks from the same seeds with different arguments of `Foldin
 data that nothing was chosen by: exact chi over segments between classes, Phi_N, distinct codes, accuracies. The last images of the
 training data are kept apart for validation. `--compare` takes one of
 
+    default     none, and the default
     weights     none, several, and a minus weight
     schedules   early, constant, late, and until a quarter of the training
     surrogates  the soft maximum's, the bits' and the damping's part; segments; layers
@@ -50,6 +51,7 @@ NONE: dict[str, Any] = {"weight": 0.0}
 LATE = {"schedule": lambda progress: (1 - math.cos(math.pi * progress)) / 2}
 
 COMPARISONS: dict[str, dict[str, dict[str, Any]]] = {
+    "default": {"none": NONE, "default": {}},
     "weights": {
         "none": NONE,
         "0.3": {"weight": 0.3},

@@ -205,7 +205,7 @@ def test_the_benchmark_of_codes_agrees_with_torch_unique() -> None:
     assert "100,000 codes of 512 bits in batches: 1,000 distinct" in done.stdout
 
 
-@pytest.mark.parametrize("compare", ["weights", "schedules", "surrogates"])
+@pytest.mark.parametrize("compare", ["default", "weights", "schedules", "surrogates"])
 def test_the_study_of_the_regularizer_prints_a_table_and_draws(tmp_path: Path, compare: str) -> None:
     picture = tmp_path / "study.png"
     small = ("--seeds", "1", "--epochs", "2", "--images", "100", "--depth", "3", "--width", "8", "--per-pair", "1")
