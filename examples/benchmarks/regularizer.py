@@ -2,8 +2,9 @@
 
     python examples/benchmarks/regularizer.py [--data-dir FOLDER] [--pairs 15]
 
-Each ratio is the median over pairs of neighbouring runs on the same batches; machines are shared and noisy. "By hand" is a bare loop,
-which has the smallest denominator; "flag" is a Trainer with `FoldingMonitor(regularize=True)` over one with False.
+Each ratio, of processor seconds, is the median over pairs of neighbouring runs on the same batches, with its quartiles; machines are
+shared and noisy. "By hand" is a bare loop, which has the smallest denominator; "flag" is a Trainer with `FoldingMonitor(regularize=True)`
+over one with False.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ BATCH = 128
 
 
 def by_hand(net: nn.Module, images: Tensor, labels: Tensor, regularizer: FoldingRegularizer | None) -> float:
-    """Seconds of one epoch."""
+    """Processor seconds of one epoch."""
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
-    begin = time.perf_counter()
+    begin = time.process_time()
     for step, rows in enumerate(torch.arange(len(images)).split(BATCH)):
         loss = F.cross_entropy(net(images[rows]), labels[rows])
         if regularizer is not None and step % regularizer.every_n_steps == 0:
@@ -47,20 +48,20 @@ def by_hand(net: nn.Module, images: Tensor, labels: Tensor, regularizer: Folding
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return time.perf_counter() - begin
+    return time.process_time() - begin
 
 
 def in_a_trainer(net: nn.Module, images: Tensor, labels: Tensor, regularize: bool) -> float:
-    """Seconds of two epochs, with everything else that a Trainer and the monitor do."""
+    """Processor seconds of two epochs, with everything else that a Trainer and the monitor do."""
     monitor = FoldingMonitor(
         regularize=regularize, every_n_epochs=10**6, measure_at_start=False, num_segments=1, num_inputs=2, figures=False
     )
     quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "enable_model_summary": False}
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(max_epochs=2, callbacks=[monitor], accelerator="cpu", default_root_dir=folder, **quiet)
-        begin = time.perf_counter()
+        begin = time.process_time()
         trainer.fit(Classifier(net), DataLoader(TensorDataset(images, labels), batch_size=BATCH))
-        return time.perf_counter() - begin
+        return time.process_time() - begin
 
 
 def ratio(run: Callable[[bool], float], pairs: int) -> str:

@@ -52,8 +52,8 @@ def soft_folding(bits: Tensor, temperature: float, damping: float = 8.0) -> Tens
     of those from the first point to each, weighted by ``softmax(d / (8 t))``, so never above ``r2``. As the temperature ``t``
     tends to 0, and soft bits to bits, it tends to chi of the same points (`space_folding` of `Walks.from_codes`).
 
-    The damping (this project's finding) makes it move the exact measure without harm. Undamped, the quotient also grows where ``r1``
-    shrinks, so that classes come to share their codes, which costs accuracy; damped, it grows by walks that turn back more often.
+    The damping (this project's finding) makes it move the exact measure without harm. Undamped, the quotient rewards a small ``r1``,
+    codes that classes share, as well as a large ``r2``, and accuracy falls; damped, it grows mostly by walks that turn back.
 
     Args:
         bits: (S, T, N), S walks of T points, T at least 2, through N units, in [0, 1].
