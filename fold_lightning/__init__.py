@@ -8,6 +8,7 @@ from fold_lightning.folding import folding_profile, global_folding, space_foldin
 from fold_lightning.metrics import DistinctCodes, GlobalFolding, SpaceFolding
 from fold_lightning.region_graph import RegionGraph, region_graph
 from fold_lightning.regions import ActivationRegions, activation_regions
+from fold_lightning.regularizer import FoldingRegularizer
 from fold_lightning.shapes import RegionShape, region_shapes
 from fold_lightning.walks import Walks, segment_walks
 
@@ -16,6 +17,7 @@ __all__ = [
     "ActivationRegions",
     "DistinctCodes",
     "FoldingMonitor",
+    "FoldingRegularizer",
     "GlobalFolding",
     "RegionGraph",
     "RegionShape",

@@ -33,6 +33,9 @@ DISTINCT_CORRECT = "codes/distinct_correct"
 DISTINCT_FRACTION = "codes/distinct_fraction"
 DISTINCT_LAYER = "codes/layer/"
 EMBEDDING = "codes"
+REGULARIZER_TERM = "regularizer/term"
+REGULARIZER_WEIGHT = "regularizer/weight"
+SOFT_CHI = "regularizer/soft_chi"
 
 LAYOUT = {
     "folding": {
@@ -45,6 +48,10 @@ LAYOUT = {
         "distinct codes": ["Multiline", [f"{DISTINCT}$", DISTINCT_CORRECT]],
         "distinct codes of each layer": ["Multiline", [f"{DISTINCT_LAYER}.*"]],
         "distinct codes per input": ["Multiline", [DISTINCT_FRACTION]],
+    },
+    "regularizer": {
+        "soft chi": ["Multiline", [SOFT_CHI]],
+        "term and weight": ["Multiline", [REGULARIZER_TERM, REGULARIZER_WEIGHT]],
     },
 }
 """What TensorBoard's custom scalars show side by side; it takes tags as regular expressions that may match a part."""

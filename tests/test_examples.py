@@ -230,3 +230,53 @@ def test_the_benchmark_of_faces_agrees_with_one_linear_program_a_row() -> None:
     done = run(str(EXAMPLES / "benchmarks" / "faces.py"), *small)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("one linear program a row") == len(re.findall("; 0 of .* units differ", done.stdout)) == 7
+
+
+@pytest.mark.parametrize("compare", ["default", "weights", "schedules", "surrogates"])
+def test_the_study_of_the_regularizer_prints_a_table_and_draws(tmp_path: Path, compare: str) -> None:
+    picture = tmp_path / "study.png"
+    small = ("--seeds", "1", "--epochs", "2", "--images", "100", "--depth", "3", "--width", "8", "--per-pair", "1")
+    done = run(str(EXAMPLES / "regularizer_study.py"), "--compare", compare, "--out", str(picture), *small)
+    assert done.returncode == 0 and picture.stat().st_size > 5000, done.stderr
+    for words in ("exact chi", "Phi_N", "test accuracy", "none", "100 images", "90 test segments"):
+        assert words in done.stdout
+
+
+def test_the_study_keeps_validation_and_test_data_apart_from_what_it_trains_on() -> None:
+    from regularizer_study import split
+
+    train = torch.arange(100.0)[:, None], torch.arange(100)
+    parts = split(train, (train[0] + 1000, train[1] + 1000), None)
+    assert [len(labels) for _, labels in parts.values()] == [80, 20, 100]
+    assert len(torch.cat([labels for _, labels in parts.values()]).unique()) == 200
+    assert len(split(train, train, 30)["train"][1]) == 30
+
+
+def test_the_studys_weight_0_is_no_regularizer_and_its_halves_are_layers() -> None:
+    from models import build
+    from regularizer_study import NONE, _half, fit
+
+    images, labels = torch.rand(40, 64), torch.arange(40) % 10
+    nets = []
+    for options in (NONE, {"weight": 0.5, "every_n_steps": 1}):
+        torch.manual_seed(0)
+        net = build("mlp", "relu", 8, 3, 8)
+        assert fit(net, (images, labels), options, seed=0, epochs=2, batch_size=20) > 0
+        nets.append(net)
+    torch.manual_seed(0)
+    plain = build("mlp", "relu", 8, 3, 8)
+    optimizer = torch.optim.Adam(plain.parameters(), 1e-3)
+    for _ in range(2):
+        for rows in torch.randperm(40).split(20):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(plain(images[rows]), labels[rows]).backward()
+            optimizer.step()
+    assert torch.equal(nets[0][0].weight, plain[0].weight) and not torch.equal(nets[1][0].weight, plain[0].weight)
+    assert _half(plain, images, {"layers": "first"})["layers"] == ["1", "3"]
+    assert _half(plain, images, {"layers": "last"})["layers"] == ["5"]
+
+
+def test_the_benchmark_of_the_regularizer_prints_its_ratios() -> None:
+    done = run(str(EXAMPLES / "benchmarks" / "regularizer.py"), "--images", "256", "--pairs", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("by hand, every 1 steps: ") == 3 and done.stdout.count("flag: ") == 3

@@ -20,6 +20,7 @@ ORDER = [
     "region_graph",
     "figures",
     "metrics",
+    "regularizer",
     "probes",
     "summaries",
     "callbacks",

@@ -27,7 +27,13 @@ CAST_TO = {"double": torch.float64, "float": torch.float32, "half": torch.float1
 
 
 class BorrowedModel:
-    """A model in evaluation mode, in float64, for as long as :func:`borrow` lends it."""
+    """A model in evaluation mode, in float64, for as long as :func:`borrow` lends it.
+
+    Attributes:
+        in_float64: Whether all dtypes read as float64, and casts between floating ones do nothing.
+    """
+
+    in_float64 = True
 
     def __init__(self, model: nn.Module, forward: Forward, device: torch.device) -> None:
         self.device = device
@@ -107,7 +113,7 @@ def borrow(model: nn.Module, inputs: Tensor, forward: Forward = None) -> Iterato
     try:
         for module in modules:
             module.training = False
-        with preserved_random_state(), torch.inference_mode(False), torch.no_grad(), _eager():
+        with preserved_random_state(), torch.inference_mode(False), torch.no_grad(), eager():
             yield BorrowedModel(model, forward, _float64_device(inputs.device))
     finally:
         for snapshot in before:
@@ -192,7 +198,7 @@ def _float64_device(device: torch.device) -> torch.device:
 
 
 @contextmanager
-def _eager() -> Iterator[None]:
+def eager() -> Iterator[None]:
     """Compiled submodules and functions run uncompiled: a compiled graph calls no torch function that a mode could see."""
     if "torch._dynamo" not in sys.modules:  # nothing can have been compiled
         yield

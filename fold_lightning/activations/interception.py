@@ -92,7 +92,7 @@ class Interception(TorchFunctionMode):
         """A module has returned; before it so many activations and unknown operations had been met."""
 
     def run(self, inputs: Tensor) -> Any:
-        """Passes the inputs, float64 (B, ...), through the model until it ends or an override raises `PassEnded`.
+        """Passes the inputs (B, ...), float64 where the model is, through the model until it ends or an override raises `PassEnded`.
 
         Returns:
             What the model returns; None if the pass was ended.
@@ -127,12 +127,12 @@ class Interception(TorchFunctionMode):
         name = operation_name(func)
         if name in QUERIES or (name == "type" and len(args) == 1 and not kwargs):
             return func(*args, **kwargs)
-        if name == "dtype":
+        if name == "dtype" and self._borrowed.in_float64:
             return torch.float64 if args[0].is_floating_point() else args[0].dtype
         if not args and isinstance(kwargs.get("input"), Tensor):
             args, kwargs = (kwargs["input"],), {key: value for key, value in kwargs.items() if key != "input"}
         args, kwargs = map_tensors(self._borrowed.float64, (args, kwargs))
-        if name in CASTS and args and _stays_float64(args, kwargs):
+        if name in CASTS and args and self._borrowed.in_float64 and _stays_float64(args, kwargs):
             if not self._borrowed.copies(name, args, kwargs):
                 return args[0]
             name, func, args, kwargs = "clone", Tensor.clone, args[:1], {}

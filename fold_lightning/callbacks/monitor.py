@@ -18,8 +18,10 @@ from fold_lightning import figures as drawing
 from fold_lightning import summaries
 from fold_lightning.activations.borrowing import preserved_random_state
 from fold_lightning.callbacks.measurement import CodeCounts, Measurement
+from fold_lightning.callbacks.regularization import Regularization, as_regularizer
 from fold_lightning.metrics import GlobalFolding
 from fold_lightning.probes import Pool, ProbeSource, Segments, draw_segments, split_batch, user_probes
+from fold_lightning.regularizer import FoldingRegularizer
 
 DEFAULT_INPUTS = 1000
 """Inputs looked at where all that pass are counted."""
@@ -47,7 +49,7 @@ class FoldingMonitor(Callback):
     there is no validation, and once before training, at step 0. Values go through `self.log`, so `ModelCheckpoint` and
     `EarlyStopping` can use them; epochs without a measurement, or with one that failed, keep the last, and an epoch that has none
     yet is measured. The model, its gradients and all random states stay as they were: training with the monitor is
-    bit-identical. A measurement that fails during training is skipped with one warning.
+    bit-identical, unless `regularize=` asks for more folding. A measurement that fails during training is skipped with one warning.
 
     Labels are classes if they are integers or booleans (B,) or (B, 1), zeros and ones of any type, or one-hot (B, C); a negative one
     says that its input has none. Inputs of a stream that can't be read by index are those that pass first, and there is a
@@ -69,6 +71,8 @@ class FoldingMonitor(Callback):
       by those of a layer; ``codes/distinct_fraction`` in (0, 1]: the same for each input.
     - ``codes/distinct_correct``: the same of the inputs that are classified correctly; absent without labels, and where the
       model's output is no logits for them (the largest of as many as there are classes, or the sign of one).
+    - with `regularize=`, from steps that have a term, of the first process: ``regularizer/term``, ``regularizer/weight`` and, in
+      [0, 1), ``regularizer/soft_chi`` (`FoldingRegularizer`).
     - to TensorBoard only: the histogram ``folding/chi_histogram``; with matplotlib the figures ``folding/walk`` of the segment that
       folds most and ``folding/phi_matrix`` of the pairs of classes; and, when training ends, the codes as an embedding.
 
@@ -91,6 +95,8 @@ class FoldingMonitor(Callback):
         forward: How to call the model on inputs: the name of one of its methods or submodules, or a callable of
             (model, inputs); None calls the LightningModule itself.
         figures: Whether to draw; None draws where matplotlib is installed.
+        regularize: Whether to push the network to fold: True adds the term of a `FoldingRegularizer` to the loss, a number is its
+            weight (below 0 it discourages folding), and one of your own has your own arguments. Training is another one then.
 
     Raises:
         ValueError: If a number is out of range.
@@ -124,6 +130,7 @@ class FoldingMonitor(Callback):
         batch_to_inputs: Callable[[Any], Any] | None = None,
         forward: str | Callable[..., Any] | None = None,
         figures: bool | None = None,
+        regularize: bool | float | FoldingRegularizer = False,
     ) -> None:
         super().__init__()
         whole = {"every_n_epochs": every_n_epochs, "num_segments": num_segments}
@@ -156,6 +163,10 @@ class FoldingMonitor(Callback):
         self.batch_to_inputs = batch_to_inputs
         self.forward = forward
         self.figures = drawing.is_available() if figures is None else figures
+        self.regularizer = as_regularizer(regularize, layers, seed)
+        self._regularization = None
+        if self.regularizer is not None:
+            self._regularization = Regularization(self.regularizer, batch_to_inputs, forward)
         self._forget()
         if probes is not None:
             with preserved_random_state():
@@ -170,6 +181,18 @@ class FoldingMonitor(Callback):
                 "such as `TensorBoardLogger('logs')`; or take the callback away."
             )
         self._forget()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._regularization is not None:
+            self._regularization.start(trainer, pl_module)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._regularization is not None:
+            self._regularization.stop(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._regularization is not None:
+            self._regularization.stop(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._counts_all and not _validates(trainer):

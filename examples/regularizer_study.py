@@ -1,0 +1,249 @@
+"""With and without the folding regularizer: does the exact folding rise, and what becomes of accuracy?
+
+    python examples/regularizer_study.py [--data-dir FOLDER] [--images 1000] [--seeds 3] [--compare weights] [--out study.png]
+
+Trains the same networks from the same seeds with different arguments of `FoldingRegularizer`, and measures what came out on test
+data that nothing was chosen by: exact chi over segments between classes, Phi_N, distinct codes, accuracies. The last images of the
+training data are kept apart for validation. `--compare` takes one of
+
+    default     none, and the default
+    weights     none, several, and a minus weight
+    schedules   early, constant, late, and until a quarter of the training
+    surrogates  the soft maximum's, the bits' and the damping's part; segments; layers
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from code_space import spread
+from digits import positive
+from idx import load_images
+from models import ACTIVATIONS, MODELS, build
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fold_lightning import (
+    DistinctCodes,
+    FoldingRegularizer,
+    activation_codes,
+    global_folding,
+    segment_walks,
+    space_folding,
+    walk_length,
+    walk_range,
+)
+
+Split = tuple[Tensor, Tensor]
+
+NONE: dict[str, Any] = {"weight": 0.0}
+
+LATE = {"schedule": lambda progress: (1 - math.cos(math.pi * progress)) / 2}
+
+COMPARISONS: dict[str, dict[str, dict[str, Any]]] = {
+    "default": {"none": NONE, "default": {}},
+    "weights": {
+        "none": NONE,
+        "0.3": {"weight": 0.3},
+        "default (1)": {},
+        "3": {"weight": 3.0},
+        "-1": {"weight": -1.0},
+    },
+    "schedules": {
+        "none": NONE,
+        "early (default)": {},
+        "first quarter": {"until": 0.25},
+        "constant": {"schedule": "constant"},
+        "late": LATE,
+    },
+    "surrogates": {
+        "none": NONE,
+        "default": {},
+        "undamped, weight 0.1": {"weight": 0.1, "damping": 0.0},
+        "temperature 0.5, damping 2": {"temperature": 0.5, "damping": 2.0},
+        "temperature 0.03, damping 32": {"temperature": 0.03, "damping": 32.0},
+        "any segments": {"between": "any"},
+        "within classes": {"between": "same"},
+        "first half of the layers": {"layers": "first"},
+        "last half of the layers": {"layers": "last"},
+        "5 points": {"num_points": 5},
+        "16 points": {"num_points": 16},
+        "every step": {"every_n_steps": 1},
+    },
+}
+
+SHOWN = {
+    "chi": "exact chi",
+    "phi": "Phi_N",
+    "range": "r1",
+    "length": "r2",
+    "codes": "distinct codes",
+    "train": "train accuracy",
+    "validation": "validation accuracy",
+    "test": "test accuracy",
+    "seconds": "seconds",
+}
+"""What is measured, and how the table calls it."""
+
+
+def fit(net: nn.Module, train: Split, options: dict[str, Any], seed: int, epochs: int, batch_size: int) -> float:
+    """Trains with the regularizer as `FoldingMonitor(regularize=...)` does, and says how many seconds that took."""
+    images, labels = train
+    regularizer = FoldingRegularizer(**{"seed": seed, **_half(net, images, options)})
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    num_steps, step = epochs * math.ceil(len(images) / batch_size), 0
+    begin = time.perf_counter()
+    for _ in range(epochs):
+        for rows in torch.randperm(len(images)).split(batch_size):
+            loss = F.cross_entropy(net(images[rows]), labels[rows])
+            if step % regularizer.every_n_steps == 0:
+                regularizer.progress = step / num_steps
+                loss = loss + regularizer.every_n_steps * regularizer(net, images[rows], labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            step += 1
+    return time.perf_counter() - begin
+
+
+def _half(net: nn.Module, images: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+    """Options whose layers are "first" or "last" with the names of that half of them."""
+    if options.get("layers") not in ("first", "last"):
+        return options
+    names = list(activation_codes(net, images[:2]).layers)
+    middle = (len(names) + 1) // 2
+    return {**options, "layers": names[:middle] if options["layers"] == "first" else names[middle:] or names[-1:]}
+
+
+def segments(test: Split, per_pair: int) -> tuple[Tensor, Tensor]:
+    """Indices (S,) of the test inputs between which the folding is measured, so many for each ordered pair of classes."""
+    labels, generator = test[1], torch.Generator().manual_seed(0)
+    members = {c: (labels == c).nonzero().flatten() for c in labels.unique().tolist()}
+    pairs = [(a, b) for a in members for b in members if a != b for _ in range(per_pair)]
+    sides = [
+        [members[c][torch.randint(len(members[c]), (), generator=generator)] for c in side] for side in zip(*pairs, strict=True)
+    ]
+    return torch.stack(sides[0]), torch.stack(sides[1])
+
+
+def measure(net: nn.Module, splits: dict[str, Split], start: Tensor, end: Tensor) -> dict[str, float]:
+    """What came out."""
+    net.eval()
+    images, labels = splits["test"]
+    walks = segment_walks(net, images[start], images[end])
+    chi = space_folding(walks)
+    codes = DistinctCodes()
+    codes.update(activation_codes(net, splits["train"][0]))
+    found = {
+        "chi": chi.mean().item(),
+        "phi": global_folding(chi, labels[start], labels[end], int(labels.max()) + 1)[0].item(),
+        "range": walk_range(walks).double().mean().item(),
+        "length": walk_length(walks).double().mean().item(),
+        "codes": codes.compute().item(),
+    }
+    with torch.no_grad():
+        accuracies = {name: (net(x).argmax(1) == y).double().mean().item() for name, (x, y) in splits.items()}
+    return found | accuracies
+
+
+def split(train: Split, test: Split, count: int | None) -> dict[str, Split]:
+    """Training data of so many images, a part of the rest, or a fifth of all, for validation, and test data."""
+    images, labels = train
+    held = min(5000, len(images) // 5)
+    count = min(count or len(images), len(images) - held)
+    return {
+        "train": (images[:count], labels[:count]),
+        "validation": (images[-held:], labels[-held:]),
+        "test": test,
+    }
+
+
+def table(results: dict[str, list[dict[str, float]]], title: str) -> Table:
+    """A row for each setting: means and standard deviations over seeds, and what became of chi from the same seed."""
+    drawn = Table("", *SHOWN.values(), "times the chi without, least", title=title)
+    plain = next(iter(results.values()))
+    for name, runs in results.items():
+        cells = [spread([run[key] for run in runs]) for key in SHOWN]
+        ratio = statistics_of_ratio(runs, plain)
+        drawn.add_row(name, *cells, ratio)
+    return drawn
+
+
+def statistics_of_ratio(runs: Sequence[dict[str, float]], plain: Sequence[dict[str, float]]) -> str:
+    """Mean chi over mean chi without, and the least ratio of one seed."""
+    mean = sum(run["chi"] for run in runs) / max(1e-12, sum(run["chi"] for run in plain))
+    least = min(run["chi"] / max(1e-12, without["chi"]) for run, without in zip(runs, plain, strict=True))
+    return f"{mean:.1f}, {least:.1f}"
+
+
+def draw(results: dict[str, list[dict[str, float]]], file: Path) -> None:
+    """Test accuracy against exact chi, a point for each training."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    for number, (name, runs) in enumerate(results.items()):
+        x, y = [run["chi"] for run in runs], [run["test"] for run in runs]
+        axis.scatter(x, y, s=18, alpha=0.6, color=f"C{number % 10}", marker="os^v"[number // 10 % 4], label=name)
+    axis.set_xlabel("exact chi between classes, test data")
+    axis.set_ylabel("test accuracy")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7)
+    figure.savefig(file, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, help="folder of MNIST's IDX files; scikit-learn's digits otherwise")
+    parser.add_argument("--compare", choices=COMPARISONS, default="weights")
+    parser.add_argument("--images", type=positive, help="training images; all that validation leaves without it")
+    parser.add_argument("--seeds", type=positive, default=3, help="trainings of each setting")
+    parser.add_argument("--epochs", type=positive, default=30)
+    parser.add_argument("--batch-size", type=positive, default=128)
+    parser.add_argument("--model", choices=MODELS, default="mlp")
+    parser.add_argument("--activation", choices=ACTIVATIONS, default="relu")
+    parser.add_argument("--depth", type=positive, default=6, help="hidden layers, or blocks")
+    parser.add_argument("--width", type=positive, default=64, help="units of each")
+    parser.add_argument("--per-pair", type=positive, default=2, help="test segments for each ordered pair of classes")
+    parser.add_argument("--threads", type=positive, default=1, help="more do not help networks as small as these")
+    parser.add_argument("--out", type=Path, default=Path("regularizer_study.png"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    try:
+        splits = split(*load_images(arguments.data_dir), arguments.images)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"regularizer_study.py: {error}")
+    start, end = segments(splits["test"], arguments.per_pair)
+    settings = COMPARISONS[arguments.compare]
+    side = math.isqrt(splits["train"][0].shape[1])
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in settings}
+    plan = [(name, seed) for seed in range(arguments.seeds) for name in settings]
+    for name, seed in track(plan, "training"):
+        torch.manual_seed(seed)
+        net = build(arguments.model, arguments.activation, side, arguments.depth, arguments.width)
+        took = fit(net, splits["train"], settings[name], seed, arguments.epochs, arguments.batch_size)
+        results[name].append(measure(net, splits, start, end) | {"seconds": took})
+    count = len(splits["train"][0])
+    what = f"{arguments.model}, {arguments.depth} x {arguments.width}, {arguments.activation}"
+    title = f"{what}: {count:,} images, {arguments.epochs} epochs, {arguments.seeds} seeds, {len(start)} test segments"
+    Console(width=None if sys.stdout.isatty() else 220).print(table(results, title))
+    try:
+        draw(results, arguments.out)
+    except ModuleNotFoundError:
+        print("The figure needs matplotlib: pip install 'fold-lightning[figures]'.")
+    else:
+        print(f"See {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

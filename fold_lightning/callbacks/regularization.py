@@ -1,0 +1,198 @@
+"""The regularizer in a Trainer: its term is added to the loss of any LightningModule with automatic optimization."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
+
+from fold_lightning import summaries
+from fold_lightning.probes import split_batch
+from fold_lightning.regularizer import FoldingRegularizer
+
+BY_HAND = (
+    "Or call the regularizer by hand: `regularizer = FoldingRegularizer()` in `__init__`, and in `training_step` "
+    "`loss = loss + regularizer(self, inputs, labels)`."
+)
+
+BATCHES_OF_A_STEP = 2**10
+"""Batches that may make up one optimizer step before its segments repeat those of the next."""
+
+
+def as_regularizer(regularize: Any, layers: str | list[str] | None, seed: int) -> FoldingRegularizer | None:
+    """What `FoldingMonitor(regularize=...)` stands for: none, the default one, one of that weight, or itself.
+
+    Raises:
+        TypeError: If it is none of these.
+    """
+    if isinstance(regularize, FoldingRegularizer):
+        return regularize
+    if regularize is True:
+        return FoldingRegularizer(layers=layers, seed=seed)
+    if isinstance(regularize, (int, float)) and not isinstance(regularize, bool):
+        return FoldingRegularizer(regularize, layers=layers, seed=seed)
+    if regularize is not False:
+        raise TypeError(f"`regularize` must be a bool, a weight, or a `FoldingRegularizer`, got {regularize!r}.")
+    return None
+
+
+class Regularization:
+    """Wraps the `training_step` of a LightningModule as long as it is fitted, and adds the regularizer's term to what it returns.
+
+    The term counts as part of the loss: it is scaled, divided among accumulated batches, clipped and synchronised as that is. It
+    comes in every n-th optimizer step, n-fold, in all batches of that step. Which segments are drawn follows from the step, so a
+    run that goes on from a checkpoint draws what it would have drawn.
+
+    Args:
+        regularizer: Whose term.
+        batch_to_inputs: As of `FoldingMonitor`.
+        forward: As of `FoldingMonitor`.
+    """
+
+    def __init__(
+        self,
+        regularizer: FoldingRegularizer,
+        batch_to_inputs: Callable[[Any], Any] | None,
+        forward: str | Callable[..., Any] | None,
+    ) -> None:
+        self.regularizer = regularizer
+        self._batch_to_inputs, self._forward = batch_to_inputs, forward
+        self._given: dict[str, Any] | None = None  # what the module's own attributes held of a `training_step`
+        self._steps: Steps | None = None
+        self._scalars: dict[str, Any] = {}
+        self._logged_in = -1
+        self._has_warned = False
+
+    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wraps.
+
+        Raises:
+            MisconfigurationException: For manual optimization, and for a module that another monitor regularizes.
+        """
+        if not pl_module.automatic_optimization:
+            raise MisconfigurationException(
+                "`regularize=` adds a term to the loss that `training_step` returns, but this module optimizes manually. "
+                f"Turn `automatic_optimization` on. {BY_HAND}"
+            )
+        original = pl_module.training_step
+        if getattr(original, "adds_folding_term", False):
+            raise MisconfigurationException(
+                "Two callbacks regularize this module: set `regularize=` of one FoldingMonitor only."
+            )
+        self._steps = None
+        self._scalars, self._logged_in, self._has_warned = {}, -1, False
+
+        @functools.wraps(original)
+        def training_step(*args: Any, **kwargs: Any) -> Any:
+            batch = args[0] if args else next(iter(kwargs.values()), None)
+            if self._steps is None:
+                self._steps = self._first_look(trainer, pl_module, batch)
+            return self._with_term(self._steps, trainer, pl_module, batch, original(*args, **kwargs))
+
+        training_step.adds_folding_term = True  # type: ignore[attr-defined]
+        self._given = {name: value for name, value in vars(pl_module).items() if name == "training_step"}
+        pl_module.training_step = training_step  # type: ignore[method-assign]
+
+    def stop(self, pl_module: LightningModule) -> None:
+        """Gives the module's own `training_step` back; does nothing if it has it."""
+        if self._given is not None:
+            vars(pl_module).pop("training_step", None)
+            vars(pl_module).update(self._given)
+        self._given = None
+
+    def _first_look(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Steps:
+        """Refuses, before anything is trained, what can't be regularized."""
+        steps = Steps(trainer, self.regularizer)
+        try:
+            inputs, labels = split_batch(batch, self._batch_to_inputs)
+            self.regularizer.check(pl_module, inputs, labels, forward=self._forward)
+        except (TypeError, ValueError) as error:
+            raise MisconfigurationException(f"`regularize=` can't use the first batch. {error} {BY_HAND}") from error
+        return steps
+
+    def _with_term(self, steps: Steps, trainer: Trainer, pl_module: LightningModule, batch: Any, output: Any) -> Any:
+        batch_of_step = steps.next_batch(trainer.global_step)
+        if output is None:
+            return None
+        is_due = trainer.global_step % self.regularizer.every_n_steps == 0
+        if is_due:
+            self.regularizer.progress = steps.progress(trainer)
+            self.regularizer.draws = trainer.global_step * BATCHES_OF_A_STEP + batch_of_step
+            output = self._add_term(pl_module, batch, output)
+        if is_due or trainer.current_epoch != self._logged_in:  # Lightning forgets what was logged when an epoch ends
+            self._logged_in = trainer.current_epoch
+            pl_module.log_dict(self._scalars, on_step=True, on_epoch=False, batch_size=1)
+        return output
+
+    def _add_term(self, pl_module: LightningModule, batch: Any, output: Any) -> Any:
+        weight = self.regularizer.current_weight
+        self._scalars[summaries.REGULARIZER_WEIGHT] = weight
+        if not weight:
+            self._scalars = {summaries.REGULARIZER_WEIGHT: weight, summaries.REGULARIZER_TERM: 0.0}
+            return output
+        inputs, labels = split_batch(batch, self._batch_to_inputs)
+        term = self.regularizer(pl_module, inputs, labels, forward=self._forward)
+        if not bool(term.isfinite()):
+            self._skip()
+            return output
+        self._scalars |= {summaries.REGULARIZER_TERM: term.detach(), summaries.SOFT_CHI: self.regularizer.soft_chi}
+        return _add(output, self.regularizer.every_n_steps * term)
+
+    def _skip(self) -> None:
+        self.regularizer.num_skipped += 1
+        if not self._has_warned:
+            rank_zero_warn(
+                "The folding regularizer's term is not finite in this step, so it is left out (training goes on; said once, "
+                "`num_skipped` of the regularizer counts)."
+            )
+        self._has_warned = True
+
+
+class Steps:
+    """How far a training has come.
+
+    Args:
+        trainer: That trains.
+        regularizer: Whose schedule has an end.
+
+    Raises:
+        MisconfigurationException: If the schedule ends with the training, and that has no end that could be known.
+    """
+
+    def __init__(self, trainer: Trainer, regularizer: FoldingRegularizer) -> None:
+        self._until_epoch = regularizer.until_epoch
+        self._all = trainer.estimated_stepping_batches if self._until_epoch is None else math.inf
+        endless = regularizer.schedule == "constant" and regularizer.until == 1
+        if self._until_epoch is None and math.isinf(self._all) and not endless:
+            raise MisconfigurationException(
+                "The schedule of `regularize=` ends with the training, but this one has neither `max_epochs` nor `max_steps`. Give "
+                "the Trainer one of them, or `regularize=FoldingRegularizer(until_epoch=...)`, or `schedule='constant'`."
+            )
+        self._step, self._batches = -1, 0
+
+    def next_batch(self, step: int) -> int:
+        """The number of the batch among those of this optimizer step."""
+        self._batches = self._batches + 1 if step == self._step else 0
+        self._step = step
+        return self._batches
+
+    def progress(self, trainer: Trainer) -> float:
+        """How much of the training has passed, or of the way to the epoch at which the schedule ends."""
+        if self._until_epoch is not None:
+            return min(1.0, trainer.current_epoch / self._until_epoch)
+        return min(1.0, trainer.global_step / max(1.0, self._all))
+
+
+def _add(output: Any, term: Tensor) -> Any:
+    """What `training_step` returned, with the term added to its loss."""
+    if isinstance(output, Tensor):
+        return output + term
+    if isinstance(output, Mapping) and isinstance(output.get("loss"), Tensor):
+        return {**output, "loss": output["loss"] + term}
+    return output  # Lightning says what is wrong with it

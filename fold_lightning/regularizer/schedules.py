@@ -1,0 +1,48 @@
+"""Schedules: how strong the regularizer is, by how much of the training has passed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+Schedule = str | Callable[[float], float]
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: (1.0 + math.cos(math.pi * progress)) / 2,
+}
+"""By name: from progress in [0, 1) to a factor of the weight."""
+
+
+def check_schedule(schedule: Any) -> None:
+    """Refuses what is no schedule."""
+    if not callable(schedule) and schedule not in SCHEDULES:
+        raise ValueError(
+            f"`schedule` must be one of {', '.join(map(repr, SCHEDULES))}, or a function of the progress in [0, 1] that returns a "
+            f"factor of the weight, got {schedule!r}."
+        )
+
+
+def strength(schedule: Schedule, progress: float, until: float) -> float:
+    """The factor of the weight at some progress, in [0, 1]; a named schedule has run down, and is 0, from `until` on.
+
+    A schedule of the user's own gets the progress as it is, and says itself when it ends.
+
+    Raises:
+        ValueError: If a schedule of the user's own returns no finite number.
+
+    Example:
+        >>> [strength("cosine", progress, until=0.5) for progress in (0.0, 0.25, 0.5, 0.75)]
+        [1.0, 0.5, 0.0, 0.0]
+        >>> strength("constant", 1.0, until=1.0), strength(lambda progress: 2 * progress, 0.75, until=0.5)
+        (1.0, 1.5)
+    """
+    if isinstance(schedule, str):
+        past = progress >= until and until < 1.0  # a constant one that has no end has none at the last step either
+        return 0.0 if past else SCHEDULES[schedule](min(progress / until, 1.0))
+    factor = float(schedule(progress))
+    if not math.isfinite(factor):
+        raise ValueError(f"`schedule` must return a finite number, got {factor} at progress {progress:g}.")
+    return factor

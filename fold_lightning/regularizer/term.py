@@ -1,0 +1,241 @@
+"""The regularizer: a term for the loss that rewards folding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, get_args
+from weakref import ref
+
+import torch
+from torch import Tensor, nn
+
+from fold_lightning.activations.architecture import Architecture
+from fold_lightning.activations.gradients import look_at, pre_activations
+from fold_lightning.regularizer.pairs import Between, draw_pairs
+from fold_lightning.regularizer.schedules import Schedule, check_schedule, strength
+from fold_lightning.regularizer.soft import soft_bits, soft_folding
+
+Known = tuple[ref[nn.Module], Any, Architecture]
+
+
+class FoldingRegularizer(nn.Module):
+    """A term for the loss that rewards the folding of the network's input space, differentiable in its weights.
+
+    ``weight * schedule(progress) * (1 - soft chi)``, where soft chi is the mean `soft_folding` of random segments between inputs of
+    the batch, between different classes where labels are there. Chi itself is piecewise constant in the weights. "The Space
+    Between" (Lewandowski et al. 2025) outlines such a term, strongest early in training; the formula and its defaults are this
+    project's own, chosen by what they do to the exact chi after training.
+
+    One forward pass takes the points of all segments. It runs in evaluation mode, with gradients, in the model's dtype and autocast
+    context, up to the last layer that counts; modes, buffers (batch norm's statistics) and random states are as before.
+    Segments are drawn by a generator of its own from `seed` and the number of terms that were drawn before, which its `state_dict`
+    keeps with the progress; in evaluation mode (`regularizer.eval()`) the same ones come again. A weight of 0 makes no pass at all.
+
+    `FoldingMonitor(regularize=True)` does the following for any LightningModule with automatic optimization. By hand::
+
+        regularizer = FoldingRegularizer()
+        for step, (inputs, labels) in enumerate(batches):
+            regularizer.progress = step / num_steps
+            loss = cross_entropy(model(inputs), labels)
+            if step % regularizer.every_n_steps == 0:
+                loss = loss + regularizer.every_n_steps * regularizer(model, inputs, labels)
+
+    Args:
+        weight: Of the term; below 0 it discourages folding.
+        schedule: "cosine", "linear" (from the whole weight to none) or "constant"; or a function of the progress in [0, 1] that
+            returns a factor of the weight.
+        until: The share of the training after which a named schedule is 0, in (0, 1].
+        until_epoch: The epoch at which the schedule ends instead; needs `FoldingMonitor`, which knows the epochs.
+        every_n_steps: The flag adds the term of every n-th optimizer step only, n-fold, for that costs less and folds as well. It
+            changes nothing of a call.
+        num_segments: S, segments in a batch; few are enough, for each step draws others.
+        num_points: T, equidistant points on each, its ends among them; at least 3, for 2 cannot turn back.
+        temperature: t, of soft bits in spreads of their layer, and of what else `soft_folding` softens. Above 0.
+        damping: How much longer walks are taken to be, in `soft_folding`, so that it pays to turn back rather than to stay near; 0
+            is known to cost accuracy.
+        between: Segments go between inputs of different "classes", of the "same" class, or "any". Without labels, any.
+        layers: Whose bits count: a layer's name, a glob pattern or several of them; None counts every activation.
+        seed: Of the choice of segments.
+
+    Attributes:
+        progress: How much of the training has passed, in [0, 1]; drives the schedule. `FoldingMonitor` sets it, otherwise you.
+        draws: How many terms were drawn.
+        soft_chi: The soft chi of the last term, a tensor without gradient; None before the first.
+        num_skipped: How many terms `FoldingMonitor` left out because they were not finite.
+
+    Raises:
+        ValueError: If a number is out of range, or a name unknown.
+        TypeError: If `layers` is neither names nor patterns.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> regularizer = FoldingRegularizer(weight=0.5, schedule="constant")
+        >>> term = regularizer(model, torch.randn(6, 4), torch.tensor([0, 0, 0, 1, 1, 1]))
+        >>> term.backward()
+        >>> bool(term == 0.5 * (1 - regularizer.soft_chi)), model[0].weight.grad.shape
+        (True, torch.Size([8, 4]))
+    """
+
+    soft_chi: Tensor | None
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        *,
+        schedule: str | Callable[[float], float] = "cosine",
+        until: float = 1.0,
+        until_epoch: int | None = None,
+        every_n_steps: int = 8,
+        num_segments: int = 8,
+        num_points: int = 8,
+        temperature: float = 0.125,
+        damping: float = 8.0,
+        between: Between = "classes",
+        layers: str | list[str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not _is_number(weight):
+            raise ValueError(f"`weight` must be a finite number, got {weight!r}.")
+        if not _is_number(temperature) or temperature <= 0:
+            raise ValueError(f"`temperature` must be a finite number above 0, got {temperature!r}.")
+        if not _is_number(damping) or damping < 0:
+            raise ValueError(f"`damping` must be a finite number of at least 0, got {damping!r}.")
+        if not _is_number(until) or not 0 < until <= 1:
+            raise ValueError(
+                f"`until` must be a share of the training in (0, 1], got {until!r}: an epoch goes to `until_epoch`."
+            )
+        if until_epoch is not None and until != 1:
+            raise ValueError(f"`until={until!r}` and `until_epoch={until_epoch!r}` both say when the schedule ends: give one.")
+        whole = {"every_n_steps": (every_n_steps, 1), "num_segments": (num_segments, 1), "num_points": (num_points, 3)}
+        whole |= {"seed": (seed, 0)} | ({} if until_epoch is None else {"until_epoch": (until_epoch, 1)})
+        for name, (value, least) in whole.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}.")
+        if between not in get_args(Between):
+            raise ValueError(f"`between` must be one of {', '.join(map(repr, get_args(Between)))}, got {between!r}.")
+        if layers is not None and not isinstance(layers, (str, list, tuple)):
+            raise TypeError(f"`layers` must be names or glob patterns, got {layers!r}.")
+        check_schedule(schedule)
+        self.weight = float(weight)
+        self.schedule: Schedule = schedule
+        self.until = float(until)
+        self.until_epoch = until_epoch
+        self.every_n_steps = every_n_steps
+        self.num_segments = num_segments
+        self.num_points = num_points
+        self.temperature = float(temperature)
+        self.damping = float(damping)
+        self.between: Between = between
+        self.layers = layers
+        self.seed = seed
+        self.draws = 0
+        self.soft_chi = None
+        self.num_skipped = 0
+        self._progress = 0.0
+        self._known: Known | None = None
+
+    @property
+    def progress(self) -> float:
+        """How much of the training has passed, in [0, 1]."""
+        return self._progress
+
+    @progress.setter
+    def progress(self, value: float) -> None:
+        if not 0 <= value <= 1:  # NaN too
+            raise ValueError(f"`progress` must lie in [0, 1], got {value!r}: it is the share of the training that has passed.")
+        self._progress = float(value)
+
+    @property
+    def current_weight(self) -> float:
+        """The weight by the schedule at the present progress."""
+        return self.weight * strength(self.schedule, self.progress, self.until) if self.weight else 0.0
+
+    def forward(self, model: nn.Module, inputs: Tensor, labels: Tensor | None = None, *, forward: Any = None) -> Tensor:
+        """The term of a batch.
+
+        Args:
+            model: The network, wherever its activations are.
+            inputs: Floating-point inputs (B, ...), B at least 1, where the model is and in the dtype that it takes.
+            labels: Class labels, integers (B,), negative where an input has none; None if there are none.
+            forward: How to call the model: a callable of `(model, inputs)` or of `(inputs)`, or the name of a method or submodule.
+
+        Returns:
+            A tensor (), with gradients, finite where the pre-activations are; 0 where the present weight is.
+
+        Raises:
+            ValueError: For an empty batch, for labels of another shape, and what `activation_codes` raises at the first call with
+                a model.
+            TypeError: For inputs that are not a floating-point tensor, or labels that are not integers.
+        """
+        _check_batch(inputs, labels)
+        weight = self.current_weight
+        if weight == 0:
+            return torch.zeros((), device=inputs.device, requires_grad=True)
+        points = self._points(inputs, labels)
+        layers = pre_activations(model, self._look_at(model, inputs, forward), points, forward)
+        bits = soft_bits(layers, self.temperature).unflatten(0, (self.num_segments, self.num_points))
+        chi = soft_folding(bits, self.temperature, self.damping).mean()
+        self.soft_chi = chi.detach()
+        return weight * (1 - chi)
+
+    def check(self, model: nn.Module, inputs: Tensor, labels: Tensor | None = None, *, forward: Any = None) -> None:
+        """Raises what a call would raise of the model, whatever the weight; draws nothing."""
+        _check_batch(inputs, labels)
+        self._look_at(model, inputs, forward)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What `state_dict` keeps: how far it has come."""
+        return {"progress": self.progress, "draws": self.draws, "num_skipped": self.num_skipped}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self.progress, self.draws, self.num_skipped = state["progress"], state["draws"], state["num_skipped"]
+
+    def extra_repr(self) -> str:
+        """Its arguments that matter most."""
+        return f"weight={self.weight:g}, schedule={self.schedule!r}, temperature={self.temperature:g}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_known": None}  # copies look at their model anew
+
+    def _points(self, inputs: Tensor, labels: Tensor | None) -> Tensor:
+        """Equidistant points (S * T, ...) on segments that no other call has drawn."""
+        # A generator on the CPU sees the lowest 32 bits of its seed alone: seeds start far apart among them.
+        generator = torch.Generator().manual_seed((self.seed * 2_654_435_761 + self.draws) % 2**32)
+        self.draws += self.training
+        sides = draw_pairs(len(inputs), labels, self.num_segments, self.between, generator)
+        start, end = (inputs[side.to(inputs.device)].unsqueeze(1) for side in sides)
+        t = torch.linspace(0, 1, self.num_points, device=inputs.device, dtype=inputs.dtype)
+        return torch.lerp(start, end, t.view(-1, *[1] * (inputs.dim() - 1))).flatten(0, 1)
+
+    def _look_at(self, model: nn.Module, inputs: Tensor, forward: Any) -> Architecture:
+        """What the model is like, found out once."""
+        if self._known is None or self._known[0]() is not model or self._known[1] is not forward:
+            self._known = (ref(model), forward, look_at(model, inputs.detach(), self.layers, forward))
+        return self._known[2]
+
+
+def _check_batch(inputs: Any, labels: Any) -> None:
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+        got = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise TypeError(
+            f"`inputs` must be a floating-point tensor (B, ...), got {got}: segments need real-valued inputs. For token ids, embed "
+            "them first and pass `forward=` with the rest of the model."
+        )
+    if inputs.dim() < 1 or len(inputs) == 0:
+        raise ValueError(f"`inputs` must hold at least one input along its first dimension, got shape {tuple(inputs.shape)}.")
+    if labels is None:
+        return
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"`labels` must be a tensor of integer classes (B,), got {got}; pass None if there are no classes.")
+    if labels.shape != inputs.shape[:1]:
+        raise ValueError(
+            f"`labels` must have shape (B,), one class for each of {len(inputs)} inputs, got {tuple(labels.shape)}."
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
