@@ -18,7 +18,7 @@ from fold_lightning.activations.architecture import Architecture, inspect_model
 from fold_lightning.activations.borrowing import BorrowedModel, Forward, borrow
 from fold_lightning.activations.codes import check_inputs
 from fold_lightning.faces.crossings import ways_across
-from fold_lightning.faces.polytopes import FAR, Polytopes, dual_points, first_of_equals
+from fold_lightning.faces.polytopes import FAR, dual_points, thinned
 from fold_lightning.faces.rows import rows_of, ways_inside
 from fold_lightning.faces.supporting import faces_of
 from fold_lightning.regions import ActivationRegions
@@ -241,7 +241,7 @@ class _Search:
         regions, bits = self._at(points)
         rows = rows_of(regions)
         duals, frame = dual_points(rows, (self._start - points, self._far))
-        polytopes = Polytopes(duals, rows.index).keeping(first_of_equals(duals, rows.real))
+        polytopes = thinned(duals, rows)
         faces = faces_of(polytopes)
         self._counts.append(faces.sum(1))
         region, place = faces.nonzero(as_tuple=True)

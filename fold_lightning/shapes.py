@@ -8,9 +8,10 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from scipy.spatial import ConvexHull, Delaunay, QhullError
+from scipy.spatial import Delaunay
 from torch import Tensor
 
+from fold_lightning.faces.hulls import facets_of_hull
 from fold_lightning.faces.polytopes import dual_points, first_of_equals
 from fold_lightning.faces.programs import deepest_point
 from fold_lightning.faces.rows import Rows, rows_of
@@ -109,12 +110,12 @@ def _vertices(normals: Tensor, slacks: Tensor) -> tuple[Tensor, bool]:
     n, d = normals.shape
     if n == 0:
         return normals.new_empty(0, d), False
-    inside = deepest_point(normals, slacks)
+    inside = torch.zeros_like(normals[0]) if (slacks > 0).all() else deepest_point(normals, slacks)
     if inside is None:
         return normals.new_empty(0, d), True
     index = torch.arange(n, device=normals.device)[None]
     points, frame = dual_points(Rows(normals[None], (slacks - normals @ inside)[None], index))
-    facets = _facets(points[0].cpu().numpy())
+    facets = facets_of_hull(points[0].cpu().numpy())
     if facets is None:
         return normals.new_empty(0, d), False
     finite = facets[:, -1] < -FLAT
@@ -122,18 +123,6 @@ def _vertices(normals: Tensor, slacks: Tensor) -> tuple[Tensor, bool]:
     different = first_of_equals(duals[None], torch.ones(1, len(duals), dtype=torch.bool, device=normals.device))[0]
     steps = frame.steps(duals[None, different])[0] + frame.center[0]
     return steps + inside, bool(finite.all())
-
-
-def _facets(points: np.ndarray) -> np.ndarray | None:
-    """The facets (normal, offset) of the hull of 0 and some points, of offset 0 if they pass through 0; None if the hull is flat."""
-    hull = np.vstack([points, np.zeros(points.shape[1])])
-    if hull.shape[1] == 1:
-        return np.array([[1.0, -hull.max()], [-1.0, hull.min()]])
-    try:
-        facets: np.ndarray = ConvexHull(hull).equations
-    except QhullError:
-        return None
-    return facets
 
 
 def _simplex_volumes(vertices: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fold_lightning.faces.hulls import inside_hulls
 from fold_lightning.faces.rows import Rows, in_first_layer_coordinates, in_their_span, rows_of, taken, together, ways_inside
 from fold_lightning.regions import ActivationRegions
 
@@ -68,8 +69,13 @@ def ready_polytopes(regions: ActivationRegions) -> tuple[Tensor, Polytopes]:
     interior, steps = ways_inside(rows)
     rows = in_their_span(rows.moved(steps).keeping(rows.real & interior[:, None]))
     points, _ = dual_points(rows)
-    polytopes = Polytopes(points, rows.index).keeping(first_of_equals(points, rows.real))
-    return lone & interior[:, None], polytopes
+    return lone & interior[:, None], thinned(points, rows)
+
+
+def thinned(points: Tensor, rows: Rows) -> Polytopes:
+    """The polytopes of dual points without what no face can be: all but the first of equal planes, and points inside the hull."""
+    keep = first_of_equals(points, rows.real)
+    return Polytopes(points, rows.index).keeping(keep & ~inside_hulls(points, keep))
 
 
 @dataclass(frozen=True, eq=False)
