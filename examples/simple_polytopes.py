@@ -1,6 +1,6 @@
 """How many faces regions have, before and after training ("Deep ReLU Networks Have Surprisingly Simple Polytopes", Fan et al. 2023).
 
-    python examples/simple_polytopes.py [--data-dir FOLDER --subspace 2] [--depths 2 4] [--inputs 200] [--output simple_polytopes.png]
+    python examples/simple_polytopes.py [--data-dir FOLDER --subspace 2] [--depths 2 4] [--inputs 150] [--output simple_polytopes.png]
 
 Initialises networks in several ways, trains each, and counts the faces of the regions around inputs, exactly: around training inputs,
 and around points at random in the box that holds them. Over all regions of a network the mean is at most 2d in d dimensions
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--depths", type=positive, nargs="+", default=[2, 4], help="hidden layers")
     parser.add_argument("--width", type=positive, default=24, help="units of each")
     parser.add_argument("--epochs", type=positive, help="20 for the digits, 1 for a folder's")
-    parser.add_argument("--inputs", type=positive, default=200, help="regions of each kind")
+    parser.add_argument("--inputs", type=positive, default=150, help="regions of each kind")
     parser.add_argument("--output", type=Path, default=Path("simple_polytopes.png"))
     arguments = parser.parse_args()
     try:
