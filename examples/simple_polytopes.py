@@ -1,11 +1,11 @@
 """How many faces regions have, before and after training ("Deep ReLU Networks Have Surprisingly Simple Polytopes", Fan et al. 2023).
 
-    python examples/simple_polytopes.py [--data-dir FOLDER --subspace 2] [--depths 2 4] [--inputs 200] [--output simple_polytopes.png]
+    python examples/simple_polytopes.py [--data-dir FOLDER --subspace 2] [--depths 2 4] [--inputs 150] [--output simple_polytopes.png]
 
 Initialises networks in several ways, trains each, and counts the faces of the regions around inputs, exactly: around training inputs,
 and around points at random in the box that holds them. Over all regions of a network the mean is at most 2d in d dimensions
 ("Characterizing the Discrete Geometry of ReLU Networks", Gaines and Bi 2026), but points fall into large regions more often, and
-those tend to have more faces: of a plane that random lines cut, the part around a given point has pi^2 / 2 = 4.93 in the mean, a part 4.
+those tend to have more faces: of a plane cut by random lines the part around a given point has pi^2 / 2 = 4.93 in the mean, a part 4.
 
 Without a folder of MNIST's IDX files it takes scikit-learn's digits, reduced to a few principal components. Images of full size are
 best seen through random slices of k dimensions, `--subspace k`, where the bound is 2k.
@@ -126,7 +126,7 @@ def draw(results: dict[tuple[str, int], tuple[Found, float]], bound: int, file: 
 
     names, depths = (list(dict.fromkeys(key[i] for key in results)) for i in (0, 1))
     rows = [(depth, place) for depth in depths for place in PLACES]
-    figure = Figure(figsize=(1.2 + 2.2 * max(2, len(names)), 1 + 1.5 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(1.2 + 2.2 * max(3, len(names)), 1 + 1.5 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), len(names), squeeze=False, sharex=True, sharey=True)
     every = torch.cat([counts for found, _ in results.values() for counts in found.values()])
     least, most = int(every.min()), int(every.max())
@@ -139,11 +139,12 @@ def draw(results: dict[tuple[str, int], tuple[Found, float]], bound: int, file: 
                 weights = torch.full_like(counts, 1 / len(counts))
                 axis.hist(counts, edges, weights=weights, color=color, **look, label=f"{time} training")
                 axis.axvline(counts.mean(), color=color, linestyle="--", linewidth=1.5, label=f"mean {time}")
-            axis.axvline(bound, color="black", linewidth=1, label=f"2d = {bound}")
+            if bound < 2 * most:  # or the line would be all that there is to see
+                axis.axvline(bound, color="black", linewidth=1, label=f"2d = {bound}")
             axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             axis.spines[["top", "right"]].set_visible(False)
             axis.grid(alpha=0.2)
-        line[0].set_ylabel(f"depth {depth}\naround {place} inputs", fontsize=9)
+        line[0].set_ylabel(f"depth {depth}\n{place} inputs", fontsize=9)
     for name, top, bottom in zip(names, axes[0], axes[-1], strict=True):
         top.set_title(name.replace("_", " "), fontsize=10)
         bottom.set_xlabel("faces")
@@ -160,7 +161,7 @@ def main() -> None:
     parser.add_argument("--depths", type=positive, nargs="+", default=[2, 4], help="hidden layers")
     parser.add_argument("--width", type=positive, default=24, help="units of each")
     parser.add_argument("--epochs", type=positive, help="20 for the digits, 1 for a folder's")
-    parser.add_argument("--inputs", type=positive, default=200, help="regions of each kind")
+    parser.add_argument("--inputs", type=positive, default=150, help="regions of each kind")
     parser.add_argument("--output", type=Path, default=Path("simple_polytopes.png"))
     arguments = parser.parse_args()
     try:
@@ -175,6 +176,7 @@ def main() -> None:
         )
     if components:
         images = principal_components(images, dimension)
+    torch.set_num_threads(1)  # in networks so small more threads mostly wait for each other
     torch.manual_seed(0)
     places = dict(zip(PLACES, (images[: arguments.inputs], in_the_box(images, arguments.inputs)), strict=True))
     epochs = arguments.epochs or (1 if arguments.data_dir else 20)
