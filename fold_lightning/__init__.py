@@ -5,7 +5,7 @@ from fold_lightning.callbacks import FoldingMonitor
 from fold_lightning.codes import code_fingerprints, distinct_fingerprints, hamming_distance
 from fold_lightning.faces import face_counts, supporting_units
 from fold_lightning.folding import folding_profile, global_folding, space_folding, walk_length, walk_range
-from fold_lightning.metrics import DistinctCodes, GlobalFolding, SpaceFolding
+from fold_lightning.metrics import DistinctCodes, FaceStatistics, GlobalFolding, SpaceFolding
 from fold_lightning.region_graph import RegionGraph, region_graph
 from fold_lightning.regions import ActivationRegions, activation_regions
 from fold_lightning.regularizer import FoldingRegularizer
@@ -16,6 +16,7 @@ __all__ = [
     "ActivationCodes",
     "ActivationRegions",
     "DistinctCodes",
+    "FaceStatistics",
     "FoldingMonitor",
     "FoldingRegularizer",
     "GlobalFolding",

@@ -24,6 +24,10 @@ SCALES = (0.1, 0.2, 0.5, 1.0)
 """Where a scale of chi may end: few steps, so that pictures of one run can be compared."""
 
 
+SliceRegions = tuple[list[Tensor], Tensor, float]
+"""The polygons of a slice, their Hamming distances from the first, and how far to each side they were looked for."""
+
+
 def is_available() -> bool:
     """Whether matplotlib is installed."""
     return find_spec("matplotlib") is not None
@@ -111,6 +115,54 @@ def plot_folding_matrix(matrix: Tensor, class_names: Sequence[str] | None = None
             axis.text(column, row, text, ha="center", va="center", fontsize=8, color="black" if value > 0.6 * top else "white")
     figure.colorbar(image, label="chi")
     return figure
+
+
+def plot_slice(polygons: Sequence[Tensor], distances: Tensor, *, extent: float) -> Figure:
+    """The activation regions of a plane around an input, as far as they are known, by their Hamming distance from the input's.
+
+    Args:
+        polygons: The vertices (V, 2) of R regions, in any order; the input is at 0, its region the first.
+        distances: int64 (R,), in how many units their codes differ from the input's.
+        extent: How far the picture reaches to each side.
+
+    Returns:
+        A figure that no backend holds.
+
+    Raises:
+        ModuleNotFoundError: If matplotlib is not installed.
+
+    Example:
+        >>> square = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+        >>> figure = plot_slice([square, square + torch.tensor([2.0, 0.0])], torch.tensor([0, 1]), extent=3.0)
+        >>> figure.axes[0].get_title()
+        'the region of an input (4 faces) and 1 around it'
+    """
+    _require_matplotlib()
+    from matplotlib.collections import PolyCollection
+    from matplotlib.figure import Figure
+
+    around = [polygon[_turn(polygon)].cpu().numpy() for polygon in polygons]
+    figure = Figure(figsize=(5.4, 4.4), layout="constrained")
+    axis = figure.subplots()
+    patches = PolyCollection(around, array=distances.cpu().numpy(), cmap="viridis_r", edgecolors="white", linewidths=0.5)
+    patches.set_clim(0, max(1, int(distances.max())))
+    axis.add_collection(patches)
+    axis.add_collection(PolyCollection(around[:1], facecolors="none", edgecolors="black", linewidths=1.5))
+    axis.plot(0, 0, "k.", markersize=4)
+    axis.set_xlim(-extent, extent)
+    axis.set_ylim(-extent, extent)
+    axis.set_aspect("equal")
+    axis.set_title(f"the region of an input ({len(around[0])} faces) and {len(around) - 1} around it")
+    axis.set_xlabel("along the slice's first direction")
+    axis.set_ylabel("along its second")
+    figure.colorbar(patches, label="units that differ")
+    return figure
+
+
+def _turn(polygon: Tensor) -> Tensor:
+    """The order of the vertices (V, 2) of a convex polygon around its middle."""
+    x, y = (polygon - polygon.mean(0)).unbind(1)
+    return torch.atan2(y, x).argsort()
 
 
 def _require_matplotlib() -> None:

@@ -21,7 +21,7 @@ from fold_lightning.faces.crossings import ways_across
 from fold_lightning.faces.polytopes import FAR, dual_points, thinned
 from fold_lightning.faces.rows import rows_of, ways_inside
 from fold_lightning.faces.supporting import faces_of
-from fold_lightning.regions import ActivationRegions
+from fold_lightning.regions import ActivationRegions, NoPolytopes
 from fold_lightning.regions.around_inputs import half_spaces
 
 AT_ONCE = 512
@@ -152,7 +152,7 @@ def region_graph(
     with borrow(model, start, forward) as borrowed, tqdm(unit=" regions", disable=None if progress else True) as bar:
         architecture = inspect_model(borrowed, start)
         if architecture.unknown or architecture.bends:
-            raise ValueError(
+            raise NoPolytopes(
                 "The nodes of the graph are regions in which the network is affine, told by their codes; this network has "
                 f"{', '.join(architecture.unknown + architecture.bends)}, which bends inside them."
             )

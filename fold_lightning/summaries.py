@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch import Tensor
+from torch.utils.tensorboard.summary import scalar
 
-from fold_lightning.figures import plot_folding_matrix, plot_walk
+from fold_lightning.figures import SliceRegions, plot_folding_matrix, plot_slice, plot_walk
 from fold_lightning.folding import space_folding, summarize_folding
-from fold_lightning.metrics import DistinctCodes, GlobalFolding
+from fold_lightning.metrics import DistinctCodes, FaceStatistics, GlobalFolding
 from fold_lightning.walks import Walks
 
 CHI_MEAN = "folding/chi_mean"
@@ -33,6 +34,14 @@ DISTINCT_CORRECT = "codes/distinct_correct"
 DISTINCT_FRACTION = "codes/distinct_fraction"
 DISTINCT_LAYER = "codes/layer/"
 EMBEDDING = "codes"
+FACES_MEAN = "faces/mean"
+FACES_MAX = "faces/max"
+FACES_BOUND = "faces/bound"
+FACES_HISTOGRAM = "faces/histogram"
+RANDOM_FACES_MEAN = "faces/random_mean"
+RANDOM_FACES_MAX = "faces/random_max"
+RANDOM_FACES_HISTOGRAM = "faces/random_histogram"
+SLICE = "regions/slice"
 REGULARIZER_TERM = "regularizer/term"
 REGULARIZER_WEIGHT = "regularizer/weight"
 SOFT_CHI = "regularizer/soft_chi"
@@ -48,6 +57,13 @@ LAYOUT = {
         "distinct codes": ["Multiline", [f"{DISTINCT}$", DISTINCT_CORRECT]],
         "distinct codes of each layer": ["Multiline", [f"{DISTINCT_LAYER}.*"]],
         "distinct codes per input": ["Multiline", [DISTINCT_FRACTION]],
+    },
+    "faces": {
+        "faces of a region, and the bound of their mean over all regions": [
+            "Multiline",
+            [FACES_MEAN, RANDOM_FACES_MEAN, FACES_BOUND],
+        ],
+        "most faces of a region": ["Multiline", [FACES_MAX, RANDOM_FACES_MAX]],
     },
     "regularizer": {
         "soft chi": ["Multiline", [SOFT_CHI]],
@@ -91,6 +107,74 @@ def codes_scalars(distinct: DistinctCodes, correct: DistinctCodes | None = None)
     return {tag: float(value) for tag, value in scalars.items()}
 
 
+def faces_scalars(data: Tensor | None, random: Tensor | None, dimension: int) -> dict[str, float]:
+    """The scalars of the faces of regions around inputs.
+
+    Args:
+        data: int64 (B,), how many each has around data; None if they are not counted.
+        random: The same around random inputs.
+        dimension: d of the regions.
+    """
+    scalars = {FACES_BOUND: 2.0 * dimension}
+    for counts, mean, most in ((data, FACES_MEAN, FACES_MAX), (random, RANDOM_FACES_MEAN, RANDOM_FACES_MAX)):
+        if counts is not None:
+            statistics = FaceStatistics(sync_on_compute=False)
+            statistics.update(counts.cpu())
+            values = statistics.compute()
+            scalars |= {mean: float(values["mean"]), most: float(values["max"])}
+    return scalars
+
+
+def write_start(loggers: Iterable[Logger], scalars: dict[str, float], faces: str | None) -> None:
+    """Logs what was measured before training, at step 0; in TensorBoard with what the faces are those of, as their description.
+
+    Args:
+        loggers: All loggers of a run.
+        scalars: Tag by tag.
+        faces: Of what the faces are counted; None if they are not.
+    """
+    for logger in loggers:
+        if faces is None or not isinstance(logger, TensorBoardLogger):
+            logger.log_metrics(scalars, step=0)
+            continue
+        described = {tag: value for tag, value in scalars.items() if tag.startswith("faces/")}
+        logger.log_metrics({tag: value for tag, value in scalars.items() if tag not in described}, step=0)
+        for tag, value in described.items():
+            summary = scalar(tag, value)
+            summary.value[0].metadata.summary_description = faces
+            summary.value[0].metadata.plugin_data.plugin_name = "scalars"
+            logger.experiment._get_file_writer().add_summary(summary, 0)
+
+
+def write_settings(loggers: Iterable[Logger], settings: dict[str, Any]) -> None:
+    """Adds a monitor's settings to the hyperparameters of a run."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(settings, metrics={})  # or a curve "hp_metric" would come with them
+        else:
+            logger.log_hyperparams(settings)
+
+
+def write_faces(
+    loggers: Iterable[Logger], data: Tensor | None, random: Tensor | None, step: int, *, picture: SliceRegions | None
+) -> None:
+    """The distribution of the numbers of faces, and a picture of the regions around an input, where a logger takes them."""
+    for writer in _tensorboard_writers(loggers):
+        for counts, tag in ((data, FACES_HISTOGRAM), (random, RANDOM_FACES_HISTOGRAM)):
+            if counts is not None:
+                writer.add_histogram(tag, counts.cpu().numpy(), step, bins=_whole_bins(counts))
+        if picture is not None:
+            polygons, distances, extent = picture
+            writer.add_figure(SLICE, plot_slice(polygons, distances, extent=extent), step, close=False)
+
+
+def _whole_bins(counts: Tensor) -> list[float]:
+    """The edges of bins that each hold as many whole numbers, at most 64 bins."""
+    least, most = int(counts.min()), int(counts.max())
+    width = -(-(most - least + 1) // 64)
+    return [least - 0.5 + width * i for i in range((most - least) // width + 2)]
+
+
 def write_layout(loggers: Iterable[Logger]) -> None:
     """Tells TensorBoard which curves belong together."""
     for writer in _tensorboard_writers(loggers):
@@ -127,8 +211,8 @@ def write_embedding(loggers: Iterable[Logger], bits: Tensor, labels: Tensor | No
         writer.add_embedding(bits[:count].float().cpu(), metadata=metadata, global_step=step, tag=EMBEDDING)
 
 
-def embeds(loggers: Iterable[Logger]) -> bool:
-    """Whether some logger takes an embedding."""
+def draws(loggers: Iterable[Logger]) -> bool:
+    """Whether some logger takes figures and embeddings."""
     return any(isinstance(logger, TensorBoardLogger) for logger in loggers)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -22,7 +23,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from fold_lightning import FoldingMonitor, activation_codes, global_folding, segment_walks, space_folding
+from fold_lightning import (
+    FoldingMonitor,
+    activation_codes,
+    activation_regions,
+    face_counts,
+    global_folding,
+    segment_walks,
+    space_folding,
+)
 from fold_lightning.summaries import folding_scalars
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
@@ -30,7 +39,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "
 SCALARS = ["chi_mean", "chi_median", "chi_max", "fraction", "regions", "exact", "complete", "phi", "segments", "seconds"]
 LAYERS = ["layer/net.2", "layer/net.5"]
 CODES = {f"codes/{name}" for name in ["distinct", "distinct_correct", "distinct_fraction", *LAYERS]}
-TAGS = {f"folding/{name}" for name in SCALARS + LAYERS} | CODES
+FACES = {"faces/mean", "faces/max", "faces/bound"}
+TAGS = {f"folding/{name}" for name in SCALARS + LAYERS} | CODES | FACES
 
 
 class Model(LightningModule):
@@ -72,7 +82,7 @@ class Recorder(Logger):
     def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        folding = {tag: value for tag, value in metrics.items() if tag.startswith(("folding/", "codes/"))}
+        folding = {tag: value for tag, value in metrics.items() if tag.startswith(("folding/", "codes/", "faces/"))}
         if folding:
             self.said.append((step, folding))
 
@@ -126,7 +136,14 @@ def test_real_tensorboard_files_hold_curves_histograms_pictures_and_a_layout(tmp
     assert set(tags["scalars"]) >= TAGS
     assert [event.step for event in events.Scalars("folding/chi_mean")] == [0, 2, 5]
     assert [event.step for event in events.Histograms("folding/chi_histogram")] == [0, 3, 6]
-    assert sorted(tags["images"]) == ["folding/phi_matrix", "folding/walk"]
+    assert [event.step for event in events.Histograms("faces/histogram")] == [0, 3, 6]
+    assert [event.step for event in events.Scalars("faces/mean")] == [0, 2, 5]
+    assert (
+        "random slices of 2 dimensions through inputs of 5 features" in events.SummaryMetadata("faces/mean").summary_description
+    )
+    assert sorted(tags["images"]) == ["folding/phi_matrix", "folding/walk", "regions/slice"]
+    settings = yaml.safe_load((Path(logger.log_dir) / "hparams.yaml").read_text())
+    assert settings["folding_monitor"]["face_subspace"] == "auto" and "hp_metric" not in tags["scalars"]
     projector = (Path(logger.log_dir) / "projector_config.pbtxt").read_text()
     (folder,) = Path(logger.log_dir).glob("*/codes")
     assert f"{folder.parent.name}/codes/tensors.tsv" in projector
@@ -145,6 +162,51 @@ def test_phi_is_the_global_folding_of_the_walked_segments(tmp_path: Path) -> Non
     assert logged["folding/phi"] == pytest.approx(phi.item(), rel=1e-6)
     assert logged["folding/segments"] == 6 * 3
     assert segments.describe() == "18 segments, 3 for each of 6 of 6 ordered pairs of 3 classes"
+
+
+@pytest.mark.parametrize(("subspace", "dimension"), [("auto", 2), ("whole", 5), (3, 3)])
+def test_faces_are_those_of_the_probed_inputs(tmp_path: Path, subspace: Any, dimension: int) -> None:
+    monitor = FoldingMonitor(faces="both", face_subspace=subspace, num_segments=4)
+    trainer = fit(tmp_path, monitor, max_epochs=1)
+    model, logged = trainer.lightning_module, trainer.logger.said[-1][1]
+    k = None if subspace == "whole" else dimension
+    assert logged["faces/bound"] == 2 * dimension
+    inputs = monitor._pool[0]
+    for prefix, points in (("", inputs[:64]), ("random_", monitor._faces.random)):
+        counts = face_counts(activation_regions(model, points, subspace=k)).double()
+        assert logged[f"faces/{prefix}mean"] == pytest.approx(counts.mean().item(), rel=1e-6)
+        assert logged[f"faces/{prefix}max"] == counts.max()
+    random = monitor._faces.random
+    assert len(random) == 64 and (random >= inputs.amin(0)).all() and (random <= inputs.amax(0)).all()
+
+
+def test_inputs_of_few_features_have_whole_regions(tmp_path: Path) -> None:
+    class Small(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net[0] = nn.Linear(3, 16)
+
+    few = TensorDataset(torch.randn(60, 3), torch.arange(60) % 3)
+    monitor = FoldingMonitor(num_segments=4, folding=False, codes=False)
+    trainer = fit(tmp_path, monitor, model=Small(), given=(DataLoader(few, 20), DataLoader(few, 20)), max_epochs=1)
+    values = trainer.logger.said[-1][1]
+    assert {tag for tag in values if "/" in tag} >= FACES and values["faces/bound"] == 6
+    assert monitor._faces.subspace is None and not any(tag.startswith(("codes", "folding/chi")) for tag in values)
+
+
+def test_a_curved_network_has_no_faces_and_trains_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = Model()
+    model.net[2] = nn.GELU()
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        trainer = fit(tmp_path, FoldingMonitor(num_segments=4), model=model)
+    assert not any(tag.startswith("faces") for _, values in trainer.logger.said for tag in values)
+    assert sum("counts no faces. Regions are polytopes where" in message for message in caplog.messages) == 1
+
+
+def test_a_slice_of_more_dimensions_than_features_is_refused_at_the_start(tmp_path: Path) -> None:
+    for measured in (True, False):
+        with pytest.raises(ValueError, match="must be a whole number from 1 to the inputs' 5 features, got 6"):
+            fit(tmp_path, FoldingMonitor(face_subspace=6, measure_at_start=measured))
 
 
 @pytest.mark.parametrize("num_inputs", [30, "all"])
@@ -482,7 +544,12 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
         with pytest.raises(ValueError, match="`num_inputs` must be a whole number of at least 2, or 'all', got"):
             FoldingMonitor(num_inputs=number)
     with pytest.raises(ValueError, match="nothing to measure"):
-        FoldingMonitor(folding=False, codes=False)
+        FoldingMonitor(folding=False, codes=False, faces=False)
+    with pytest.raises(ValueError, match="`faces` must be True, False, 'data', 'random', 'both', got 'all'"):
+        FoldingMonitor(faces="all")
+    for subspace in (0, True, "half", 1.5):
+        with pytest.raises(ValueError, match="`face_subspace` must be 'auto', 'whole' or a whole number of at least 1, got"):
+            FoldingMonitor(face_subspace=subspace)
     with pytest.raises(ValueError, match="`seed` must be a whole number"):
         FoldingMonitor(seed=-1)
     with pytest.raises(TypeError, match="`batch_to_inputs` must be a function"):

@@ -37,7 +37,7 @@ class BorrowedModel:
 
     def __init__(self, model: nn.Module, forward: Forward, device: torch.device) -> None:
         self.device = device
-        self._forward = _forward_function(model, forward)
+        self._forward = forward_function(model, forward)
         self._paths = {id(module): _plain_path(path) for path, module in reversed(list(model.named_modules()))}
         self._parameters = {id(p) for p in model.parameters()}
         self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
@@ -142,7 +142,7 @@ def original_module(model: nn.Module) -> nn.Module:
     return model
 
 
-def _forward_function(model: nn.Module, forward: Forward) -> Callable[[Tensor], Any]:
+def forward_function(model: nn.Module, forward: Forward) -> Callable[[Tensor], Any]:
     if forward is None:
         return model
     if isinstance(forward, str):

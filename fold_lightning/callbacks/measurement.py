@@ -11,13 +11,29 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from fold_lightning.activations import ActivationCodes
+from fold_lightning.activations.borrowing import forward_function
 from fold_lightning.activations.codes import codes_and_outputs
+from fold_lightning.codes import hamming_distance
+from fold_lightning.faces import face_counts
+from fold_lightning.figures import SliceRegions
 from fold_lightning.metrics import DistinctCodes
 from fold_lightning.probes import Pool, Segments, finite_inputs, predicted_classes
+from fold_lightning.region_graph import region_graph
+from fold_lightning.regions import ActivationRegions, NoPolytopes, activation_regions
+from fold_lightning.shapes import region_shapes
 from fold_lightning.walks import Walks, segment_walks
+
+HALF_SPACES_AT_ONCE = 2**21
+"""Numbers in the normals of regions whose faces are counted at once."""
+
+MOST_POLYGONS = 100
+"""In the picture of a slice."""
+
+WIDER = 3.0
+"""How far a picture reaches, in sizes of the region in its middle."""
 
 
 class Measurement:
@@ -48,6 +64,46 @@ class Measurement:
         if len(parts) < len(said):
             return codes, None
         return codes, (torch.cat([classes for classes, _ in parts]), parts[0][1])
+
+    def faces(self, model: LightningModule, inputs: Tensor, subspace: int | None, seed: int) -> Tensor:
+        """How many faces the regions around some inputs have, or their slices, int64 (B,)."""
+        inputs = inputs.to(model.device)
+        one = self._regions(model, inputs[:1], subspace, seed)
+        size = max(1, HALF_SPACES_AT_ONCE // max(1, one.normals.numel()))
+        parts = []
+        for begin in range(0, len(inputs), size):
+            regions = self._regions(model, inputs[begin : begin + size], subspace, seed + begin)
+            parts.append(face_counts(regions))
+        return torch.cat(parts)
+
+    def slice(self, model: LightningModule, x: Tensor, seed: int) -> SliceRegions:
+        """The regions of a plane around an input (1, ...): the input's features if they are two, else a random slice."""
+        x = x.to(model.device)
+        here = self._regions(model, x, 2, seed)
+        own = region_shapes(here)[0]
+        extent = WIDER * float(own.vertices.abs().max()) if len(own.vertices) else float(here.slacks.max())
+        assert here.basis is not None
+        directions = here.basis[0].view(2, *x.shape[1:])
+
+        def in_the_plane(model: nn.Module, y: Tensor) -> Any:
+            return forward_function(model, self._forward)(x.double() + torch.tensordot(y, directions, dims=1))
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it stops at its limit, or at a face too thin to see
+                graph = region_graph(
+                    model, torch.zeros_like(here.normals[:, 0]), max_regions=MOST_POLYGONS, forward=in_the_plane
+                )
+        except NoPolytopes:  # what pooling bends is not told by codes
+            return [own.vertices], torch.zeros(1, dtype=torch.int64), extent
+        regions = activation_regions(model, graph.points.to(x.device), forward=in_the_plane)
+        shapes = region_shapes(regions, box=(-extent, extent), cut="all")
+        seen = [i for i, shape in enumerate(shapes) if shape.num_simplices]
+        return [shapes[i].vertices for i in seen], hamming_distance(graph.codes[seen], graph.codes[:1]), extent
+
+    def _regions(self, model: LightningModule, inputs: Tensor, subspace: int | None, seed: int) -> ActivationRegions:
+        with self._each_warning_once():
+            return activation_regions(model, inputs, layers=self._layers, forward=self._forward, subspace=subspace, seed=seed)
 
     def says_classes(self, model: LightningModule, pool: Pool) -> bool:
         """Whether the model says one of the classes that the labels name.

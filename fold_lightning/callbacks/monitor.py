@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +21,19 @@ from fold_lightning.activations.borrowing import preserved_random_state
 from fold_lightning.callbacks.measurement import CodeCounts, Measurement
 from fold_lightning.callbacks.regularization import Regularization, as_regularizer
 from fold_lightning.metrics import GlobalFolding
-from fold_lightning.probes import Pool, ProbeSource, Segments, draw_segments, split_batch, user_probes
+from fold_lightning.probes import (
+    FaceInputs,
+    FaceProbes,
+    FaceSubspace,
+    Pool,
+    ProbeSource,
+    Segments,
+    check_face_arguments,
+    draw_segments,
+    split_batch,
+    user_probes,
+)
+from fold_lightning.regions import NoPolytopes
 from fold_lightning.regularizer import FoldingRegularizer
 
 DEFAULT_INPUTS = 1000
@@ -30,11 +43,18 @@ INPUTS_PER_SEGMENT = 8
 """How many inputs are looked at for each segment, so that most pairs of classes find theirs."""
 
 
+SETTINGS = (
+    *("every_n_epochs", "layers", "num_segments", "segments_per_pair", "num_inputs", "seed", "folding", "codes", "faces"),
+    "face_subspace",
+)
+"""What of a monitor's arguments is among a run's hyperparameters."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """What one process has measured: scalars, counts that may have to be gathered, whether there are classes, seconds."""
 
-    folding: dict[str, float]
+    scalars: dict[str, float]
     counts: CodeCounts | None
     has_classes: bool
     seconds: float
@@ -71,10 +91,15 @@ class FoldingMonitor(Callback):
       by those of a layer; ``codes/distinct_fraction`` in (0, 1]: the same for each input.
     - ``codes/distinct_correct``: the same of the inputs that are classified correctly; absent without labels, and where the
       model's output is no logits for them (the largest of as many as there are classes, or the sign of one).
+    - ``faces/mean``, ``faces/max``: how many faces the activation regions around up to 64 inputs have (`face_counts`), or random
+      slices of theirs; ``faces/bound``: 2d, or 2k in slices of k dimensions, which bounds the mean over **all** regions, while
+      regions around points may exceed it; ``faces/random_mean``, ``faces/random_max``: the same around random inputs, if asked
+      for. Absent where the network is not piecewise linear.
     - with `regularize=`, from steps that have a term, of the first process: ``regularizer/term``, ``regularizer/weight`` and, in
       [0, 1), ``regularizer/soft_chi`` (`FoldingRegularizer`).
-    - to TensorBoard only: the histogram ``folding/chi_histogram``; with matplotlib the figures ``folding/walk`` of the segment that
-      folds most and ``folding/phi_matrix`` of the pairs of classes; and, when training ends, the codes as an embedding.
+    - to TensorBoard only: the histograms ``folding/chi_histogram`` and ``faces/histogram`` (``faces/random_histogram``); with
+      matplotlib the figures ``folding/walk`` of the segment that folds most, ``folding/phi_matrix`` of the pairs of classes and
+      ``regions/slice`` of the regions around an input; and, when training ends, the codes as an embedding.
 
     Args:
         every_n_epochs: Measure every so many epochs, and after the first that has no value yet.
@@ -89,7 +114,11 @@ class FoldingMonitor(Callback):
             sampler repeats counts twice in the fraction.
         folding: Whether to walk segments.
         codes: Whether to count codes.
-        seed: Of the choice of inputs and segments.
+        faces: Whether to count faces of regions: True or "data" around inputs, "random" around inputs spread evenly over the box that
+            these span, "both".
+        face_subspace: k, to count those of random slices of k dimensions; "whole" for those of whole regions; "auto" takes whole
+            regions of up to 4 features and slices of 2 dimensions beyond. It is among the run's hyperparameters.
+        seed: Of the choice of inputs, segments and slices.
         batch_to_inputs: A function of a batch that returns its inputs or (inputs, labels); needed where the batch is no tensor,
             no tuple that begins with one, and no dict.
         forward: How to call the model on inputs: the name of one of its methods or submodules, or a callable of
@@ -110,6 +139,7 @@ class FoldingMonitor(Callback):
 
     _pool: Pool | None
     _segments: Segments | None
+    _faces: FaceProbes | None
     _counts: CodeCounts | None
     _lost: Exception | None
     _measurement: Measurement
@@ -127,6 +157,8 @@ class FoldingMonitor(Callback):
         seed: int = 0,
         folding: bool = True,
         codes: bool = True,
+        faces: bool | FaceInputs = True,
+        face_subspace: int | FaceSubspace = "auto",
         batch_to_inputs: Callable[[Any], Any] | None = None,
         forward: str | Callable[..., Any] | None = None,
         figures: bool | None = None,
@@ -144,8 +176,11 @@ class FoldingMonitor(Callback):
             raise ValueError(f"`num_inputs` must be a whole number of at least 2, or 'all', got {num_inputs!r}.")
         if not isinstance(seed, int) or seed < 0:
             raise ValueError(f"`seed` must be a whole number of at least 0, got {seed!r}.")
-        if not folding and not codes:
-            raise ValueError("With `folding=False` and `codes=False` there is nothing to measure: take the callback away.")
+        check_face_arguments(faces, face_subspace)
+        if not folding and not codes and not faces:
+            raise ValueError(
+                "With `folding=False`, `codes=False` and `faces=False` there is nothing to measure: take the callback away."
+            )
         if batch_to_inputs is not None and not callable(batch_to_inputs):
             raise TypeError(f"`batch_to_inputs` must be a function of a batch, got {batch_to_inputs!r}.")
         if figures and not drawing.is_available():
@@ -160,6 +195,8 @@ class FoldingMonitor(Callback):
         self.seed = seed
         self.folding = folding
         self.codes = codes
+        self.faces = faces
+        self.face_subspace: int | FaceSubspace = face_subspace
         self.batch_to_inputs = batch_to_inputs
         self.forward = forward
         self.figures = drawing.is_available() if figures is None else figures
@@ -181,6 +218,7 @@ class FoldingMonitor(Callback):
                 "such as `TensorBoardLogger('logs')`; or take the callback away."
             )
         self._forget()
+        summaries.write_settings(trainer.loggers, {"folding_monitor": {name: getattr(self, name) for name in SETTINGS}})
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._regularization is not None:
@@ -213,8 +251,7 @@ class FoldingMonitor(Callback):
             self._refuse_what_cannot_be_measured(pl_module)
             return
         self._settle(self._measure(trainer, pl_module))
-        for logger in trainer.loggers:
-            logger.log_metrics(self._scalars, step=0)
+        summaries.write_start(trainer.loggers, self._scalars, None if self._faces is None else self._faces.describe())
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if not _validates(trainer):
@@ -255,7 +292,7 @@ class FoldingMonitor(Callback):
             self._measure_and_log(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._pool is None or not self.codes or not trainer.is_global_zero or not summaries.embeds(trainer.loggers):
+        if self._pool is None or not self.codes or not trainer.is_global_zero or not summaries.draws(trainer.loggers):
             return
         try:
             inputs, labels = self._counted()
@@ -270,6 +307,7 @@ class FoldingMonitor(Callback):
         self._source = ProbeSource(count, self.seed, self.probes, self.batch_to_inputs)
         self._pool = None
         self._segments = None
+        self._faces = None
         self._counts = None
         self._lost = None
         self._measurement = Measurement(self.layers, self.forward)
@@ -287,6 +325,8 @@ class FoldingMonitor(Callback):
         if pool is not None and self.folding:
             self._segments = draw_segments(*pool, self.num_segments, self.seed, per_pair=self.segments_per_pair)
             rank_zero_info(f"FoldingMonitor walks {self._segments.describe()}.")
+        if pool is not None and self.faces:
+            self._faces = FaceProbes.of(pool[0], self.faces, self.face_subspace, self.seed)
 
     def _counted(self) -> Pool:
         """The inputs whose codes are counted, and their labels."""
@@ -329,14 +369,14 @@ class FoldingMonitor(Callback):
             raise RuntimeError("no batch with inputs has passed yet")
         if self._lost is not None:
             raise self._lost
-        folding = self._measure_folding(trainer, pl_module)
+        scalars = self._measure_folding(trainer, pl_module) | self._measure_faces(trainer, pl_module)
         counts, has_classes = None, False
         if self.codes:
             has_classes = self._measurement.says_classes(pl_module, self._pool)
             counts = self._counts if self._counts_all else CodeCounts(self._measurement, sync=False)
             if counts is not None and not self._counts_all:
                 counts.add(pl_module, self._counted())
-        return Measured(folding, counts, has_classes, time.perf_counter() - begin)
+        return Measured(scalars, counts, has_classes, time.perf_counter() - begin)
 
     def _settle(self, measured: Measured) -> None:
         """Gathers what all processes have counted."""
@@ -344,7 +384,7 @@ class FoldingMonitor(Callback):
         if (counts := measured.counts) is not None:
             codes = summaries.codes_scalars(counts.distinct, counts.correct if measured.has_classes else None)
         took = measured.seconds + time.perf_counter() - begin
-        self._scalars = measured.folding | codes | {summaries.SECONDS: took}
+        self._scalars = measured.scalars | codes | {summaries.SECONDS: took}
 
     def _measure_folding(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         if self._segments is None:
@@ -360,11 +400,35 @@ class FoldingMonitor(Callback):
             summaries.write_walks(trainer.loggers, walks, trainer.global_step, matrix=matrix, figures=self.figures)
         return summaries.folding_scalars(walks, folding)
 
+    def _measure_faces(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        if (probes := self._faces) is None:
+            return {}
+        try:
+            data, random = (
+                None if inputs is None else self._measurement.faces(pl_module, inputs, probes.subspace, probes.seed)
+                for inputs in (probes.data, probes.random)
+            )
+        except NoPolytopes as reason:
+            rank_zero_info(f"FoldingMonitor counts no faces. {reason}")
+            self._faces = None
+            return {}
+        if trainer.is_global_zero:
+            picture = None
+            if self.figures and probes.dimension > 1 and summaries.draws(trainer.loggers):
+                assert self._pool is not None
+                picture = self._measurement.slice(pl_module, self._pool[0][:1], probes.seed)
+            summaries.write_faces(trainer.loggers, data, random, trainer.global_step, picture=picture)
+        return summaries.faces_scalars(data, random, probes.dimension)
+
     def _refuse_what_cannot_be_measured(self, pl_module: LightningModule) -> None:
         if self._segments is not None:
             self._measurement.walks(pl_module, self._segments.first(1))
         if self.codes:
             self._measurement.codes(pl_module, self._counted()[0][:2])
+        if (probes := self._faces) is not None:
+            assert self._pool is not None
+            with suppress(NoPolytopes):
+                self._measurement.faces(pl_module, self._pool[0][:1], probes.subspace, probes.seed)
 
     def _warn_of_failure(self, trainer: Trainer, error: Exception) -> None:
         if not self._has_failed:

@@ -5,5 +5,6 @@ each input and over a step from it in each direction gives all pre-activations a
 """
 
 from fold_lightning.regions.around_inputs import ActivationRegions, activation_regions
+from fold_lightning.regions.frozen_pass import NoPolytopes
 
-__all__ = ["ActivationRegions", "activation_regions"]
+__all__ = ["ActivationRegions", "NoPolytopes", "activation_regions"]

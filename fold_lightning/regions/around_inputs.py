@@ -16,7 +16,7 @@ from fold_lightning.activations.architecture import Architecture, inspect_model
 from fold_lightning.activations.borrowing import BorrowedModel, Forward, borrow
 from fold_lightning.activations.codes import TENSORS_AT_ONCE, check_inputs
 from fold_lightning.activations.layers import Patterns, columns
-from fold_lightning.regions.frozen_pass import FrozenPass
+from fold_lightning.regions.frozen_pass import FrozenPass, NoPolytopes
 
 MAX_BYTES = 2**28
 
@@ -129,7 +129,7 @@ def activation_regions(
     with borrow(model, inputs, forward) as borrowed:
         architecture = inspect_model(borrowed, inputs, layers)
         if architecture.unknown:
-            raise ValueError(
+            raise NoPolytopes(
                 f"Regions are polytopes where a network is piecewise linear; this one has {', '.join(architecture.unknown)}, which "
                 "curves or is not known to be. Take `layers=` before it, or measure walks, which refine."
             )

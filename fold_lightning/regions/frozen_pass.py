@@ -18,6 +18,10 @@ from fold_lightning.activations.table import Thresholds
 from fold_lightning.walks.bends import MaxPool, clamp_bounds
 
 
+class NoPolytopes(ValueError):
+    """The regions of a network are no polytopes that could be told."""
+
+
 class FrozenPass(Interception):
     """A pass over groups of rows in which every choice is made by the first row of a group: what follows is affine in each group.
 
@@ -114,7 +118,7 @@ class FrozenPass(Interception):
     def _clamp(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         bounds = clamp_bounds(name, args[1:], kwargs)
         if any(isinstance(bound, Tensor) for bound in bounds):
-            raise ValueError("Regions of a network that clamps between tensors can't be told: use numbers as bounds.")
+            raise NoPolytopes("Regions of a network that clamps between tensors can't be told: use numbers as bounds.")
         values, tangents = self._split(args[0], 0)
         clamped = function(values.clone(), *args[1:], **kwargs)
         if self._choices:

@@ -1,0 +1,70 @@
+"""How many faces regions have, as a metric."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
+
+from fold_lightning.metrics.gathered import GatheredMetric
+
+
+class FaceStatistics(GatheredMetric):
+    """Mean, median, maximum and minimum of the numbers of faces of the regions seen.
+
+    The numbers are those of `face_counts`; the mean over **all** regions of a network is at most 2d ("Characterizing the Discrete
+    Geometry of ReLU Networks", Gaines and Bi 2026, Theorem 3.4), over regions around data it may be more. The state is the number
+    of each region, 8 bytes; processes merge by concatenation, so the value is that of one process.
+
+    Args:
+        kwargs: What `torchmetrics.Metric` takes.
+
+    Example:
+        >>> import torch
+        >>> from fold_lightning import FaceStatistics
+        >>> statistics = FaceStatistics()
+        >>> statistics.update(torch.tensor([3, 4]))
+        >>> statistics.update(torch.tensor([8]))
+        >>> {name: value.item() for name, value in statistics.compute().items()}
+        {'mean': 5.0, 'median': 4.0, 'max': 8.0, 'min': 3.0}
+    """
+
+    is_differentiable = False
+    higher_is_better: bool | None = None
+    full_state_update = False
+    plot_lower_bound: float = 0.0
+
+    face_counts: list[Tensor]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_list("face_counts", torch.empty(0, dtype=torch.int64))
+
+    def update(self, face_counts: Tensor) -> None:
+        """Adds B regions.
+
+        Args:
+            face_counts: int64 (B,), how many faces each has.
+
+        Raises:
+            TypeError: If they are no whole numbers.
+            ValueError: If they are not (B,), or less than 0.
+        """
+        if not isinstance(face_counts, Tensor) or face_counts.is_floating_point() or face_counts.dtype == torch.bool:
+            got = face_counts.dtype if isinstance(face_counts, Tensor) else type(face_counts).__name__
+            raise TypeError(f"`face_counts` must be whole numbers (B,), got {got}: take them from `face_counts(regions)`.")
+        if face_counts.dim() != 1 or (face_counts < 0).any():
+            raise ValueError(
+                f"`face_counts` must be (B,) and at least 0, got shape {tuple(face_counts.shape)}"
+                f"{f' and {int(face_counts.min())}' if face_counts.numel() else ''}."
+            )
+        self.face_counts.append(face_counts.to(self.device, torch.int64))
+
+    def compute(self) -> dict[str, Tensor]:
+        """float64 () each: "mean", "median" (the mean of the middle two), "max" and "min"; NaN if there were no regions."""
+        counts = dim_zero_cat(self.face_counts).double() if len(self.face_counts) else torch.empty(0).double()
+        if len(counts) == 0:
+            return dict.fromkeys(("mean", "median", "max", "min"), torch.full((), torch.nan, device=self.device).double())
+        return {"mean": counts.mean(), "median": counts.quantile(0.5), "max": counts.max(), "min": counts.min()}
