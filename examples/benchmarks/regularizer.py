@@ -3,8 +3,8 @@
     python examples/benchmarks/regularizer.py [--data-dir FOLDER] [--pairs 15]
 
 Each ratio, of processor seconds, is the median over pairs of neighbouring runs on the same batches, with its quartiles; machines are
-shared and noisy. "By hand" is a bare loop, which has the smallest denominator; "flag" is a Trainer with `FoldingMonitor(regularize=True)`
-over one with False.
+shared and noisy. "By hand" is a bare loop, which has the smallest denominator; "flag" is a Trainer with
+`FoldingMonitor(regularize=True)` over one with False.
 """
 
 from __future__ import annotations
