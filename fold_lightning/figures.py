@@ -135,11 +135,12 @@ def plot_slice(polygons: Sequence[Tensor], distances: Tensor, *, extent: float) 
         >>> square = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
         >>> figure = plot_slice([square, square + torch.tensor([2.0, 0.0])], torch.tensor([0, 1]), extent=3.0)
         >>> figure.axes[0].get_title()
-        'the region of an input (4 faces) and 1 around it'
+        "an input's region of 4 faces, and 1 around it"
     """
     _require_matplotlib()
     from matplotlib.collections import PolyCollection
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     around = [polygon[_turn(polygon)].cpu().numpy() for polygon in polygons]
     figure = Figure(figsize=(5.4, 4.4), layout="constrained")
@@ -152,10 +153,10 @@ def plot_slice(polygons: Sequence[Tensor], distances: Tensor, *, extent: float) 
     axis.set_xlim(-extent, extent)
     axis.set_ylim(-extent, extent)
     axis.set_aspect("equal")
-    axis.set_title(f"the region of an input ({len(around[0])} faces) and {len(around) - 1} around it")
+    axis.set_title(f"an input's region of {len(around[0])} faces, and {len(around) - 1} around it")
     axis.set_xlabel("along the slice's first direction")
     axis.set_ylabel("along its second")
-    figure.colorbar(patches, label="units that differ")
+    figure.colorbar(patches, label="units that differ", ticks=MaxNLocator(integer=True))
     return figure
 
 

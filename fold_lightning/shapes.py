@@ -92,17 +92,27 @@ def region_shapes(
 
 def _shape(normals: Tensor, slacks: Tensor, center: Tensor, box: tuple[float, float] | None, cut: Cut) -> RegionShape:
     """The shape of ``normals . x <= slacks`` around a center."""
-    vertices, bounded = _vertices(normals, slacks)
-    if box is not None and (cut == "all" or not bounded):
-        eye = torch.eye(len(center), dtype=center.dtype, device=center.device)
-        walls = torch.cat([box[1] - center, center - box[0]])
-        vertices, _ = _vertices(torch.cat([normals, eye, -eye]), torch.cat([slacks, walls]))
-    elif not bounded:
-        return RegionShape(vertices + center, math.inf, 0, False)
+    if box is not None and cut == "all":
+        vertices = _cut(normals, slacks, center, box)
+        within = len(vertices) > 0 and bool(((vertices + center > box[0]) & (vertices + center < box[1])).all())
+        bounded = within or _vertices(normals, slacks)[1]
+    else:
+        vertices, bounded = _vertices(normals, slacks)
+        if not bounded and box is None:
+            return RegionShape(vertices + center, math.inf, 0, False)
+        if not bounded and box is not None:
+            vertices = _cut(normals, slacks, center, box)
     if len(vertices) == 0:
         return RegionShape(vertices, 0.0, 0, bounded)
     sizes = _simplex_volumes((vertices - vertices.mean(0)).cpu().numpy())
     return RegionShape(vertices + center, float(sizes.sum()), int((sizes > FLAT * sizes.sum()).sum()), bounded)
+
+
+def _cut(normals: Tensor, slacks: Tensor, center: Tensor, box: tuple[float, float]) -> Tensor:
+    """The vertices of what a box leaves."""
+    eye = torch.eye(len(center), dtype=center.dtype, device=center.device)
+    walls = torch.cat([box[1] - center, center - box[0]])
+    return _vertices(torch.cat([normals, eye, -eye]), torch.cat([slacks, walls]))[0]
 
 
 def _vertices(normals: Tensor, slacks: Tensor) -> tuple[Tensor, bool]:

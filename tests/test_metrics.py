@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -17,6 +18,7 @@ from torchmetrics import MetricCollection
 from fold_lightning import (
     ActivationCodes,
     DistinctCodes,
+    FaceStatistics,
     GlobalFolding,
     SpaceFolding,
     Walks,
@@ -185,21 +187,53 @@ def test_distinct_codes_are_counted_layer_by_layer() -> None:
     assert forward.compute() == len(torch.cat([layered(0).bits, layered(1).bits]).unique(dim=0))
 
 
+def some_counts(seed: int) -> Tensor:
+    return torch.randint(3, 20, (5 + seed,), generator=torch.Generator().manual_seed(seed))
+
+
+def test_face_statistics_are_those_of_all_regions_together() -> None:
+    metric = FaceStatistics()
+    with pytest.warns(UserWarning, match="called before the"):
+        assert all(value.isnan() for value in metric.compute().values())
+    metric.reset()
+    for seed in range(4):
+        metric.update(some_counts(seed).int())
+    counts = torch.cat([some_counts(seed) for seed in range(4)]).numpy()
+    expected = {"mean": counts.mean(), "median": np.median(counts), "max": counts.max(), "min": counts.min()}
+    assert {name: value.item() for name, value in metric.compute().items()} == expected
+    copy = pickle.loads(pickle.dumps(metric)).clone()
+    copy.merge_state(metric)
+    assert copy.compute()["mean"] == pytest.approx(counts.mean()) and len(copy.face_counts) == 8
+    assert metric(some_counts(9))["max"] == some_counts(9).max() and metric.compute()["max"] >= counts.max()
+
+
+def test_what_is_no_number_of_faces_is_refused() -> None:
+    metric = FaceStatistics()
+    for counts in (torch.ones(3), torch.ones(3).bool(), [3]):
+        with pytest.raises(TypeError, match="`face_counts` must be whole numbers"):
+            metric.update(counts)  # type: ignore[arg-type]
+    for counts in (torch.ones(2, 2, dtype=torch.int64), torch.tensor([3, -1])):
+        with pytest.raises(ValueError, match="must be \\(B,\\) and at least 0, got shape"):
+            metric.update(counts)
+
+
 SEEDS = {"both": ([0, 2, 4], [1, 3]), "one alone": ([0, 1, 2, 3, 4], [])}
 
 
 def _process(rank: int, folder: str, seeds: tuple[list[int], list[int]]) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    folding, codes = SpaceFolding("median"), DistinctCodes()
+    folding, codes, faces = SpaceFolding("median"), DistinctCodes(), FaceStatistics()
     between = [GlobalFolding(4, *choice) for choice in CHOICES]
     for seed in seeds[rank]:
         folding.update(some_walks(seed))
+        faces.update(some_counts(seed))
         codes.update(layered(seed, 100 * seed + 50))
         for metric in between:
             metric.update(*some_segments(seed))
     values = {
         "folding": folding.compute(),
         "codes": codes.compute(),
+        "faces": faces.compute(),
         "layers": codes.per_layer(),
         "phi": torch.stack([metric.compute() for metric in between]),
         "matrix": torch.stack([metric.matrix() for metric in between]),
@@ -222,6 +256,7 @@ def test_two_processes_give_the_values_of_one(tmp_path: Path, share: str) -> Non
         values = torch.load(tmp_path / f"{rank}.pt")
         assert torch.equal(values["folding"], summarize_folding(chi, "median"))
         assert values["codes"] == len(bits.unique(dim=0))
+        assert values["faces"]["median"] == torch.cat([some_counts(seed) for seed in range(5)]).double().quantile(0.5)
         assert values["layers"] == {"low": len(bits[:, :3].unique(dim=0)), "high": len(bits[:, 3:].unique(dim=0))}
         assert torch.allclose(values["phi"], torch.stack([phi for phi, _ in between]), rtol=0, atol=1e-12)
         expected = torch.stack([matrix for _, matrix in between])

@@ -29,9 +29,11 @@ from fold_lightning import (
     activation_regions,
     face_counts,
     global_folding,
+    region_shapes,
     segment_walks,
     space_folding,
 )
+from fold_lightning.callbacks.measurement import Measurement
 from fold_lightning.summaries import folding_scalars
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
@@ -194,6 +196,25 @@ def test_inputs_of_few_features_have_whole_regions(tmp_path: Path) -> None:
     assert monitor._faces.subspace is None and not any(tag.startswith(("codes", "folding/chi")) for tag in values)
 
 
+def test_the_picture_of_a_slice_holds_its_regions(tmp_path: Path) -> None:
+    measurement, model = Measurement(None, None), Model().eval()
+    x = data(1, 3).tensors[0]
+    polygons, distances, extent = measurement.slice(model, x, seed=4)
+    regions = activation_regions(model, x, subspace=2, seed=4)
+    assert len(polygons[0]) == face_counts(regions).item() and distances[0] == 0 and (distances[1:] > 0).all()
+    here = activation_codes(model, x).bits
+    for polygon, distance in zip(polygons, distances, strict=True):
+        inside = x + polygon.mean(0) @ regions.basis[0]
+        assert polygon.abs().max() <= extent * (1 + 1e-9)
+        assert (activation_codes(model, inside).bits != here).sum() == distance
+    areas = [region.volume for region in region_shapes(regions, box=(-extent, extent), cut="all")]
+    assert 0 < areas[0] < 4 * extent**2
+    pooled = nn.Sequential(nn.Unflatten(1, (1, 6)), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(3, 4), nn.ReLU())
+    model.forward = pooled.forward  # what pools has the polygon of the input alone
+    model.net = pooled
+    assert len(measurement.slice(model, torch.randn(1, 6), seed=0)[0]) == 1
+
+
 def test_a_curved_network_has_no_faces_and_trains_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = Model()
     model.net[2] = nn.GELU()
@@ -291,13 +312,13 @@ def test_one_logit_says_a_class_by_its_sign(tmp_path: Path) -> None:
     assert trainer.logger.said[-1][1]["codes/distinct_correct"] == len(activation_codes(model, x).bits[right].unique(dim=0))
 
 
-@pytest.mark.parametrize(("part", "prefix"), [("folding", "codes/"), ("codes", "folding/")])
-def test_either_part_can_be_left_out(tmp_path: Path, part: str, prefix: str) -> None:
+@pytest.mark.parametrize("part", ["folding", "codes", "faces"])
+def test_either_part_can_be_left_out(tmp_path: Path, part: str) -> None:
     logger = TensorBoardLogger(tmp_path, name="tb")
     recorder = Recorder()
     fit(tmp_path, FoldingMonitor(num_segments=2, **{part: False}), max_epochs=1, logger=[logger, recorder])
     said = set(recorder.said[-1][1]) - {"folding/seconds"}
-    assert said and all(tag.startswith(prefix) for tag in said)
+    assert {tag.partition("/")[0] for tag in said} == {"folding", "codes", "faces"} - {part}
     assert (Path(logger.log_dir) / "projector_config.pbtxt").exists() == (part != "codes")
 
 
@@ -578,6 +599,8 @@ def test_figures_without_matplotlib_are_refused(monkeypatch: pytest.MonkeyPatch)
         figures.plot_walk(segment_walks(mlp(2, 3, 1), torch.ones(1, 2), torch.zeros(1, 2)), 0)
     with pytest.raises(ModuleNotFoundError, match=r"fold-lightning\[figures\]"):
         figures.plot_folding_matrix(torch.zeros(2, 2))
+    with pytest.raises(ModuleNotFoundError, match=r"fold-lightning\[figures\]"):
+        figures.plot_slice([torch.zeros(3, 2)], torch.zeros(1), extent=1.0)
 
 
 def test_scalars_are_plain_finite_numbers_also_where_nothing_folds() -> None:

@@ -29,10 +29,10 @@ from fold_lightning.walks import Walks, segment_walks
 HALF_SPACES_AT_ONCE = 2**21
 """Numbers in the normals of regions whose faces are counted at once."""
 
-MOST_POLYGONS = 100
+MOST_POLYGONS = 40
 """In the picture of a slice."""
 
-WIDER = 3.0
+WIDER = 1.6
 """How far a picture reaches, in sizes of the region in its middle."""
 
 
