@@ -3,8 +3,8 @@
     python examples/regularizer_study.py [--data-dir FOLDER] [--images 1000] [--seeds 3] [--compare weights] [--out study.png]
 
 Trains the same networks from the same seeds with different arguments of `FoldingRegularizer`, and measures what came out on test
-data that nothing was chosen by: exact chi over segments between classes, Phi_N, distinct codes, accuracies. The last images of the
-training data are kept apart for validation. `--compare` takes one of
+data that nothing was chosen by: exact chi over segments between classes, Phi_N, distinct codes of the training data, faces of slices of
+their regions, accuracies. The last images of the training data are kept apart for validation. `--compare` takes one of
 
     default     none, and the default
     weights     none, several, and a minus weight
@@ -37,6 +37,8 @@ from fold_lightning import (
     DistinctCodes,
     FoldingRegularizer,
     activation_codes,
+    activation_regions,
+    face_counts,
     global_folding,
     segment_walks,
     space_folding,
@@ -88,6 +90,7 @@ SHOWN = {
     "range": "r1",
     "length": "r2",
     "codes": "distinct codes",
+    "faces": "faces",
     "train": "train accuracy",
     "validation": "validation accuracy",
     "test": "test accuracy",
@@ -150,10 +153,20 @@ def measure(net: nn.Module, splits: dict[str, Split], start: Tensor, end: Tensor
         "range": walk_range(walks).double().mean().item(),
         "length": walk_length(walks).double().mean().item(),
         "codes": codes.compute().item(),
+        "faces": mean_faces(net, splits["train"][0][:200]),
     }
     with torch.no_grad():
         accuracies = {name: (net(x).argmax(1) == y).double().mean().item() for name, (x, y) in splits.items()}
     return found | accuracies
+
+
+def mean_faces(net: nn.Module, images: Tensor) -> float:
+    """How many faces two-dimensional slices of the regions around some images have, in the mean; NaN for a network that curves."""
+    try:
+        regions = activation_regions(net, images, subspace=2)
+    except ValueError:
+        return math.nan
+    return face_counts(regions).double().mean().item()
 
 
 def split(train: Split, test: Split, count: int | None) -> dict[str, Split]:
