@@ -3,8 +3,8 @@
     python examples/regularizer_study.py [--data-dir FOLDER] [--images 1000] [--seeds 3] [--compare weights] [--out study.png]
 
 Trains the same networks from the same seeds with different arguments of `FoldingRegularizer`, and measures what came out on test
-data that nothing was chosen by: exact chi over segments between classes, Phi_N, distinct codes of the training data, faces of slices of
-their regions, accuracies. The last images of the training data are kept apart for validation. `--compare` takes one of
+data that nothing was chosen by: exact chi over segments between classes, Phi_N, accuracies; and on the training data distinct codes
+and the faces of slices of their regions. The last images of these are kept apart for validation. `--compare` takes one of
 
     default     none, and the default
     weights     none, several, and a minus weight

@@ -15,6 +15,7 @@ import torch
 import yaml
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from networks import mlp
@@ -180,6 +181,15 @@ def test_faces_are_those_of_the_probed_inputs(tmp_path: Path, subspace: Any, dim
         assert logged[f"faces/{prefix}max"] == counts.max()
     random = monitor._faces.random
     assert len(random) == 64 and (random >= inputs.amin(0)).all() and (random <= inputs.amax(0)).all()
+
+
+@pytest.mark.parametrize(("text", "subspace"), [("auto", "auto"), ("whole", "whole"), ("3", 3)])
+def test_the_command_line_chooses_faces(text: str, subspace: Any) -> None:
+    arguments = ["--trainer.callbacks+=fold_lightning.FoldingMonitor", "--trainer.callbacks.faces=both"]
+    arguments.append(f"--trainer.callbacks.face_subspace={text}")
+    cli = LightningCLI(Model, run=False, save_config_callback=None, args=arguments)
+    (monitor,) = [callback for callback in cli.trainer.callbacks if isinstance(callback, FoldingMonitor)]
+    assert (monitor.faces, monitor.face_subspace) == ("both", subspace)
 
 
 def test_inputs_of_few_features_have_whole_regions(tmp_path: Path) -> None:
