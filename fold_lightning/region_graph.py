@@ -33,7 +33,7 @@ FIRST_STEP, LAST_STEP = 1e-3, 1e-9
 ON_THE_PLANE = 1e-8
 """How near, in lengths of the way, the plane of a unit that switches with another must pass the place of the crossing."""
 
-SEARCHES = 64
+SEARCHES = 1024
 """Breadth-first searches that bound the diameter."""
 
 
@@ -77,18 +77,27 @@ class RegionGraph:
 
         Raises:
             IndexError: If there is no such region.
+            ValueError: If the search was stopped before it joined them.
         """
         for region in (a, b):
             if not 0 <= region < self.num_regions:
                 raise IndexError(f"Regions are numbered from 0 to {self.num_regions - 1}, got {region}.")
-        return int(self._distances(a)[b])
+        distance = float(self._distances(a)[b])
+        if distance == np.inf:
+            raise ValueError(
+                f"No way leads from region {a} to {b} over those found: the search stopped at its limit. Raise it."
+            )
+        return int(distance)
 
     @cached_property
     def diameter_bounds(self) -> tuple[int, int]:
-        """The diameter lies between these; they are equal as a rule.
+        """The diameter, the largest distance of all, lies between these; of graphs of a thousand regions or so they are equal.
 
         Each breadth-first search bounds the eccentricity of every region by its own and the distance between them; searches start,
         by turns, where the largest may be and where the least may be, until the bounds meet or enough were made.
+
+        Raises:
+            ValueError: If the search was stopped before all regions were joined.
         """
         low, high = np.zeros(self.num_regions), np.full(self.num_regions, np.inf)
         for search in range(min(SEARCHES, self.num_regions)):
@@ -96,6 +105,8 @@ class RegionGraph:
             worth = np.where(undecided, high if search % 2 == 0 else -low, -np.inf)
             distance = self._distances(int(worth.argmax()))
             eccentricity = distance.max()
+            if eccentricity == np.inf:
+                raise ValueError("The regions found are not all joined: the search stopped at its limit. Raise it.")
             low = np.maximum(low, np.maximum(eccentricity - distance, distance))
             high = np.minimum(high, eccentricity + distance)
             if low.max() >= high.max():
@@ -239,7 +250,7 @@ class _Search:
         first = int(numbers[0])
         points = torch.cat(self._points)[first : first + len(numbers)]
         regions, bits = self._at(points)
-        rows = rows_of(regions)
+        rows = rows_of(regions).with_walls()
         duals, frame = dual_points(rows, (self._start - points, self._far))
         polytopes = thinned(duals, rows)
         faces = faces_of(polytopes)

@@ -8,19 +8,22 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from scipy.spatial import Delaunay
+from scipy.spatial import Delaunay, QhullError
 from torch import Tensor
 
 from fold_lightning.faces.hulls import facets_of_hull
 from fold_lightning.faces.polytopes import dual_points, first_of_equals
 from fold_lightning.faces.programs import deepest_point
-from fold_lightning.faces.rows import Rows, rows_of
+from fold_lightning.faces.rows import FAR_AWAY, Rows, rows_of
 from fold_lightning.regions import ActivationRegions
 
 Cut = Literal["unbounded", "all"]
 
 MOST_DIMENSIONS = 4
 """Beyond, polytopes have too many vertices to list."""
+
+NEAR = 0.1
+"""Vertices that are farther than this part of the way to the walls are the walls', and the region is unbounded."""
 
 FLAT = 1e-12
 """What counts as 0 of the distance of a hull's facet from its middle, or of a polytope's volume."""
@@ -124,15 +127,16 @@ def _vertices(normals: Tensor, slacks: Tensor) -> tuple[Tensor, bool]:
     if inside is None:
         return normals.new_empty(0, d), True
     index = torch.arange(n, device=normals.device)[None]
-    points, frame = dual_points(Rows(normals[None], (slacks - normals @ inside)[None], index))
+    rows = Rows(normals[None], (slacks - normals @ inside)[None], index).with_walls()
+    points, frame = dual_points(rows)
     facets = facets_of_hull(points[0].cpu().numpy())
-    if facets is None:
+    if facets is None or (facets[:, -1] >= 0).any():
         return normals.new_empty(0, d), False
-    finite = facets[:, -1] < -FLAT
-    duals = torch.from_numpy(-facets[finite, :-1] / facets[finite, -1:]).to(normals)
+    duals = torch.from_numpy(-facets[:, :-1] / facets[:, -1:]).to(normals)
     different = first_of_equals(duals[None], torch.ones(1, len(duals), dtype=torch.bool, device=normals.device))[0]
     steps = frame.steps(duals[None, different])[0] + frame.center[0]
-    return steps + inside, bool(finite.all())
+    near = steps.norm(dim=1) < NEAR * FAR_AWAY * rows.distance[0, 0]
+    return steps[near] + inside, bool(near.all())
 
 
 def _simplex_volumes(vertices: np.ndarray) -> np.ndarray:
@@ -141,6 +145,10 @@ def _simplex_volumes(vertices: np.ndarray) -> np.ndarray:
     if d == 1:
         length: np.ndarray = np.ptp(vertices, axis=0)
         return length
-    corners = vertices[Delaunay(vertices / np.abs(vertices).max()).simplices]
+    try:
+        simplices = Delaunay(vertices / np.abs(vertices).max()).simplices
+    except QhullError:  # as flat as rounding makes it
+        return np.zeros(1)
+    corners = vertices[simplices]
     sizes: np.ndarray = np.abs(np.linalg.det(corners[:, 1:] - corners[:, :1])) / math.factorial(d)
     return sizes

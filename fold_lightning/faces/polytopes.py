@@ -13,7 +13,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fold_lightning.faces.hulls import inside_hulls
-from fold_lightning.faces.rows import Rows, in_first_layer_coordinates, in_their_span, rows_of, taken, together, ways_inside
+from fold_lightning.faces.rows import (
+    NONE,
+    Rows,
+    in_first_layer_coordinates,
+    in_their_span,
+    rows_of,
+    taken,
+    together,
+    ways_inside,
+)
 from fold_lightning.regions import ActivationRegions
 
 EQUAL = 1e-9
@@ -23,6 +32,8 @@ TIE = 1e-10
 """A plane that cuts off no more than this part of its distance from the center is no face."""
 
 NEWTON_STEPS = 25
+
+ROUNDING = 1e-15
 
 CENTERED = 0.5
 """The Newton decrement of a point that is near enough to the center."""
@@ -37,7 +48,7 @@ class Polytopes:
 
     Attributes:
         points: float64 (B, M, d), no two alike; 0 for rows that are none.
-        rows: int64 (B, M), which row of its region each is; -1 for none.
+        rows: int64 (B, M), which row of its region each is; `NONE` for none, `WALL` for a wall far away.
     """
 
     points: Tensor
@@ -46,13 +57,18 @@ class Polytopes:
     @property
     def real(self) -> Tensor:
         """Which rows there are, bool (B, M)."""
+        return self.rows != NONE
+
+    @property
+    def own(self) -> Tensor:
+        """Which rows are the region's and not walls, bool (B, M)."""
         return self.rows >= 0
 
     def keeping(self, keep: Tensor) -> Polytopes:
         """The rows that a mask (B, M) keeps, moved together."""
         order, there = together(keep)
         points = taken(self.points, order) * there[..., None]
-        return Polytopes(points, self.rows.gather(1, order).where(there, -1))
+        return Polytopes(points, self.rows.gather(1, order).where(there, NONE))
 
 
 def ready_polytopes(regions: ActivationRegions) -> tuple[Tensor, Polytopes]:
@@ -67,7 +83,7 @@ def ready_polytopes(regions: ActivationRegions) -> tuple[Tensor, Polytopes]:
     first = next((part.stop for part in regions.layers.values() if part.stop > part.start), 0)
     lone, rows = in_first_layer_coordinates(rows, first)
     interior, steps = ways_inside(rows)
-    rows = in_their_span(rows.moved(steps).keeping(rows.real & interior[:, None]))
+    rows = in_their_span(rows.moved(steps).keeping(rows.real & interior[:, None])).with_walls()
     points, _ = dual_points(rows)
     return lone & interior[:, None], thinned(points, rows)
 
@@ -112,13 +128,14 @@ def dual_points(rows: Rows, ball: tuple[Tensor, Tensor] | None = None) -> tuple[
     normals, slacks = rows.normals, rows.slacks
     x = normals.new_zeros(len(normals), normals.shape[2])
     if ball is None:
-        median = slacks.where(rows.real, torch.nan).nanmedian(1).values.nan_to_num(1.0)
-        ball = x, FAR * median[:, None]
+        ball = x, FAR * rows.distance
     middle, pull = ball[0], ball[1] ** -2
     for newton_step in range(NEWTON_STEPS):
         points = normals / slacks[..., None]
         gradient = points.sum(1) + pull * (x - middle)
-        cholesky = torch.linalg.cholesky(points.mT @ points + torch.diag_embed(pull.expand_as(x)))
+        metric = points.mT @ points
+        ridge = ROUNDING * torch.diagonal(metric, dim1=1, dim2=2).amax(1, keepdim=True)
+        cholesky = torch.linalg.cholesky(metric + torch.diag_embed((pull + ridge).expand_as(x)))
         step = -torch.cholesky_solve(gradient[..., None], cholesky)[..., 0]
         decrement = (-(gradient * step).sum(1)).clamp(min=0).sqrt()
         if decrement.max() < CENTERED or newton_step == NEWTON_STEPS - 1:

@@ -47,7 +47,7 @@ def _met_on_the_way(polytopes: Polytopes, own: Tensor, faces: Tensor) -> Tensor:
     for _ in range(ROUNDS):
         heights = directions @ points.mT
         faces = faces | met_alone(heights)
-        missed, there = together((polytopes.real & ~faces).gather(1, own))
+        missed, there = together((polytopes.own & ~faces).gather(1, own))
         if not there.any():
             break
         own, directions = own.gather(1, missed), taken(directions, missed)

@@ -13,6 +13,11 @@ from torch import Tensor
 from fold_lightning.faces.programs import way_inside
 from fold_lightning.regions import ActivationRegions
 
+NONE, WALL = -1, -2
+
+FAR_AWAY = 1e8
+"""Where walls stand, in median distances of the planes: what lies behind them does not count."""
+
 ZERO_ROW = 1e-12
 """A normal shorter than this part of its layer's longest is 0: its unit is constant on the region."""
 
@@ -30,7 +35,7 @@ class Rows:
     Attributes:
         normals: float64 (B, M, d), outwards, of length 1; 0 for rows that are none.
         slacks: float64 (B, M), at least 0; 1 for rows that are none.
-        index: int64 (B, M), which row of its region each is; -1 for none.
+        index: int64 (B, M), which row of its region each is; `NONE` for none, `WALL` for a wall far away.
     """
 
     normals: Tensor
@@ -40,13 +45,32 @@ class Rows:
     @property
     def real(self) -> Tensor:
         """Which rows there are, bool (B, M)."""
-        return self.index >= 0
+        return self.index != NONE
+
+    @property
+    def distance(self) -> Tensor:
+        """The median distance (B, 1) of the region's own planes from the point; 1 if it has none."""
+        own = self.slacks.where(self.index >= 0, torch.nan)
+        return own.nanmedian(1, keepdim=True).values.nan_to_num(1.0)
+
+    def with_walls(self) -> Rows:
+        """The rows and d + 1 walls around, `FAR_AWAY`.
+
+        Planes that should be parallel are so but for rounding, and would meet each other at the other end of the world: what a plane
+        cuts off behind the walls does not make it a face.
+        """
+        b, _, d = self.normals.shape
+        eye = torch.eye(d, dtype=self.normals.dtype, device=self.normals.device)
+        walls = torch.cat([-eye, torch.full_like(eye[:1], d**-0.5)]).expand(b, -1, -1)
+        slacks = (FAR_AWAY * self.distance).expand(-1, d + 1)
+        index = torch.full_like(slacks, WALL, dtype=torch.int64)
+        return Rows(torch.cat([self.normals, walls], 1), torch.cat([self.slacks, slacks], 1), torch.cat([self.index, index], 1))
 
     def keeping(self, keep: Tensor) -> Rows:
         """The rows that a mask (B, M) keeps, moved together."""
         order, there = together(keep)
         normals = taken(self.normals, order) * there[..., None]
-        return Rows(normals, self.slacks.gather(1, order).where(there, 1.0), self.index.gather(1, order).where(there, -1))
+        return Rows(normals, self.slacks.gather(1, order).where(there, 1.0), self.index.gather(1, order).where(there, NONE))
 
     def moved(self, steps: Tensor) -> Rows:
         """The rows around points that are some steps (B, d) further."""
@@ -60,7 +84,7 @@ class Rows:
         return Rows(
             (normals / divisor[..., None]) * real[..., None],
             (self.slacks / divisor).where(real, 1.0),
-            self.index.where(real, -1),
+            self.index.where(real, NONE),
         )
 
 
@@ -71,7 +95,7 @@ def rows_of(regions: ActivationRegions) -> Rows:
     longest = torch.cat([part.amax(1, keepdim=True).expand_as(part) for part in parts], dim=1)
     real = length > ZERO_ROW * longest
     divisor = length.where(real, 1.0)
-    index = torch.arange(length.shape[1], device=length.device).expand_as(length).where(real, -1)
+    index = torch.arange(length.shape[1], device=length.device).expand_as(length).where(real, NONE)
     normals = -regions.normals / divisor[..., None] * real[..., None]
     return Rows(normals, (regions.slacks.clamp(min=0) / divisor).where(real, 1.0), index)
 

@@ -34,7 +34,8 @@ def supporting_units(regions: ActivationRegions, *, method: Method = "exact", nu
 
     What is decided where papers are silent (this project's own): a unit that is constant on the region has no face (its normal is
     less than 1e-12 of its layer's longest); of planes that agree to 1e-9 of their distance from the region's analytic center the
-    first has it; a plane that cuts off no more than 1e-10 of that distance, or touches the region in less than a face, has none;
+    first has it; a plane that cuts off no more than 1e-10 of that distance, or touches the region in less than a face, has none,
+    nor one that cuts only beyond 1e8 times the median distance of the planes, where those meet that are parallel but for rounding;
     and a region without interior, such as a single point, has none at all.
 
     Args:
@@ -70,7 +71,9 @@ def supporting_units(regions: ActivationRegions, *, method: Method = "exact", nu
     parts = []
     for begin in range(0, len(regions), size):
         known, polytopes = ready_polytopes(regions[begin : begin + size])
-        faces = faces_of(polytopes) if method == "exact" else rows_met_at_random(polytopes, num_steps, seed + begin)
+        faces = (
+            faces_of(polytopes) if method == "exact" else rows_met_at_random(polytopes, num_steps, seed + begin) & polytopes.own
+        )
         parts.append(known | in_columns(faces, polytopes.rows, known.shape[1]))
     return torch.cat(parts) if parts else regions.normals.new_zeros(regions.normals.shape[:2], dtype=torch.bool)
 
@@ -109,14 +112,14 @@ def faces_of(polytopes: Polytopes) -> Tensor:
     """Faces bool (B, M): what is told by the hull in two dimensions, by rays and many programs at once in more; then by one each."""
     dimension = polytopes.points.shape[2]
     if dimension == 1:
-        return interval_faces(polytopes)
+        return interval_faces(polytopes) & polytopes.own
     if dimension == 2:
         faces, redundant = polygon_faces(polytopes)
     else:
         faces = rows_met(polytopes)
-        found, redundant = decided(polytopes, polytopes.real & ~faces)
+        found, redundant = decided(polytopes, polytopes.own & ~faces)
         faces |= found
-    for b, row in (polytopes.real & ~faces & ~redundant).nonzero().tolist():
+    for b, row in (polytopes.own & ~faces & ~redundant).nonzero().tolist():
         real = polytopes.real[b]
         faces[b, row] = gain(polytopes.points[b, real], int(real[:row].sum())) > 1 + TIE
-    return faces
+    return faces & polytopes.own

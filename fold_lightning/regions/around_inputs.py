@@ -183,15 +183,25 @@ def half_spaces(
     for begin in range(0, len(points), size):
         some = points[begin : begin + size]
         frozen = FrozenPass(borrowed, architecture, len(some), choices=choices)
-        frozen.run(_with_steps(some, None if basis is None else basis[begin : begin + size]))
-        parts.append((torch.cat(frozen.normals, 1), torch.cat(frozen.slacks, 1), torch.cat(frozen.bits, 1)))
+        length = _step_lengths(some)
+        frozen.run(_with_steps(some, length, None if basis is None else basis[begin : begin + size]))
+        parts.append(
+            (torch.cat(frozen.normals, 1) / length[:, None, None], torch.cat(frozen.slacks, 1), torch.cat(frozen.bits, 1))
+        )
     normals, slacks, bits = (torch.cat(part) for part in zip(*parts, strict=True))
     return normals, slacks, bits, frozen.rows_of_choices
 
 
-def _with_steps(points: Tensor, basis: Tensor | None) -> Tensor:
+def _step_lengths(points: Tensor) -> Tensor:
+    """Steps (B,) about as long as the points are, powers of 2, so that a difference keeps the digits of what it is the growth of."""
+    largest = points.flatten(1).abs().amax(1).clamp(min=1.0)
+    lengths: Tensor = torch.exp2(torch.ceil(torch.log2(largest)))
+    return lengths
+
+
+def _with_steps(points: Tensor, length: Tensor, basis: Tensor | None) -> Tensor:
     """Each point and, behind it, the point after a step in each direction: ((1 + k) B, ...)."""
     flat = points.flatten(1)
     steps = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device).expand(len(flat), -1, -1) if basis is None else basis
-    rows = torch.cat([flat[:, None], flat[:, None] + steps], dim=1)
+    rows = torch.cat([flat[:, None], flat[:, None] + length[:, None, None] * steps], dim=1)
     return rows.reshape(-1, *points.shape[1:])
