@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 from torch.utils.tensorboard.summary import scalar
@@ -151,6 +153,9 @@ def write_settings(loggers: Iterable[Logger], settings: dict[str, Any]) -> None:
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(settings, metrics={})  # or a curve "hp_metric" would come with them
+            save_hparams_to_yaml(
+                Path(logger.log_dir) / logger.NAME_HPARAMS_FILE, logger.hparams
+            )  # it was written before training
         else:
             logger.log_hyperparams(settings)
 

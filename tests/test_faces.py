@@ -13,7 +13,7 @@ from reference import Residual, faces_by_least_squares, faces_one_by_one
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fold_lightning import ActivationRegions, activation_codes, activation_regions, face_counts, supporting_units
+from fold_lightning import ActivationRegions, activation_codes, activation_regions, face_counts, region_graph, supporting_units
 from fold_lightning.faces import interior_point, programs, rays, supporting
 from fold_lightning.faces.polytopes import ready_polytopes
 from fold_lightning.faces.programs import gain
@@ -171,6 +171,23 @@ def test_units_that_are_constant_have_no_face(d: int) -> None:
     assert not faces[:, 6:].any() and not faces[:, 3].any() and faces.any(1).all()
     model[0].weight.data.zero_()
     assert face_counts(activation_regions(model, torch.randn(4, d))).tolist() == [0] * 4
+
+
+@pytest.mark.parametrize("tilt", [0.0, 1e-14, -1e-14])
+@pytest.mark.parametrize("d", [2, 3, 5])
+def test_a_plane_that_is_parallel_but_for_rounding_is_no_face(d: int, tilt: float) -> None:
+    strip = [[1.0, *[0.0] * (d - 1), 1.0], [-1.0, *[0.0] * (d - 1), 1.0], [1.0, tilt, *[0.0] * (d - 2), 800.0]]
+    assert supporting_units(square(*strip))[0].tolist() == [True, True, False]
+    prism = [[*side[:2], *[0.0] * (d - 2), side[2]] for side in SIDES]
+    corner = [1.0, 1.0, *[0.0] * (d - 2), 3.0]
+    corner[d - 1 if d > 2 else 0] += tilt
+    assert supporting_units(square(*prism, corner))[0].tolist() == [True] * 4 + [False]
+
+
+def test_regions_of_narrow_deep_networks_have_their_faces_alone() -> None:
+    for seed in range(3):  # behind a layer of one active unit all planes are parallel
+        graph = region_graph(mlp(2, 6, 6, 6, 1, seed=seed), torch.zeros(1, 2) + 0.1)
+        assert graph.complete and 2 * len(graph.edges) == graph.face_counts.sum()
 
 
 def test_far_and_near_inputs_have_the_faces_of_their_region() -> None:

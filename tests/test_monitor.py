@@ -146,7 +146,10 @@ def test_real_tensorboard_files_hold_curves_histograms_pictures_and_a_layout(tmp
     )
     assert sorted(tags["images"]) == ["folding/phi_matrix", "folding/walk", "regions/slice"]
     settings = yaml.safe_load((Path(logger.log_dir) / "hparams.yaml").read_text())
-    assert settings["folding_monitor"]["face_subspace"] == "auto" and "hp_metric" not in tags["scalars"]
+    assert (
+        settings["folding_monitor"] | {"face_subspace": "auto", "face_dimension": 2} == settings["folding_monitor"]
+        and "hp_metric" not in tags["scalars"]
+    )
     projector = (Path(logger.log_dir) / "projector_config.pbtxt").read_text()
     (folder,) = Path(logger.log_dir).glob("*/codes")
     assert f"{folder.parent.name}/codes/tensors.tsv" in projector

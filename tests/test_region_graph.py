@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from collections.abc import Callable
 from math import comb
 
 import pytest
@@ -11,7 +12,15 @@ import torch
 from networks import CantorNet, Tent, mlp
 from torch import Tensor, nn
 
-from fold_lightning import RegionGraph, activation_codes, activation_regions, face_counts, hamming_distance, region_graph
+from fold_lightning import (
+    RegionGraph,
+    activation_codes,
+    activation_regions,
+    face_counts,
+    hamming_distance,
+    region_graph,
+    region_shapes,
+)
 
 module = sys.modules["fold_lightning.region_graph"]
 
@@ -108,6 +117,26 @@ def test_a_search_may_start_on_planes() -> None:
     model = arrangement(2, 6)
     model[0].bias.data[:2] = 0.0
     assert region_graph(model, torch.zeros(1, 2)).num_regions == region_graph(model, torch.ones(1, 2)).num_regions == 22
+
+
+def test_regions_that_a_limit_leaves_apart_have_no_distance() -> None:
+    with pytest.warns(UserWarning, match="Stopped"):
+        graph = region_graph(mlp(2, 8, 8, 1), torch.tensor([[5.0, 5.0], [-5.0, -5.0]]), max_regions=2)
+    with pytest.raises(ValueError, match="No way leads from region 0 to 1"):
+        graph.distance(0, 1)
+    with pytest.raises(ValueError, match="The regions found are not all joined"):
+        _ = graph.diameter_bounds
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU6, lambda: nn.Hardtanh(-0.2, 0.3)])
+def test_activations_of_two_thresholds_have_complete_graphs(activation: Callable[[], nn.Module]) -> None:
+    for seed in range(2):
+        model = mlp(2, 6, 6, 1, seed=seed)
+        model[1], model[3] = activation(), activation()
+        graph = region_graph(model, torch.zeros(1, 2) + 0.1)
+        assert graph.complete and graph.mean_faces <= 4
+        shapes = region_shapes(activation_regions(model, graph.points), box=(-2, 2), cut="all")
+        assert sum(shape.volume for shape in shapes) == pytest.approx(16)
 
 
 def test_units_of_one_plane_switch_together() -> None:

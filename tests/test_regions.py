@@ -111,6 +111,15 @@ def test_normals_are_gradients(name: str) -> None:
         hook.remove()
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e8, 1e16])
+@pytest.mark.parametrize("subspace", [None, 2])
+def test_normals_keep_their_digits_however_large_inputs_are(scale: float, subspace: int | None) -> None:
+    model, x = mlp(3, 16, 1), scale * torch.randn(2, 3, dtype=torch.float64)
+    regions = activation_regions(model, x, subspace=subspace)
+    weight = model[0].weight if subspace is None else model[0].weight @ regions.basis.mT
+    assert torch.allclose(regions.normals.abs(), weight.abs().expand_as(regions.normals), atol=1e-14)
+
+
 def test_layers_that_do_not_count_are_frozen_all_the_same() -> None:
     model, inputs = mlp(6, 9, 9, 9, 3), torch.randn(4, 6)
     whole, last = activation_regions(model, inputs), activation_regions(model, inputs, layers="5")

@@ -94,7 +94,7 @@ class FoldingMonitor(Callback):
     - ``faces/mean``, ``faces/max``: how many faces the activation regions around up to 64 inputs have (`face_counts`), or random
       slices of theirs; ``faces/bound``: 2d, or 2k in slices of k dimensions, which bounds the mean over **all** regions, while
       regions around points may exceed it; ``faces/random_mean``, ``faces/random_max``: the same around random inputs, if asked
-      for. Absent where the network is not piecewise linear.
+      for. Absent where the network curves before a layer that counts.
     - with `regularize=`, from steps that have a term, of the first process: ``regularizer/term``, ``regularizer/weight`` and, in
       [0, 1), ``regularizer/soft_chi`` (`FoldingRegularizer`).
     - to TensorBoard only: the histograms ``folding/chi_histogram`` and ``faces/histogram`` (``faces/random_histogram``); with
@@ -218,7 +218,6 @@ class FoldingMonitor(Callback):
                 "such as `TensorBoardLogger('logs')`; or take the callback away."
             )
         self._forget()
-        summaries.write_settings(trainer.loggers, {"folding_monitor": {name: getattr(self, name) for name in SETTINGS}})
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._regularization is not None:
@@ -243,6 +242,10 @@ class FoldingMonitor(Callback):
             loaders = trainer.val_dataloaders if _validates(trainer) else trainer.train_dataloader
             self._take(trainer, self._source.at_start(loaders, trainer.strategy.batch_to_device))
         if trainer.is_global_zero:
+            settings = {name: getattr(self, name) for name in SETTINGS}
+            if self._faces is not None:
+                settings["face_dimension"] = self._faces.dimension
+            summaries.write_settings(trainer.loggers, {"folding_monitor": settings})
             summaries.write_layout(trainer.loggers)
         if self._pool is None:
             self._source.restart()  # the sanity check's batches come again

@@ -109,8 +109,8 @@ def activation_regions(
         The regions, in float64.
 
     Raises:
-        ValueError: For a network that curves, for inputs that are not finite or elsewhere than the model, for a pattern that meets
-            no layer, or a subspace of another dimension.
+        ValueError: For a network that curves before a layer that counts, for inputs that are not finite or elsewhere than the
+            model, for a pattern that meets no layer, or a subspace of another dimension.
         TypeError: For inputs that are not a floating-point tensor.
         MemoryError: If there are more half-spaces than the machine has memory for.
 
