@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
+import pickle
 import subprocess
 import sys
 import warnings
@@ -20,7 +22,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from test_monitor import Model, Recorder, data, fit
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from fold_lightning import FoldingMonitor, FoldingRegularizer
 
@@ -430,6 +432,80 @@ def test_the_command_line(arguments: list[str], weight: float | None) -> None:
     )
     (found,) = [c for c in cli.trainer.callbacks if isinstance(c, FoldingMonitor)]
     assert (found.regularizer and found.regularizer.weight) == weight
+
+
+class Endless(IterableDataset[Any]):
+    """A stream of a length that it does not tell."""
+
+    def __iter__(self) -> Any:
+        return zip(*data(60).tensors, strict=True)
+
+
+def test_a_stream_fades_the_term_over_its_epochs(tmp_path: Path) -> None:
+    scalars = Scalars()
+    stream = DataLoader(Endless(), batch_size=20)
+    fit(
+        tmp_path,
+        FoldingMonitor(regularize=FoldingRegularizer(every_n_steps=1), measure_at_start=False),
+        given=(stream, DataLoader(data(40, 1), 20)),
+        logger=scalars,
+        max_epochs=4,
+    )
+    weights = [said["regularizer/weight"] for _, said in scalars.said]
+    assert weights[:3] == [1.0] * 3 and weights == sorted(weights, reverse=True)
+    assert len(set(weights)) == 4 and 0 < weights[-1] < 0.2
+
+
+class Copier(Callback):
+    """Copies the module in the middle of a training, and trains a step of the copies."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        before = [parameter.grad for parameter in pl_module.parameters()]
+        self.copies = [copy.deepcopy(pl_module), pickle.loads(pickle.dumps(pl_module))]
+        for other in self.copies:
+            other._trainer, other.log = None, lambda *_, **__: None  # type: ignore[method-assign]
+            other.zero_grad()
+            other.training_step(data(20).tensors, 0).backward()
+            assert all(parameter.grad is not None for parameter in other.parameters())
+        assert all(a is b for a, b in zip(before, (p.grad for p in pl_module.parameters()), strict=True))
+
+
+def test_a_copy_of_the_module_trains_itself(tmp_path: Path) -> None:
+    copier = Copier()
+    fit(tmp_path, FoldingMonitor(regularize=True), copier, max_epochs=1)
+    for other in copier.copies:
+        del other.log
+        fit(tmp_path, FoldingMonitor(regularize=True), model=other, max_epochs=1)
+
+
+class Popping(Model):
+    """Takes its batch apart."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        labels = batch.pop("labels")
+        return F.cross_entropy(self(batch.pop("inputs")), labels)
+
+
+def test_a_step_may_take_its_batch_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    forward = FoldingRegularizer.forward
+    monkeypatch.setattr(
+        FoldingRegularizer,
+        "forward",
+        lambda self, m, x, y=None, **k: (seen.append(y is not None), forward(self, m, x, y, **k))[1],
+    )
+    loader = DataLoader([{"inputs": x, "labels": y} for x, y in zip(*data(60).tensors, strict=True)], batch_size=20)
+    regularizer = FoldingRegularizer(every_n_steps=1)
+    monitor = FoldingMonitor(regularize=regularizer, probes=data(40, 1).tensors)
+    fit(tmp_path, monitor, model=Popping(), given=(loader, DataLoader(data(40, 1), 20)), max_epochs=1)
+    assert len(seen) >= 3 and all(seen)
+
+
+def test_a_term_that_pushes_nothing_is_told(tmp_path: Path) -> None:
+    model = Model()
+    model.net[:6].requires_grad_(False)
+    with pytest.warns(UserWarning, match="depends on no weight that is trained, so it pushes nothing"):
+        fit(tmp_path, FoldingMonitor(regularize=True), model=model, max_epochs=1)
 
 
 def test_two_processes_share_the_gradients_of_their_terms() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from fold_lightning.regularizer import FoldingRegularizer
 
 BY_HAND = (
     "Or call the regularizer by hand: `regularizer = FoldingRegularizer()` in `__init__`, and in `training_step` "
-    "`loss = loss + regularizer(self, inputs, labels)`."
+    "`loss = loss + regularizer(self, inputs, labels)`; set `regularizer.progress`, in [0, 1], as training goes on."
 )
 
 BATCHES_OF_A_STEP = 2**10
@@ -81,23 +82,16 @@ class Regularization:
                 f"Turn `automatic_optimization` on. {BY_HAND}"
             )
         original = pl_module.training_step
-        if getattr(original, "adds_folding_term", False):
+        if isinstance(original, StepWithTerm):
             raise MisconfigurationException(
                 "Two callbacks regularize this module: set `regularize=` of one FoldingMonitor only."
             )
         self._steps = None
+        self.regularizer.forget()
         self._scalars, self._logged_in, self._has_warned = {}, -1, False
 
-        @functools.wraps(original)
-        def training_step(*args: Any, **kwargs: Any) -> Any:
-            batch = args[0] if args else next(iter(kwargs.values()), None)
-            if self._steps is None:
-                self._steps = self._first_look(trainer, pl_module, batch)
-            return self._with_term(self._steps, trainer, pl_module, batch, original(*args, **kwargs))
-
-        training_step.adds_folding_term = True  # type: ignore[attr-defined]
         self._given = {name: value for name, value in vars(pl_module).items() if name == "training_step"}
-        pl_module.training_step = training_step  # type: ignore[method-assign]
+        pl_module.training_step = StepWithTerm(self, trainer, pl_module, original)  # type: ignore[method-assign]
 
     def stop(self, pl_module: LightningModule) -> None:
         """Gives the module's own `training_step` back; does nothing if it has it."""
@@ -116,31 +110,47 @@ class Regularization:
             raise MisconfigurationException(f"`regularize=` can't use the first batch. {error} {BY_HAND}") from error
         return steps
 
-    def _with_term(self, steps: Steps, trainer: Trainer, pl_module: LightningModule, batch: Any, output: Any) -> Any:
-        batch_of_step = steps.next_batch(trainer.global_step)
+    def call(
+        self, trainer: Trainer, pl_module: LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """What `training_step` returns, with the term where it is due."""
+        batch = args[0] if args else next(iter(kwargs.values()), None)
+        if self._steps is None:
+            self._steps = self._first_look(trainer, pl_module, batch)
+        steps, step = self._steps, trainer.global_step
+        batch_of_step = steps.next_batch(step)
+        is_due = step % self.regularizer.every_n_steps == 0
+        self.regularizer.progress = steps.progress(trainer) if is_due else self.regularizer.progress
+        weight = self.regularizer.current_weight
+        pool = split_batch(batch, self._batch_to_inputs) if is_due and weight else None  # before the step may take it apart
+        output = original(*args, **kwargs)
         if output is None:
             return None
-        is_due = trainer.global_step % self.regularizer.every_n_steps == 0
         if is_due:
-            self.regularizer.progress = steps.progress(trainer)
-            self.regularizer.draws = trainer.global_step * BATCHES_OF_A_STEP + batch_of_step
-            output = self._add_term(pl_module, batch, output)
+            self.regularizer.draws = step * BATCHES_OF_A_STEP + batch_of_step
+            output = self._add_term(pl_module, weight, pool, output)
         if is_due or trainer.current_epoch != self._logged_in:  # Lightning forgets what was logged when an epoch ends
             self._logged_in = trainer.current_epoch
             pl_module.log_dict(self._scalars, on_step=True, on_epoch=False, batch_size=1)
         return output
 
-    def _add_term(self, pl_module: LightningModule, batch: Any, output: Any) -> Any:
-        weight = self.regularizer.current_weight
+    def _add_term(
+        self, pl_module: LightningModule, weight: float, pool: tuple[Tensor, Tensor | None] | None, output: Any
+    ) -> Any:
         self._scalars[summaries.REGULARIZER_WEIGHT] = weight
-        if not weight:
+        if pool is None:
             self._scalars = {summaries.REGULARIZER_WEIGHT: weight, summaries.REGULARIZER_TERM: 0.0}
             return output
-        inputs, labels = split_batch(batch, self._batch_to_inputs)
-        term = self.regularizer(pl_module, inputs, labels, forward=self._forward)
+        term = self.regularizer(pl_module, *pool, forward=self._forward)
         if not bool(term.isfinite()):
             self._skip()
             return output
+        if not term.requires_grad and not self._has_warned:
+            rank_zero_warn(
+                "The folding regularizer's term depends on no weight that is trained, so it pushes nothing: all that counts is "
+                "frozen, or checkpointed with `use_reentrant=True` (take False)."
+            )
+            self._has_warned = True
         self._scalars |= {summaries.REGULARIZER_TERM: term.detach(), summaries.SOFT_CHI: self.regularizer.soft_chi}
         return _add(output, self.regularizer.every_n_steps * term)
 
@@ -152,6 +162,30 @@ class Regularization:
                 "`num_skipped` of the regularizer counts)."
             )
         self._has_warned = True
+
+
+class StepWithTerm:
+    """A module's `training_step` as long as the term is added to it. A copy of the module, pickled or not, has its own without."""
+
+    def __init__(
+        self, regularization: Regularization, trainer: Trainer, pl_module: LightningModule, original: Callable[..., Any]
+    ) -> None:
+        functools.update_wrapper(self, original)
+        self._regularization, self._trainer, self._module, self._original = regularization, trainer, pl_module, original
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._regularization.call(self._trainer, self._module, self._original, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
+        return _own_step(memo.get(id(self._module), self._module))
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[LightningModule]]:
+        return _own_step, (self._module,)
+
+
+def _own_step(pl_module: LightningModule) -> Callable[..., Any]:
+    """The `training_step` that its class gives a module."""
+    return types.MethodType(type(pl_module).training_step, pl_module)
 
 
 class Steps:
@@ -168,6 +202,8 @@ class Steps:
     def __init__(self, trainer: Trainer, regularizer: FoldingRegularizer) -> None:
         self._until_epoch = regularizer.until_epoch
         self._all = trainer.estimated_stepping_batches if self._until_epoch is None else math.inf
+        if self._all < 0 and trainer.max_epochs is not None:  # a loader without length, so that epochs are all that is known
+            self._until_epoch = trainer.max_epochs
         endless = regularizer.schedule == "constant" and regularizer.until == 1
         if self._until_epoch is None and math.isinf(self._all) and not endless:
             raise MisconfigurationException(
@@ -191,8 +227,7 @@ class Steps:
 
 def _add(output: Any, term: Tensor) -> Any:
     """What `training_step` returned, with the term added to its loss."""
-    if isinstance(output, Tensor):
-        return output + term
-    if isinstance(output, Mapping) and isinstance(output.get("loss"), Tensor):
-        return {**output, "loss": output["loss"] + term}
-    return output  # Lightning says what is wrong with it
+    loss = output.get("loss") if isinstance(output, Mapping) else output
+    if not isinstance(loss, Tensor) or not loss.requires_grad:
+        return output  # Lightning says what is wrong with it
+    return {**output, "loss": loss + term} if isinstance(output, Mapping) else loss + term

@@ -197,6 +197,10 @@ class FoldingRegularizer(nn.Module):
         """Its arguments that matter most."""
         return f"weight={self.weight:g}, schedule={self.schedule!r}, temperature={self.temperature:g}"
 
+    def forget(self) -> None:
+        """Looks at the model anew when it is called next: a model may be altered between trainings."""
+        self._known = None
+
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_known": None}  # copies look at their model anew
 
