@@ -32,6 +32,9 @@ TO_THE_WALL = 0.95
 ROUNDING = 1e-11
 """By how much a combination of rows may miss the row that it has to give."""
 
+FEW = 4
+"""As many programs as one for so many dimensions are not worth all products of two coordinates."""
+
 BLOCK = 8
 """Columns of the normal matrices that are computed at once, down from the diagonal."""
 
@@ -168,13 +171,16 @@ def _solved(factors: Tensor, right: Tensor) -> Tensor:
 
 
 def normal_matrices(stiffness: Tensor, points: Tensor) -> Tensor:
-    """The matrices ``sum_j stiffness_j p_j p_j^T`` (B, U, d, d), their lower triangles, as products with all p p^T."""
-    d = points.shape[2]
-    matrices = points.new_zeros(*stiffness.shape[:2], d, d)
-    for begin in range(0, d, BLOCK):
-        end = min(d, begin + BLOCK)
-        outer = points[..., begin:end, None] * points[..., None, :end]
-        matrices[..., begin:end, :end] = (stiffness @ outer.flatten(2)).unflatten(2, (-1, end))
+    """The matrices ``sum_j stiffness_j p_j p_j^T`` (B, U, d, d), their lower triangles; of many programs by all p p^T at once."""
+    d, num_programs = points.shape[2], stiffness.shape[1]
+    if FEW * num_programs < d and 8 * stiffness.numel() * d <= MAX_BYTES:
+        matrices = (points.mT[:, None] * stiffness[:, :, None]) @ points[:, None]
+    else:
+        matrices = points.new_zeros(*stiffness.shape[:2], d, d)
+        for begin in range(0, d, BLOCK):
+            end = min(d, begin + BLOCK)
+            outer = points[..., begin:end, None] * points[..., None, :end]
+            matrices[..., begin:end, :end] = (stiffness @ outer.flatten(2)).unflatten(2, (-1, end))
     empty = (points == 0).all(1)[:, None].expand(-1, stiffness.shape[1], -1)  # coordinates that a polytope does not have
     diagonal = torch.diagonal(matrices, dim1=2, dim2=3)
     diagonal += 1e-14 * diagonal.amax(2, keepdim=True)
