@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pictures
 import torch
 from digits import positive
 from idx import load_images
@@ -130,12 +131,7 @@ def main() -> None:
     for name in next(iter(results.values()))[0][-1]:
         table.add_row(name, *(spread([epochs[-1][name] for epochs in runs]) for runs in results.values()))
     Console().print(table)
-    try:
-        draw(results, arguments.out)
-    except ModuleNotFoundError:
-        print("The figure needs matplotlib: pip install 'fold-lightning[figures]'.")
-    else:
-        print(f"See {arguments.out}")
+    pictures.save(lambda: draw(results, arguments.out), arguments.out)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pictures
 import torch
 from code_space import spread
 from digits import positive
@@ -250,12 +251,7 @@ def main() -> None:
     what = f"{arguments.model}, {arguments.depth} x {arguments.width}, {arguments.activation}"
     title = f"{what}: {count:,} images, {arguments.epochs} epochs, {arguments.seeds} seeds, {len(start)} test segments"
     Console(width=None if sys.stdout.isatty() else 220).print(table(results, title))
-    try:
-        draw(results, arguments.out)
-    except ModuleNotFoundError:
-        print("The figure needs matplotlib: pip install 'fold-lightning[figures]'.")
-    else:
-        print(f"See {arguments.out}")
+    pictures.save(lambda: draw(results, arguments.out), arguments.out)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+import pictures
 import torch
 from digits import positive
 from idx import load_images
@@ -188,12 +189,7 @@ def main() -> None:
 
     bound = 2 * (arguments.subspace or dimension)
     Console().print(tabulate(results, arguments.width, bound))
-    try:
-        draw(results, bound, arguments.output)
-    except ModuleNotFoundError:
-        print("The figure needs matplotlib: pip install 'fold-lightning[figures]'.")
-    else:
-        print(f"See {arguments.output}")
+    pictures.save(lambda: draw(results, bound, arguments.output), arguments.output)
 
 
 if __name__ == "__main__":

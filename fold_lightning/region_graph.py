@@ -69,8 +69,7 @@ class RegionGraph:
 
     def find(self, codes: Tensor) -> Tensor:
         """The regions int64 (B,) that have these codes bool (B, N); -1 for none that was found."""
-        number = {key: i for i, key in enumerate(_keys(self.codes))}
-        return torch.tensor([number.get(key, -1) for key in _keys(codes)])
+        return torch.tensor([self._number.get(key, -1) for key in _keys(codes)])
 
     def distance(self, a: int, b: int) -> int:
         """How many faces lie between two regions on the shortest way; at least the Hamming distance of their codes.
@@ -116,6 +115,10 @@ class RegionGraph:
     def _distances(self, region: int) -> np.ndarray:
         distances: np.ndarray = shortest_path(self._adjacency, directed=False, unweighted=True, indices=region)
         return distances
+
+    @cached_property
+    def _number(self) -> dict[bytes, int]:
+        return {key: i for i, key in enumerate(_keys(self.codes))}
 
     @cached_property
     def _adjacency(self) -> csr_array:
@@ -211,8 +214,8 @@ class _Search:
                 f"The region of input {int((~interior).nonzero()[0])} of `start` has no interior: it lies where many planes meet. "
                 "Start somewhere else."
             )
-        points, slacks = start + steps, rows.moved(steps).slacks[rows.real]
-        self._start, self._far = points[0], FAR * (slacks.median() if len(slacks) else torch.ones((), dtype=start.dtype))
+        points = start + steps
+        self._start, self._far = points[0], FAR * rows.moved(steps).distance[0]
         frontier = self._keep(self._at(points)[1], points)
         while len(frontier):
             yield len(frontier)

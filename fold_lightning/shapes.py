@@ -26,7 +26,7 @@ NEAR = 0.1
 """Vertices that are farther than this part of the way to the walls are the walls', and the region is unbounded."""
 
 FLAT = 1e-12
-"""What counts as 0 of the distance of a hull's facet from its middle, or of a polytope's volume."""
+"""What counts as 0 of a polytope's volume."""
 
 
 @dataclass(frozen=True, eq=False)

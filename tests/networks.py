@@ -7,6 +7,8 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from fold_lightning import ActivationRegions
+
 
 class Tent(nn.Module):
     """relu(relu(x) + relu(-x) - 1) on one input.
@@ -48,6 +50,18 @@ class CantorNet(nn.Module):
     @property
     def inner_layers(self) -> list[str]:
         return ["inner", *(f"inner/{call}" for call in range(2, self.k + 1))]
+
+
+def polytope(*rows: list[float]) -> ActivationRegions:
+    """The region around 0 that rows (normal, offset) bound, as of one layer."""
+    table = torch.tensor([rows], dtype=torch.float64)
+    inputs = torch.zeros(1, table.shape[2] - 1, dtype=torch.float64)
+    return ActivationRegions(table[..., :-1], table[..., -1], inputs, {"relu": slice(0, table.shape[1])})
+
+
+def cube(d: int) -> list[list[float]]:
+    """The rows of a cube of d dimensions, of side 2."""
+    return [[float(sign * (i == j)) for j in range(d)] + [1.0] for i in range(d) for sign in (1, -1)]
 
 
 def mlp(*widths: int, seed: int = 0, bias: bool = True) -> nn.Sequential:

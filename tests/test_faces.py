@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from networks import mlp
+from networks import cube, mlp, polytope
 from reference import Residual, faces_by_least_squares, faces_one_by_one
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fold_lightning import ActivationRegions, activation_codes, activation_regions, face_counts, region_graph, supporting_units
+from fold_lightning import activation_codes, activation_regions, face_counts, region_graph, supporting_units
 from fold_lightning.faces import interior_point, programs, rays, supporting
 from fold_lightning.faces.polytopes import ready_polytopes
 from fold_lightning.faces.programs import gain
@@ -111,28 +111,18 @@ def test_crossing_a_face_switches_exactly_its_unit() -> None:
     assert len(crossed) > 3
 
 
-def square(*rows: list[float]) -> ActivationRegions:
-    """The region around 0 of rows (normal, offset)."""
-    table = torch.tensor([rows], dtype=torch.float64)
-    d = table.shape[2] - 1
-    return ActivationRegions(
-        table[..., :-1], table[..., -1], torch.zeros(1, d, dtype=torch.float64), {"relu": slice(0, table.shape[1])}
-    )
-
-
 SIDES = ([1.0, 0.0, 1.0], [-1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [0.0, -1.0, 1.0])
 
 
 @pytest.mark.parametrize("d", [2, 3, 4, 6])
 def test_a_cube_has_2d_faces_and_its_corners_cut_off_are_2_to_the_d_more(d: int) -> None:
-    cube = [[float(sign * (i == j)) for j in range(d)] + [1.0] for i in range(d) for sign in (1, -1)]
     corners = [[float(s) for s in signs] + [d - 0.5] for signs in itertools.product((1, -1), repeat=d)]
     touching = [[*row[:-1], float(d)] for row in corners]
     far = [[*row[:-1], d + 0.5] for row in corners]
-    assert face_counts(square(*cube)).item() == 2 * d
-    assert face_counts(square(*cube, *corners)).item() == 2 * d + 2**d
-    assert face_counts(square(*cube, *touching)).item() == 2 * d, "a plane through a corner alone is no face"
-    assert face_counts(square(*cube, *far)).item() == 2 * d
+    assert face_counts(polytope(*cube(d))).item() == 2 * d
+    assert face_counts(polytope(*cube(d), *corners)).item() == 2 * d + 2**d
+    assert face_counts(polytope(*cube(d), *touching)).item() == 2 * d, "a plane through a corner alone is no face"
+    assert face_counts(polytope(*cube(d), *far)).item() == 2 * d
 
 
 @pytest.mark.parametrize("d", [2, 3])
@@ -140,13 +130,13 @@ def test_of_identical_half_spaces_the_first_supports(d: int) -> None:
     rows = [[*side[:2], *[0.0] * (d - 2), side[2]] for side in SIDES]
     rows += [[3 * value for value in rows[1]], [0.5 * value for value in rows[0]], rows[3]]
     rows.insert(0, [0.0] * d + [5.0])
-    faces = supporting_units(square(*rows))
+    faces = supporting_units(polytope(*rows))
     assert faces[0].tolist() == [False, True, True, True, True, False, False, False]
 
 
 def test_a_region_without_interior_has_no_face() -> None:
-    point = square([1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, -1.0, 0.0])
-    line = square([1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 1.0])
+    point = polytope([1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, -1.0, 0.0])
+    line = polytope([1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 1.0])
     assert face_counts(point).item() == face_counts(line).item() == 0
     assert face_counts(activation_regions(mlp(3, 8, 8, bias=False), torch.zeros(1, 3))).item() == 0
 
@@ -177,11 +167,11 @@ def test_units_that_are_constant_have_no_face(d: int) -> None:
 @pytest.mark.parametrize("d", [2, 3, 5])
 def test_a_plane_that_is_parallel_but_for_rounding_is_no_face(d: int, tilt: float) -> None:
     strip = [[1.0, *[0.0] * (d - 1), 1.0], [-1.0, *[0.0] * (d - 1), 1.0], [1.0, tilt, *[0.0] * (d - 2), 800.0]]
-    assert supporting_units(square(*strip))[0].tolist() == [True, True, False]
+    assert supporting_units(polytope(*strip))[0].tolist() == [True, True, False]
     prism = [[*side[:2], *[0.0] * (d - 2), side[2]] for side in SIDES]
     corner = [1.0, 1.0, *[0.0] * (d - 2), 3.0]
     corner[d - 1 if d > 2 else 0] += tilt
-    assert supporting_units(square(*prism, corner))[0].tolist() == [True] * 4 + [False]
+    assert supporting_units(polytope(*prism, corner))[0].tolist() == [True] * 4 + [False]
 
 
 def test_regions_of_narrow_deep_networks_have_their_faces_alone() -> None:
@@ -251,12 +241,12 @@ def test_first_layers_make_the_polytopes_small() -> None:
 
 
 def test_impossible_requests_say_what_is_possible() -> None:
-    regions = square(*SIDES)
+    regions = polytope(*SIDES)
     with pytest.raises(ValueError, match="`method` must be one of 'exact', 'hit_and_run', got 'sampled'"):
         supporting_units(regions, method="sampled")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`num_steps` must be a whole number of at least 1, got 0"):
         face_counts(regions, method="hit_and_run", num_steps=0)
-    broken = square(*SIDES, [float("nan"), 0.0, 1.0])
+    broken = polytope(*SIDES, [float("nan"), 0.0, 1.0])
     with pytest.raises(ValueError, match="`regions` must be finite, got NaN or infinite half-spaces"):
         supporting_units(broken)
 

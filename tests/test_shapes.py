@@ -7,26 +7,14 @@ import math
 
 import pytest
 import torch
-from networks import mlp
+from networks import cube, mlp, polytope
 
-from fold_lightning import ActivationRegions, activation_regions, region_graph, region_shapes
-
-
-def region(*rows: list[float]) -> ActivationRegions:
-    """The region around 0 of rows (normal, offset)."""
-    table = torch.tensor([rows], dtype=torch.float64)
-    d = table.shape[2] - 1
-    inputs = torch.zeros(1, d, dtype=torch.float64)
-    return ActivationRegions(table[..., :-1], table[..., -1], inputs, {"relu": slice(0, table.shape[1])})
-
-
-def cube(d: int) -> list[list[float]]:
-    return [[float(sign * (i == j)) for j in range(d)] + [1.0] for i in range(d) for sign in (1, -1)]
+from fold_lightning import activation_regions, region_graph, region_shapes
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 4])
 def test_a_cube_and_a_simplex(d: int) -> None:
-    shape = region_shapes(region(*cube(d)))[0]
+    shape = region_shapes(polytope(*cube(d)))[0]
     corners = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=d)), dtype=torch.float64)
     assert torch.allclose(
         torch.tensor(sorted(shape.vertices.round(decimals=9).tolist()), dtype=torch.float64), corners, atol=1e-9
@@ -37,7 +25,7 @@ def test_a_cube_and_a_simplex(d: int) -> None:
         and shape.num_simplices in {1: (1,), 2: (2,), 3: (5, 6), 4: range(16, 25)}[d]
     )
     sides = [[float(i == j) for j in range(d)] + [0.1] for i in range(d)]
-    simplex = region_shapes(region(*sides, [*[-1.0] * d, 1.0]))[0]
+    simplex = region_shapes(polytope(*sides, [*[-1.0] * d, 1.0]))[0]
     assert simplex.num_simplices == 1 and len(simplex.vertices) == d + 1
     assert simplex.volume == pytest.approx((1 + 0.1 * d) ** d / math.factorial(d))
 
@@ -45,7 +33,7 @@ def test_a_cube_and_a_simplex(d: int) -> None:
 def test_a_polygon_of_v_vertices_falls_into_v_minus_2_triangles() -> None:
     for v in (3, 5, 9):
         turns = [2 * math.pi * i / v for i in range(v)]
-        shape = region_shapes(region(*[[math.cos(t), math.sin(t), 1.0] for t in turns], [0.1, 0.1, 5.0]))[0]
+        shape = region_shapes(polytope(*[[math.cos(t), math.sin(t), 1.0] for t in turns], [0.1, 0.1, 5.0]))[0]
         assert len(shape.vertices) == v and shape.num_simplices == v - 2
         assert shape.volume == pytest.approx(v * math.tan(math.pi / v))
 
@@ -78,11 +66,11 @@ def test_a_box_cuts_what_is_unbounded_alone() -> None:
 
 
 def test_degenerate_regions() -> None:
-    point = region_shapes(region([1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, -1.0, 0.0]))[0]
+    point = region_shapes(polytope([1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, -1.0, 0.0]))[0]
     assert point.volume == 0 and point.num_simplices == 0 and point.vertices.shape == (0, 2)
-    slab = region_shapes(region([1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]))[0]
+    slab = region_shapes(polytope([1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]))[0]
     assert slab.volume == math.inf and not slab.bounded
-    everything = region([0.0, 0.0, 1.0])
+    everything = polytope([0.0, 0.0, 1.0])
     assert region_shapes(everything)[0].volume == math.inf
     assert region_shapes(everything, box=(0.5, 1.5))[0].volume == pytest.approx(1.0)
 
@@ -94,9 +82,9 @@ def test_slices_have_shapes_in_their_own_coordinates() -> None:
 
 
 def test_impossible_requests_say_what_is_possible() -> None:
-    square = region(*cube(2))
+    square = polytope(*cube(2))
     with pytest.raises(ValueError, match="Shapes are those of at most 4 dimensions, got 5"):
-        region_shapes(region(*cube(5)))
+        region_shapes(polytope(*cube(5)))
     with pytest.raises(ValueError, match="`box` must be a lower and a larger upper bound"):
         region_shapes(square, box=(1, 1))
     with pytest.raises(ValueError, match="`cut` must be one of 'unbounded', 'all', got 'none'"):

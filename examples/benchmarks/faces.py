@@ -4,7 +4,7 @@
 
 Times are of `activation_regions` and `supporting_units` together, on networks at initialisation and random inputs. The other ways get
 `--seconds` for each network: linear programs are then those of some rows, drawn at random, and their time a region is what all rows
-would take. relucent (https://pypi.org/project/relucent/, AGPL) solves with Gurobi, which limits sizes without a licence.
+would take. relucent (AGPL) solves with Gurobi, which limits sizes without a licence.
 """
 
 from __future__ import annotations

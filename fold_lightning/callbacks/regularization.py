@@ -68,7 +68,7 @@ class Regularization:
         self._steps: Steps | None = None
         self._scalars: dict[str, Any] = {}
         self._logged_in = -1
-        self._has_warned = False
+        self._warned: set[str] = set()
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wraps.
@@ -88,8 +88,8 @@ class Regularization:
             )
         self._steps = None
         self.regularizer.forget()
-        self._scalars, self._logged_in, self._has_warned = {}, -1, False
-
+        self._scalars, self._logged_in = {}, -1
+        self._warned.clear()
         self._given = {name: value for name, value in vars(pl_module).items() if name == "training_step"}
         pl_module.training_step = StepWithTerm(self, trainer, pl_module, original)  # type: ignore[method-assign]
 
@@ -119,10 +119,11 @@ class Regularization:
             self._steps = self._first_look(trainer, pl_module, batch)
         steps, step = self._steps, trainer.global_step
         batch_of_step = steps.next_batch(step)
-        is_due = step % self.regularizer.every_n_steps == 0
-        self.regularizer.progress = steps.progress(trainer) if is_due else self.regularizer.progress
-        weight = self.regularizer.current_weight
-        pool = split_batch(batch, self._batch_to_inputs) if is_due and weight else None  # before the step may take it apart
+        is_due, weight = step % self.regularizer.every_n_steps == 0, 0.0
+        if is_due:
+            self.regularizer.progress = steps.progress(trainer)
+            weight = self.regularizer.current_weight
+        pool = split_batch(batch, self._batch_to_inputs) if weight else None  # before the step may take it apart
         output = original(*args, **kwargs)
         if output is None:
             return None
@@ -143,25 +144,24 @@ class Regularization:
             return output
         term = self.regularizer(pl_module, *pool, forward=self._forward)
         if not bool(term.isfinite()):
-            self._skip()
-            return output
-        if not term.requires_grad and not self._has_warned:
-            rank_zero_warn(
-                "The folding regularizer's term depends on no weight that is trained, so it pushes nothing: all that counts is "
-                "frozen, or checkpointed with `use_reentrant=True` (take False)."
-            )
-            self._has_warned = True
-        self._scalars |= {summaries.REGULARIZER_TERM: term.detach(), summaries.SOFT_CHI: self.regularizer.soft_chi}
-        return _add(output, self.regularizer.every_n_steps * term)
-
-    def _skip(self) -> None:
-        self.regularizer.num_skipped += 1
-        if not self._has_warned:
-            rank_zero_warn(
+            self.regularizer.num_skipped += 1
+            self._warn_once(
                 "The folding regularizer's term is not finite in this step, so it is left out (training goes on; said once, "
                 "`num_skipped` of the regularizer counts)."
             )
-        self._has_warned = True
+            return output
+        if not term.requires_grad:
+            self._warn_once(
+                "The folding regularizer's term depends on no weight that is trained, so it pushes nothing: all that counts is "
+                "frozen, or checkpointed with `use_reentrant=True` (take False)."
+            )
+        self._scalars |= {summaries.REGULARIZER_TERM: term.detach(), summaries.SOFT_CHI: self.regularizer.soft_chi}
+        return _add(output, self.regularizer.every_n_steps * term)
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            rank_zero_warn(message)
+        self._warned.add(message)
 
 
 class StepWithTerm:

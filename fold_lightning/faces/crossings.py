@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fold_lightning.faces.interior_point import STEPS, Programs, normal_matrices, step
+from fold_lightning.faces.interior_point import STEPS, Programs, gram_factors, heights, step
 from fold_lightning.faces.polytopes import TIE, Frame, Polytopes
 from fold_lightning.faces.rows import taken, together
 
@@ -25,16 +25,16 @@ def ways_across(polytopes: Polytopes, frame: Frame, faces: Tensor) -> tuple[Tens
     """
     own, there = together(faces)
     programs = Programs.begun(polytopes, own, there)
-    gram = torch.linalg.cholesky(normal_matrices(polytopes.real[:, None].to(polytopes.points), polytopes.points)[:, 0])
+    gram = gram_factors(polytopes)
     across = torch.zeros_like(taken(polytopes.points, own))
     crossed = torch.zeros_like(there)
     for _ in range(STEPS):
         if (crossed | ~there).all():
             break
         step(polytopes, programs)
-        height = 2 - programs.slacks.gather(2, own[..., None])
-        heights = (1 - programs.slacks).scatter(2, own[..., None], height)
-        point = torch.cholesky_solve((heights @ polytopes.points).mT, gram).mT
+        reached = heights(programs)
+        height = reached.gather(2, own[..., None])
+        point = torch.cholesky_solve((reached @ polytopes.points).mT, gram).mT
         now = there & ~crossed & (height[..., 0] > 1 + TIE)
         across = torch.where(now[..., None], point / height, across)
         crossed |= now

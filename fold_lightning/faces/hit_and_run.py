@@ -28,4 +28,4 @@ def rows_met_at_random(polytopes: Polytopes, num_steps: int, seed: int) -> Tenso
         faces |= met_alone(heights)
         ahead, behind = (1 / heights.amax(2).clamp(min=1 / FAR)).unbind(1)
         slacks = slacks - (share * (ahead + behind)[:, None] - behind[:, None]) * rates
-    return faces & polytopes.real
+    return faces & polytopes.own

@@ -18,19 +18,18 @@ INSIDE = 1e-12
 
 
 def facets_of_hull(points: np.ndarray) -> np.ndarray | None:
-    """The facets (normal, offset) of the hull of 0 and some points (M, d), of offset 0 if they pass through 0; None if it is flat."""
-    hull = np.vstack([points, np.zeros(points.shape[1])])
-    if hull.shape[1] == 1:
-        return np.array([[1.0, -hull.max()], [-1.0, hull.min()]])
+    """The facets (normal, offset) of the hull of some points (M, d); None if it is as flat as rounding makes it."""
+    if points.shape[1] == 1:
+        return np.array([[1.0, -points.max()], [-1.0, points.min()]])
     try:
-        facets: np.ndarray = ConvexHull(hull).equations
+        facets: np.ndarray = ConvexHull(points).equations
     except QhullError:
         return None
     return facets
 
 
 def inside_hulls(points: Tensor, real: Tensor) -> Tensor:
-    """Which points (B, M, d) lie inside the hull of 0 and the others, a mask (B, M): their rows are no faces.
+    """Which points (B, M, d) lie inside the hull of the others, a mask (B, M): their rows are no faces.
 
     None in many dimensions or of few rows.
     """

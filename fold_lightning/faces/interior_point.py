@@ -59,11 +59,11 @@ class Programs:
     def begun(cls, polytopes: Polytopes, rows: Tensor, there: Tensor) -> Programs:
         """At 0, and at equal weights but for the least change that makes them give the own row; of these the least that stay above 0.
 
-        The points' Gram matrix is nearly the identity and their sum nearly 0, so that there are such weights unless the polytope is
-        unbounded; then the steps have to bring them about.
+        The points' Gram matrix is nearly the identity and their sum nearly 0, so that there are such weights unless the polytope
+        reaches to the walls; then the steps have to bring them about.
         """
         points = polytopes.points
-        gram = torch.linalg.cholesky(normal_matrices(polytopes.real[:, None].to(points), points)[:, 0])
+        gram = gram_factors(polytopes)
         centered = 1 - _solved(gram, points.sum(1))[:, None] @ points.mT
         products = torch.cholesky_solve(taken(points, rows).mT, gram).mT @ points.mT
         even = (centered > 0.1).all(2, keepdim=True)
@@ -103,7 +103,7 @@ def decided(polytopes: Polytopes, undecided: Tensor) -> tuple[Tensor, Tensor]:
             if not programs.open.any():
                 break
             programs = programs.still_open()
-    return faces & polytopes.real, redundant & ~faces & polytopes.real
+    return faces & polytopes.own, redundant & ~faces & polytopes.own
 
 
 def step(polytopes: Polytopes, programs: Programs) -> tuple[Tensor, Tensor]:
@@ -111,7 +111,7 @@ def step(polytopes: Polytopes, programs: Programs) -> tuple[Tensor, Tensor]:
     points, slacks, weights = polytopes.points, programs.slacks, programs.weights
     own = taken(points, programs.rows)
     stiffness = weights / slacks
-    factors, failed = torch.linalg.cholesky_ex(normal_matrices(stiffness, points))
+    factors, failed = torch.linalg.cholesky_ex(_normal_matrices(stiffness, points))
     programs.open = programs.open & (failed == 0)
 
     approach = _solved(factors, own) @ points.mT
@@ -132,11 +132,11 @@ def step(polytopes: Polytopes, programs: Programs) -> tuple[Tensor, Tensor]:
     across = _own(programs.slacks, programs.rows) < 1 - TIE
     width = points.shape[1]
     faces = in_columns(across & programs.open, programs.rows, width)
-    faces |= met_alone(_heights(programs))
+    faces |= met_alone(heights(programs))
     return faces, in_columns(redundant & programs.open, programs.rows, width)
 
 
-def _heights(programs: Programs) -> Tensor:
+def heights(programs: Programs) -> Tensor:
     """The heights of all rows' points along the rays from 0 through the programs' points."""
     relaxed = torch.ones_like(programs.slacks).scatter(2, programs.rows[..., None], 2.0)
     return relaxed - programs.slacks
@@ -170,7 +170,13 @@ def _solved(factors: Tensor, right: Tensor) -> Tensor:
     return solution[..., 0]
 
 
-def normal_matrices(stiffness: Tensor, points: Tensor) -> Tensor:
+def gram_factors(polytopes: Polytopes) -> Tensor:
+    """The Cholesky factors (B, d, d) of the points' Gram matrices, which are nearly the identity."""
+    factors: Tensor = torch.linalg.cholesky(_normal_matrices(polytopes.real[:, None].to(polytopes.points), polytopes.points))
+    return factors[:, 0]
+
+
+def _normal_matrices(stiffness: Tensor, points: Tensor) -> Tensor:
     """The matrices ``sum_j stiffness_j p_j p_j^T`` (B, U, d, d), their lower triangles; of many programs by all p p^T at once."""
     d, num_programs = points.shape[2], stiffness.shape[1]
     if FEW * num_programs < d and 8 * stiffness.numel() * d <= MAX_BYTES:

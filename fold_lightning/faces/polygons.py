@@ -1,4 +1,4 @@
-"""Faces of intervals and polygons, without linear programs: the corners of the convex hull of 0 and the dual points."""
+"""Faces of intervals and polygons, without linear programs: the corners of the convex hull of the dual points."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROUNDING = 1e-14
 """Heights above an edge of the hull that are none, in lengths of its normal; no point is longer than 1."""
 
 PARALLEL = 1e-12
-"""Heights above an edge through 0, in lengths of its normal and of the point, that say nothing."""
+"""Heights above an edge near 0, in lengths of its normal and of the point, that say nothing."""
 
 
 def interval_faces(polytopes: Polytopes) -> Tensor:
@@ -25,7 +25,7 @@ def interval_faces(polytopes: Polytopes) -> Tensor:
     points = polytopes.points[..., 0]
     ends = torch.stack([points.argmax(1), points.argmin(1)], dim=1)
     there = torch.stack([points.amax(1) > 0, points.amin(1) < 0], dim=1)
-    return in_columns(there, ends, points.shape[1])
+    return in_columns(there, ends, points.shape[1]) & polytopes.own
 
 
 def polygon_faces(polytopes: Polytopes) -> tuple[Tensor, Tensor]:
@@ -37,7 +37,7 @@ def polygon_faces(polytopes: Polytopes) -> tuple[Tensor, Tensor]:
     Returns:
         Two masks bool (B, M).
     """
-    points = torch.cat([polytopes.points, torch.zeros_like(polytopes.points[:, :1])], dim=1)  # 0 is a corner of the unbounded
+    points = polytopes.points
     angles = torch.arange(FIRST_DIRECTIONS, device=points.device).to(points) * (2 * math.pi / FIRST_DIRECTIONS)
     directions = torch.stack([angles.cos(), angles.sin()], dim=1)
     corners = F.one_hot((directions @ points.mT).argmax(2), points.shape[1]).bool().any(1)
@@ -54,8 +54,7 @@ def polygon_faces(polytopes: Polytopes) -> tuple[Tensor, Tensor]:
     at = taken(points, ring)
     rounding = PARALLEL * normals_without.norm(dim=2) * at.norm(dim=2)
     stands_out = (normals_without * at).sum(2) > (1 + TIE) * heights_without + rounding
-    faces = in_columns(stands_out, ring, corners.shape[1])
-    return faces[:, :-1] & polytopes.real, ~corners[:, :-1] & polytopes.real
+    return in_columns(stands_out, ring, corners.shape[1]) & polytopes.own, ~corners & polytopes.own
 
 
 def _rings(points: Tensor, corners: Tensor) -> list[Tensor]:

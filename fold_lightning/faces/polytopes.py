@@ -19,6 +19,7 @@ from fold_lightning.faces.rows import (
     in_first_layer_coordinates,
     in_their_span,
     rows_of,
+    some_direction,
     taken,
     together,
     ways_inside,
@@ -151,8 +152,7 @@ def dual_points(rows: Rows, ball: tuple[Tensor, Tensor] | None = None) -> tuple[
 
 def first_of_equals(points: Tensor, real: Tensor) -> Tensor:
     """Which points (B, M, d) are the first of those equal to them, a mask (B, M); of identical planes the first supports."""
-    anywhere = torch.randn(points.shape[2], generator=torch.Generator().manual_seed(0), dtype=points.dtype).to(points.device)
-    order = torch.argsort((points @ anywhere).where(real, torch.inf), dim=1)
+    order = torch.argsort((points @ some_direction(points)).where(real, torch.inf), dim=1)
     ordered = taken(points, order)
     apart = (ordered[:, 1:] - ordered[:, :-1]).norm(dim=2) > EQUAL * ordered[:, 1:].norm(dim=2)
     group = F.pad(apart.cumsum(1), (1, 0))

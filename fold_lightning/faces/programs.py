@@ -13,27 +13,29 @@ from torch import Tensor
 TOLERANCES = (1e-10, 1e-7)  # the smallest that HiGHS takes, then its usual one
 
 MARGIN = 1e-9
-"""How far inside a cone a direction must lead; and the part of its size by which a point may differ and be the same."""
+"""How far inside a point must lie of what is as large as its coordinates are."""
 
 
 def way_inside(normals: Tensor) -> Tensor | None:
     """A direction float64 (d,) in which a point leaves planes with these outward normals (n, d) inwards; None if there is none."""
-    n, d = normals.shape
-    limits = np.hstack([normals.cpu().numpy(), np.ones((n, 1))])
-    bounds = [(-1, 1)] * d + [(None, 1)]
-    result = _solve(np.r_[np.zeros(d), -1.0], limits, np.zeros(n), bounds)
-    return torch.from_numpy(result.x[:d]).to(normals.device) if result.x[d] > MARGIN else None
+    return _deepest(normals, normals.new_zeros(len(normals)), (-1, 1))
 
 
 def deepest_point(normals: Tensor, slacks: Tensor) -> Tensor | None:
     """The point float64 (d,) that is farthest from the planes of ``normals . x <= slacks``, of normals (n, d) of length 1, as far
     as any is from 0; None if there is none inside.
     """
+    size = float(slacks.abs().max()) or 1.0
+    point = _deepest(normals, slacks / size, (None, None))
+    return None if point is None else point * size
+
+
+def _deepest(normals: Tensor, slacks: Tensor, bounds: tuple[int | None, int | None]) -> Tensor | None:
+    """The point with coordinates in some bounds that is farthest inside, where 1 is far enough; None if there is none."""
     n, d = normals.shape
     limits = np.hstack([normals.cpu().numpy(), np.ones((n, 1))])
-    size = float(slacks.abs().max()) or 1.0
-    result = _solve(np.r_[np.zeros(d), -1.0], limits, slacks.cpu().numpy() / size, [(None, None)] * d + [(None, 1)])
-    return torch.from_numpy(result.x[:d] * size).to(normals.device) if result.x[d] > MARGIN else None
+    result = _solve(np.r_[np.zeros(d), -1.0], limits, slacks.cpu().numpy(), [bounds] * d + [(None, 1)])
+    return torch.from_numpy(result.x[:d]).to(normals.device) if result.x[d] > MARGIN else None
 
 
 def gain(points: Tensor, i: int) -> float:

@@ -38,7 +38,7 @@ def rows_met(polytopes: Polytopes, seed: int = 0) -> Tensor:
     everything = torch.arange(points.shape[1], device=points.device).expand(points.shape[:2])
     for own in everything.split(size, dim=1):
         faces |= _met_on_the_way(polytopes, own, faces)
-    return faces & polytopes.real
+    return faces & polytopes.own
 
 
 def _met_on_the_way(polytopes: Polytopes, own: Tensor, faces: Tensor) -> Tensor:

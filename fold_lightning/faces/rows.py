@@ -79,13 +79,7 @@ class Rows:
     def in_coordinates(self, normals: Tensor) -> Rows:
         """The rows with normals in other coordinates around the same points; a row whose normal is 0 there is none."""
         length = normals.norm(dim=2)
-        real = self.real & (length > UNTOUCHED)
-        divisor = length.where(real, 1.0)
-        return Rows(
-            (normals / divisor[..., None]) * real[..., None],
-            (self.slacks / divisor).where(real, 1.0),
-            self.index.where(real, NONE),
-        )
+        return _of_length_1(normals, self.slacks, self.index, length, self.real & (length > UNTOUCHED))
 
 
 def rows_of(regions: ActivationRegions) -> Rows:
@@ -93,11 +87,14 @@ def rows_of(regions: ActivationRegions) -> Rows:
     length = regions.normals.norm(dim=2)
     parts = [length[:, part] for part in regions.layers.values() if part.stop > part.start]
     longest = torch.cat([part.amax(1, keepdim=True).expand_as(part) for part in parts], dim=1)
-    real = length > ZERO_ROW * longest
+    index = torch.arange(length.shape[1], device=length.device).expand_as(length)
+    return _of_length_1(-regions.normals, regions.slacks.clamp(min=0), index, length, length > ZERO_ROW * longest)
+
+
+def _of_length_1(normals: Tensor, slacks: Tensor, index: Tensor, length: Tensor, real: Tensor) -> Rows:
+    """Rows divided by the lengths of their normals; none where a mask (B, M) is False."""
     divisor = length.where(real, 1.0)
-    index = torch.arange(length.shape[1], device=length.device).expand_as(length).where(real, NONE)
-    normals = -regions.normals / divisor[..., None] * real[..., None]
-    return Rows(normals, (regions.slacks.clamp(min=0) / divisor).where(real, 1.0), index)
+    return Rows(normals / divisor[..., None] * real[..., None], (slacks / divisor).where(real, 1.0), index.where(real, NONE))
 
 
 def in_first_layer_coordinates(rows: Rows, first: int) -> tuple[Tensor, Rows]:
@@ -123,7 +120,7 @@ def in_first_layer_coordinates(rows: Rows, first: int) -> tuple[Tensor, Rows]:
     if torch.linalg.cond(r) > DEPENDENT:
         return lone, rows
     seen = normals @ q
-    anywhere = torch.randn(normals.shape[2], generator=torch.Generator().manual_seed(0), dtype=normals.dtype).to(normals.device)
+    anywhere = some_direction(normals)
     if (normals @ anywhere - seen @ (q.mT @ anywhere)).abs().max() > UNTOUCHED * normals.shape[2]:
         return lone, rows
     coefficients = torch.linalg.solve_triangular(r.mT, seen, upper=False, left=False)
@@ -162,6 +159,12 @@ def ways_inside(rows: Rows) -> tuple[Tensor, Tensor]:
         reach = (slacks / speed)[(speed > 0) & (slacks > 0)]
         steps[b] = (reach.min() / 2 if len(reach) else 1.0) * way
     return interior, steps
+
+
+def some_direction(vectors: Tensor) -> Tensor:
+    """A random direction (d,) for vectors (..., d), always the same: what agrees along it agrees, but for bad luck."""
+    direction = torch.randn(vectors.shape[-1], generator=torch.Generator().manual_seed(0), dtype=vectors.dtype)
+    return direction.to(vectors.device)
 
 
 def in_columns(mask: Tensor, columns: Tensor, width: int) -> Tensor:

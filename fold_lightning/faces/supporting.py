@@ -71,9 +71,7 @@ def supporting_units(regions: ActivationRegions, *, method: Method = "exact", nu
     parts = []
     for begin in range(0, len(regions), size):
         known, polytopes = ready_polytopes(regions[begin : begin + size])
-        faces = (
-            faces_of(polytopes) if method == "exact" else rows_met_at_random(polytopes, num_steps, seed + begin) & polytopes.own
-        )
+        faces = faces_of(polytopes) if method == "exact" else rows_met_at_random(polytopes, num_steps, seed + begin)
         parts.append(known | in_columns(faces, polytopes.rows, known.shape[1]))
     return torch.cat(parts) if parts else regions.normals.new_zeros(regions.normals.shape[:2], dtype=torch.bool)
 
@@ -112,7 +110,7 @@ def faces_of(polytopes: Polytopes) -> Tensor:
     """Faces bool (B, M): what is told by the hull in two dimensions, by rays and many programs at once in more; then by one each."""
     dimension = polytopes.points.shape[2]
     if dimension == 1:
-        return interval_faces(polytopes) & polytopes.own
+        return interval_faces(polytopes)
     if dimension == 2:
         faces, redundant = polygon_faces(polytopes)
     else:
@@ -122,4 +120,4 @@ def faces_of(polytopes: Polytopes) -> Tensor:
     for b, row in (polytopes.own & ~faces & ~redundant).nonzero().tolist():
         real = polytopes.real[b]
         faces[b, row] = gain(polytopes.points[b, real], int(real[:row].sum())) > 1 + TIE
-    return faces & polytopes.own
+    return faces

@@ -53,12 +53,9 @@ class FaceProbes:
         features = inputs[0].numel()
         if subspace == "auto":
             subspace = "whole" if features <= MOST_WHOLE_DIMENSIONS else SLICE_DIMENSIONS
-        least, most = inputs.amin(0), inputs.amax(0)
-        part = torch.rand((MOST_INPUTS, *inputs.shape[1:]), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        random = (least + part * (most - least)).to(inputs.dtype)
         return cls(
             inputs[:MOST_INPUTS] if kind != "random" else None,
-            random if kind != "data" else None,
+            _in_the_box(inputs, seed) if kind != "data" else None,
             None if subspace == "whole" else subspace,
             features,
             seed,
@@ -76,6 +73,13 @@ class FaceProbes:
             f"Faces of activation regions: {what} of {self.features} features. Over all regions of a network the mean is at most "
             f"2d = {2 * self.dimension}; over regions around points it may be more, for points fall into large regions more often."
         )
+
+
+def _in_the_box(inputs: Tensor, seed: int) -> Tensor:
+    """Points (64, ...) spread evenly over the box that inputs span."""
+    least, most = inputs.amin(0), inputs.amax(0)
+    part = torch.rand((MOST_INPUTS, *inputs.shape[1:]), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (least + part * (most - least)).to(inputs.dtype)
 
 
 def check_face_arguments(which: object, subspace: object) -> None:
