@@ -93,8 +93,8 @@ def rows_of(regions: ActivationRegions) -> Rows:
 
 def _of_length_1(normals: Tensor, slacks: Tensor, index: Tensor, length: Tensor, real: Tensor) -> Rows:
     """Rows divided by the lengths of their normals; none where a mask (B, M) is False."""
-    divisor = length.where(real, 1.0)
-    return Rows(normals / divisor[..., None] * real[..., None], (slacks / divisor).where(real, 1.0), index.where(real, NONE))
+    divisor = length.where(real, torch.inf)
+    return Rows(normals / divisor[..., None], (slacks / length).where(real, 1.0), index.where(real, NONE))
 
 
 def in_first_layer_coordinates(rows: Rows, first: int) -> tuple[Tensor, Rows]:

@@ -64,7 +64,7 @@ def supporting_units(regions: ActivationRegions, *, method: Method = "exact", nu
         raise ValueError(f"`method` must be one of {', '.join(map(repr, get_args(Method)))}, got {method!r}.")
     if not isinstance(num_steps, int) or num_steps < 1:
         raise ValueError(f"`num_steps` must be a whole number of at least 1, got {num_steps!r}.")
-    if not (regions.normals.isfinite().all() and regions.offsets.isfinite().all()):
+    if not (regions.normals.sum() + regions.offsets.sum()).isfinite():
         raise ValueError("`regions` must be finite, got NaN or infinite half-spaces: the model's weights may have diverged.")
     rows, dimension = regions.normals.shape[1:]
     size = max(1, MAX_BYTES // (8 * max(1, rows) * (rows if dimension > 2 else IN_POLYGONS)))

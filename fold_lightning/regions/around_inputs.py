@@ -179,17 +179,22 @@ def half_spaces(
     rows = 1 + (points[0].numel() if basis is None else basis.shape[1])
     numel = rows * max(TENSORS_AT_ONCE * architecture.widest, architecture.num_units)
     size = max(1, MAX_BYTES // (8 * numel))
-    parts = []
+    normals: list[Tensor] = []
+    slacks: list[Tensor] = []
+    bits: list[Tensor] = []
     for begin in range(0, len(points), size):
         some = points[begin : begin + size]
         frozen = FrozenPass(borrowed, architecture, len(some), choices=choices)
         length = _step_lengths(some)
         frozen.run(_with_steps(some, length, None if basis is None else basis[begin : begin + size]))
-        parts.append(
-            (torch.cat(frozen.normals, 1) / length[:, None, None], torch.cat(frozen.slacks, 1), torch.cat(frozen.bits, 1))
-        )
-    normals, slacks, bits = (torch.cat(part) for part in zip(*parts, strict=True))
-    return normals, slacks, bits, frozen.rows_of_choices
+        normals.append(torch.cat(frozen.normals, 1).div_(length[:, None, None]))
+        slacks.append(torch.cat(frozen.slacks, 1))
+        bits.append(torch.cat(frozen.bits, 1))
+    return _joined(normals), _joined(slacks), _joined(bits), frozen.rows_of_choices
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def _step_lengths(points: Tensor) -> Tensor:
@@ -202,6 +207,9 @@ def _step_lengths(points: Tensor) -> Tensor:
 def _with_steps(points: Tensor, length: Tensor, basis: Tensor | None) -> Tensor:
     """Each point and, behind it, the point after a step in each direction: ((1 + k) B, ...)."""
     flat = points.flatten(1)
-    steps = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device).expand(len(flat), -1, -1) if basis is None else basis
-    rows = torch.cat([flat[:, None], flat[:, None] + length[:, None, None] * steps], dim=1)
+    if basis is None:
+        rows = flat[:, None].repeat(1, 1 + flat.shape[1], 1)
+        rows[:, 1:].diagonal(dim1=1, dim2=2).add_(length[:, None])
+    else:
+        rows = torch.cat([flat[:, None], flat[:, None] + length[:, None, None] * basis], dim=1)
     return rows.reshape(-1, *points.shape[1:])
