@@ -100,8 +100,8 @@ def codes_and_outputs(
     return ActivationCodes(torch.cat(bits).to(inputs.device), architecture.layers), found
 
 
-def check_inputs(inputs: Tensor, name: str = "inputs") -> None:
-    """Refuses what cannot be a batch of inputs."""
+def check_inputs(inputs: Tensor, name: str = "inputs", *, finite: bool = True) -> None:
+    """Refuses what cannot be a batch of inputs; `finite=False` does not look at their values."""
     if not isinstance(inputs, Tensor):
         raise TypeError(f"`{name}` must be a tensor (B, ...), got {type(inputs).__name__}.")
     if not inputs.is_floating_point():
@@ -113,7 +113,7 @@ def check_inputs(inputs: Tensor, name: str = "inputs") -> None:
         raise ValueError(f"`{name}` must hold at least one input along its first dimension, got shape {tuple(inputs.shape)}.")
     if inputs.is_meta:
         raise ValueError(f"`{name}` is on the meta device, which holds no values: make it on the model's device.")
-    if not bool(torch.isfinite(inputs).all()):
+    if finite and not bool(torch.isfinite(inputs).all()):
         raise ValueError(f"`{name}` must be finite, got NaN or infinite values: clean or normalise the data first.")
 
 

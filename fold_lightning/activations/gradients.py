@@ -18,7 +18,11 @@ from fold_lightning.activations.borrowing import (
 )
 from fold_lightning.activations.codes import PreActivations, check_inputs
 from fold_lightning.activations.layers import Patterns
+from fold_lightning.activations.snapshot import Snapshot
 from fold_lightning.activations.table import Thresholds
+
+OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+"""Attributes that torch gives a module: parameters, buffers, hooks, ..."""
 
 
 def look_at(model: nn.Module, inputs: Tensor, layers: Patterns = None, forward: Forward = None) -> Architecture:
@@ -34,7 +38,7 @@ def pre_activations(
     """The pre-activations of each counted layer, and its thresholds, in execution order, with gradients.
 
     One forward pass in evaluation mode, in the dtype and the autocast context that the model is in, up to the last counted layer.
-    Modes, buffers, attributes and random states are as before when it ends; what a forward pass writes into lists is not.
+    Modes, buffers, attributes, lists, dicts, sets and random states are as before when it ends.
 
     Args:
         model: The user's model.
@@ -71,6 +75,7 @@ class _ModelInUse(BorrowedModel):
 def _in_evaluation(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, on copies of the buffers, lest what a pass writes into them is there when the loss is differentiated."""
     before = [(vars(module), vars(module).copy()) for module in model.modules()]
+    contents = [Snapshot(module, without=OF_EVERY_MODULE) for module in model.modules()]
     copies = {id(buffer): buffer.clone() for buffer in model.buffers()}
     try:
         for attributes, was in before:
@@ -82,3 +87,5 @@ def _in_evaluation(model: nn.Module) -> Iterator[None]:
         for attributes, was in before:
             attributes.clear()
             attributes.update(was)
+        for snapshot in contents:
+            snapshot.restore()

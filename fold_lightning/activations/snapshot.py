@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,10 @@ DEEPEST = 4
 class Snapshot:
     """A module's attributes, the contents of their tensors, lists, dicts, sets and deques, and the states of its generators.
 
+    Args:
+        module: Whose; those of its submodules are their own.
+        without: Names of attributes that are left out.
+
     Example:
         >>> module = nn.Identity()
         >>> module.seen, module.calls = [], {"n": 0}
@@ -30,8 +34,10 @@ class Snapshot:
         ([], {'n': 0}, False)
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self._restorers = list(_restorers(vars(module), DEEPEST))
+    def __init__(self, module: nn.Module, without: Collection[str] = ()) -> None:
+        attributes = vars(module)
+        kept = {name: value for name, value in attributes.items() if name not in without} if without else attributes
+        self._restorers = list(_restorers(kept, DEEPEST))
 
     def restore(self) -> None:
         """Gives everything back as it was, in the same objects."""

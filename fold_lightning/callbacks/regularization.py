@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import types
@@ -172,20 +173,21 @@ class StepWithTerm:
     ) -> None:
         functools.update_wrapper(self, original)
         self._regularization, self._trainer, self._module, self._original = regularization, trainer, pl_module, original
+        self._own = vars(pl_module).get("training_step")  # where it is the module's own and not its class's
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._regularization.call(self._trainer, self._module, self._original, *args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
-        return _own_step(memo.get(id(self._module), self._module))
+        return _without_term(memo.get(id(self._module), self._module), copy.deepcopy(self._own, memo))
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[LightningModule]]:
-        return _own_step, (self._module,)
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[LightningModule, Callable[..., Any] | None]]:
+        return _without_term, (self._module, self._own)
 
 
-def _own_step(pl_module: LightningModule) -> Callable[..., Any]:
-    """The `training_step` that its class gives a module."""
-    return types.MethodType(type(pl_module).training_step, pl_module)
+def _without_term(pl_module: LightningModule, own: Callable[..., Any] | None) -> Callable[..., Any]:
+    """The `training_step` of a module, its own or that of its class."""
+    return own if own is not None else types.MethodType(type(pl_module).training_step, pl_module)
 
 
 class Steps:

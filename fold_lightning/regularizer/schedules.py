@@ -31,7 +31,7 @@ def strength(schedule: Schedule, progress: float, until: float) -> float:
     A schedule of the user's own gets the progress as it is, and says itself when it ends.
 
     Raises:
-        ValueError: If a schedule of the user's own returns no finite number.
+        ValueError: If a schedule of the user's own returns anything but a finite number.
 
     Example:
         >>> [strength("cosine", progress, until=0.5) for progress in (0.0, 0.25, 0.5, 0.75)]
@@ -42,7 +42,11 @@ def strength(schedule: Schedule, progress: float, until: float) -> float:
     if isinstance(schedule, str):
         past = progress >= until and until < 1.0  # a constant one that has no end has none at the last step either
         return 0.0 if past else SCHEDULES[schedule](min(progress / until, 1.0))
-    factor = float(schedule(progress))
-    if not math.isfinite(factor):
-        raise ValueError(f"`schedule` must return a finite number, got {factor} at progress {progress:g}.")
-    return factor
+    factor = schedule(progress)
+    try:
+        finite = math.isfinite(factor)
+    except TypeError:
+        finite = False
+    if not finite:
+        raise ValueError(f"`schedule` must return a finite number, got {factor!r} at progress {progress:g}.")
+    return float(factor)

@@ -13,6 +13,9 @@ from torch import Tensor
 BLUR = 8.0
 """Temperature of the soft maximum in units (bits), times that of the bits."""
 
+SMALLEST_SPREAD = 0.01
+"""Of a layer, in spreads of the one with the largest, so that gradients of layers that are all but zero stay bounded."""
+
 SMALLEST_VARIANCE = 1e-20
 
 
@@ -20,7 +23,8 @@ def soft_bits(layers: Iterable[tuple[tuple[float, ...], Tensor]], temperature: f
     """Bits between 0 and 1, by how far each pre-activation lies above its threshold: ``sigmoid((z - threshold) / (t s))``.
 
     ``t`` is the temperature and ``s`` the standard deviation of all pre-activations of the layer, so that neither the scale of the
-    weights nor that of the inputs matters. As ``t`` tends to 0 they tend to the bits, where ``z`` is not the threshold.
+    weights nor that of the inputs matters, but at least a hundredth of the largest ``s`` of all layers. As ``t`` tends to 0 they
+    tend to the bits, where ``z`` is not the threshold.
 
     Args:
         layers: The thresholds and pre-activations (B, n) of each layer.
@@ -35,13 +39,20 @@ def soft_bits(layers: Iterable[tuple[tuple[float, ...], Tensor]], temperature: f
         tensor([[0.1200, 0.8800],
                 [0.8800, 0.1200]])
     """
-    scaled: list[Tensor] = []
+    wide: list[tuple[tuple[float, ...], Tensor]] = []
+    variances: list[Tensor] = []
     for thresholds, z in layers:
-        wide = z if z.dtype == torch.float64 else z.float()
+        wide.append((thresholds, z if z.dtype == torch.float64 else z.float()))
         # What rounding leaves of equal numbers is no spread: without this floor it would look like folding.
-        floor = torch.finfo(z.dtype).eps * wide.detach().square().mean() + SMALLEST_VARIANCE
-        spread = (wide.var(correction=0) + floor).sqrt()
-        scaled.extend((wide - threshold if threshold else wide) / spread for threshold in thresholds)
+        floor = torch.finfo(z.dtype).eps * wide[-1][1].detach().square().mean() + SMALLEST_VARIANCE
+        variances.append(wide[-1][1].var(correction=0) + floor)
+    variance = torch.stack(variances)
+    spreads = variance.maximum(SMALLEST_SPREAD**2 * variance.detach().max()).sqrt()
+    scaled = [
+        (z - threshold if threshold else z) / spread
+        for (thresholds, z), spread in zip(wide, spreads, strict=True)
+        for threshold in thresholds
+    ]
     return torch.sigmoid(torch.cat(scaled, dim=1) / temperature)
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from typing import Any, get_args
-from weakref import ref
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from fold_lightning.activations.architecture import Architecture
+from fold_lightning.activations.codes import check_inputs
 from fold_lightning.activations.gradients import look_at, pre_activations
 from fold_lightning.regularizer.pairs import Between, draw_pairs
 from fold_lightning.regularizer.schedules import Schedule, check_schedule, strength
 from fold_lightning.regularizer.soft import soft_bits, soft_folding
 
-Known = tuple[ref[nn.Module], Any, Architecture]
+Known = WeakKeyDictionary[nn.Module, tuple[Any, Architecture]]
 
 
 class FoldingRegularizer(nn.Module):
@@ -53,14 +54,15 @@ class FoldingRegularizer(nn.Module):
         num_points: T, equidistant points on each, its ends among them; at least 3, for 2 cannot turn back.
         temperature: t, of soft bits in spreads of their layer, and of what else `soft_folding` softens. Above 0.
         damping: How much longer walks are taken to be, in `soft_folding`, so that it pays to turn back rather than to stay near; 0
-            is known to cost accuracy.
+            is known to cost accuracy, and takes what rounding makes of equal inputs for folding.
         between: Segments go between inputs of different "classes", of the "same" class, or "any". Without labels, any.
         layers: Whose bits count: a layer's name, a glob pattern or several of them; None counts every activation.
         seed: Of the choice of segments.
 
     Attributes:
         progress: How much of the training has passed, in [0, 1]; drives the schedule. `FoldingMonitor` sets it, otherwise you.
-        draws: How many terms were drawn.
+        draws: The number of the next term's draw; the seed and it say which segments it takes. A call in training mode counts
+            it up, and `FoldingMonitor` sets it by the step.
         soft_chi: The soft chi of the last term, a tensor without gradient; None before the first.
         num_skipped: How many terms `FoldingMonitor` left out because they were not finite.
 
@@ -134,7 +136,7 @@ class FoldingRegularizer(nn.Module):
         self.soft_chi = None
         self.num_skipped = 0
         self._progress = 0.0
-        self._known: Known | None = None
+        self._known: Known = WeakKeyDictionary()
 
     @property
     def progress(self) -> float:
@@ -181,7 +183,9 @@ class FoldingRegularizer(nn.Module):
         return weight * (1 - chi)
 
     def check(self, model: nn.Module, inputs: Tensor, labels: Tensor | None = None, *, forward: Any = None) -> None:
-        """Raises what a call would raise of the model, whatever the weight; draws nothing."""
+        """Raises what a call would raise of the model or the schedule, whatever the weight; draws nothing."""
+        for tenth in range(11):
+            strength(self.schedule, tenth / 10, self.until)
         _check_batch(inputs, labels)
         self._look_at(model, inputs, forward)
 
@@ -199,10 +203,14 @@ class FoldingRegularizer(nn.Module):
 
     def forget(self) -> None:
         """Looks at the model anew when it is called next: a model may be altered between trainings."""
-        self._known = None
+        self._known = WeakKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_known": None}  # copies look at their model anew
+        return {name: value for name, value in vars(self).items() if name != "_known"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.forget()  # copies look at their model anew
 
     def _points(self, inputs: Tensor, labels: Tensor | None) -> Tensor:
         """Equidistant points (S * T, ...) on segments that no other call has drawn."""
@@ -216,20 +224,14 @@ class FoldingRegularizer(nn.Module):
 
     def _look_at(self, model: nn.Module, inputs: Tensor, forward: Any) -> Architecture:
         """What the model is like, found out once."""
-        if self._known is None or self._known[0]() is not model or self._known[1] is not forward:
-            self._known = (ref(model), forward, look_at(model, inputs.detach(), self.layers, forward))
-        return self._known[2]
+        known = self._known.get(model)
+        if known is None or known[0] is not forward:
+            known = self._known[model] = (forward, look_at(model, inputs.detach(), self.layers, forward))
+        return known[1]
 
 
 def _check_batch(inputs: Any, labels: Any) -> None:
-    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
-        got = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise TypeError(
-            f"`inputs` must be a floating-point tensor (B, ...), got {got}: segments need real-valued inputs. For token ids, embed "
-            "them first and pass `forward=` with the rest of the model."
-        )
-    if inputs.dim() < 1 or len(inputs) == 0:
-        raise ValueError(f"`inputs` must hold at least one input along its first dimension, got shape {tuple(inputs.shape)}.")
+    check_inputs(inputs, finite=False)
     if labels is None:
         return
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
