@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import json
 import pickle
@@ -25,6 +26,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from fold_lightning import FoldingMonitor, FoldingRegularizer
+from fold_lightning.callbacks.regularization import BATCHES_OF_A_STEP
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 
@@ -328,8 +330,63 @@ def test_a_term_that_is_not_finite_is_left_out_counted_and_said_once(tmp_path: P
         warnings.simplefilter("always")
         trainer = fit(tmp_path, monitor(regularizer), model=Tolerant(), given=given, max_epochs=2)
     assert regularizer.num_skipped == 6
-    assert sum("term is not finite" in str(warning.message) for warning in caught) == 1
+    assert sum("term is left out of a step. It is not finite" in str(warning.message) for warning in caught) == 1
     assert all(bool(p.isfinite().all()) for p in trainer.lightning_module.parameters())
+
+
+def test_a_batch_of_another_form_costs_its_term_and_not_the_run(tmp_path: Path) -> None:
+    class Mixed(Model):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step(batch if isinstance(batch, list) else batch.pair, batch_idx)
+
+    class Odd:
+        def __init__(self, pair: Any) -> None:
+            self.pair = pair
+
+    batches = [list(batch) if number != 2 else Odd(batch) for number, batch in enumerate(ordered()[0])]
+    given = DataLoader(batches, batch_size=None)
+    regularizer = each_step(1.0)
+    with pytest.warns(UserWarning, match="term is left out of a step. .*Training goes on"):
+        trainer = fit(tmp_path, monitor(regularizer), model=Mixed(), given=(given, ordered()[1]), max_epochs=2)
+    assert regularizer.num_skipped == 2 and trainer.global_step == 2 * len(batches)
+
+
+def test_where_gradients_are_clipped_the_default_term_comes_in_every_step(tmp_path: Path) -> None:
+    for how, last in (({}, 8), ({"gradient_clip_val": 0.5}, 11)):
+        ours = monitor(True)
+        fit(tmp_path, ours, model=model(), given=ordered(), **how)
+        assert ours.regularizer is not None and ours.regularizer.draws == last * BATCHES_OF_A_STEP + 1
+    with pytest.warns(UserWarning, match="clipping takes most of it away"):
+        fit(tmp_path, monitor(FoldingRegularizer()), model=model(), given=ordered(), gradient_clip_val=0.5)
+
+
+def test_a_line_search_is_warned_of(tmp_path: Path) -> None:
+    class Searches(Model):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.LBFGS(self.parameters(), max_iter=2)
+
+    with pytest.warns(UserWarning, match="LBFGS calls"):
+        fit(tmp_path, monitor(True), model=Searches(), given=ordered())
+
+
+def test_it_may_regularize_and_measure_nothing(tmp_path: Path) -> None:
+    logger = Scalars()
+    fit(tmp_path, FoldingMonitor(regularize=True, folding=False, codes=False, faces=False), model=model(), logger=logger)
+    assert logger.said and all(set(values) == TAGS for _, values in logger.said)
+
+
+def test_copies_keep_a_step_that_the_user_set_on_the_instance(tmp_path: Path) -> None:
+    module = model()
+    module.training_step = functools.partial(type(module).training_step, module)
+
+    class Copies(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *rest: Any) -> None:
+            self.copied = copy.deepcopy(pl_module)
+
+    copies = Copies()
+    fit(tmp_path, monitor(True), copies, model=module, given=ordered())
+    step = copies.copied.training_step
+    assert isinstance(step, functools.partial) and step.args == (copies.copied,)
 
 
 def test_manual_optimization_is_refused(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ class FoldingMonitor(Callback):
         if not isinstance(seed, int) or seed < 0:
             raise ValueError(f"`seed` must be a whole number of at least 0, got {seed!r}.")
         check_face_arguments(faces, face_subspace)
-        if not folding and not codes and not faces:
+        if not folding and not codes and not faces and regularize is False:
             raise ValueError(
                 "With `folding=False`, `codes=False` and `faces=False` there is nothing to measure: take the callback away."
             )
@@ -203,7 +203,8 @@ class FoldingMonitor(Callback):
         self.regularizer = as_regularizer(regularize, layers, seed)
         self._regularization = None
         if self.regularizer is not None:
-            self._regularization = Regularization(self.regularizer, batch_to_inputs, forward)
+            by_default = not isinstance(regularize, FoldingRegularizer)
+            self._regularization = Regularization(self.regularizer, batch_to_inputs, forward, by_default=by_default)
         self._forget()
         if probes is not None:
             with preserved_random_state():

@@ -9,9 +9,10 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from fold_lightning import summaries
@@ -55,6 +56,8 @@ class Regularization:
         regularizer: Whose term.
         batch_to_inputs: As of `FoldingMonitor`.
         forward: As of `FoldingMonitor`.
+        by_default: Whether the regularizer has the defaults: then the term comes in every step where gradients are clipped, for
+            of a step with an n-fold term clipping would take most away.
     """
 
     def __init__(
@@ -62,8 +65,11 @@ class Regularization:
         regularizer: FoldingRegularizer,
         batch_to_inputs: Callable[[Any], Any] | None,
         forward: str | Callable[..., Any] | None,
+        *,
+        by_default: bool = False,
     ) -> None:
         self.regularizer = regularizer
+        self._by_default, self._every_n_steps = by_default, regularizer.every_n_steps
         self._batch_to_inputs, self._forward = batch_to_inputs, forward
         self._given: dict[str, Any] | None = None  # what the module's own attributes held of a `training_step`
         self._steps: Steps | None = None
@@ -89,6 +95,7 @@ class Regularization:
             )
         self._steps = None
         self.regularizer.forget()
+        self._every_n_steps = self._how_often(trainer)
         self._scalars, self._logged_in = {}, -1
         self._warned.clear()
         self._given = {name: value for name, value in vars(pl_module).items() if name == "training_step"}
@@ -101,6 +108,19 @@ class Regularization:
             vars(pl_module).update(self._given)
         self._given = None
 
+    def _how_often(self, trainer: Trainer) -> int:
+        every_n_steps = self.regularizer.every_n_steps
+        if not trainer.gradient_clip_val or every_n_steps == 1:
+            return every_n_steps
+        if self._by_default:
+            rank_zero_info("Gradients are clipped, so the folding regularizer's term comes in every step.")
+            return 1
+        rank_zero_warn(
+            f"Gradients are clipped, and the folding regularizer's term comes in every {every_n_steps}th step, {every_n_steps}-fold: "
+            "clipping takes most of it away. Take `FoldingRegularizer(every_n_steps=1)`."
+        )
+        return every_n_steps
+
     def _first_look(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Steps:
         """Refuses, before anything is trained, what can't be regularized."""
         steps = Steps(trainer, self.regularizer)
@@ -109,6 +129,11 @@ class Regularization:
             self.regularizer.check(pl_module, inputs, labels, forward=self._forward)
         except (TypeError, ValueError) as error:
             raise MisconfigurationException(f"`regularize=` can't use the first batch. {error} {BY_HAND}") from error
+        if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
+            rank_zero_warn(
+                "LBFGS calls `training_step` several times in a step, and the folding regularizer draws other segments each time: "
+                "its line search can't settle. Take another optimizer, or `regularize=False`."
+            )
         return steps
 
     def call(
@@ -120,11 +145,11 @@ class Regularization:
             self._steps = self._first_look(trainer, pl_module, batch)
         steps, step = self._steps, trainer.global_step
         batch_of_step = steps.next_batch(step)
-        is_due, weight = step % self.regularizer.every_n_steps == 0, 0.0
+        is_due, weight = step % self._every_n_steps == 0, 0.0
         if is_due:
             self.regularizer.progress = steps.progress(trainer)
             weight = self.regularizer.current_weight
-        pool = split_batch(batch, self._batch_to_inputs) if weight else None  # before the step may take it apart
+        pool = self._inputs_of(batch) if weight else None  # before the step may take it apart
         output = original(*args, **kwargs)
         if output is None:
             return None
@@ -143,13 +168,13 @@ class Regularization:
         if pool is None:
             self._scalars = {summaries.REGULARIZER_WEIGHT: weight, summaries.REGULARIZER_TERM: 0.0}
             return output
-        term = self.regularizer(pl_module, *pool, forward=self._forward)
+        try:
+            term = self.regularizer(pl_module, *pool, forward=self._forward)
+        except (TypeError, ValueError) as error:
+            self._leave_out(str(error))
+            return output
         if not bool(term.isfinite()):
-            self.regularizer.num_skipped += 1
-            self._warn_once(
-                "The folding regularizer's term is not finite in this step, so it is left out (training goes on; said once, "
-                "`num_skipped` of the regularizer counts)."
-            )
+            self._leave_out("It is not finite.")
             return output
         if not term.requires_grad:
             self._warn_once(
@@ -157,7 +182,21 @@ class Regularization:
                 "frozen, or checkpointed with `use_reentrant=True` (take False)."
             )
         self._scalars |= {summaries.REGULARIZER_TERM: term.detach(), summaries.SOFT_CHI: self.regularizer.soft_chi}
-        return _add(output, self.regularizer.every_n_steps * term)
+        return _add(output, self._every_n_steps * term)
+
+    def _inputs_of(self, batch: Any) -> tuple[Tensor, Tensor | None] | None:
+        try:
+            return split_batch(batch, self._batch_to_inputs)
+        except (TypeError, ValueError) as error:
+            self._leave_out(str(error))
+            return None
+
+    def _leave_out(self, why: str) -> None:
+        self.regularizer.num_skipped += 1
+        self._warn_once(
+            f"The folding regularizer's term is left out of a step. {why} (Training goes on; said once, `num_skipped` of the "
+            "regularizer counts.)"
+        )
 
     def _warn_once(self, message: str) -> None:
         if message not in self._warned:
