@@ -153,6 +153,8 @@ def _directions(count: int, subspace: int, features: int, seed: int) -> Tensor:
 
 def _check_memory(numel: int, count: int) -> None:
     """Refuses half-spaces that no machine memory holds, before it is touched."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return
     needed, there = 8 * COPIES * numel, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise MemoryError(
