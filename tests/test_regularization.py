@@ -351,8 +351,8 @@ def test_a_batch_of_another_form_costs_its_term_and_not_the_run(tmp_path: Path) 
     assert regularizer.num_skipped == 2 and trainer.global_step == 2 * len(batches)
 
 
-def test_where_gradients_are_clipped_the_default_term_comes_in_every_step(tmp_path: Path) -> None:
-    for how, last in (({}, 8), ({"gradient_clip_val": 0.5}, 11)):
+def test_where_gradients_are_clipped_the_default_term_comes_more_often(tmp_path: Path) -> None:
+    for how, last in (({}, 8), ({"gradient_clip_val": 0.5}, 10)):
         ours = monitor(True)
         fit(tmp_path, ours, model=model(), given=ordered(), **how)
         assert ours.regularizer is not None and ours.regularizer.draws == last * BATCHES_OF_A_STEP + 1

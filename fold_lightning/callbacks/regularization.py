@@ -27,6 +27,9 @@ BY_HAND = (
 BATCHES_OF_A_STEP = 2**10
 """Batches that may make up one optimizer step before its segments repeat those of the next."""
 
+STEPS_WHERE_CLIPPED = 2
+"""How often the default term comes where gradients are clipped: of a larger multiple clipping takes most away, and each costs."""
+
 
 def as_regularizer(regularize: Any, layers: str | list[str] | None, seed: int) -> FoldingRegularizer | None:
     """What `FoldingMonitor(regularize=...)` stands for: none, the default one, one of that weight, or itself.
@@ -56,8 +59,7 @@ class Regularization:
         regularizer: Whose term.
         batch_to_inputs: As of `FoldingMonitor`.
         forward: As of `FoldingMonitor`.
-        by_default: Whether the regularizer has the defaults: then the term comes in every step where gradients are clipped, for
-            of a step with an n-fold term clipping would take most away.
+        by_default: Whether the regularizer has the defaults: then the term comes in every second step where gradients are clipped.
     """
 
     def __init__(
@@ -110,14 +112,14 @@ class Regularization:
 
     def _how_often(self, trainer: Trainer) -> int:
         every_n_steps = self.regularizer.every_n_steps
-        if not trainer.gradient_clip_val or every_n_steps == 1:
+        if not trainer.gradient_clip_val or every_n_steps <= STEPS_WHERE_CLIPPED:
             return every_n_steps
         if self._by_default:
-            rank_zero_info("Gradients are clipped, so the folding regularizer's term comes in every step.")
-            return 1
+            rank_zero_info("Gradients are clipped, so the folding regularizer's term comes in every second step.")
+            return STEPS_WHERE_CLIPPED
         rank_zero_warn(
             f"Gradients are clipped, and the folding regularizer's term comes in every {every_n_steps}th step, {every_n_steps}-fold: "
-            "clipping takes most of it away. Take `FoldingRegularizer(every_n_steps=1)`."
+            f"clipping takes most of it away. Take `FoldingRegularizer(every_n_steps={STEPS_WHERE_CLIPPED})`."
         )
         return every_n_steps
 
