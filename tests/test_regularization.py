@@ -69,7 +69,8 @@ class Plain(Model):
 
 
 def monitor(regularize: Any = True, **options: Any) -> FoldingMonitor:
-    return FoldingMonitor(regularize=regularize, num_segments=4, num_inputs=8, figures=False, measure_at_start=False, **options)
+    few = {"num_segments": 4, "num_inputs": 8, "max_seconds": None, "figures": False, "measure_at_start": False}
+    return FoldingMonitor(regularize=regularize, **(few | options))
 
 
 def each_step(weight: float = 1.0, **options: Any) -> FoldingRegularizer:

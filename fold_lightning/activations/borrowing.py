@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fold_lightning.activations.following import follow, follows, varies
-from fold_lightning.activations.snapshot import Snapshot
+from fold_lightning.activations.snapshot import Snapshot, generator_restorers
 
 Forward = str | Callable[..., Any] | None
 
@@ -121,8 +121,9 @@ def borrow(model: nn.Module, inputs: Tensor, forward: Forward = None) -> Iterato
 
 
 @contextmanager
-def preserved_random_state() -> Iterator[None]:
-    """Gives back the random states of Python, NumPy and torch, also after an exception."""
+def preserved_random_state(*holders: Any) -> Iterator[None]:
+    """Gives back the random states of Python, NumPy and torch, and of generators that some objects hold, also after an exception."""
+    restorers = [restorer for holder in holders for restorer in generator_restorers(holder)]
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
@@ -133,6 +134,8 @@ def preserved_random_state() -> Iterator[None]:
         torch.set_rng_state(cpu)
         if cuda:
             torch.cuda.set_rng_state_all(cuda)
+        for restore in restorers:
+            restore()
 
 
 def original_module(model: nn.Module) -> nn.Module:

@@ -6,6 +6,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,12 @@ from torch import nn
 
 DEEPEST = 4
 """How far containers in containers are looked into."""
+
+DEEPEST_HOLDER = 10
+"""How far objects in objects are looked into for random generators: a data set's transforms' generators, say."""
+
+MOST_ITEMS = 100
+"""A container of more holds data."""
 
 
 class Snapshot:
@@ -45,15 +52,60 @@ class Snapshot:
             restorer()
 
 
-def _restorers(value: Any, depth: int) -> Iterator[Callable[[], None]]:
+def generator_restorers(holder: Any, depth: int = DEEPEST_HOLDER) -> list[Callable[[], None]]:
+    """Gives back the states of all random generators that an object holds, or an object that it holds, and so on.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> dataset = SimpleNamespace(transforms=[SimpleNamespace(generator=torch.Generator().manual_seed(0))])
+        >>> (restore,) = generator_restorers(dataset)
+        >>> first = torch.rand(1, generator=dataset.transforms[0].generator)
+        >>> restore()
+        >>> bool(first == torch.rand(1, generator=dataset.transforms[0].generator))
+        True
+    """
+    found: list[Callable[[], None]] = []
+    seen: set[int] = set()
+    waiting = [(holder, depth)]
+    while waiting:
+        value, depth = waiting.pop()
+        if id(value) in seen or isinstance(value, (type, ModuleType, torch.Tensor, np.ndarray, str, bytes)):
+            continue
+        seen.add(id(value))
+        restorer = _generator_restorer(value)
+        if restorer is not None:
+            found.append(restorer)
+        elif depth:
+            waiting += [(held, depth - 1) for held in _held(value)]
+    return found
+
+
+def _held(value: Any) -> list[Any]:
+    """What an object holds: its attributes, or the items of a container that is no table of data."""
+    if isinstance(value, dict):
+        items = list(value.values())
+    elif isinstance(value, (list, tuple)):
+        items = list(value)
+    else:
+        return list(getattr(value, "__dict__", {}).values())
+    return items if len(items) <= MOST_ITEMS else []
+
+
+def _generator_restorer(value: Any) -> Callable[[], None] | None:
     if isinstance(value, torch.Generator):
-        yield partial(_set_state, value, value.get_state())
-    elif isinstance(value, random.Random):
-        python = value.getstate()
-        yield lambda: value.setstate(python)
-    elif isinstance(value, np.random.Generator):
-        numpy = value.bit_generator.state
-        yield lambda: setattr(value.bit_generator, "state", numpy)
+        return partial(_set_state, value, value.get_state())
+    if isinstance(value, random.Random):
+        return partial(value.setstate, value.getstate())
+    if isinstance(value, np.random.RandomState):
+        return partial(value.set_state, value.get_state())
+    if isinstance(value, np.random.Generator):
+        return partial(setattr, value.bit_generator, "state", value.bit_generator.state)
+    return None
+
+
+def _restorers(value: Any, depth: int) -> Iterator[Callable[[], None]]:
+    if (generator := _generator_restorer(value)) is not None:
+        yield generator
     elif type(value) is torch.Tensor and value.layout is torch.strided and not value.is_meta:
         yield _restorer_of_tensor(value, value.detach().clone())
     elif type(value) is np.ndarray and not value.dtype.hasobject:
