@@ -162,8 +162,11 @@ class FoldingMonitor(AnyCallback):
 
     @property
     def state_key(self) -> str:
-        """Under which a checkpoint keeps the state; a monitor that only regularizes has none."""
-        return type(self).__qualname__ if self.settings.measures else f"{type(self).__qualname__}{{regularizer}}"
+        """Under which a checkpoint keeps the state."""
+        settings = self.settings
+        return self._generate_state_key(
+            layers=settings.layers, folding=settings.folding, codes=settings.codes, faces=settings.faces
+        )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
