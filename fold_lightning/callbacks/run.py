@@ -15,7 +15,7 @@ from fold_lightning.callbacks.pace import Allowance
 from fold_lightning.callbacks.pictures import Pictures
 from fold_lightning.callbacks.settings import Settings
 from fold_lightning.callbacks.survey import Findings, Survey
-from fold_lightning.callbacks.team import Team
+from fold_lightning.callbacks.team import Team, refuse_sharded
 from fold_lightning.figures import SliceRegions
 from fold_lightning.probes import FaceProbes, Pool, Probes, ProbeSource, draw_segments
 
@@ -50,6 +50,7 @@ class Run:
 
     def begin(self, trainer: Trainer, model: LightningModule) -> None:
         """Training begins: takes probes, measures the model as it is, or at least refuses what can't be measured."""
+        refuse_sharded(trainer.strategy, model)
         self.validates = self.team.all(validates(trainer))
         if self._settings.counts_all and not self.validates:
             raise MisconfigurationException(

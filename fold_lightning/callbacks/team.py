@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
 
 from fold_lightning.callbacks.pace import Pace
 
@@ -90,3 +91,19 @@ class Team:
             return part
         gathered = self._strategy.all_gather(part.contiguous())
         return gathered.transpose(0, 1).reshape(-1, *part.shape[1:])[:count]
+
+
+def refuse_sharded(strategy: object, model: nn.Module) -> None:
+    """Refuses a model of whose weights each process holds a part: no process has the whole function.
+
+    Raises:
+        MisconfigurationException: For FSDP, for models sharded by hand, and for DeepSpeed's stage 3.
+    """
+    named = {cls.__name__ for cls in type(strategy).__mro__}
+    by_strategy = "FSDPStrategy" in named or ("DeepSpeedStrategy" in named and getattr(strategy, "zero_stage_3", False))
+    if by_strategy or any(type(parameter.data).__name__ == "DTensor" for parameter in model.parameters()):
+        raise MisconfigurationException(
+            "FoldingMonitor measures whole models, and the weights of this one are sharded over processes "
+            f"({type(strategy).__name__}). Train with DDP, or DeepSpeed's stages 1 and 2; or measure a checkpoint afterwards "
+            "with `segment_walks`."
+        )
