@@ -85,6 +85,10 @@ class FoldingMonitor(AnyCallback):
         seed: Of the choice of inputs, segments and slices.
         batch_to_inputs: A function of a batch that returns its inputs or (inputs, labels); needed where the batch is no tensor,
             no tuple that begins with one, and no dict.
+        max_seconds: How long a measurement may take. "auto" takes 2 % of the time since the last one (0.05 s at least), and measures
+            less often where even one segment takes longer; a number is kept at each measurement, but for the fewest inputs and
+            segments; None has no limit, so that values depend on no clock. What does not fit is left out from the end, by a decision
+            of the first process, and the tags say how much was measured. `num_inputs="all"` counts them all in any case.
         forward: How to call the model on inputs: the name of one of its methods or submodules, or a callable of
             (model, inputs); None calls the LightningModule itself.
         figures: Whether to draw at every measurement; None draws where matplotlib is installed, when training ends and as often
@@ -102,6 +106,8 @@ class FoldingMonitor(AnyCallback):
         >>> monitor = FoldingMonitor(every_n_epochs=2, layers="encoder.*")
         >>> # trainer = Trainer(callbacks=[monitor], logger=TensorBoardLogger("logs"))
     """
+
+    gives_way = False
 
     def __init__(
         self,
@@ -258,9 +264,10 @@ class FoldingMonitor(AnyCallback):
             )
 
     def _monitors(self, trainer: Trainer) -> list[FoldingMonitor]:
-        """Those of a Trainer that measure."""
+        """Those of a Trainer that measure, and that the user asked for."""
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # which Lightning does not declare
-        return [callback for callback in callbacks if isinstance(callback, FoldingMonitor) and callback.settings.measures]
+        monitors = (callback for callback in callbacks if isinstance(callback, FoldingMonitor))
+        return [monitor for monitor in monitors if monitor.settings.measures and not monitor.gives_way]
 
     def _measure_and_log(self, run: Run, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._is_due:

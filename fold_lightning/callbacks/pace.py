@@ -99,7 +99,7 @@ class Pace:
         while size > 0:
             yield range(done, done + size)
             done += size
-            self._seconds_each = (time.perf_counter() - begin) / done
+            self._seconds_each = max(time.perf_counter() - begin, 1e-9) / done  # a clock may be coarse
             fitting = self._fitting(count, least, seconds)
             size = (fitting if planned is None else planned if planned <= seconds / self._seconds_each else 0) - done
         self._usual = done

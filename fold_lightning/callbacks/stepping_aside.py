@@ -29,13 +29,15 @@ class MonitorFromEnvironment(FoldingMonitor):
         False
     """
 
+    gives_way = True
+
     def __init__(self) -> None:
         super().__init__()
         self.is_off = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            self.is_off = not trainer.loggers or any(type(other) is FoldingMonitor for other in self._monitors(trainer))
+            self.is_off = not trainer.loggers or bool(self._monitors(trainer))
             if self.is_off:
                 self._run = None
         if not self.is_off:
