@@ -175,19 +175,17 @@ class OnePass(Interception):
 
     def _max_pool(self, pool: MaxPool, x: Tensor) -> Any:
         x = self.grid.lift(x)
-        values, winners = pool(x)
+        values, winners = pool.winners(x)
         left, right = self.grid.order[:-1][self.grid.joined], self.grid.order[1:][self.grid.joined]
         while True:
-            planes = x.reshape(len(x), -1, x.shape[-pool.spatial_dims :].numel())
-            flat_winners = winners.reshape(len(x), planes.shape[1], -1)
-            bent, fraction = winner_changes(planes, flat_winners, left, right)
+            bent, fraction = winner_changes(pool, x, winners, left, right)
             known = len(self.grid)
             self._insert_between(left[bent], right[bent], fraction)
             if len(self.grid) == known:
                 break
-            self._check_size(len(self.grid) * planes[0].numel())
+            self._check_size(len(self.grid) * x[0].numel())
             x = self.grid.lift(x)
-            new_values, new_winners = pool(x[known:])
+            new_values, new_winners = pool.winners(x[known:])
             values, winners = torch.cat([values, new_values]), torch.cat([winners, new_winners])
             is_new = (self.grid.order[:-1] >= known) | (self.grid.order[1:] >= known)
             again = is_new & self.grid.joined
