@@ -35,11 +35,12 @@ class TooManyRows(Exception):
 
     Args:
         rows: How many there are at least.
+        numel: How many numbers a tensor of theirs holds at least.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, numel: int) -> None:
         super().__init__(f"at least {rows}")
-        self.rows = rows
+        self.rows, self.numel = rows, numel
 
 
 class OnePass(Interception):
@@ -245,7 +246,7 @@ class OnePass(Interception):
     def _check_size(self, numel: int) -> None:
         self.peak_numel = max(self.peak_numel, numel)
         if numel > self._max_numel:
-            raise TooManyRows(len(self.grid))
+            raise TooManyRows(len(self.grid), numel)
 
     def _check_rows(self, result: Any, rows: int) -> None:
         for tensor in tensors_in(result):
