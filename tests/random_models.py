@@ -1,0 +1,360 @@
+"""Random networks of what users build theirs of, small enough to train in milliseconds.
+
+Every activation is a module of torch's or a `Bend`, so that `blackbox.Twin` can note its pre-activations.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+from torch.utils.checkpoint import checkpoint
+
+
+class Draw(random.Random):
+    """Choices from a seed, with notes of what was chosen."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.notes: list[str] = []
+
+    def pick(self, what: str, *options: Any) -> Any:
+        """One of the options; what comes twice is twice as likely."""
+        chosen = self.choice(options)
+        self.notes.append(f"{what}={getattr(chosen, '__name__', chosen)}")
+        return chosen
+
+    def happens(self, what: str, probability: float) -> bool:
+        """Whether something with a probability happens."""
+        chosen = self.random() < probability
+        if chosen:
+            self.notes.append(what)
+        return chosen
+
+
+LINEAR_MODULES: dict[str, Callable[[], nn.Module]] = {
+    "ReLU": nn.ReLU,
+    "ReLU in place": lambda: nn.ReLU(inplace=True),
+    "LeakyReLU": lambda: nn.LeakyReLU(0.1),
+    "LeakyReLU in place": lambda: nn.LeakyReLU(0.3, inplace=True),
+    "PReLU": nn.PReLU,
+    "RReLU": nn.RReLU,
+    "ReLU6": nn.ReLU6,
+    "Hardtanh": lambda: nn.Hardtanh(-0.5, 0.7),
+    "Hardtanh in place": lambda: nn.Hardtanh(-0.2, 0.9, inplace=True),
+    "Hardsigmoid": nn.Hardsigmoid,
+    "Softshrink": lambda: nn.Softshrink(0.2),
+}
+
+CURVED_MODULES: dict[str, Callable[[], nn.Module]] = {
+    **{cls.__name__: cls for cls in (nn.GELU, nn.SiLU, nn.Tanh, nn.ELU, nn.Softplus, nn.Mish, nn.Sigmoid, nn.SELU, nn.CELU)},
+    **{cls.__name__: cls for cls in (nn.Softsign, nn.Hardswish, nn.LogSigmoid)},
+    "SiLU in place": lambda: nn.SiLU(inplace=True),
+}
+
+LINEAR_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "F.relu": F.relu,
+    "torch.relu": torch.relu,
+    "x.relu()": lambda x: x.relu(),
+    "x.relu_()": lambda x: x.relu_(),
+    "F.relu in place": lambda x: F.relu(x, inplace=True),
+    "F.leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+    "abs": torch.abs,
+    "x.abs_()": lambda x: x.abs_(),
+    "F.relu6": F.relu6,
+    "F.hardtanh": lambda x: F.hardtanh(x, -1.0, 0.5),
+    "F.softshrink": F.softshrink,
+}
+
+CURVED_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "F.gelu": F.gelu,
+    "F.gelu(tanh)": lambda x: F.gelu(x, approximate="tanh"),
+    "x.tanh_()": lambda x: x.tanh_(),
+    "F.silu": F.silu,
+    "sigmoid": torch.sigmoid,
+    "F.elu in place": lambda x: F.elu(x, inplace=True),
+    "F.softplus": F.softplus,
+}
+
+UNCOUNTED: dict[str, Callable[[Tensor], Tensor]] = {
+    "clamp": lambda x: x.clamp(-1.0, 1.0),
+    "clamp_": lambda x: (2 * x).clamp_(min=-0.3),
+    "where": lambda x: torch.where(x > 0, x, torch.zeros_like(x)),
+    "where, leaky": lambda x: torch.where(x > 0, x, 0.1 * x),
+    "masked": lambda x: x * (x > 0),
+    "maximum": lambda x: torch.maximum(x, -0.5 * x),
+    "max of halves": lambda x: torch.stack([x, x.flip(1)]).amax(0),
+    "sort": lambda x: x.sort(1).values,
+}
+"""What bends without a bit."""
+
+THRESHOLDS = {"F.relu6": (0.0, 6.0), "F.hardtanh": (-1.0, 0.5), "F.softshrink": (-0.5, 0.5)}
+
+
+class Bend(nn.Module):
+    """A function of each element, called from a forward; `note` is told its input and thresholds."""
+
+    note: Callable[[Tensor, tuple[float, ...]], None] | None = None
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.counts = name not in UNCOUNTED
+        self.thresholds = THRESHOLDS.get(name, (0.0,))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.note is not None and self.counts:
+            self.note(x, self.thresholds)
+        return (LINEAR_FUNCTIONS | CURVED_FUNCTIONS | UNCOUNTED)[self.name](x)
+
+
+class Skip(nn.Module):
+    """x + body(x), or both side by side."""
+
+    def __init__(self, body: nn.Module, concatenates: bool = False) -> None:
+        super().__init__()
+        self.body, self.concatenates = body, concatenates
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.concatenates:
+            return torch.cat([x, self.body(x)], dim=1)
+        return x + self.body(x)
+
+
+class Twice(nn.Module):
+    """One body, called twice."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self.body(x))
+
+
+class Checkpointed(nn.Module):
+    """A body whose activations are computed again on the way back."""
+
+    def __init__(self, body: nn.Module, always: bool) -> None:
+        super().__init__()
+        self.body, self.always = body, always
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training or self.always:
+            return checkpoint(self.body, x, use_reentrant=False)
+        return self.body(x)
+
+
+class Random(nn.Module):
+    """Draws random numbers in its forward: in training, or always, which makes it no function of its input."""
+
+    def __init__(self, source: str, always: bool = False) -> None:
+        super().__init__()
+        self.source, self.always = source, always
+        self.own = torch.Generator().manual_seed(0) if source == "own" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training and not self.always:
+            return x
+        if self.source == "python":
+            return x * (0.9 if random.random() < 0.3 else 1.0)
+        if self.source == "numpy":
+            return x + float(np.random.uniform(-0.1, 0.1))
+        return x + 0.1 * torch.randn(x.shape, generator=self.own).to(x)
+
+
+class Stateful(nn.Module):
+    """Keeps count of its calls in everything a module can hold; in training its output follows the count."""
+
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.last = 0, {"half": 0.0}
+        self.shapes: list[tuple[int, ...]] = []
+        self.register_buffer("seen", torch.zeros(()))
+        self.latest: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.shapes.append(tuple(x.shape))
+        self.last["half"] = self.calls / 2
+        self.latest = x.detach()
+        self.seen.mul_(0.9).add_(0.1 * x.detach().mean().to(self.seen))
+        return x * (1 + 0.01 * (self.calls % 7)) if self.training else x
+
+
+class Frozen(nn.Sequential):
+    """A part without gradients, in evaluation mode whatever the rest is in."""
+
+    def __init__(self, *body: nn.Module) -> None:
+        super().__init__(*body)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Frozen:
+        return super().train(False)
+
+
+class Attention(nn.Module):
+    """A transformer's layer over a vector cut into tokens."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(width // 2, 1, 6, dropout=0.1, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.unflatten(1, (2, -1))).flatten(1)
+
+
+class Recurrent(nn.LSTM):
+    """A fused LSTM over a vector's elements."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(1, width, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[:, :, None])[0][:, -1]
+
+
+class Centred(nn.Module):
+    """Mixes the inputs of a batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0, keepdim=True)
+
+
+REFUSED = {
+    "no activation": "meets no activation",
+    "random always": "draws random numbers",
+    "mixes the batch": "mixes the inputs of a batch",
+    "recurrent": "fused lstm",
+}
+"""Networks that cannot be measured, and what the error must say."""
+
+
+class RandomNetwork:
+    """Draws a network.
+
+    Attributes:
+        net: The network; it takes inputs (B, *shape) and returns (B, outputs).
+        refusal: What the error says with which it must be refused; None if it can be measured.
+        has_twin: Whether `blackbox.Twin` can tell its codes.
+    """
+
+    def __init__(self, draw: Draw, shape: tuple[int, ...], outputs: int, *, may_be_refused: bool = True) -> None:
+        self._draw = draw
+        self.has_twin = True
+        kind = draw.pick("network", *REFUSED) if may_be_refused and draw.happens("refused", 0.06) else None
+        self.refusal = None if kind is None else REFUSED[kind]
+        self._kind = draw.pick("activations", *["linear"] * 5, "shared", "shared", "any", "curved")
+        self._shared = nn.ReLU(inplace=draw.random() < 0.3)
+        if kind == "no activation":
+            width = int(np.prod(shape))
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(width, 5), nn.Dropout(0.1), nn.Linear(5, outputs))
+            return
+        layers, width = self._front(shape)
+        layers += self._refused(kind, width)
+        for _ in range(draw.pick("depth", 1, 1, 2, 2, 3, 4)):
+            block, width = self._block(width)
+            layers.append(block)
+        if kind is None and draw.happens("compiled", 0.01):
+            layers[-1] = torch.compile(layers[-1], backend="eager")
+        self.net = nn.Sequential(*layers, *self._oddities(width), nn.Linear(width, outputs))
+
+    def _activation(self) -> nn.Module:
+        if self._kind == "shared":
+            return self._shared
+        kind = self._kind if self._kind != "any" else self._draw.choice(["linear", "curved"])
+        modules, functions = {
+            "linear": (LINEAR_MODULES, LINEAR_FUNCTIONS),
+            "curved": (CURVED_MODULES, CURVED_FUNCTIONS),
+        }[kind]
+        name = self._draw.pick("with", *["ReLU", "F.relu"] * (kind == "linear"), *modules, *functions)
+        return modules[name]() if name in modules else Bend(name)
+
+    def _front(self, shape: tuple[int, ...]) -> tuple[list[nn.Module], int]:
+        """Convolutions, where inputs are images or sequences, and a flat end."""
+        layers: list[nn.Module] = []
+        if len(shape) > 1:
+            for _ in range(self._draw.pick("convolutions", 1, 1, 2)):
+                layers += self._convolution(_shape_behind(layers, shape))
+        layers.append(nn.Flatten())
+        return layers, _shape_behind(layers, shape)[0]
+
+    def _convolution(self, shape: tuple[int, ...]) -> list[nn.Module]:
+        draw, channels = self._draw, self._draw.randint(2, 4)
+        conv, norm, pools = {
+            2: (nn.Conv1d, nn.BatchNorm1d, (nn.MaxPool1d(2), nn.AvgPool1d(2), nn.AdaptiveMaxPool1d(3))),
+            3: (nn.Conv2d, nn.BatchNorm2d, (nn.MaxPool2d(2), nn.AvgPool2d(2), nn.MaxPool2d(3, 2, 1), nn.AdaptiveAvgPool2d(2))),
+        }[len(shape)]
+        layers = [conv(shape[0], channels, 3, padding=1)]
+        layers += [norm(channels)] if draw.happens("batch norm", 0.4) else []
+        layers += [nn.GroupNorm(1, channels)] if draw.happens("group norm", 0.06) else []
+        layers.append(self._activation())
+        if shape[-1] >= 4 and draw.happens("pools", 0.7):
+            layers.append(draw.pick("with", *pools))
+        return layers
+
+    def _block(self, width: int) -> tuple[nn.Module, int]:
+        draw = self._draw
+        kind = draw.pick("block", "plain", "plain", "plain", "residual", "concatenating", "tied", "checkpointed", "frozen")
+        new = width if kind in ("residual", "tied") else draw.randint(3, 10)
+        body = nn.Sequential(self._linear(width, new), *self._norm(new), self._activation(), *self._dropout())
+        if kind == "residual":
+            return Skip(body), width
+        if kind == "concatenating":
+            return Skip(body, concatenates=True), width + new
+        if kind == "tied":
+            return Twice(body), width
+        if kind == "checkpointed":
+            return Checkpointed(body, always=draw.random() < 0.5), new
+        return (Frozen(*body) if kind == "frozen" else body), new
+
+    def _linear(self, width: int, new: int) -> nn.Module:
+        linear = nn.Linear(width, new, bias=not self._draw.happens("no bias", 0.1))
+        if self._draw.happens("weight norm", 0.03):
+            return weight_norm(linear)
+        return spectral_norm(linear) if self._draw.happens("spectral norm", 0.03) else linear
+
+    def _norm(self, width: int) -> list[nn.Module]:
+        name = self._draw.pick("norm", *[None] * 13, *["batch"] * 4, "layer", "group")
+        norms = {"batch": nn.BatchNorm1d(width), "layer": nn.LayerNorm(width), "group": nn.GroupNorm(1, width)}
+        return [] if name is None else [norms[name]]
+
+    def _dropout(self) -> list[nn.Module]:
+        return [nn.Dropout(0.2)] if self._draw.happens("dropout", 0.25) else []
+
+    def _oddities(self, width: int) -> list[nn.Module]:
+        """Parts that keep the width."""
+        draw = self._draw
+        found: list[nn.Module] = []
+        if draw.happens("random in training", 0.2):
+            found.append(Random(draw.pick("from", "python", "numpy", "torch", "own")))
+        if draw.happens("stateful", 0.2):
+            found.append(Stateful())
+        if draw.happens("uncounted", 0.2):
+            found += [Bend(draw.pick("with", *UNCOUNTED)), nn.Linear(width, width), self._activation()]
+        if width % 2 == 0 and draw.happens("attention", 0.04):
+            found.append(Attention(width))
+            self.has_twin = False  # its activation is called out of reach
+        return [nn.Sequential(*found)]
+
+    def _refused(self, kind: str | None, width: int) -> list[nn.Module]:
+        if kind == "random always":
+            return [Random(self._draw.pick("from", "torch", "numpy"), always=True)]
+        return {"mixes the batch": [Centred()], "recurrent": [Recurrent(width)]}.get(kind or "", [])
+
+
+def _shape_behind(layers: list[nn.Module], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of an input behind some layers."""
+    front = nn.Sequential(*layers).eval()
+    shape = tuple(front(torch.zeros(1, *shape)).shape[1:])
+    front.train()
+    return shape

@@ -1,0 +1,207 @@
+"""Random settings of a Trainer, callbacks beside the monitor, and arguments of the monitor itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ModelPruning,
+    StochasticWeightAveraging,
+    Timer,
+)
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from random_models import Draw
+from random_tasks import Loaders, Samples, Subject, Task
+
+MONITOR_PREFIXES = ("folding/", "codes/", "faces/")
+
+
+class Recorder(Logger):
+    """Keeps what it is told."""
+
+    name, version = "recorder", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[tuple[int | None, dict[str, float]]] = []
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        own = {tag: value for tag, value in metrics.items() if not tag.startswith(MONITOR_PREFIXES)}
+        if set(own) - {"epoch"}:
+            self.said.append((step, own))
+
+
+class Settings:
+    """Draws what a Trainer is given, and what may be beside it."""
+
+    def __init__(self, draw: Draw, task: Task, loaders: Loaders, subject: Subject) -> None:
+        self._draw, self._task, self._loaders, self._subject = draw, task, loaders, subject
+        self.validates = loaders.val is not None
+        self.options: dict[str, Any] = {"max_epochs": draw.pick("epochs", 1, 2, 2, 3)}
+        self._precision()
+        self._lengths()
+        if self.validates:
+            self._validation()
+        if subject.automatic_optimization:
+            self._optimization()
+        self.logger = draw.pick("logger", "recorder", "recorder", "recorder", "csv", "tensorboard", "two", "default")
+        if draw.happens("no logger", 0.02):
+            self.logger = "none"
+        self.fits_twice = draw.happens("fits twice", 0.08)
+        self.validates_after = self.validates and draw.happens("validates after", 0.1)
+
+    def _precision(self) -> None:
+        choices = ["32-true"] * 8 + ["64-true", "bf16-true", "bf16-mixed"]
+        if self._subject.optimizer == "LBFGS":
+            choices = choices[:8]
+        self.options["precision"] = precision = self._draw.pick("precision", *choices)
+        if precision == "32-true" and self._draw.happens("weights", 0.1):
+            self._subject.net.to(self._draw.pick("of", torch.float64, torch.bfloat16))
+
+    def _lengths(self) -> None:
+        draw, options = self._draw, self.options
+        if draw.happens("max_steps", 0.15):
+            options["max_steps"] = draw.randint(1, 9)
+        if draw.happens("fast_dev_run", 0.03):
+            options["fast_dev_run"] = draw.pick("of", True, 2)
+        elif draw.happens("overfit_batches", 0.03) and not self._loaders.is_stream:
+            options["overfit_batches"] = draw.pick("of", 1, 2)
+        elif draw.happens("limit_train_batches", 0.15):
+            options["limit_train_batches"] = draw.pick("of", 1, 2) if self._loaders.is_stream else draw.pick("of", 2, 0.5)
+
+    def _validation(self) -> None:
+        draw, options = self._draw, self.options
+        options["num_sanity_val_steps"] = draw.pick("sanity", 0, 1, 2, -1)
+        if draw.happens("check_val_every_n_epoch", 0.15):
+            options["check_val_every_n_epoch"] = 2
+        if draw.happens("val_check_interval", 0.2):
+            options["val_check_interval"] = 1 if self._loaders.is_stream else draw.pick("of", 0.5, 1)
+        if draw.happens("limit_val_batches", 0.15):
+            options["limit_val_batches"] = draw.pick("of", 0, 1, 2)
+            self.validates = options["limit_val_batches"] > 0
+        if draw.happens("reloads", 0.1):
+            options["reload_dataloaders_every_n_epochs"] = 1
+
+    def _optimization(self) -> None:
+        draw, options = self._draw, self.options
+        if draw.happens("accumulates", 0.2):
+            options["accumulate_grad_batches"] = draw.pick("of", 2, 3)
+        if draw.happens("clips", 0.2) and self._subject.optimizer != "LBFGS":
+            options["gradient_clip_val"] = 0.5
+            options["gradient_clip_algorithm"] = draw.pick("by", "norm", "value")
+
+    def callbacks(self) -> list[Callback]:
+        """Those of Lightning's that go with the rest."""
+        draw, found, epochs = self._draw, [], self.options["max_epochs"]
+        averages = self._subject.automatic_optimization and self._subject.optimizer != "LBFGS"
+        if draw.happens("early stopping", 0.15):
+            found.append(EarlyStopping("val_loss" if self.validates else "loss", patience=1, strict=False))
+        if draw.happens("swa", 0.1) and epochs > 1 and averages and not self._loaders.is_stream:
+            found.append(StochasticWeightAveraging(1e-2, swa_epoch_start=1, annealing_epochs=1))
+        elif draw.happens("ema", 0.1) and averages:
+            found.append(EMAWeightAveraging(decay=0.9))
+        if draw.happens("learning rates", 0.1) and self.logger != "none":
+            found.append(LearningRateMonitor())
+        copies = any(isinstance(callback, EMAWeightAveraging) for callback in found)
+        if draw.happens("pruning", 0.07) and not copies and self._subject.net[-1].weight.dtype == torch.float32:
+            found.append(ModelPruning("l1_unstructured", [(self._subject.net[-1], "weight")], amount=0.3))
+        if draw.happens("schedule of accumulation", 0.05) and averages and "accumulate_grad_batches" not in self.options:
+            found.append(GradientAccumulationScheduler({0: 1, 1: 2}))
+        if draw.happens("timer", 0.03):
+            found.append(Timer("00:00:05:00"))
+        return found
+
+    def loggers(self, folder: Path) -> Any:
+        """What the Trainer takes as its logger."""
+        made = {
+            "recorder": lambda: Recorder(),
+            "csv": lambda: CSVLogger(folder, "csv"),
+            "tensorboard": lambda: TensorBoardLogger(folder, "tb"),
+            "two": lambda: [Recorder(), CSVLogger(folder, "csv")],
+            "default": lambda: True,
+            "none": lambda: False,
+        }
+        return made[self.logger]()
+
+
+def monitor_arguments(draw: Draw, task: Task, settings: Settings) -> dict[str, Any]:
+    """What a monitor is built with."""
+    arguments: dict[str, Any] = {"num_segments": draw.pick("segments", 1, 2, 5, 8), "figures": draw.happens("figures", 0.04)}
+    arguments["num_inputs"] = draw.pick("inputs", 2, 10, 1000, "all" if settings.validates else 20)
+    arguments["seed"] = draw.pick("monitor's seed", 0, 1)
+    optional = {
+        "every_n_epochs": draw.pick("every", 1, 1, 1, 2),
+        "measure_at_start": draw.pick("at start", True, True, False),
+        "segments_per_pair": draw.pick("per pair", None, None, None, 1),
+        "folding": draw.pick("folding", True, True, True, True, False),
+        "codes": draw.pick("codes", True, True, True, False),
+        "faces": draw.pick("faces", True, True, "both", "random", False),
+        "face_subspace": draw.pick("subspace", "auto", "auto", "auto", 1, 2, "whole"),
+        "layers": draw.pick("layers", None, None, None, None, "*", ["*"]),
+    }
+    if not (optional["folding"] or optional["codes"] or optional["faces"]):
+        optional["codes"] = True
+    if draw.happens("probes", 0.25):
+        arguments["probes"] = probes(draw, task)
+    if task.is_unpacked:
+        arguments["batch_to_inputs"] = draw.pick("unpacks", task.unpack, lambda batch: task.unpack(batch)[0])
+    if draw.happens("forward", 0.1):
+        arguments["forward"] = draw.pick("by", "net", lambda model, x: model.net(x))
+    return arguments | optional
+
+
+def probes(draw: Draw, task: Task) -> Any:
+    """Probes of one's own."""
+    samples = Samples(task, draw.pick("of", 2, 12), 9, None)
+    classes = torch.arange(len(samples)) % 2
+    return draw.pick("as", lambda: (samples.x, classes), lambda: samples.x)()
+
+
+class Witness(Callback):
+    """Writes down what a training does, step by step: batches, losses and random states."""
+
+    def __init__(self) -> None:
+        self.batches: list[Any] = []
+        self.losses: list[Any] = []
+        self.has_begun = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.has_begun = True
+        self.batches.append((batch, torch.get_rng_state()))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.losses.append(outputs["loss"].detach().clone() if outputs is not None else None)
+
+    def on_validation_batch_end(self, *given: Any, **_: Any) -> None:
+        self.losses.append(given[2].detach().clone())
+        self.batches.append(given[3])
+
+
+class Measured(Callback):
+    """Behind the monitor: keeps the weights that it last measured."""
+
+    def __init__(self) -> None:
+        self.weights: dict[str, Any] | None = None
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.weights = {name: value.clone() for name, value in pl_module.state_dict().items()}
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if sum(trainer.num_val_batches) == 0:
+            self.on_validation_epoch_end(trainer, pl_module)
+
+
+def checkpoints(folder: Path, tag: str | None) -> ModelCheckpoint:
+    """A checkpoint by a tag; by none, of the last epoch."""
+    return ModelCheckpoint(folder / "checkpoints", monitor=tag, filename="best", save_weights_only=False)
