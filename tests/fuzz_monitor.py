@@ -1,8 +1,8 @@
 """Trains random models under random Trainers, each twice from one seed, without and with the monitor, and compares all there is.
 
-    python tests/fuzz_monitor.py --runs 300            # seeds 0 to 299; exits with 1 if anything is wrong
-    python tests/fuzz_monitor.py --only 17             # one of them again, with what was drawn
-    python tests/fuzz_monitor.py --runs 0 --models 2000  # without a Trainer: walks, codes and faces beside a twin alone
+python tests/fuzz_monitor.py --runs 300            # seeds 0 to 299; exits with 1 if anything is wrong
+python tests/fuzz_monitor.py --only 17             # one of them again, with what was drawn
+python tests/fuzz_monitor.py --runs 0 --models 2000  # without a Trainer: walks, codes and faces beside a twin alone
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from integers import Integers, units_by_step
 from lightning.pytorch import LightningModule, Trainer, seed_everything
-from random_models import Bend, Draw, RandomNetwork
+from random_models import Draw, RandomNetwork
 from random_tasks import SHAPES, Loaders, Subject, Task
 from random_trainers import MONITOR_PREFIXES, Measured, Recorder, Settings, Witness, checkpoints, monitor_arguments
 from torch import Tensor, nn
@@ -50,9 +50,9 @@ class Training:
     """
 
     def __init__(self, seed: int, folder: Path, *, monitored: bool) -> None:
-        torch._dynamo.reset()
+        torch.compiler.reset()
         seed_everything(seed, verbose=False)
-        self.draw = draw = Draw(seed)
+        self.seed, self.draw = seed, (draw := Draw(seed))
         self.task = Task(draw)
         self.loaders = Loaders(draw, self.task)
         self.subject = Subject(draw, self.task, self.loaders.is_pair)
@@ -60,6 +60,7 @@ class Training:
         self.witness, self.measured = Witness(), Measured()
         self.error: Exception | None = None
         self.warned: list[str] = []
+        self.measures: dict[str, float] = {}
         callbacks = self._callbacks(folder, monitored)
         self.logger = self.settings.loggers(folder)
         quiet = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1, "accelerator": "cpu"}
@@ -98,12 +99,10 @@ class Training:
         if self.settings.fits_twice:
             self.trainer.fit_loop.max_epochs += 1
             self.trainer.fit(self.subject, self.loaders.train, self.loaders.val)
+        metrics = self.trainer.callback_metrics
+        self.measures = {tag: float(value) for tag, value in metrics.items() if tag.startswith(MONITOR_PREFIXES)}
         if self.settings.validates_after:
             self.trainer.validate(self.subject, self.loaders.val, verbose=False)
-
-    @property
-    def measures(self) -> dict[str, float]:
-        return {tag: float(v) for tag, v in self.trainer.callback_metrics.items() if tag.startswith(MONITOR_PREFIXES)}
 
     def state(self) -> dict[str, Any]:
         """All that a training leaves behind."""
@@ -190,14 +189,20 @@ class Fuzz:
             monitored = Training(seed, Path(folder) / "with", monitored=True).run()
             self.counts["runs"] += 1
             wrong = self._compare(expected, monitored)
+            again = Training(seed, Path(folder) / "again", monitored=False).run().state() if wrong else expected
         self.seconds[seed] = time.perf_counter() - begin
-        if wrong:
+        if not all(same(expected[what], again[what]) for what in expected):
+            self.counts["runs that differ from themselves without the monitor"] += 1
+            print(f"\nseed {seed} differs from itself without the monitor", flush=True)
+        elif wrong:
             self.failures[seed] = [*wrong, f"drawn: {', '.join(monitored.draw.notes)}", f"monitor: {monitored.arguments}"]
             print(f"\nseed {seed}:", *self.failures[seed], sep="\n    ", flush=True)
 
     def _count(self, what: str, seed: int, training: Training, _: Any) -> None:
         self.counts[what] += 1
-        print(f"\nseed {seed} fails without the monitor: {type(training.error).__name__}: {str(training.error)[:300]}", flush=True)
+        print(
+            f"\nseed {seed} fails without the monitor: {type(training.error).__name__}: {str(training.error)[:300]}", flush=True
+        )
         if self.says_all:
             print(", ".join(training.draw.notes))
             traceback.print_exception(training.error, file=sys.stdout)
@@ -211,7 +216,9 @@ class Fuzz:
             if not same(expected[what], state[what]):
                 self.counts[f"differences: {what}"] += 1
                 wrong.append(f"{what} differ")
-        self.counts["measured"] += bool(monitored.measures)
+        self.counts["measured" if monitored.measures else "logged nothing"] += 1
+        if not monitored.measures:
+            print(f"\nseed {monitored.seed} logged nothing", ", ".join(monitored.draw.notes))
         if monitored.warned:
             self.counts["warned"] += 1
             wrong += self._judge_warnings(monitored)
@@ -311,12 +318,17 @@ def compare_model(seed: int, counts: Counter[str]) -> list[str]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Lightning says nothing."""
-    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda")
+    names = (
+        "lightning.pytorch",
+        "lightning.fabric",
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.pytorch.accelerators.cuda",
+    )
     before = [(logging.getLogger(name), logging.getLogger(name).level) for name in names]
     for logger, _ in before:
         logger.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stderr(open(os.devnull, "w")), warnings.catch_warnings():
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -42,8 +42,9 @@ class Integers:
     def compare(self, inputs: Tensor, segments: int = 4, faces: int = 1) -> Integers:
         """Walks between inputs, codes of inputs, faces of regions around them."""
         inputs = inputs.double() + 0.01 * torch.rand(inputs.shape, generator=torch.Generator().manual_seed(1)).double()
-        start, end = inputs[:segments], inputs.flip(0)[:segments] * torch.linspace(1, 3, segments).view(
-            -1, *[1] * (inputs.dim() - 1)
+        start, end = (
+            inputs[:segments],
+            inputs.flip(0)[:segments] * torch.linspace(1, 3, segments).view(-1, *[1] * (inputs.dim() - 1)),
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -36,7 +36,19 @@ class Task:
     def __init__(self, draw: Draw) -> None:
         self.shape = draw.pick("shape", *SHAPES)
         self.labels = draw.pick("labels", "classes", "classes", "classes", "missing", "one-hot", "binary", "regression", "none")
-        forms = ["pair", "pair", "list", "triple", "dict", "indexed", "named", "parcel", "target first", "nested", "device dict"]
+        forms = [
+            "pair",
+            "pair",
+            "list",
+            "triple",
+            "dict",
+            "indexed",
+            "named",
+            "parcel",
+            "target first",
+            "nested",
+            "device dict",
+        ]
         self.form = "tensor" if self.labels == "none" else draw.pick("batch", *forms)
         self.output = draw.pick("output", "tensor", "tensor", "tuple", "dict", "single", "flat", "heads", "object")
         self.needs_unpacking = self.form in ("parcel", "target first", "nested")
@@ -156,6 +168,7 @@ class Loaders:
     Attributes:
         train: A loader, or a list of two.
         val: A loader, a list of two, or None.
+        size: Of a batch.
         is_stream: Whether training data can't be read by index.
         is_pair: Whether training batches come in pairs.
         samples: All data sets.
@@ -168,7 +181,7 @@ class Loaders:
         self.samples: list[Samples] = []
         augmentation = draw.pick("augmentation", None, None, None, "python", "numpy", "torch", "own")
         self.is_stream = draw.happens("training stream", 0.15)
-        self._size = draw.pick("batch size", 4, 7, 16, 64)
+        self.size = draw.pick("batch size", 4, 7, 16, 64)
         samples = Samples(task, draw.pick("items", 18, 32, 46), 0, augmentation)
         self.is_pair = draw.happens("two training loaders", 0.05)
         loaders = [self._loader(samples, self.is_stream, True) for _ in range(1 + self.is_pair)]
@@ -189,7 +202,7 @@ class Loaders:
     def _loader(self, samples: Samples, is_stream: bool, shuffles: bool = False) -> DataLoader[Any]:
         draw = self._draw
         self.samples.append(samples)
-        options: dict[str, Any] = {"batch_size": self._size, "collate_fn": self._task.pack}
+        options: dict[str, Any] = {"batch_size": self.size, "collate_fn": self._task.pack}
         if draw.happens("own generator", 0.3):
             options["generator"] = torch.Generator().manual_seed(5)
             self.generators.append(options["generator"])

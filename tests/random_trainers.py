@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
@@ -52,6 +53,7 @@ class Settings:
         self._lengths()
         if self.validates:
             self._validation()
+        self.schedules_accumulation = False
         if subject.automatic_optimization:
             self._optimization()
         self.logger = draw.pick("logger", "recorder", "recorder", "recorder", "csv", "tensorboard", "two", "default")
@@ -85,7 +87,9 @@ class Settings:
         if draw.happens("check_val_every_n_epoch", 0.15):
             options["check_val_every_n_epoch"] = 2
         if draw.happens("val_check_interval", 0.2):
-            options["val_check_interval"] = 1 if self._loaders.is_stream else draw.pick("of", 0.5, 1)
+            shortens = {"limit_train_batches", "overfit_batches", "fast_dev_run"} & {*options}
+            is_long = self._loaders.size <= 7 and not shortens and not self._loaders.is_stream
+            options["val_check_interval"] = draw.pick("of", 0.5, 1) if is_long else 1
         if draw.happens("limit_val_batches", 0.15):
             options["limit_val_batches"] = draw.pick("of", 0, 1, 2)
             self.validates = options["limit_val_batches"] > 0
@@ -94,7 +98,8 @@ class Settings:
 
     def _optimization(self) -> None:
         draw, options = self._draw, self.options
-        if draw.happens("accumulates", 0.2):
+        self.schedules_accumulation = draw.happens("schedule of accumulation", 0.04)
+        if draw.happens("accumulates", 0.2) and not self.schedules_accumulation:
             options["accumulate_grad_batches"] = draw.pick("of", 2, 3)
         if draw.happens("clips", 0.2) and self._subject.optimizer != "LBFGS":
             options["gradient_clip_val"] = 0.5
@@ -113,9 +118,10 @@ class Settings:
         if draw.happens("learning rates", 0.1) and self.logger != "none":
             found.append(LearningRateMonitor())
         copies = any(isinstance(callback, EMAWeightAveraging) for callback in found)
-        if draw.happens("pruning", 0.07) and not copies and self._subject.net[-1].weight.dtype == torch.float32:
+        keeps_float32 = self.options["precision"] == "32-true" and self._subject.net[-1].weight.dtype == torch.float32
+        if draw.happens("pruning", 0.07) and not copies and keeps_float32:
             found.append(ModelPruning("l1_unstructured", [(self._subject.net[-1], "weight")], amount=0.3))
-        if draw.happens("schedule of accumulation", 0.05) and averages and "accumulate_grad_batches" not in self.options:
+        if self.schedules_accumulation and not self.fits_twice:
             found.append(GradientAccumulationScheduler({0: 1, 1: 2}))
         if draw.happens("timer", 0.03):
             found.append(Timer("00:00:05:00"))
@@ -146,9 +152,11 @@ def monitor_arguments(draw: Draw, task: Task, settings: Settings) -> dict[str, A
         "folding": draw.pick("folding", True, True, True, True, False),
         "codes": draw.pick("codes", True, True, True, False),
         "faces": draw.pick("faces", True, True, "both", "random", False),
-        "face_subspace": draw.pick("subspace", "auto", "auto", "auto", 1, 2, "whole"),
+        "face_subspace": draw.pick("subspace", "auto", "auto", "auto", 1, 2, 4, "whole"),
         "layers": draw.pick("layers", None, None, None, None, "*", ["*"]),
     }
+    if np.prod(task.shape) > 12 and optional["face_subspace"] == "whole":
+        optional["face_subspace"] = "auto"  # whole regions of images take seconds
     if not (optional["folding"] or optional["codes"] or optional["faces"]):
         optional["codes"] = True
     if draw.happens("probes", 0.25):
@@ -179,7 +187,9 @@ class Witness(Callback):
         self.has_begun = True
         self.batches.append((batch, torch.get_rng_state()))
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.losses.append(outputs["loss"].detach().clone() if outputs is not None else None)
 
     def on_validation_batch_end(self, *given: Any, **_: Any) -> None:
