@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +112,7 @@ def fit(tmp_path: Path, *callbacks: Any, model: Model | None = None, given: Any 
     if any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
         quiet["enable_checkpointing"] = True
     trainer = Trainer(default_root_dir=tmp_path, callbacks=list(callbacks), **(quiet | settings | options))
-    trainer.fit(model or Model(), *(given or loaders()))
+    trainer.fit(Model() if model is None else model, *(given or loaders()))
     return trainer
 
 
@@ -467,14 +466,6 @@ def test_a_measurement_that_fails_costs_one_warning_and_nothing_else(tmp_path: P
     assert len({said["folding/seconds"] for _, said in trainer.logger.said[1:]}) == 1
 
 
-class Stream(IterableDataset[Any]):
-    def __init__(self, inner: TensorDataset) -> None:
-        self.inner = inner
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.inner)
-
-
 def test_what_a_measurement_warns_of_is_said_once_a_run(tmp_path: Path) -> None:
     class Sine(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -486,50 +477,6 @@ def test_what_a_measurement_warns_of_is_said_once_a_run(tmp_path: Path) -> None:
         warnings.simplefilter("always")
         fit(tmp_path, watch(num_segments=4), model=model, max_epochs=3)
     assert sum("is not in the table of activations" in str(w.message) for w in caught) == 1
-
-
-@pytest.mark.parametrize("sanity", [0, 2])
-def test_a_stream_of_validation_data_is_probed_as_it_passes(tmp_path: Path, sanity: int) -> None:
-    monitor = watch(num_segments=4, num_inputs=32)
-    trainer = fit(tmp_path, monitor, given=loaders(None, Stream(data(40, 1))), num_sanity_val_steps=sanity)
-    assert [step for step, _ in trainer.logger.said] == ([0, 2, 5] if sanity else [2, 5])
-    validation = data(40, 1).tensors[0]
-    assert len(monitor._run.probes.pool[0]) == len(monitor._run.probes.pool[0].unique(dim=0)) == 40
-    # What the sanity check shows is not enough here; its batches come again, and count once.
-    monitor = watch(num_segments=4, num_inputs=50)
-    trainer = fit(tmp_path, monitor, given=loaders(None, Stream(data(60, 1))), num_sanity_val_steps=sanity)
-    assert [step for step, _ in trainer.logger.said] == [2, 5]
-    assert len(monitor._run.probes.pool[0]) == len(monitor._run.probes.pool[0].unique(dim=0)) == 60
-    validation = data(60, 1).tensors[0]
-    assert all((start == validation).all(1).any() for start in monitor._run.probes.segments.start)
-
-
-def test_a_stream_of_training_data_is_probed_as_it_passes(tmp_path: Path) -> None:
-    trainer = fit(tmp_path, watch(num_segments=6), given=(loaders(Stream(data()))[0],))
-    assert [step for step, _ in trainer.logger.said] == [2, 5]
-
-
-class DictModel(Model):
-    def unpack(self, batch: Any) -> tuple[Tensor, Tensor]:
-        return batch["image"], batch["label"]
-
-
-class Dicts(Dataset[Any]):
-    def __len__(self) -> int:
-        return 40
-
-    def __getitem__(self, i: int) -> Any:
-        x, y = data(40, 1)[i]
-        return {"index": i, "image": x, "label": y}
-
-
-def test_batches_may_be_dicts_or_whatever_a_function_unpacks(tmp_path: Path) -> None:
-    monitor = watch(num_segments=6)
-    fit(tmp_path, monitor, model=DictModel(), given=loaders(Dicts(), Dicts()))
-    assert monitor._run.probes.segments.start_class is not None
-    unpacking = watch(num_segments=6, batch_to_inputs=lambda batch: batch["image"])
-    fit(tmp_path, unpacking, model=DictModel(), given=loaders(Dicts(), Dicts()))
-    assert unpacking._run.probes.segments.start_class is None and unpacking._run.probes.segments.start.shape == (6, 5)
 
 
 @pytest.mark.parametrize("probes", [data(30, 5), data(30, 5).tensors, data(30, 5).tensors[0]])

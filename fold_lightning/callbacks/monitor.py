@@ -13,7 +13,7 @@ from fold_lightning.callbacks.measurement import CodeCounts
 from fold_lightning.callbacks.regularization import Regularization, as_regularizer
 from fold_lightning.callbacks.run import Run
 from fold_lightning.callbacks.settings import Settings
-from fold_lightning.probes import FaceInputs, FaceSubspace, split_batch, user_probes
+from fold_lightning.probes import FaceInputs, FaceSubspace, user_probes
 from fold_lightning.regularizer import FoldingRegularizer
 
 
@@ -37,6 +37,8 @@ class FoldingMonitor(AnyCallback):
     says that its input has none. Inputs of a stream that can't be read by index are those that pass first, and there is a
     measurement before training only if the sanity check saw enough of them. All processes look at the same probes and share the
     work, and the values are those of one process. A run that goes on from a checkpoint goes on with the same probes.
+    Measured are the weights in the module at that moment: before `WeightAveraging` in the list of callbacks the averaged ones,
+    after it those that train on.
 
     Logged, all without unit unless named:
 
@@ -214,10 +216,10 @@ class FoldingMonitor(AnyCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self._counts is None or self._lost is not None or dataloader_idx > 0:
+        if self._run is None or self._counts is None or self._lost is not None or dataloader_idx > 0:
             return
         try:
-            self._counts.add(pl_module, split_batch(batch, self.settings.batch_to_inputs))
+            self._counts.add(pl_module, self._run.source.split(batch))
         except Exception as error:
             self._lost = error
 

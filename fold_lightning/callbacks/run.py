@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -16,6 +17,7 @@ from fold_lightning.callbacks.pictures import Pictures
 from fold_lightning.callbacks.settings import Settings
 from fold_lightning.callbacks.survey import Findings, Survey
 from fold_lightning.callbacks.team import Team, refuse_sharded
+from fold_lightning.callbacks.transfer import as_a_step_gets_it
 from fold_lightning.figures import SliceRegions
 from fold_lightning.probes import FaceProbes, Pool, Probes, ProbeSource, draw_segments
 
@@ -35,7 +37,8 @@ class Run:
         self.scalars: dict[str, float] = {}
         self.last_epoch = 0
         self.is_measuring = False
-        self.source = ProbeSource(settings.most_inputs, settings.seed, settings.probes, settings.batch_to_inputs)
+        model = trainer.lightning_module
+        self.source = ProbeSource(settings.most_inputs, settings.seed, settings.probes, settings.batch_to_inputs, model)
         self.probes: Probes | None = None
         self.measurement = Measurement(settings.layers, settings.forward)
         self.validates = True
@@ -155,7 +158,7 @@ class Run:
 
     def _read(self, trainer: Trainer) -> Pool | None:
         loaders = trainer.val_dataloaders if self.validates else trainer.train_dataloader
-        return self.source.at_start(loaders, trainer.strategy.batch_to_device)
+        return self.source.at_start(loaders, partial(as_a_step_gets_it, trainer), together=not self.validates)
 
     def _kept_pool(self) -> Pool | None:
         if "pool" not in self._restored or self._settings.probes is not None:
