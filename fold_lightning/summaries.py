@@ -205,8 +205,8 @@ def _whole_bins(counts: Tensor) -> list[float]:
 def write_restart(loggers: Iterable[Logger], step: int) -> None:
     """Tells TensorBoard that a run goes on from a checkpoint: what was logged from that step on, before it broke off, is no more."""
     for writer in _tensorboard_writers(loggers):
-        event = Event(session_log=SessionLog(status=SessionLog.START))
-        writer._get_file_writer().add_event(event, step)
+        for _ in range(2):  # the first that a reader meets may be taken for the beginning of all
+            writer._get_file_writer().add_event(Event(session_log=SessionLog(status=SessionLog.START)), step)
 
 
 def write_layout(loggers: Iterable[Logger]) -> None:

@@ -17,7 +17,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_monitor import TAGS, Model, Recorder, Stream, data, fit, loaders, watch
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as ServerAccumulator
+from test_batches import Stream
+from test_monitor import TAGS, Model, Recorder, data, fit, loaders, watch
 from torch.utils.data import DataLoader, IterableDataset
 
 from fold_lightning import FoldingMonitor
@@ -229,13 +231,14 @@ def test_two_monitors_of_the_same_tags_are_refused(tmp_path: Path) -> None:
 
 
 def shown(folder: str) -> dict[str, dict[int, float]]:
-    """What TensorBoard shows of each curve, step by step; each step once."""
-    events = EventAccumulator(folder, size_guidance={"scalars": 0})
-    events.Reload()
+    """What TensorBoard shows of each curve, step by step; each step once, to its server and to scripts that read the files."""
+    events = EventAccumulator(folder, size_guidance={"scalars": 0}).Reload()
+    server = ServerAccumulator(folder, tensor_size_guidance={"scalars": 0}).Reload()
     curves = {}
     for tag in TAGS - {"folding/seconds"}:
-        points = events.Scalars(tag)
+        points, served = events.Scalars(tag), server.Tensors(tag)
         assert len({point.step for point in points}) == len(points), f"{tag} has a step twice"
+        assert [point.step for point in served] == [point.step for point in points]
         curves[tag] = {point.step: point.value for point in points}
     return curves
 
