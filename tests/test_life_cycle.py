@@ -132,6 +132,7 @@ def test_probes_that_have_changed_since_are_said(tmp_path: Path) -> None:
         ({"val_check_interval": 1, "max_epochs": 1}, [0, 0, 1, 2]),
         ({"val_check_interval": 2, "check_val_every_n_epoch": None}, [0, 1, 3, 5]),
         ({"check_val_every_n_epoch": 2, "max_epochs": 4}, [0, 5, 11]),
+        ({"check_val_every_n_epoch": 2, "max_epochs": 4, "num_sanity_val_steps": 0}, [5, 11]),
         ({"max_steps": 4, "max_epochs": -1}, [0, 2]),
         ({"limit_val_batches": 0}, [0, 2, 5]),
         ({"num_sanity_val_steps": 0}, [0, 2, 5]),

@@ -221,8 +221,9 @@ class Run:
 
 
 def validates(trainer: Trainer) -> bool:
-    """Whether there will be validation epochs; a loader may be there and empty."""
-    return trainer.enable_validation and sum(trainer.num_val_batches) > 0
+    """Whether there will be validation epochs; a loader may be there and empty, or not yet be there before a later epoch."""
+    batches = trainer.num_val_batches
+    return trainer.enable_validation and (not batches or sum(batches) > 0)
 
 
 def logged_step(trainer: Trainer) -> int:
