@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -419,3 +420,25 @@ def test_a_gradient_inside_a_forward_pass_follows_the_input() -> None:
 def test_an_activation_by_another_name_is_the_same() -> None:
     codes = activation_codes(mlp(4, 6, 6), torch.randn(3, 4), forward=lambda m, x: torch.special.expit(m(x)))
     assert list(codes.layers) == ["1", "sigmoid"]
+
+
+def test_objects_that_a_forward_pass_steps_are_as_before() -> None:
+    class Schedule:
+        def __init__(self) -> None:
+            self.steps, self.seen = 0, [0.0]
+
+    class Stepping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.schedule, self.space = Schedule(), SimpleNamespace(inner=Schedule())
+
+        def forward(self, x: Tensor) -> Tensor:
+            for schedule in (self.schedule, self.space.inner):
+                schedule.steps += 1
+                schedule.seen.append(x.sum().item())
+            return x.relu()
+
+    model = Stepping()
+    activation_codes(model, torch.randn(3, 2))
+    for schedule in (model.schedule, model.space.inner):
+        assert schedule.steps == 0 and schedule.seen == [0.0]

@@ -270,3 +270,46 @@ def test_a_tensorboard_run_without_checkpoint_is_not_cut(tmp_path: Path) -> None
     trainer.fit_loop.max_epochs = 3
     trainer.fit(trainer.lightning_module, *loaders())
     assert sorted(shown(logger.log_dir)["folding/chi_mean"]) == [0, 2, 5, 8]
+
+
+class TwoOptimizers(Model):
+    """Steps two optimizers with each batch, by hand."""
+
+    automatic_optimization = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net[3] = torch.nn.Identity()
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(super().training_step(batch, batch_idx))
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(part.parameters(), 0.1) for part in (self.net[:3], self.net[3:])]
+
+
+@pytest.mark.parametrize("options", [{"limit_val_batches": 0}, {}, {"check_val_every_n_epoch": 2}], ids=str)
+def test_a_resumed_run_has_each_step_once_whatever_counts_as_one(tmp_path: Path, options: dict[str, Any]) -> None:
+    def run(name: str, epochs: int, *callbacks: Any, **more: Any) -> None:
+        seed_everything(0, verbose=False)
+        trainer = Trainer(
+            max_epochs=epochs,
+            callbacks=[watch(num_segments=4, figures=False), *callbacks],
+            logger=TensorBoardLogger(tmp_path, name=name, version=0),
+            accelerator="cpu",
+            enable_progress_bar=False,
+            log_every_n_steps=1,
+            **options,
+        )
+        trainer.fit(TwoOptimizers(), DataLoader(data(), 20), DataLoader(data(40, 1), 20), **more)
+
+    run("whole", 6)
+    checkpoint = ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}", every_n_train_steps=12)  # six batches
+    run("broken", 4, checkpoint)
+    run("broken", 6, ckpt_path=tmp_path / "epoch=1.ckpt")
+    whole, broken = (shown(str(tmp_path / name / "version_0")) for name in ("whole", "broken"))
+    assert whole["folding/chi_mean"].keys() == broken["folding/chi_mean"].keys()
+    assert whole == broken

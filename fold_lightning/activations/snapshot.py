@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ DEEPEST = 4
 DEEPEST_HOLDER = 10
 """How far objects in objects are looked into: a data set's transforms' generators, say."""
 
+LIBRARIES = {*sys.stdlib_module_names, *"torch lightning pytorch_lightning lightning_fabric lightning_utilities numpy".split()}
+"""Whose objects are not looked into."""
+
 MOST_ITEMS = 100
 """A container of more holds data, unless it holds objects."""
 
@@ -29,6 +33,8 @@ MOST_HELD = 20_000
 
 class Snapshot:
     """A module's attributes, the contents of their tensors, lists, dicts, sets and deques, and the states of its generators.
+
+    Of objects of classes of the user's own the attributes too.
 
     Args:
         module: Whose; those of its submodules are their own.
@@ -165,6 +171,25 @@ def _restorers(value: Any, depth: int) -> Iterator[Callable[[], None]]:
         yield from _inside(value, depth)
     elif isinstance(value, set):
         yield _restorer_of_set(value, set(value))
+    elif _is_of_the_user(value):
+        yield _restorer_of_dict(vars(value), dict(vars(value)))
+        yield from _inside(filter(_is_small, vars(value).values()), depth)
+
+
+def _is_of_the_user(value: Any) -> bool:
+    """Whether it is an object with attributes, such as a schedule that a forward pass steps, and not one of a library."""
+    if isinstance(value, SimpleNamespace):
+        return True
+    known = isinstance(value, (type, ModuleType, nn.Module, torch.Tensor))
+    return not known and hasattr(value, "__dict__") and type(value).__module__.partition(".")[0] not in LIBRARIES
+
+
+def _is_small(value: Any) -> bool:
+    """Whether it is no table of data."""
+    try:
+        return len(value) <= MOST_ITEMS
+    except TypeError:  # no container at all
+        return True
 
 
 def _set_state(generator: torch.Generator, state: torch.Tensor) -> None:

@@ -87,7 +87,7 @@ class FoldingMonitor(AnyCallback):
         seed: Of the choice of inputs, segments and slices.
         batch_to_inputs: A function of a batch that returns its inputs or (inputs, labels); needed where the batch is no tensor,
             no tuple that begins with one, and no dict.
-        max_seconds: How long a measurement may take. "auto" takes 2 % of the time since the last one (0.05 s at least), and measures
+        max_seconds: How long a measurement may take. "auto" takes 2 % of the time since the last one (0.08 s at least), and measures
             less often where even one segment takes longer; a number is kept at each measurement, but for the fewest inputs and
             segments; None has no limit, so that values depend on no clock. What does not fit is left out from the end, by a decision
             of the first process, and the tags say how much was measured. `num_inputs="all"` counts them all in any case.
@@ -191,12 +191,16 @@ class FoldingMonitor(AnyCallback):
             self._run.begin(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._run is not None and not self._run.validates and trainer.is_global_zero:
+        if self._run is None:
+            return
+        self._run.go_on(trainer)
+        if not self._run.validates and trainer.is_global_zero:
             self._run.source.collect(batch)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._counts, self._lost, self._is_due = None, None, False
         if self._run is not None and _is_fitting(trainer):
+            self._run.go_on(trainer)
             self._is_due = self._run.is_due(trainer, self.settings.every_n_epochs)
         if self._is_due and self._run is not None and self.settings.counts_all:
             self._counts = CodeCounts(self._run.measurement)

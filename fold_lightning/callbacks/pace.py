@@ -13,7 +13,7 @@ MaxSeconds = float | Literal["auto"] | None
 SHARE = 0.02
 """Of the time that passed since the last measurement, which the next one may take by default."""
 
-LEAST_SECONDS = 0.05
+LEAST_SECONDS = 0.08
 """What it may take in any case: in a run of seconds there is no use in sparing more."""
 
 MARGIN = 0.8

@@ -50,10 +50,12 @@ class Run:
         self._restored: dict[str, Any] = {}
         self._has_failed = False
         self._has_passed = False
+        self._goes_on = False
 
     def begin(self, trainer: Trainer, model: LightningModule) -> None:
         """Training begins: takes probes, measures the model as it is, or at least refuses what can't be measured."""
         refuse_sharded(trainer.strategy, model)
+        self._goes_on = bool(trainer.ckpt_path) and trainer.global_step > 0
         self.validates = self.team.all(validates(trainer))
         if self._settings.counts_all and not self.validates:
             raise MisconfigurationException(
@@ -77,6 +79,12 @@ class Run:
                 self._survey.check(model)
         self.allowance.restart()
 
+    def go_on(self, trainer: Trainer) -> None:
+        """Something is about to be logged: the first time after a checkpoint, what came after that is taken back."""
+        if self._goes_on and trainer.is_global_zero:
+            summaries.write_restart(trainer.loggers, logged_step(trainer))
+        self._goes_on = False
+
     def is_due(self, trainer: Trainer, every_n_epochs: int) -> bool:
         """Whether to measure at the end of this epoch; all processes agree."""
         epoch = trainer.current_epoch + 1
@@ -92,8 +100,9 @@ class Run:
             with self.team.together():
                 if lost is not None:
                     raise lost
-            if self._survey is None:
-                self._take(self.team.leader_makes(self.source.from_stream))
+            if self._survey is None:  # a stream has passed, or a loader is there that was not when training began
+                with preserved_random_state():
+                    self._take(self.team.leader_makes(lambda: self._read(trainer) or self.source.from_stream()))
             if self._survey is None:
                 raise RuntimeError("no batch with inputs has passed yet")
             self.measure(trainer, model, step=logged_step(trainer), passed=passed)
@@ -125,7 +134,7 @@ class Run:
             return
         try:
             if self._pictures is not None:
-                self._pictures.draw(trainer, logged_step(trainer), lambda: self._slice(model))
+                self._pictures.draw(trainer, max(0, logged_step(trainer) - 1), lambda: self._slice(model))
             if self._settings.codes:
                 inputs, labels = self.probes.counted
                 codes, _ = self.measurement.codes(model, inputs)
@@ -203,8 +212,6 @@ class Run:
             settings["face_dimension"] = self.probes.faces.dimension
         summaries.write_settings(trainer.loggers, {"folding_monitor": settings})
         summaries.write_layout(trainer.loggers)
-        if trainer.ckpt_path and trainer.global_step > 0:
-            summaries.write_restart(trainer.loggers, trainer.global_step)
 
     def _write(self, trainer: Trainer, model: LightningModule, findings: Findings, step: int) -> None:
         try:
@@ -227,5 +234,5 @@ def validates(trainer: Trainer) -> bool:
 
 
 def logged_step(trainer: Trainer) -> int:
-    """Where Lightning writes what it logs at the end of an epoch."""
-    return max(0, trainer.global_step - 1)
+    """Where Lightning writes what is logged now; `global_step` counts every optimizer of a step."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped

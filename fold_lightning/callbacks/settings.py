@@ -16,6 +16,8 @@ DEFAULT_INPUTS = 1000
 INPUTS_PER_SEGMENT = 8
 """How many inputs are looked at for each segment, so that most pairs of classes find theirs."""
 
+MOST_SEEDS = 2**32
+
 LOGGED = (
     *("every_n_epochs", "layers", "num_segments", "segments_per_pair", "num_inputs", "seed", "folding", "codes", "faces"),
     *("face_subspace", "max_seconds"),
@@ -60,10 +62,14 @@ class Settings:
         if self.num_inputs != "all":
             _check_whole("num_inputs", self.num_inputs, 2, ", or 'all'")
         _check_whole("seed", self.seed, 0)
+        if self.seed >= MOST_SEEDS:
+            raise ValueError(f"`seed` must be less than 2**32, as NumPy's are, got {self.seed}.")
         _check_seconds(self.max_seconds)
         check_face_arguments(self.faces, self.face_subspace)
         if self.batch_to_inputs is not None and not callable(self.batch_to_inputs):
             raise TypeError(f"`batch_to_inputs` must be a function of a batch, got {self.batch_to_inputs!r}.")
+        if self.figures not in (None, True, False):
+            raise TypeError(f"`figures` must be True, False or None, got {self.figures!r}.")
         if self.figures and not drawing.is_available():
             raise ModuleNotFoundError("`figures=True` needs matplotlib: pip install 'fold-lightning[figures]'.")
 

@@ -63,6 +63,7 @@ class Survey:
         self._paces = {name: Pace(least) for name, least in AT_LEAST.items()}
         self._has_faces = probes.faces is not None
         self._says_classes: bool | None = None
+        self._has_told = False
 
     def take(
         self,
@@ -175,6 +176,12 @@ class Survey:
 
         done, rows = team.spread(len(segments), walk, self._paces["walks"], seconds)
         assert rows is not None
+        if done < len(segments) and not self._has_told:
+            self._has_told = True
+            rank_zero_info(
+                f"FoldingMonitor has time for {done} of its {len(segments)} segments (`max_seconds=None` takes all; "
+                f"`{summaries.SEGMENTS}` says how many it takes)."
+            )
         measures = PerSegment.from_rows(rows.cpu(), layers)
         phi = None
         if (between := segments.of(slice(done)).between_classes()) is not None:
