@@ -1,7 +1,8 @@
 """Watch how a neural network folds its input space while Lightning trains it."""
 
+from typing import TYPE_CHECKING, Any
+
 from fold_lightning.activations import ActivationCodes, activation_codes, register_activation
-from fold_lightning.callbacks import FoldingMonitor
 from fold_lightning.codes import code_fingerprints, distinct_fingerprints, hamming_distance
 from fold_lightning.faces import face_counts, supporting_units
 from fold_lightning.folding import folding_profile, global_folding, space_folding, walk_length, walk_range
@@ -11,6 +12,9 @@ from fold_lightning.regions import ActivationRegions, activation_regions
 from fold_lightning.regularizer import FoldingRegularizer
 from fold_lightning.shapes import RegionShape, region_shapes
 from fold_lightning.walks import Walks, segment_walks
+
+if TYPE_CHECKING:
+    from fold_lightning.callbacks import FoldingMonitor
 
 __all__ = [
     "ActivationCodes",
@@ -41,3 +45,12 @@ __all__ = [
     "walk_length",
     "walk_range",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "FoldingMonitor":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fold_lightning import callbacks
+
+    callbacks.join_twins()  # `pytorch_lightning` may have been imported since
+    return callbacks.FoldingMonitor

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch import Tensor
-from torch.utils.tensorboard.summary import scalar
+from torch.utils.tensorboard.summary import Summary, scalar
 
 from fold_lightning.figures import SliceRegions, plot_folding_matrix, plot_slice, plot_walk
-from fold_lightning.folding import space_folding, summarize_folding
-from fold_lightning.metrics import DistinctCodes, FaceStatistics, GlobalFolding
+from fold_lightning.folding import PerSegment, summarize_folding
+from fold_lightning.metrics import DistinctCodes, FaceStatistics
+from fold_lightning.twins import both
 from fold_lightning.walks import Walks
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CHI_MEAN = "folding/chi_mean"
 CHI_MEDIAN = "folding/chi_median"
@@ -35,10 +42,12 @@ DISTINCT = "codes/distinct"
 DISTINCT_CORRECT = "codes/distinct_correct"
 DISTINCT_FRACTION = "codes/distinct_fraction"
 DISTINCT_LAYER = "codes/layer/"
+CODES_INPUTS = "codes/inputs"
 EMBEDDING = "codes"
 FACES_MEAN = "faces/mean"
 FACES_MAX = "faces/max"
 FACES_BOUND = "faces/bound"
+FACES_INPUTS = "faces/inputs"
 FACES_HISTOGRAM = "faces/histogram"
 RANDOM_FACES_MEAN = "faces/random_mean"
 RANDOM_FACES_MAX = "faces/random_max"
@@ -75,34 +84,42 @@ LAYOUT = {
 """What TensorBoard's custom scalars show side by side; it takes tags as regular expressions that may match a part."""
 
 
+CHI_BINS = [i / 50 for i in range(51)]
+
 EMBEDDED_BITS = 2**21
 """Bits of an embedding, which TensorBoard keeps as text; of wide networks fewer inputs are taken."""
 
 
-def folding_scalars(walks: Walks, between: GlobalFolding | None = None) -> dict[str, float]:
-    """The scalars of some walks, tag by tag; `between` is their folding between classes, where there are some."""
-    chi = space_folding(walks)
+def folding_scalars(measures: PerSegment, phi: Tensor | None = None) -> dict[str, float]:
+    """The scalars of some segments, tag by tag; `phi` is their folding between classes, where there are some."""
     scalars = {
-        CHI_MEAN: summarize_folding(chi, "mean"),
-        CHI_MEDIAN: summarize_folding(chi, "median"),
-        CHI_MAX: summarize_folding(chi, "max"),
-        FRACTION: summarize_folding(chi, "fraction"),
-        REGIONS: walks.num_regions().double().mean(),
-        EXACT: walks.exact.double().mean(),
-        COMPLETE: walks.complete.double().mean(),
-        SEGMENTS: torch.tensor(walks.num_segments),
+        CHI_MEAN: summarize_folding(measures.chi, "mean"),
+        CHI_MEDIAN: summarize_folding(measures.chi, "median"),
+        CHI_MAX: summarize_folding(measures.chi, "max"),
+        FRACTION: summarize_folding(measures.chi, "fraction"),
+        REGIONS: measures.regions.mean(),
+        EXACT: measures.exact.mean(),
+        COMPLETE: measures.complete.mean(),
+        SEGMENTS: torch.tensor(len(measures.chi)),
     }
-    if between is not None:
-        scalars[PHI] = between.compute()
-    for layer in walks.layers:
-        scalars[LAYER + layer] = summarize_folding(space_folding(walks.select(layer)), "mean")
+    if phi is not None:
+        scalars[PHI] = phi
+    scalars |= {LAYER + layer: summarize_folding(chi, "mean") for layer, chi in measures.by_layer.items()}
     return {tag: float(value) for tag, value in scalars.items() if not value.isnan()}
 
 
-def codes_scalars(distinct: DistinctCodes, correct: DistinctCodes | None = None) -> dict[str, float]:
-    """The scalars of the codes of some inputs, and of those of them that are classified correctly."""
-    count = distinct.compute()
-    scalars = {DISTINCT: count, DISTINCT_FRACTION: count / distinct.all_inputs().clamp(min=1)}
+def codes_scalars(
+    distinct: DistinctCodes, correct: DistinctCodes | None = None, num_inputs: int | None = None
+) -> dict[str, float]:
+    """The scalars of the codes of some inputs, and of those of them that are classified correctly.
+
+    Args:
+        distinct: Of all of them.
+        correct: Of those that are.
+        num_inputs: How many they are, if not as many as were counted.
+    """
+    count, inputs = distinct.compute(), distinct.all_inputs() if num_inputs is None else torch.tensor(num_inputs)
+    scalars = {DISTINCT: count, DISTINCT_FRACTION: count / inputs.clamp(min=1), CODES_INPUTS: inputs}
     if correct is not None:
         scalars[DISTINCT_CORRECT] = correct.compute()
     scalars |= {DISTINCT_LAYER + layer: value for layer, value in distinct.per_layer().items()}
@@ -117,7 +134,8 @@ def faces_scalars(data: Tensor | None, random: Tensor | None, dimension: int) ->
         random: The same around random inputs.
         dimension: d of the regions.
     """
-    scalars = {FACES_BOUND: 2.0 * dimension}
+    most_inputs = max(len(counts) for counts in (data, random) if counts is not None)
+    scalars = {FACES_BOUND: 2.0 * dimension, FACES_INPUTS: float(most_inputs)}
     for counts, mean, most in ((data, FACES_MEAN, FACES_MAX), (random, RANDOM_FACES_MEAN, RANDOM_FACES_MAX)):
         if counts is not None:
             statistics = FaceStatistics(sync_on_compute=False)
@@ -135,42 +153,46 @@ def write_start(loggers: Iterable[Logger], scalars: dict[str, float], faces: str
         scalars: Tag by tag.
         faces: Of what the faces are counted; None if they are not.
     """
+    described = {tag: value for tag, value in scalars.items() if tag.startswith("faces/") and faces is not None}
     for logger in loggers:
-        if faces is None or not isinstance(logger, TensorBoardLogger):
-            logger.log_metrics(scalars, step=0)
-            continue
-        described = {tag: value for tag, value in scalars.items() if tag.startswith("faces/")}
-        logger.log_metrics({tag: value for tag, value in scalars.items() if tag not in described}, step=0)
+        takes_words = isinstance(logger, both(TensorBoardLogger))
+        logger.log_metrics({tag: value for tag, value in scalars.items() if not takes_words or tag not in described}, step=0)
+    for writer in _tensorboard_writers(loggers):
         for tag, value in described.items():
             summary = scalar(tag, value)
             summary.value[0].metadata.summary_description = faces
             summary.value[0].metadata.plugin_data.plugin_name = "scalars"
-            logger.experiment._get_file_writer().add_summary(summary, 0)
+            writer._get_file_writer().add_summary(summary, 0)
 
 
 def write_settings(loggers: Iterable[Logger], settings: dict[str, Any]) -> None:
     """Adds a monitor's settings to the hyperparameters of a run."""
     for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(settings, metrics={})  # or a curve "hp_metric" would come with them
-            save_hparams_to_yaml(
-                Path(logger.log_dir) / logger.NAME_HPARAMS_FILE, logger.hparams
-            )  # it was written before training
-        else:
+        if not isinstance(logger, both(TensorBoardLogger)):
             logger.log_hyperparams(settings)
+    for board in _tensorboards(loggers):
+        board.log_hyperparams(settings, metrics={})  # or a curve "hp_metric" would come with them
+        file = os.path.join(board.log_dir, board.NAME_HPARAMS_FILE)  # which was written before training
+        save_hparams_to_yaml(file, board.hparams)
 
 
-def write_faces(
-    loggers: Iterable[Logger], data: Tensor | None, random: Tensor | None, step: int, *, picture: SliceRegions | None
+def write_distributions(
+    loggers: Iterable[Logger], chi: Tensor | None, faces: tuple[Tensor | None, Tensor | None] | None, step: int
 ) -> None:
-    """The distribution of the numbers of faces, and a picture of the regions around an input, where a logger takes them."""
+    """How chi of the segments and the numbers of faces are distributed, where a logger takes histograms.
+
+    Args:
+        loggers: All loggers of a run.
+        chi: float64 (S,), in [0, 1).
+        faces: int64, how many each region around data has, and around random inputs; None for what is not counted.
+        step: Where on TensorBoard's axis.
+    """
     for writer in _tensorboard_writers(loggers):
-        for counts, tag in ((data, FACES_HISTOGRAM), (random, RANDOM_FACES_HISTOGRAM)):
+        if chi is not None:
+            writer.add_histogram(CHI_HISTOGRAM, chi.cpu().numpy(), step, bins=CHI_BINS)
+        for counts, tag in zip(faces or (), (FACES_HISTOGRAM, RANDOM_FACES_HISTOGRAM), strict=False):
             if counts is not None:
                 writer.add_histogram(tag, counts.cpu().numpy(), step, bins=_whole_bins(counts))
-        if picture is not None:
-            polygons, distances, extent = picture
-            writer.add_figure(SLICE, plot_slice(polygons, distances, extent=extent), step, close=False)
 
 
 def _whole_bins(counts: Tensor) -> list[float]:
@@ -180,46 +202,77 @@ def _whole_bins(counts: Tensor) -> list[float]:
     return [least - 0.5 + width * i for i in range((most - least) // width + 2)]
 
 
+def write_restart(loggers: Iterable[Logger], step: int) -> None:
+    """Tells TensorBoard that a run goes on from a checkpoint: what was logged from that step on, before it broke off, is no more."""
+    for writer in _tensorboard_writers(loggers):
+        for _ in range(2):  # the first that a reader meets may be taken for the beginning of all
+            writer._get_file_writer().add_event(Event(session_log=SessionLog(status=SessionLog.START)), step)
+
+
 def write_layout(loggers: Iterable[Logger]) -> None:
     """Tells TensorBoard which curves belong together."""
     for writer in _tensorboard_writers(loggers):
         writer.add_custom_scalars(LAYOUT)
 
 
-def write_walks(
-    loggers: Iterable[Logger], walks: Walks, step: int, *, matrix: tuple[Tensor, Tensor] | None, figures: bool
-) -> None:
-    """The distribution of chi, the walk that folds most, and the folding between classes, where a logger takes them.
-
-    Args:
-        loggers: All loggers of a run.
-        walks: S walks.
-        step: Where on TensorBoard's axis.
-        matrix: The folding between classes (C, C), and the classes (C,).
-        figures: Whether to draw.
-    """
-    chi = space_folding(walks)
+def write_walk(loggers: Iterable[Logger], walk: Walks, step: int) -> None:
+    """A picture of one walk, where a logger takes it."""
     for writer in _tensorboard_writers(loggers):
-        writer.add_histogram(CHI_HISTOGRAM, chi.cpu().numpy(), step)
-        if figures:
-            writer.add_figure(WALK, plot_walk(walks, int(chi.argmax())), step, close=False)
-        if figures and matrix is not None:
-            values, classes = matrix
-            writer.add_figure(PHI_MATRIX, plot_folding_matrix(values, list(map(str, classes.tolist()))), step, close=False)
+        _write_figure(writer, WALK, plot_walk(walk, 0), step)
+
+
+def write_matrix(loggers: Iterable[Logger], values: Tensor, classes: Tensor, step: int) -> None:
+    """A picture of the folding between classes (C, C), where a logger takes it."""
+    for writer in _tensorboard_writers(loggers):
+        _write_figure(writer, PHI_MATRIX, plot_folding_matrix(values, list(map(str, classes.tolist()))), step)
+
+
+def write_slice(loggers: Iterable[Logger], regions: SliceRegions, step: int) -> None:
+    """A picture of the regions around an input, where a logger takes it."""
+    polygons, distances, extent = regions
+    for writer in _tensorboard_writers(loggers):
+        _write_figure(writer, SLICE, plot_slice(polygons, distances, extent=extent), step)
+
+
+def _write_figure(writer: Any, tag: str, figure: Figure, step: int) -> None:
+    """Adds a figure as an image, as `add_figure` does; that takes twice as long to convert it as to draw it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas, png = FigureCanvasAgg(figure), BytesIO()
+    canvas.print_png(png, pil_kwargs={"compress_level": 1})
+    width, height = canvas.get_width_height()
+    image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png.getvalue())
+    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
 def write_embedding(loggers: Iterable[Logger], bits: Tensor, labels: Tensor | None, step: int) -> None:
-    """The codes bool (B, N) of some inputs as points of TensorBoard's projector, labelled by their classes."""
+    """The codes bool (B, N) of some inputs as points of TensorBoard's projector, labelled by their classes.
+
+    TensorBoard keeps them as text, of at most 2^21 bits (4 MiB), which takes less than 50 ms to write; of wide networks fewer inputs
+    are taken.
+    """
     count = min(len(bits), max(2, EMBEDDED_BITS // max(1, bits.shape[1])))
     metadata = None if labels is None else labels[:count].tolist()
     for writer in _tensorboard_writers(loggers):
-        writer.add_embedding(bits[:count].float().cpu(), metadata=metadata, global_step=step, tag=EMBEDDING)
+        writer.add_embedding(_as_text(bits[:count].cpu()), metadata=metadata, global_step=step, tag=EMBEDDING)
+
+
+def _as_text(bits: Tensor) -> np.ndarray[Any, Any]:
+    """Bits (B, N) as lines (B, 1) of a table, for `add_embedding` turns what it is given to text number by number."""
+    characters = np.full((len(bits), 2 * bits.shape[1]), ord("\t"), dtype=np.uint32)
+    characters[:, ::2] = ord("0") + bits.numpy()
+    characters[:, -1:] = 0  # the end of a string
+    return characters.view(f"U{characters.shape[1]}")
 
 
 def draws(loggers: Iterable[Logger]) -> bool:
     """Whether some logger takes figures and embeddings."""
-    return any(isinstance(logger, TensorBoardLogger) for logger in loggers)
+    return bool(_tensorboards(loggers))
 
 
-def _tensorboard_writers(loggers: Iterable[Logger]) -> Iterable[Any]:
-    return [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
+def _tensorboards(loggers: Iterable[Logger]) -> list[TensorBoardLogger]:
+    return [cast(TensorBoardLogger, logger) for logger in loggers if isinstance(logger, both(TensorBoardLogger))]
+
+
+def _tensorboard_writers(loggers: Iterable[Logger]) -> list[Any]:
+    return [logger.experiment for logger in _tensorboards(loggers)]

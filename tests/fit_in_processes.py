@@ -29,7 +29,7 @@ class Stream(IterableDataset[Any]):
 
 def main(devices: int, num_inputs: str, is_stream: bool) -> None:
     seed_everything(0, verbose=False)
-    monitor = FoldingMonitor(num_inputs="all" if num_inputs == "all" else int(num_inputs), num_segments=12)
+    monitor = FoldingMonitor(num_inputs="all" if num_inputs == "all" else int(num_inputs), num_segments=12, max_seconds=None)
     quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "enable_model_summary": False}
     trainer = Trainer(
         max_epochs=2, strategy="ddp", accelerator="cpu", devices=devices, callbacks=[monitor], logger=Recorder(), **quiet

@@ -150,6 +150,7 @@ def monitor_arguments(draw: Draw, task: Task, settings: Settings) -> dict[str, A
     optional = {
         "every_n_epochs": draw.pick("every", 1, 1, 1, 2),
         "measure_at_start": draw.pick("at start", True, True, False),
+        "max_seconds": draw.pick("seconds", None, None, None, "auto", 0.2),
         "segments_per_pair": draw.pick("per pair", None, None, None, 1),
         "folding": draw.pick("folding", True, True, True, True, False),
         "codes": draw.pick("codes", True, True, True, False),
@@ -206,7 +207,7 @@ class Measured(Callback):
         self.weights: dict[str, Any] | None = None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.weights = {name: value.clone() for name, value in pl_module.state_dict().items()}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

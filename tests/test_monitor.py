@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,15 @@ from fold_lightning import (
     space_folding,
 )
 from fold_lightning.callbacks.measurement import Measurement
+from fold_lightning.folding import PerSegment
 from fold_lightning.summaries import folding_scalars
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 
 SCALARS = ["chi_mean", "chi_median", "chi_max", "fraction", "regions", "exact", "complete", "phi", "segments", "seconds"]
 LAYERS = ["layer/net.2", "layer/net.5"]
-CODES = {f"codes/{name}" for name in ["distinct", "distinct_correct", "distinct_fraction", *LAYERS]}
-FACES = {"faces/mean", "faces/max", "faces/bound"}
+CODES = {f"codes/{name}" for name in ["distinct", "distinct_correct", "distinct_fraction", "inputs", *LAYERS]}
+FACES = {"faces/mean", "faces/max", "faces/bound", "faces/inputs"}
 TAGS = {f"folding/{name}" for name in SCALARS + LAYERS} | CODES | FACES
 
 
@@ -101,26 +101,31 @@ def loaders(train: Dataset[Any] | None = None, val: Dataset[Any] | None = None) 
     return train_loader, DataLoader(val or data(40, 1), batch_size=20)
 
 
+def watch(**options: Any) -> FoldingMonitor:
+    """A monitor whose values depend on no clock."""
+    return FoldingMonitor(**({"max_seconds": None} | options))
+
+
 def fit(tmp_path: Path, *callbacks: Any, model: Model | None = None, given: Any = None, **options: Any) -> Trainer:
     settings = {"max_epochs": 2, "logger": Recorder(), "accelerator": "cpu", "log_every_n_steps": 1}
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     if any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
         quiet["enable_checkpointing"] = True
     trainer = Trainer(default_root_dir=tmp_path, callbacks=list(callbacks), **(quiet | settings | options))
-    trainer.fit(model or Model(), *(given or loaders()))
+    trainer.fit(Model() if model is None else model, *(given or loaders()))
     return trainer
 
 
 def test_the_whole_conversation_with_a_logger(tmp_path: Path) -> None:
-    trainer = fit(tmp_path, FoldingMonitor(num_segments=8))
+    trainer = fit(tmp_path, watch(num_segments=8))
     assert [step for step, _ in trainer.logger.said] == [0, 2, 5]
     assert all(set(values) == TAGS for _, values in trainer.logger.said)
 
 
 def test_the_values_are_those_of_exact_walks_of_the_model(tmp_path: Path) -> None:
-    monitor = FoldingMonitor(num_segments=20)
+    monitor = watch(num_segments=20)
     trainer = fit(tmp_path, monitor, max_epochs=1)
-    segments = monitor._segments
+    segments = monitor._run.probes.segments
     walks = segment_walks(trainer.lightning_module, segments.start, segments.end)
     logged = trainer.logger.said[-1][1]
     assert logged["folding/chi_mean"] == pytest.approx(space_folding(walks).mean().item(), rel=1e-5)
@@ -132,14 +137,14 @@ def test_the_values_are_those_of_exact_walks_of_the_model(tmp_path: Path) -> Non
 
 def test_real_tensorboard_files_hold_curves_histograms_pictures_and_a_layout(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, name="tb")
-    fit(tmp_path, FoldingMonitor(num_segments=8), logger=logger)
+    fit(tmp_path, watch(num_segments=8), logger=logger)
     events = EventAccumulator(logger.log_dir, size_guidance={"histograms": 0, "images": 0, "scalars": 0})
     events.Reload()
     tags = events.Tags()
     assert set(tags["scalars"]) >= TAGS
     assert [event.step for event in events.Scalars("folding/chi_mean")] == [0, 2, 5]
-    assert [event.step for event in events.Histograms("folding/chi_histogram")] == [0, 3, 6]
-    assert [event.step for event in events.Histograms("faces/histogram")] == [0, 3, 6]
+    assert [event.step for event in events.Histograms("folding/chi_histogram")] == [0, 2, 5]
+    assert [event.step for event in events.Histograms("faces/histogram")] == [0, 2, 5]
     assert [event.step for event in events.Scalars("faces/mean")] == [0, 2, 5]
     assert (
         "random slices of 2 dimensions through inputs of 5 features" in events.SummaryMetadata("faces/mean").summary_description
@@ -159,9 +164,9 @@ def test_real_tensorboard_files_hold_curves_histograms_pictures_and_a_layout(tmp
 
 
 def test_phi_is_the_global_folding_of_the_walked_segments(tmp_path: Path) -> None:
-    monitor = FoldingMonitor(segments_per_pair=3)
+    monitor = watch(segments_per_pair=3)
     trainer = fit(tmp_path, monitor, max_epochs=1)
-    segments = monitor._segments
+    segments = monitor._run.probes.segments
     walks = segment_walks(trainer.lightning_module, segments.start, segments.end)
     logged = trainer.logger.said[-1][1]
     phi, _ = global_folding(space_folding(walks), segments.start_class, segments.end_class, 3)
@@ -172,17 +177,17 @@ def test_phi_is_the_global_folding_of_the_walked_segments(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("subspace", "dimension"), [("auto", 2), ("whole", 5), (3, 3)])
 def test_faces_are_those_of_the_probed_inputs(tmp_path: Path, subspace: Any, dimension: int) -> None:
-    monitor = FoldingMonitor(faces="both", face_subspace=subspace, num_segments=4)
+    monitor = watch(faces="both", face_subspace=subspace, num_segments=4)
     trainer = fit(tmp_path, monitor, max_epochs=1)
     model, logged = trainer.lightning_module, trainer.logger.said[-1][1]
     k = None if subspace == "whole" else dimension
     assert logged["faces/bound"] == 2 * dimension
-    inputs = monitor._pool[0]
-    for prefix, points in (("", inputs[:64]), ("random_", monitor._faces.random)):
+    inputs = monitor._run.probes.pool[0]
+    for prefix, points in (("", inputs[:64]), ("random_", monitor._run.probes.faces.random)):
         counts = face_counts(activation_regions(model, points, subspace=k)).double()
         assert logged[f"faces/{prefix}mean"] == pytest.approx(counts.mean().item(), rel=1e-6)
         assert logged[f"faces/{prefix}max"] == counts.max()
-    random = monitor._faces.random
+    random = monitor._run.probes.faces.random
     assert len(random) == 64 and (random >= inputs.amin(0)).all() and (random <= inputs.amax(0)).all()
 
 
@@ -192,7 +197,7 @@ def test_the_command_line_chooses_faces(text: str, subspace: Any) -> None:
     arguments.append(f"--trainer.callbacks.face_subspace={text}")
     cli = LightningCLI(Model, run=False, save_config_callback=None, args=arguments)
     (monitor,) = [callback for callback in cli.trainer.callbacks if isinstance(callback, FoldingMonitor)]
-    assert (monitor.faces, monitor.face_subspace) == ("both", subspace)
+    assert (monitor.settings.faces, monitor.settings.face_subspace) == ("both", subspace)
 
 
 def test_inputs_of_few_features_have_whole_regions(tmp_path: Path) -> None:
@@ -202,11 +207,11 @@ def test_inputs_of_few_features_have_whole_regions(tmp_path: Path) -> None:
             self.net[0] = nn.Linear(3, 16)
 
     few = TensorDataset(torch.randn(60, 3), torch.arange(60) % 3)
-    monitor = FoldingMonitor(num_segments=4, folding=False, codes=False)
+    monitor = watch(num_segments=4, folding=False, codes=False)
     trainer = fit(tmp_path, monitor, model=Small(), given=(DataLoader(few, 20), DataLoader(few, 20)), max_epochs=1)
     values = trainer.logger.said[-1][1]
     assert {tag for tag in values if "/" in tag} >= FACES and values["faces/bound"] == 6
-    assert monitor._faces.subspace is None and not any(tag.startswith(("codes", "folding/chi")) for tag in values)
+    assert monitor._run.probes.faces.subspace is None and not any(tag.startswith(("codes", "folding/chi")) for tag in values)
 
 
 def test_the_picture_of_a_slice_holds_its_regions(tmp_path: Path) -> None:
@@ -232,7 +237,7 @@ def test_a_curved_network_has_no_faces_and_trains_all_the_same(tmp_path: Path, c
     model = Model()
     model.net[2] = nn.GELU()
     with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
-        trainer = fit(tmp_path, FoldingMonitor(num_segments=4), model=model)
+        trainer = fit(tmp_path, watch(num_segments=4), model=model)
     assert not any(tag.startswith("faces") for _, values in trainer.logger.said for tag in values)
     assert sum("counts no faces. Regions are polytopes where" in message for message in caplog.messages) == 1
 
@@ -240,15 +245,15 @@ def test_a_curved_network_has_no_faces_and_trains_all_the_same(tmp_path: Path, c
 def test_a_slice_of_more_dimensions_than_features_is_refused_at_the_start(tmp_path: Path) -> None:
     for measured in (True, False):
         with pytest.raises(ValueError, match="must be a whole number from 1 to the inputs' 5 features, got 6"):
-            fit(tmp_path, FoldingMonitor(face_subspace=6, measure_at_start=measured))
+            fit(tmp_path, watch(face_subspace=6, measure_at_start=measured))
 
 
 @pytest.mark.parametrize("num_inputs", [30, "all"])
 def test_codes_are_those_of_the_probed_inputs_or_of_all_that_pass(tmp_path: Path, num_inputs: Any) -> None:
-    monitor = FoldingMonitor(num_inputs=num_inputs, num_segments=4)
+    monitor = watch(num_inputs=num_inputs, num_segments=4)
     validation = data(90, 1)
     trainer = fit(tmp_path, monitor, given=loaders(val=validation))
-    inputs, labels = validation.tensors if num_inputs == "all" else (part[:30] for part in monitor._pool)
+    inputs, labels = validation.tensors if num_inputs == "all" else (part[:30] for part in monitor._run.probes.pool)
     model = trainer.lightning_module.eval()
     codes = activation_codes(model, inputs)
     right = model.double()(inputs.double()).argmax(1) == labels
@@ -264,7 +269,7 @@ def test_codes_are_those_of_the_probed_inputs_or_of_all_that_pass(tmp_path: Path
 
 def test_all_validation_inputs_need_a_validation(tmp_path: Path) -> None:
     with pytest.raises(MisconfigurationException, match="this run has no validation"):
-        fit(tmp_path, FoldingMonitor(num_inputs="all"), given=loaders()[:1])
+        fit(tmp_path, watch(num_inputs="all"), given=loaders()[:1])
 
 
 class Regression(Model):
@@ -277,11 +282,11 @@ class Regression(Model):
 @pytest.mark.parametrize("targets", [(), (torch.rand(40, 3),), (torch.rand(40),), (torch.zeros(40).long(),)])
 def test_without_classes_segments_are_random_and_there_is_no_phi(tmp_path: Path, targets: tuple[Tensor, ...]) -> None:
     validation = TensorDataset(data(40, 1).tensors[0], *targets)
-    monitor = FoldingMonitor(num_segments=8)
+    monitor = watch(num_segments=8)
     trainer = fit(tmp_path, monitor, model=Regression(), given=loaders(val=validation))
     absent = {"folding/phi"} if targets and targets[0].dtype == torch.int64 else {"folding/phi", "codes/distinct_correct"}
     assert all(set(values) == TAGS - absent for _, values in trainer.logger.said)
-    assert monitor._segments.describe() == "8 segments between random inputs, without classes"
+    assert monitor._run.probes.segments.describe() == "8 segments between random inputs, without classes"
 
 
 @pytest.mark.parametrize(
@@ -299,7 +304,7 @@ def test_without_classes_segments_are_random_and_there_is_no_phi(tmp_path: Path,
 def test_only_logits_of_the_classes_say_which_inputs_are_classified_correctly(
     tmp_path: Path, forward: Any, is_class: bool
 ) -> None:
-    trainer = fit(tmp_path, FoldingMonitor(num_segments=2, forward=forward), max_epochs=1)
+    trainer = fit(tmp_path, watch(num_segments=2, forward=forward), max_epochs=1)
     assert ("codes/distinct_correct" in trainer.logger.said[-1][1]) == is_class
 
 
@@ -308,17 +313,17 @@ def test_labels_may_be_numbered_as_they_like_and_some_may_be_missing(tmp_path: P
     labels = torch.tensor([3, 7, 100_000])[y]
     labels[::5] = -100
     validation = TensorDataset(x, labels[:, None].int())
-    monitor = FoldingMonitor(num_segments=12, segments_per_pair=1)
+    monitor = watch(num_segments=12, segments_per_pair=1)
     trainer = fit(tmp_path, monitor, model=Regression(), max_epochs=1, given=loaders(val=validation))
     said = trainer.logger.said[-1][1]
     assert said["folding/segments"] == 6 and "folding/phi" in said and "codes/distinct_correct" not in said
-    assert set(monitor._segments.start_class.tolist()) == {3, 7, 100_000}
+    assert set(monitor._run.probes.segments.start_class.tolist()) == {3, 7, 100_000}
 
 
 def test_one_logit_says_a_class_by_its_sign(tmp_path: Path) -> None:
     x, y = data(40, 1).tensors
     validation = TensorDataset(x, (y > 0).long())
-    monitor = FoldingMonitor(num_segments=2, forward=lambda model, x: model.net(x)[:, :1])
+    monitor = watch(num_segments=2, forward=lambda model, x: model.net(x)[:, :1])
     trainer = fit(tmp_path, monitor, max_epochs=1, given=loaders(val=validation))
     model = trainer.lightning_module.eval().double()
     right = (model(x.double())[:, 0] > 0) == (y > 0)
@@ -329,14 +334,14 @@ def test_one_logit_says_a_class_by_its_sign(tmp_path: Path) -> None:
 def test_either_part_can_be_left_out(tmp_path: Path, part: str) -> None:
     logger = TensorBoardLogger(tmp_path, name="tb")
     recorder = Recorder()
-    fit(tmp_path, FoldingMonitor(num_segments=2, **{part: False}), max_epochs=1, logger=[logger, recorder])
+    fit(tmp_path, watch(num_segments=2, **{part: False}), max_epochs=1, logger=[logger, recorder])
     said = set(recorder.said[-1][1]) - {"folding/seconds"}
     assert {tag.partition("/")[0] for tag in said} == {"folding", "codes", "faces"} - {part}
     assert (Path(logger.log_dir) / "projector_config.pbtxt").exists() == (part != "codes")
 
 
 def test_every_n_epochs_measures_then_and_keeps_the_last_value_between(tmp_path: Path) -> None:
-    trainer = fit(tmp_path, FoldingMonitor(num_segments=8, every_n_epochs=2, measure_at_start=False), max_epochs=5)
+    trainer = fit(tmp_path, watch(num_segments=8, every_n_epochs=2, measure_at_start=False), max_epochs=5)
     values = [(step, said["folding/seconds"]) for step, said in trainer.logger.said]
     assert [step for step, _ in values] == [2, 5, 8, 11, 14]  # one value an epoch; the first so that there is one
     one, two, three, four, five = (value for _, value in values)
@@ -344,18 +349,18 @@ def test_every_n_epochs_measures_then_and_keeps_the_last_value_between(tmp_path:
 
 
 def test_without_validation_it_measures_training_inputs_at_the_end_of_an_epoch(tmp_path: Path) -> None:
-    monitor = FoldingMonitor(num_segments=8)
+    monitor = watch(num_segments=8)
     trainer = fit(tmp_path, monitor, given=(DataLoader(data(), batch_size=20),))
     assert [step for step, _ in trainer.logger.said] == [0, 2, 5]
     train = data().tensors[0]
-    assert all((start == train).all(1).any() for start in monitor._segments.start)
+    assert all((start == train).all(1).any() for start in monitor._run.probes.segments.start)
 
 
 def test_segments_go_between_different_classes_of_the_validation_data(tmp_path: Path) -> None:
-    monitor = FoldingMonitor(num_segments=12)
+    monitor = watch(num_segments=12)
     fit(tmp_path, monitor, max_epochs=1)
     inputs, labels = data(40, 1).tensors
-    segments = monitor._segments
+    segments = monitor._run.probes.segments
     for point, label in ((segments.start, segments.start_class), (segments.end, segments.end_class)):
         for x, c in zip(point, label, strict=True):
             assert c in labels[(inputs == x).all(1)]
@@ -366,28 +371,28 @@ def test_segments_go_between_different_classes_of_the_validation_data(tmp_path: 
 
 def test_an_empty_validation_loader_is_no_validation(tmp_path: Path) -> None:
     empty = DataLoader(TensorDataset(torch.empty(0, 5), torch.empty(0).long()), batch_size=4)
-    trainer = fit(tmp_path, FoldingMonitor(num_segments=4), given=(loaders()[0], empty))
+    trainer = fit(tmp_path, watch(num_segments=4), given=(loaders()[0], empty))
     assert [step for step, _ in trainer.logger.said] == [0, 2, 5]
     with pytest.raises(ValueError, match="is empty"):
-        FoldingMonitor(probes=[])
+        watch(probes=[])
 
 
 def test_inputs_that_are_not_finite_are_no_probes(tmp_path: Path) -> None:
     x, y = data(40, 1).tensors
     x[::2] = torch.nan
     validation = DataLoader(TensorDataset(x, y), batch_size=20)
-    monitor = FoldingMonitor(num_segments=8)
+    monitor = watch(num_segments=8)
     fit(tmp_path, monitor, given=(loaders()[0], validation), max_epochs=1)
-    assert monitor._segments.start.isfinite().all()
+    assert monitor._run.probes.segments.start.isfinite().all()
 
 
 def test_probes_depend_on_the_seed_alone(tmp_path: Path) -> None:
     starts = []
     for seed, shuffled in ((0, 1), (0, 2), (1, 1)):
         seed_everything(shuffled)
-        monitor = FoldingMonitor(num_segments=8, seed=seed)
+        monitor = watch(num_segments=8, seed=seed)
         fit(tmp_path, monitor, max_epochs=1)
-        starts.append(monitor._segments.start)
+        starts.append(monitor._run.probes.segments.start)
     assert torch.equal(starts[0], starts[1]) and not torch.equal(starts[0], starts[2])
 
 
@@ -407,7 +412,7 @@ def test_training_is_bit_identical_with_and_without_the_monitor(tmp_path: Path, 
             return x + 0.1 * torch.randn(5), y
 
     results = []
-    for callbacks in ([], [FoldingMonitor(num_segments=8)]):
+    for callbacks in ([], [watch(num_segments=8)]):
         seed_everything(3)
         model, given = Model(), loaders(Noisy(data()), Noisy(data(40, 1)))
         fit(tmp_path, *callbacks, model=model, given=given if validates else given[:1])
@@ -419,34 +424,31 @@ def test_training_is_bit_identical_with_and_without_the_monitor(tmp_path: Path, 
 
 def test_a_trainer_without_logger_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MisconfigurationException, match="no logger.*TensorBoardLogger"):
-        fit(tmp_path, FoldingMonitor(), logger=False)
+        fit(tmp_path, watch(), logger=False)
 
 
 def test_other_loggers_checkpoints_and_early_stopping_use_the_values(tmp_path: Path) -> None:
     checkpoint = ModelCheckpoint(tmp_path, monitor="folding/chi_mean", filename="best")
     stopping = EarlyStopping("folding/regions", min_delta=1e9, patience=2)
-    trainer = fit(
-        tmp_path, FoldingMonitor(num_segments=8), checkpoint, stopping, logger=CSVLogger(tmp_path, "csv"), max_epochs=9
-    )
+    trainer = fit(tmp_path, watch(num_segments=8), checkpoint, stopping, logger=CSVLogger(tmp_path, "csv"), max_epochs=9)
     assert trainer.current_epoch == 3
     assert Path(checkpoint.best_model_path).exists()
     header = (Path(trainer.logger.log_dir) / "metrics.csv").read_text().split("\n")[0]
     assert set(header.split(",")) >= TAGS
 
 
-def test_the_sanity_check_is_not_measured_and_a_fast_run_works(tmp_path: Path) -> None:
-    class Counting(FoldingMonitor):
-        measured = 0
+def test_the_sanity_check_is_not_measured_and_a_fast_run_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured, walks = [], Measurement.walks
 
-        def _measure(self, trainer: Trainer, pl_module: LightningModule) -> Any:
-            assert not trainer.sanity_checking
-            self.measured += 1
-            return super()._measure(trainer, pl_module)
+    def counting(self: Measurement, model: LightningModule, segments: Any) -> Any:
+        assert not model.trainer.sanity_checking
+        measured.append(len(segments))
+        return walks(self, model, segments)
 
-    monitor = Counting(num_segments=4)
-    fit(tmp_path, monitor, num_sanity_val_steps=2)
-    assert monitor.measured == 3
-    fit(tmp_path, FoldingMonitor(num_segments=4), fast_dev_run=True)
+    monkeypatch.setattr(Measurement, "walks", counting)
+    fit(tmp_path, watch(num_segments=4), num_sanity_val_steps=2)
+    assert measured == [4, 4, 4]
+    fit(tmp_path, watch(num_segments=4), fast_dev_run=True)
 
 
 def test_a_measurement_that_fails_costs_one_warning_and_nothing_else(tmp_path: Path) -> None:
@@ -458,18 +460,10 @@ def test_a_measurement_that_fails_costs_one_warning_and_nothing_else(tmp_path: P
 
     stopping = EarlyStopping("folding/chi_mean", patience=9)
     with pytest.warns(UserWarning, match="measured nothing at epoch 1.*diverged.*said once") as warned:
-        trainer = fit(tmp_path, FoldingMonitor(num_segments=4), stopping, model=Diverging(), max_epochs=4)
+        trainer = fit(tmp_path, watch(num_segments=4), stopping, model=Diverging(), max_epochs=4)
     assert sum("measured nothing" in str(w.message) for w in warned) == 1
     assert trainer.current_epoch == 4
     assert len({said["folding/seconds"] for _, said in trainer.logger.said[1:]}) == 1
-
-
-class Stream(IterableDataset[Any]):
-    def __init__(self, inner: TensorDataset) -> None:
-        self.inner = inner
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.inner)
 
 
 def test_what_a_measurement_warns_of_is_said_once_a_run(tmp_path: Path) -> None:
@@ -481,60 +475,16 @@ def test_what_a_measurement_warns_of_is_said_once_a_run(tmp_path: Path) -> None:
     model.net.insert(1, Sine())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fit(tmp_path, FoldingMonitor(num_segments=4), model=model, max_epochs=3)
+        fit(tmp_path, watch(num_segments=4), model=model, max_epochs=3)
     assert sum("is not in the table of activations" in str(w.message) for w in caught) == 1
-
-
-@pytest.mark.parametrize("sanity", [0, 2])
-def test_a_stream_of_validation_data_is_probed_as_it_passes(tmp_path: Path, sanity: int) -> None:
-    monitor = FoldingMonitor(num_segments=4, num_inputs=32)
-    trainer = fit(tmp_path, monitor, given=loaders(None, Stream(data(40, 1))), num_sanity_val_steps=sanity)
-    assert [step for step, _ in trainer.logger.said] == ([0, 2, 5] if sanity else [2, 5])
-    validation = data(40, 1).tensors[0]
-    assert len(monitor._pool[0]) == len(monitor._pool[0].unique(dim=0)) == 40
-    # What the sanity check shows is not enough here; its batches come again, and count once.
-    monitor = FoldingMonitor(num_segments=4, num_inputs=50)
-    trainer = fit(tmp_path, monitor, given=loaders(None, Stream(data(60, 1))), num_sanity_val_steps=sanity)
-    assert [step for step, _ in trainer.logger.said] == [2, 5]
-    assert len(monitor._pool[0]) == len(monitor._pool[0].unique(dim=0)) == 60
-    validation = data(60, 1).tensors[0]
-    assert all((start == validation).all(1).any() for start in monitor._segments.start)
-
-
-def test_a_stream_of_training_data_is_probed_as_it_passes(tmp_path: Path) -> None:
-    trainer = fit(tmp_path, FoldingMonitor(num_segments=6), given=(loaders(Stream(data()))[0],))
-    assert [step for step, _ in trainer.logger.said] == [2, 5]
-
-
-class DictModel(Model):
-    def unpack(self, batch: Any) -> tuple[Tensor, Tensor]:
-        return batch["image"], batch["label"]
-
-
-class Dicts(Dataset[Any]):
-    def __len__(self) -> int:
-        return 40
-
-    def __getitem__(self, i: int) -> Any:
-        x, y = data(40, 1)[i]
-        return {"index": i, "image": x, "label": y}
-
-
-def test_batches_may_be_dicts_or_whatever_a_function_unpacks(tmp_path: Path) -> None:
-    monitor = FoldingMonitor(num_segments=6)
-    fit(tmp_path, monitor, model=DictModel(), given=loaders(Dicts(), Dicts()))
-    assert monitor._segments.start_class is not None
-    unpacking = FoldingMonitor(num_segments=6, batch_to_inputs=lambda batch: batch["image"])
-    fit(tmp_path, unpacking, model=DictModel(), given=loaders(Dicts(), Dicts()))
-    assert unpacking._segments.start_class is None and unpacking._segments.start.shape == (6, 5)
 
 
 @pytest.mark.parametrize("probes", [data(30, 5), data(30, 5).tensors, data(30, 5).tensors[0]])
 def test_probes_of_ones_own(tmp_path: Path, probes: Any) -> None:
-    monitor = FoldingMonitor(num_segments=6, probes=probes)
+    monitor = watch(num_segments=6, probes=probes)
     fit(tmp_path, monitor, max_epochs=1)
     own = data(30, 5).tensors[0]
-    assert all((start == own).all(1).any() for start in monitor._segments.start)
+    assert all((start == own).all(1).any() for start in monitor._run.probes.segments.start)
 
 
 def test_forward_names_the_part_that_takes_inputs(tmp_path: Path) -> None:
@@ -546,10 +496,10 @@ def test_forward_names_the_part_that_takes_inputs(tmp_path: Path) -> None:
 
         def validation_step(self, batch: Any, batch_idx: int) -> None: ...
 
-    trainer = fit(tmp_path, FoldingMonitor(num_segments=6, forward="net"), model=NoForward())
+    trainer = fit(tmp_path, watch(num_segments=6, forward="net"), model=NoForward())
     assert len(trainer.logger.said) == 3
     with pytest.raises(ValueError, match="pass `forward=`"):
-        fit(tmp_path, FoldingMonitor(num_segments=6), model=NoForward())
+        fit(tmp_path, watch(num_segments=6), model=NoForward())
 
 
 @pytest.mark.parametrize("at_start", [True, False])
@@ -563,9 +513,9 @@ def test_what_cannot_be_measured_is_refused_before_training(tmp_path: Path, at_s
             raise AssertionError("training began")
 
     with pytest.raises(ValueError, match="meets no activation"):
-        fit(tmp_path, FoldingMonitor(measure_at_start=at_start), model=Linear())
+        fit(tmp_path, watch(measure_at_start=at_start), model=Linear())
     with pytest.raises(ValueError, match="meets no activation. The model has: net.2, net.5"):
-        fit(tmp_path, FoldingMonitor(measure_at_start=at_start, layers="encoder"))
+        fit(tmp_path, watch(measure_at_start=at_start, layers="encoder"))
 
 
 def test_arguments_that_make_no_sense_are_refused() -> None:
@@ -605,7 +555,7 @@ def test_figures_without_matplotlib_are_refused(monkeypatch: pytest.MonkeyPatch)
     from fold_lightning import figures
 
     monkeypatch.setattr(figures, "is_available", lambda: False)
-    assert FoldingMonitor().figures is False
+    assert FoldingMonitor().settings.draws is False
     with pytest.raises(ModuleNotFoundError, match=r"fold-lightning\[figures\]"):
         FoldingMonitor(figures=True)
     with pytest.raises(ModuleNotFoundError, match=r"fold-lightning\[figures\]"):
@@ -618,7 +568,7 @@ def test_figures_without_matplotlib_are_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_scalars_are_plain_finite_numbers_also_where_nothing_folds() -> None:
     walks = segment_walks(mlp(4, 6, 2), torch.randn(3, 4), torch.randn(3, 4))
-    scalars = folding_scalars(walks)
+    scalars = folding_scalars(PerSegment.of(walks))
     assert all(isinstance(value, float) and value == value for value in scalars.values())
     assert scalars["folding/chi_median"] == 0
 

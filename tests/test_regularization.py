@@ -69,7 +69,8 @@ class Plain(Model):
 
 
 def monitor(regularize: Any = True, **options: Any) -> FoldingMonitor:
-    return FoldingMonitor(regularize=regularize, num_segments=4, num_inputs=8, figures=False, measure_at_start=False, **options)
+    few = {"num_segments": 4, "num_inputs": 8, "max_seconds": None, "figures": False, "measure_at_start": False}
+    return FoldingMonitor(regularize=regularize, **(few | options))
 
 
 def each_step(weight: float = 1.0, **options: Any) -> FoldingRegularizer:
@@ -426,7 +427,7 @@ def test_a_first_batch_without_usable_inputs_is_refused(tmp_path: Path) -> None:
 def test_two_monitors_do_not_both_regularize(tmp_path: Path) -> None:
     network = model()
     with pytest.raises(MisconfigurationException, match="Two callbacks regularize this module"):
-        fit(tmp_path, monitor(True), monitor(True), model=network)
+        fit(tmp_path, monitor(True), monitor(True, folding=False, codes=False, faces=False), model=network)
     assert "training_step" not in vars(network)
 
 

@@ -10,6 +10,7 @@ import pytest
 import fold_lightning
 
 ORDER = [
+    "twins",
     "codes",
     "activations",
     "walks",

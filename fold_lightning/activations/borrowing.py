@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fold_lightning.activations.following import follow, follows, varies
-from fold_lightning.activations.snapshot import Snapshot
+from fold_lightning.activations.snapshot import DEEPEST_HOLDER, Snapshot, holding_restorers
 
 Forward = str | Callable[..., Any] | None
 
@@ -108,21 +108,29 @@ def borrow(model: nn.Module, inputs: Tensor, forward: Forward = None) -> Iterato
             f"{type(model).__name__} is a ScriptModule, whose activations can't be seen: pass the module that it was made from."
         )
     _check_device(model, inputs)
+    with undisturbed(model), eager():
+        yield BorrowedModel(model, forward, _float64_device(inputs.device))
+
+
+@contextmanager
+def undisturbed(model: nn.Module, *holders: Any, depth: int = DEEPEST_HOLDER) -> Iterator[None]:
+    """Evaluation mode without gradients; what is then run of a model leaves nothing behind on it, nor on other objects."""
     modules = list(model.modules())
     before = [Snapshot(module) for module in modules]
     try:
         for module in modules:
             module.training = False
-        with preserved_random_state(), torch.inference_mode(False), torch.no_grad(), eager():
-            yield BorrowedModel(model, forward, _float64_device(inputs.device))
+        with preserved_random_state(*holders, depth=depth), torch.inference_mode(False), torch.no_grad():
+            yield
     finally:
         for snapshot in before:
             snapshot.restore()
 
 
 @contextmanager
-def preserved_random_state() -> Iterator[None]:
-    """Gives back the random states of Python, NumPy and torch, also after an exception."""
+def preserved_random_state(*holders: Any, depth: int = DEEPEST_HOLDER) -> Iterator[None]:
+    """Gives back the random states of Python, NumPy and torch, and what some objects hold, also after an exception."""
+    restorers = [restorer for holder in holders for restorer in holding_restorers(holder, depth)]
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
@@ -133,6 +141,8 @@ def preserved_random_state() -> Iterator[None]:
         torch.set_rng_state(cpu)
         if cuda:
             torch.cuda.set_rng_state_all(cuda)
+        for restore in restorers:
+            restore()
 
 
 def original_module(model: nn.Module) -> nn.Module:

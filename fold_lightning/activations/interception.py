@@ -33,6 +33,7 @@ from fold_lightning.activations.operations import (
     operation_name,
     written_by,
 )
+from fold_lightning.activations.slow_kernels import quicker
 from fold_lightning.activations.table import Activation, Thresholds, activation_of, module_activation_of
 
 MOST_NOTED = 10_000
@@ -138,6 +139,7 @@ class Interception(TorchFunctionMode):
             name, func, args, kwargs = "clone", Tensor.clone, args[:1], {}
         if name in CASTS and args and not follows(args[0]):  # what it may be cast to gives nothing but its type
             return func(*args, **kwargs)
+        func = quicker(name, func, args, kwargs)
         tensors = list(tensors_in((args, kwargs)))
         self._note(tensors)
         if activation_of(name) is not None and any(map(_is_transformed, tensors)):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,15 @@ from torch import nn
 
 DEEPEST = 4
 """How far containers in containers are looked into."""
+
+DEEPEST_HOLDER = 10
+"""How far objects in objects are looked into: a data set's transforms' generators, say."""
+
+MOST_ITEMS = 100
+"""A container of more holds data, unless it holds objects."""
+
+MOST_HELD = 20_000
+"""How many objects are looked into, those that are held most directly first."""
 
 
 class Snapshot:
@@ -45,15 +56,101 @@ class Snapshot:
             restorer()
 
 
-def _restorers(value: Any, depth: int) -> Iterator[Callable[[], None]]:
+def holding_restorers(holder: Any, depth: int = DEEPEST_HOLDER) -> list[Callable[[], None]]:
+    """Gives back the attributes and items of an object, of an object that it holds, and so on, and the states of random generators.
+
+    Looked into are attributes, containers, what functions close over or are bound to, and generators that are attributes of a
+    class or globals of a function. What tensors and arrays hold is not restored: that is data.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> dataset = SimpleNamespace(transforms=[SimpleNamespace(generator=torch.Generator().manual_seed(0))], file=None)
+        >>> restorers = holding_restorers(dataset)
+        >>> first, dataset.file = torch.rand(1, generator=dataset.transforms[0].generator), "open"
+        >>> for restore in restorers:
+        ...     restore()
+        >>> bool(first == torch.rand(1, generator=dataset.transforms[0].generator)), dataset.file
+        (True, None)
+    """
+    found: list[Callable[[], None]] = []
+    seen: set[int] = set()
+    waiting = deque([(holder, depth)])
+    while waiting and len(seen) < MOST_HELD:
+        value, depth = waiting.popleft()
+        if id(value) in seen or isinstance(value, (ModuleType, torch.Tensor, np.ndarray, str, bytes, int, float, type(None))):
+            continue
+        seen.add(id(value))
+        if (generator := _generator_restorer(value)) is not None:
+            found.append(generator)
+            continue
+        if isinstance(value, list):
+            found.append(_restorer_of_sequence(value, list(value)))
+        elif isinstance(contents := value if isinstance(value, dict) else getattr(value, "__dict__", None), dict):
+            found.append(_restorer_of_dict(contents, dict(contents)))
+        if depth:
+            waiting.extend((held, depth - 1) for held in _held(value))
+    return found
+
+
+def _held(value: Any) -> Iterator[Any]:
+    if isinstance(value, type):
+        for attribute in vars(value).values():
+            if isinstance(attribute, FunctionType) or _is_generator(attribute):
+                yield attribute
+    elif isinstance(value, (dict, list, tuple)):
+        items = list(value.values() if isinstance(value, dict) else value)
+        if len(items) <= MOST_ITEMS or hasattr(items[0], "__dict__"):  # more of plain values are a table of data
+            yield from items
+    elif isinstance(value, MethodType):
+        yield from (value.__self__, value.__func__)
+    elif isinstance(value, FunctionType):
+        yield from _held_by_function(value)
+    else:
+        if isinstance(value, partial):
+            yield from (value.func, value.args, value.keywords)
+        yield from getattr(value, "__dict__", {}).values()
+        for cls in type(value).__mro__:
+            yield from (getattr(value, name, None) for name in _slots(cls))
+            yield cls
+
+
+def _held_by_function(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # a name that is not bound yet
+            yield cell.cell_contents
+    yield from (function.__defaults__, function.__kwdefaults__)
+    for name in function.__code__.co_names:
+        value = function.__globals__.get(name)
+        if _is_generator(value) or (isinstance(value, FunctionType) and value.__module__ == function.__module__):
+            yield value
+
+
+def _slots(cls: type) -> Iterable[str]:
+    slots = vars(cls).get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else slots
+
+
+def _is_generator(value: Any) -> bool:
+    return isinstance(value, (torch.Generator, random.Random, np.random.RandomState, np.random.Generator)) and not isinstance(
+        value, random.SystemRandom
+    )
+
+
+def _generator_restorer(value: Any) -> Callable[[], None] | None:
+    if not _is_generator(value):
+        return None
     if isinstance(value, torch.Generator):
-        yield partial(_set_state, value, value.get_state())
-    elif isinstance(value, random.Random):
-        python = value.getstate()
-        yield lambda: value.setstate(python)
-    elif isinstance(value, np.random.Generator):
-        numpy = value.bit_generator.state
-        yield lambda: setattr(value.bit_generator, "state", numpy)
+        return partial(_set_state, value, value.get_state())
+    if isinstance(value, random.Random):
+        return partial(value.setstate, value.getstate())
+    if isinstance(value, np.random.RandomState):
+        return partial(value.set_state, value.get_state())
+    return partial(setattr, value.bit_generator, "state", value.bit_generator.state)
+
+
+def _restorers(value: Any, depth: int) -> Iterator[Callable[[], None]]:
+    if (generator := _generator_restorer(value)) is not None:
+        yield generator
     elif type(value) is torch.Tensor and value.layout is torch.strided and not value.is_meta:
         yield _restorer_of_tensor(value, value.detach().clone())
     elif type(value) is np.ndarray and not value.dtype.hasobject:

@@ -22,7 +22,7 @@ from fold_lightning.figures import SliceRegions
 from fold_lightning.metrics import DistinctCodes
 from fold_lightning.probes import Pool, Segments, finite_inputs, predicted_classes
 from fold_lightning.region_graph import region_graph
-from fold_lightning.regions import ActivationRegions, NoPolytopes, activation_regions
+from fold_lightning.regions import ActivationRegions, NoPolytopes, activation_regions, random_directions
 from fold_lightning.shapes import region_shapes
 from fold_lightning.walks import Walks, segment_walks
 
@@ -65,21 +65,23 @@ class Measurement:
             return codes, None
         return codes, (torch.cat([classes for classes, _ in parts]), parts[0][1])
 
-    def faces(self, model: LightningModule, inputs: Tensor, subspace: int | None, seed: int) -> Tensor:
-        """How many faces the regions around some inputs have, or their slices, int64 (B,)."""
+    def faces(self, model: LightningModule, inputs: Tensor, directions: Tensor | None) -> Tensor:
+        """How many faces the regions around some inputs have, int64 (B,); or their slices along directions (B, k, features)."""
         inputs = inputs.to(model.device)
-        one = self._regions(model, inputs[:1], subspace, seed)
-        size = max(1, HALF_SPACES_AT_ONCE // max(1, one.normals.numel()))
-        parts = []
-        for begin in range(0, len(inputs), size):
-            regions = self._regions(model, inputs[begin : begin + size], subspace, seed + begin)
-            parts.append(face_counts(regions))
-        return torch.cat(parts)
+        first = None if directions is None else directions[:1]
+        size = max(1, HALF_SPACES_AT_ONCE // max(1, self._regions(model, inputs[:1], first).normals.numel()))
+        parts = [slice(begin, begin + size) for begin in range(0, len(inputs), size)]
+        return torch.cat(
+            [
+                face_counts(self._regions(model, inputs[part], None if directions is None else directions[part]))
+                for part in parts
+            ]
+        )
 
     def slice(self, model: LightningModule, x: Tensor, seed: int) -> SliceRegions:
         """The regions of a plane around an input (1, ...): the input's features if they are two, else a random slice."""
         x = x.to(model.device)
-        here = self._regions(model, x, 2, seed)
+        here = self._regions(model, x, random_directions(1, 2, x[0].numel(), seed))
         own = region_shapes(here)[0]
         extent = WIDER * float(own.vertices.abs().max()) if len(own.vertices) else float(here.slacks.max())
         assert here.basis is not None
@@ -101,9 +103,9 @@ class Measurement:
         seen = [i for i, shape in enumerate(shapes) if shape.num_simplices]
         return [shapes[i].vertices for i in seen], hamming_distance(graph.codes[seen], graph.codes[:1]), extent
 
-    def _regions(self, model: LightningModule, inputs: Tensor, subspace: int | None, seed: int) -> ActivationRegions:
+    def _regions(self, model: LightningModule, inputs: Tensor, directions: Tensor | None) -> ActivationRegions:
         with self._each_warning_once():
-            return activation_regions(model, inputs, layers=self._layers, forward=self._forward, subspace=subspace, seed=seed)
+            return activation_regions(model, inputs, layers=self._layers, forward=self._forward, subspace=directions)
 
     def says_classes(self, model: LightningModule, pool: Pool) -> bool:
         """Whether the model says one of the classes that the labels name.
@@ -132,16 +134,14 @@ class Measurement:
 
 
 class CodeCounts:
-    """Distinct codes of all inputs that are added, and of those classified correctly.
+    """Distinct codes of all inputs that are added, in all processes, and of those classified correctly.
 
     Args:
         measurement: How.
-        sync: Whether other processes count other inputs.
     """
 
-    def __init__(self, measurement: Measurement, *, sync: bool = True) -> None:
-        self.distinct = DistinctCodes(sync_on_compute=sync)
-        self.correct = DistinctCodes(sync_on_compute=sync)
+    def __init__(self, measurement: Measurement) -> None:
+        self.distinct, self.correct = DistinctCodes(), DistinctCodes()
         self._measurement = measurement
 
     def add(self, model: LightningModule, pool: Pool) -> None:

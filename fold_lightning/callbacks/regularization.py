@@ -129,8 +129,8 @@ class Regularization:
         try:
             inputs, labels = split_batch(batch, self._batch_to_inputs)
             self.regularizer.check(pl_module, inputs, labels, forward=self._forward)
-        except (TypeError, ValueError) as error:
-            raise MisconfigurationException(f"`regularize=` can't use the first batch. {error} {BY_HAND}") from error
+        except Exception as error:
+            raise MisconfigurationException(f"`regularize=` can't use the first batch. {_said(error)} {BY_HAND}") from error
         if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
             rank_zero_warn(
                 "LBFGS calls `training_step` several times in a step, and the folding regularizer draws other segments each time: "
@@ -189,8 +189,8 @@ class Regularization:
     def _inputs_of(self, batch: Any) -> tuple[Tensor, Tensor | None] | None:
         try:
             return split_batch(batch, self._batch_to_inputs)
-        except (TypeError, ValueError) as error:
-            self._leave_out(str(error))
+        except Exception as error:  # of the user's `batch_to_inputs`
+            self._leave_out(_said(error))
             return None
 
     def _leave_out(self, why: str) -> None:
@@ -266,6 +266,11 @@ class Steps:
         if self._until_epoch is not None:
             return min(1.0, trainer.current_epoch / self._until_epoch)
         return min(1.0, trainer.global_step / max(1.0, self._all))
+
+
+def _said(error: Exception) -> str:
+    """What an error says; with its name, where it is none of ours, for a `KeyError` says only the key."""
+    return str(error) if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: {error}."
 
 
 def _add(output: Any, term: Tensor) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from scipy.spatial import ConvexHull, QhullError
@@ -16,6 +18,11 @@ FEWEST_ROWS = 64
 INSIDE = 1e-12
 """How far below all facets of the hull a point must lie; no point is farther than 1 from 0."""
 
+DIRECTIONS = 16
+
+WELL_INSIDE = 1e-6
+"""How far inside a polygon a point is no corner of the hull, nor equal to one up to rounding."""
+
 
 def facets_of_hull(points: np.ndarray) -> np.ndarray | None:
     """The facets (normal, offset) of the hull of some points (M, d); None if it is as flat as rounding makes it."""
@@ -26,6 +33,20 @@ def facets_of_hull(points: np.ndarray) -> np.ndarray | None:
     except QhullError:
         return None
     return facets
+
+
+def inside_polygons(points: Tensor) -> Tensor:
+    """Which points (B, M, 2) lie well inside the polygon of those farthest in a few directions, a mask (B, M): no corners."""
+    angles = torch.arange(DIRECTIONS, device=points.device).to(points) * (2 * math.pi / DIRECTIONS)
+    farthest = (torch.stack([angles.cos(), angles.sin()], dim=1) @ points.mT).argmax(2)
+    start = points.gather(1, farthest[..., None].expand(-1, -1, 2))
+    along = start.roll(-1, dims=1) - start
+    outward = torch.stack([along[..., 1], -along[..., 0]], dim=2)
+    border = (outward * start).sum(2, keepdim=True) - WELL_INSIDE * outward.norm(dim=2, keepdim=True)
+    is_edge = farthest != farthest.roll(-1, dims=1)
+    below = (outward @ points.mT < border) | ~is_edge[..., None]
+    inside: Tensor = below.all(1) & (is_edge.sum(1, keepdim=True) > 2)
+    return inside
 
 
 def inside_hulls(points: Tensor, real: Tensor) -> Tensor:

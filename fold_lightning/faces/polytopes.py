@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fold_lightning.faces.hulls import inside_hulls
+from fold_lightning.faces.hulls import inside_hulls, inside_polygons
 from fold_lightning.faces.rows import (
     NONE,
     Rows,
@@ -91,8 +91,11 @@ def ready_polytopes(regions: ActivationRegions) -> tuple[Tensor, Polytopes]:
 
 def thinned(points: Tensor, rows: Rows) -> Polytopes:
     """The polytopes of dual points without what no face can be: all but the first of equal planes, and points inside the hull."""
-    keep = first_of_equals(points, rows.real)
-    return Polytopes(points, rows.index).keeping(keep & ~inside_hulls(points, keep))
+    polytopes = Polytopes(points, rows.index)
+    if points.shape[2] == 2:  # in a slice nearly all rows are far away: nothing more is done with them
+        polytopes = polytopes.keeping(polytopes.real & ~inside_polygons(points))
+    keep = first_of_equals(polytopes.points, polytopes.real)
+    return polytopes.keeping(keep & ~inside_hulls(polytopes.points, keep))
 
 
 @dataclass(frozen=True, eq=False)

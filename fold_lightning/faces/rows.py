@@ -204,6 +204,10 @@ def taken(vectors: Tensor, rows: Tensor) -> Tensor:
 
 
 def together(keep: Tensor) -> tuple[Tensor, Tensor]:
-    """An order (B, m) in which those that a mask (B, M) keeps come first, and which of its places are taken."""
-    order = torch.argsort((~keep).byte(), dim=1, stable=True)[:, : max(1, int(keep.sum(1).max()))]
-    return order, keep.gather(1, order)
+    """An order (B, m) in which those that a mask (B, M) keeps come first, and which of its places are taken; in others it is 0."""
+    count = keep.sum(1, keepdim=True)
+    most = min(keep.shape[1], max(1, int(count.max())))
+    column = torch.arange(keep.shape[1], device=keep.device).expand_as(keep)
+    place = (keep.cumsum(1) - 1).where(keep, most)
+    order = torch.zeros(len(keep), most + 1, dtype=torch.int64, device=keep.device).scatter(1, place, column)[:, :most]
+    return order, torch.arange(most, device=keep.device) < count

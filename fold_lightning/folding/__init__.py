@@ -9,9 +9,11 @@ from fold_lightning.folding.along_walks import (
     walk_range,
 )
 from fold_lightning.folding.between_classes import Aggregate, fold_across, fold_within, global_folding
+from fold_lightning.folding.per_segment import PerSegment
 
 __all__ = [
     "Aggregate",
+    "PerSegment",
     "Statistic",
     "fold_across",
     "fold_within",

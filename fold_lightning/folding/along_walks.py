@@ -125,10 +125,22 @@ def folding_profile(walks: Walks, i: int) -> Tensor:
         >>> folding_profile(Walks.from_codes(there_and_back), 0)
         tensor([0.0000, 0.0000, 0.5000], dtype=torch.float64)
     """
-    codes = walks.codes(i)
-    reached = (codes != codes[0]).sum(1).cummax(0).values
-    walked = torch.cat([reached.new_zeros(1), (codes[1:] != codes[:-1]).sum(1).cumsum(0)])
-    return _folding(reached, walked)
+    one = walks.only(i)
+    walked = torch.cat([one.unit.new_zeros(1), one.step_ends().nonzero().squeeze(1) + 1])
+    return _folding(distance_profile(walks, i).cummax(0).values, walked)
+
+
+def distance_profile(walks: Walks, i: int) -> Tensor:
+    """The Hamming distance of each code of segment `i` from its first, int64 (steps + 1,).
+
+    Example:
+        >>> there_and_back = torch.tensor([[[False], [True], [False]]])
+        >>> distance_profile(Walks.from_codes(there_and_back), 0)
+        tensor([0, 1, 0])
+    """
+    one = walks.only(i)
+    distance = _distances(one)
+    return torch.cat([distance.new_zeros(1), distance[one.step_ends()]])
 
 
 def _folding(reached: Tensor, walked: Tensor) -> Tensor:

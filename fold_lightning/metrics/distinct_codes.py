@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities import dim_zero_cat
 
 from fold_lightning.activations import ActivationCodes
 from fold_lightning.codes import code_fingerprints, distinct_fingerprints
-from fold_lightning.metrics.gathered import GatheredMetric
+from fold_lightning.metrics.gathered import GatheredMetric, State
 
 WHOLE = 0
 """The group of fingerprints of whole codes; those of layers follow."""
@@ -25,7 +25,7 @@ class DistinctCodes(GatheredMetric):
     It is the number of activation regions that hold inputs, which "ReLU Code Space" (Shepeleva et al. 2020) follows over the
     epochs, for all inputs and for those classified correctly. The state is a 128-bit fingerprint (`code_fingerprints`, whose
     docstring has the probability of a collision) of each different code: 16 bytes, overall and once more for each layer,
-    however many inputs share it. Processes merge by union.
+    however many inputs share it. Processes and metrics merge by union, if their units and layers are the same.
 
     Args:
         kwargs: What `torchmetrics.Metric` takes.
@@ -49,15 +49,16 @@ class DistinctCodes(GatheredMetric):
     num_inputs: Tensor
     fingerprints: list[Tensor]
     groups: list[Tensor]
-    names: list[Tensor]
+    layouts: list[Tensor]
+    _known: str | None
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.add_state("num_inputs", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        # Fingerprints (n, 2) of some group, and beside them [[group, n]]; the layers' names in UTF-8, each ended by a 0.
+        # Fingerprints (n, 2) of some group, and beside them [[group, n]]; the units and layers, lines of JSON.
         self.add_list("fingerprints", torch.empty(0, 2, dtype=torch.int64))
         self.add_list("groups", torch.empty(0, 2, dtype=torch.int64))
-        self.add_list("names", torch.empty(0, dtype=torch.uint8))
+        self.add_list("layouts", torch.empty(0, dtype=torch.uint8))
         self._forget()
 
     def update(self, codes: ActivationCodes | Tensor, mask: Tensor | None = None) -> None:
@@ -72,16 +73,16 @@ class DistinctCodes(GatheredMetric):
             TypeError: If the codes or the mask are not bool.
         """
         bits, layers = (codes.bits, codes.layers) if isinstance(codes, ActivationCodes) else (codes, {})
-        groups = [code_fingerprints(part) for part in (bits, *(bits[:, columns] for columns in layers.values()))]
-        self._check_same(bits.shape[1], layers)
         if mask is not None:
             _check_mask(mask, len(bits))
+        groups = [code_fingerprints(part) for part in (bits, *(bits[:, columns] for columns in layers.values()))]
+        self._check_same(_layout_of(bits.shape[1], layers))
+        if mask is not None:
             groups = [group[mask.to(group.device)] for group in groups]
-        self.num_inputs += len(groups[WHOLE])
+        self.num_inputs = self.num_inputs + len(groups[WHOLE])
         for number, fingerprints in enumerate(groups):
-            self._add(number, fingerprints.to(self.device))
-        if self._pending > max(FEWEST_PENDING, self._settled):
-            self._settle()
+            self._add(number, fingerprints)
+        self._settle_many()
 
     def compute(self) -> Tensor:
         """The number of different codes, int64 ()."""
@@ -90,8 +91,8 @@ class DistinctCodes(GatheredMetric):
     def per_layer(self) -> dict[str, Tensor]:
         """Layer name -> the number of different codes seen through its bits alone, int64 (); empty if no codes had layers."""
         with self.gathered():
-            names = _decoded(dim_zero_cat(self.names)) if len(self.names) else []
-            counts = self._counts()
+            counts, layout = self._counts(), self._only_layout()
+        names = _layers_of(layout) if layout else []
         return {name: counts.get(number, self._none()) for number, name in enumerate(names, WHOLE + 1)}
 
     def all_inputs(self) -> Tensor:
@@ -104,29 +105,53 @@ class DistinctCodes(GatheredMetric):
         super().reset()
         self._forget()
 
+    def arrived(self) -> None:
+        """Keeps of states from elsewhere what is there once."""
+        layout = self._only_layout()
+        self.layouts = self.layouts[:1]
+        # Every update adds one tensor for each group, and so does settling: the first of them are those that were settled.
+        sizes = [len(chunk) for chunk in self.fingerprints]
+        groups = 1 + len(_layers_of(layout)) if layout else 0
+        self._known, self._settled, self._pending = layout, sum(sizes[:groups]), sum(sizes[groups:])
+        self._settle_many()
+
     def _forget(self) -> None:
-        self._units: tuple[int, tuple[str, ...]] | None = None
+        self._known = None
         self._pending = self._settled = 0
 
-    def _check_same(self, num_units: int, layers: dict[str, slice]) -> None:
-        units = (num_units, tuple(layers))
-        if self._units is None:
-            self._units = units
-            if layers:
-                encoded = "".join(f"{name}\0" for name in layers).encode()
-                self.names.append(torch.tensor(list(encoded), dtype=torch.uint8, device=self.device))
-        elif self._units != units:
+    def _check_same(self, layout: str) -> None:
+        if self._known is None:  # the states may be those of a compute group
+            self._known = self._only_layout()
+        if self._known is None:
+            self._known = layout
+            self.layouts.append(torch.tensor(list(f"{layout}\n".encode()), dtype=torch.uint8, device=self.home))
+        elif self._known != layout:
             raise ValueError(
-                f"Codes must have the same units and layers as those before, got {num_units} units in {list(layers)} after "
-                f"{self._units[0]} in {list(self._units[1])}: use a metric for each choice of `layers`."
+                f"Codes must have the same units and layers as those before, got {_described(layout)} after "
+                f"{_described(self._known)}: use a metric for each choice of `layers`."
             )
+
+    def _only_layout(self) -> str | None:
+        """The units and layers of all codes in the states; None if there are no codes."""
+        lines = bytes(self.joined("layouts").tolist()).decode().splitlines()
+        layouts = list(dict.fromkeys(lines))
+        if len(layouts) > 1:
+            raise ValueError(
+                f"Codes that are counted together must have the same units and layers, got {' and '.join(map(_described, layouts))}: "
+                "use a metric for each choice of `layers`, and the same choice in every process."
+            )
+        return layouts[0] if layouts else None
 
     def _add(self, group: int, fingerprints: Tensor) -> None:
         if len(fingerprints) == 0:
             return
-        self.fingerprints.append(fingerprints)
-        self.groups.append(torch.tensor([[group, len(fingerprints)]], device=self.device))
+        self.fingerprints.append(fingerprints.to(self.home))
+        self.groups.append(torch.tensor([[group, len(fingerprints)]], device=self.home))
         self._pending += len(fingerprints)
+
+    def _settle_many(self) -> None:
+        if self._pending > max(FEWEST_PENDING, self._settled):
+            self._settle()
 
     def _settle(self) -> None:
         """Keeps each fingerprint once."""
@@ -137,6 +162,7 @@ class DistinctCodes(GatheredMetric):
         self._settled, self._pending = sum(map(len, self.fingerprints)), 0
 
     def _counts(self) -> dict[int, Tensor]:
+        self._only_layout()
         if not self._is_synced:  # gathered states are joined, and given back as they were
             self._settle()
             return {group: torch.tensor(len(chunks[0]), device=self.device) for group, chunks in self._parts().items()}
@@ -147,20 +173,29 @@ class DistinctCodes(GatheredMetric):
         return torch.zeros((), dtype=torch.int64, device=self.device)
 
     def _parts(self) -> dict[int, list[Tensor]]:
-        """Group -> its fingerprints; gathered states are joined, those of one process lists."""
-        if not len(self.groups):
-            return {}
-        groups = dim_zero_cat(self.groups).tolist()
+        """Group -> its fingerprints; those of gathered states are joined, and so may be those that came from elsewhere."""
+        groups = self.joined("groups").tolist()
         sizes = [size for _, size in groups]
-        chunks = dim_zero_cat(self.fingerprints).split(sizes) if self._is_synced else filter(len, self.fingerprints)
+        state: State = self.fingerprints
+        as_added = isinstance(state, list) and [len(chunk) for chunk in state] == sizes
+        chunks = state if as_added else self.joined("fingerprints").split(sizes)
         parts: dict[int, list[Tensor]] = {}
         for (group, _), chunk in zip(groups, chunks, strict=True):
-            parts.setdefault(group, []).append(chunk)
+            parts.setdefault(group, []).append(chunk.to(self.home))
         return parts
 
 
-def _decoded(names: Tensor) -> list[str]:
-    return list(dict.fromkeys(bytes(names.tolist()).decode().split("\0")[:-1]))
+def _layout_of(num_units: int, layers: dict[str, slice]) -> str:
+    return json.dumps([num_units, {name: len(range(*columns.indices(num_units))) for name, columns in layers.items()}])
+
+
+def _layers_of(layout: str) -> list[str]:
+    return list(json.loads(layout)[1])
+
+
+def _described(layout: str) -> str:
+    num_units, widths = json.loads(layout)
+    return f"{num_units} units in {[f'{name} ({width})' for name, width in widths.items()]}"
 
 
 def _check_mask(mask: Tensor, num_inputs: int) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities import dim_zero_cat
 
 from fold_lightning.metrics.gathered import GatheredMetric
 
@@ -64,7 +63,7 @@ class FaceStatistics(GatheredMetric):
 
     def compute(self) -> dict[str, Tensor]:
         """float64 () each: "mean", "median" (the mean of the middle two), "max" and "min"; NaN if there were no regions."""
-        counts = dim_zero_cat(self.face_counts).double() if len(self.face_counts) else torch.empty(0).double()
+        counts = self.joined("face_counts").double()
         if len(counts) == 0:
-            return dict.fromkeys(("mean", "median", "max", "min"), torch.full((), torch.nan, device=self.device).double())
+            return dict.fromkeys(("mean", "median", "max", "min"), counts.new_tensor(torch.nan))
         return {"mean": counts.mean(), "median": counts.quantile(0.5), "max": counts.max(), "min": counts.min()}

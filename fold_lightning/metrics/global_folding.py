@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities import dim_zero_cat
 
+from fold_lightning.figures import plot_folding_matrix
 from fold_lightning.folding import Aggregate, fold_across, fold_within, space_folding
 from fold_lightning.folding.between_classes import check_aggregates, check_folding, check_num_classes, pairs_of
 from fold_lightning.metrics.gathered import GatheredMetric
@@ -87,15 +87,15 @@ class GlobalFolding(GatheredMetric):
             ValueError: For classes out of range, or not one for each segment.
             TypeError: For classes that are not integers.
         """
-        pair = pairs_of(start_class, end_class, self.num_classes).to(self.device)
+        pair = pairs_of(self._here(start_class), self._here(end_class), self.num_classes)
         chi = check_folding(space_folding(walks), pair)
-        self.segments += torch.bincount(pair, minlength=len(self.segments))
+        self.segments = self.segments + torch.bincount(pair, minlength=len(self.segments))
         chi, pair = chi[chi > 0], pair[chi > 0]
         if self.within == "max":
             self.largest = self.largest.scatter_reduce(0, pair, chi, "amax")
         elif self.within == "mean":
             self.total = self.total + torch.bincount(pair, weights=chi, minlength=len(self.total))
-            self.folded += torch.bincount(pair, minlength=len(self.folded))
+            self.folded = self.folded + torch.bincount(pair, minlength=len(self.folded))
         else:
             self.chi.append(chi)
             self.pair.append(pair)
@@ -109,13 +109,39 @@ class GlobalFolding(GatheredMetric):
         with self.gathered():
             return self._matrix()
 
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Draws the matrix, or one value or several of Phi_N.
+
+        Args:
+            val: A value of `compute` or `forward`, or a list of them, one for each step; None draws `matrix()`.
+            ax: A matplotlib axis to draw values on; None makes a figure.
+
+        Returns:
+            The figure, None if an axis was given, and the axis.
+
+        Raises:
+            ModuleNotFoundError: If matplotlib is not installed.
+            ValueError: If the matrix is to be drawn on an axis.
+        """
+        if val is not None:
+            return super().plot(val, ax)
+        if ax is not None:
+            raise ValueError(
+                "`ax` must be None for the matrix, whose figure has a scale too, got an axis: leave it out, or pass "
+                "`val=metric.compute()` to draw Phi_N."
+            )
+        figure = plot_folding_matrix(self.matrix())
+        return figure, figure.axes[0]
+
+    def _here(self, classes: Tensor) -> Tensor:
+        return classes.to(self.device) if isinstance(classes, Tensor) else classes
+
     def _matrix(self) -> Tensor:
         if self.within == "max":
             value = self.largest
         elif self.within == "mean":
             value = self.total / self.folded.clamp(min=1)
-        elif len(self.chi):
-            value = fold_within(dim_zero_cat(self.chi), dim_zero_cat(self.pair), len(self.segments), "median").nan_to_num(0.0)
         else:
-            value = torch.zeros_like(self.segments, dtype=torch.float64)
-        return value.masked_fill(self.segments == 0, torch.nan).view(self.num_classes, self.num_classes)
+            value = fold_within(self.joined("chi"), self.joined("pair"), len(self.segments), "median").nan_to_num(0.0)
+        is_empty = self.segments.to(value.device) == 0
+        return value.masked_fill(is_empty, torch.nan).view(self.num_classes, self.num_classes)

@@ -6,7 +6,6 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities import dim_zero_cat
 
 from fold_lightning.folding import Statistic, space_folding, summarize_folding
 from fold_lightning.metrics.gathered import GatheredMetric
@@ -59,6 +58,5 @@ class SpaceFolding(GatheredMetric):
         self.chi.append(space_folding(walks).to(self.device))
 
     def compute(self) -> Tensor:
-        """The statistic over all segments seen; NaN if there were none."""
-        chi = dim_zero_cat(self.chi) if len(self.chi) else torch.empty(0, device=self.device)
-        return summarize_folding(chi, self.statistic)
+        """The statistic over all segments seen, float64 (); NaN if there were none."""
+        return summarize_folding(self.joined("chi"), self.statistic)

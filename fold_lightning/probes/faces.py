@@ -8,6 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from fold_lightning.regions import random_directions
+
 FaceInputs = Literal["data", "random", "both"]
 FaceSubspace = Literal["auto", "whole"]
 
@@ -60,6 +62,10 @@ class FaceProbes:
             features,
             seed,
         )
+
+    def directions(self, count: int) -> Tensor | None:
+        """Those of the slices through so many inputs, float64 (count, k, features); None for whole regions."""
+        return None if self.subspace is None else random_directions(count, self.subspace, self.features, self.seed)
 
     @property
     def dimension(self) -> int:

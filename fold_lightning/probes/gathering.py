@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+import itertools
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor, nn
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
 
+from fold_lightning.activations.borrowing import preserved_random_state, undisturbed
+from fold_lightning.activations.snapshot import DEEPEST_HOLDER
 from fold_lightning.probes.batches import BatchToInputs, split_batch
 from fold_lightning.probes.segments import check_several
 
 Pool = tuple[Tensor, Tensor | None]
 """Inputs (B, ...) on the CPU, and their class labels (B,) if they have some."""
 
+NEAR = 2
+"""How far a function of a batch is looked into: to the attributes of what it is bound to or closes over, for it runs often."""
+
+READ_ALL = (SequentialSampler, RandomSampler, DistributedSampler)
+"""Samplers that leave no item out, but in other processes."""
+
 
 def first_map_style(loaders: Any) -> DataLoader[Any] | None:
     """The first loader, of one or of nested lists and dicts, whose dataset can be read by index in batches; None if none can."""
     if isinstance(loaders, DataLoader):
         by_index = not isinstance(loaders.dataset, IterableDataset) and loaders.batch_sampler is not None
-        return loaders if by_index and hasattr(loaders.dataset, "__len__") and len(loaders.dataset) else None
+        return loaders if by_index and _has_items(loaders.dataset) else None
     if isinstance(loaders, Mapping):
         loaders = list(loaders.values())
     if isinstance(loaders, (list, tuple)):
@@ -28,18 +51,62 @@ def first_map_style(loaders: Any) -> DataLoader[Any] | None:
     return None
 
 
+def _has_items(dataset: Any) -> bool:
+    try:
+        return len(dataset) > 0
+    except (TypeError, NotImplementedError, AttributeError):  # one that does not tell its length
+        return False
+
+
 def gather_inputs(
     dataset: Dataset[Any],
     count: int,
     seed: int,
     collate: Callable[[list[Any]], Any] = default_collate,
+    among: Sequence[Any] | None = None,
 ) -> Any:
-    """A batch of `count` items of a map-style dataset, chosen by a seed; all of them if there are no more."""
-    size = len(dataset)  # type: ignore[arg-type]
-    if size == 0:
+    """A batch of `count` items of a map-style dataset, chosen by a seed; all of them if there are no more.
+
+    Args:
+        dataset: Of items.
+        count: How many.
+        seed: Of the choice.
+        collate: Makes a batch of a list of items.
+        among: Indices of the items to choose from; None takes all of the dataset.
+    """
+    indices = range(len(dataset)) if among is None else among  # type: ignore[arg-type]
+    if len(indices) == 0:
         raise ValueError("The data set to take probes from is empty: give it items, or pass `probes=`.")
-    chosen = torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count]
-    return collate([dataset[i] for i in chosen.tolist()])
+    order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))[:count]
+    chosen = [indices[i] for i in order.tolist()]
+    if callable(at_once := getattr(dataset, "__getitems__", None)):  # as a loader does
+        return collate(at_once(chosen))
+    return collate([dataset[i] for i in chosen])
+
+
+def gather_as_loaded(loaders: Any, count: int, seed: int) -> Any:
+    """A batch of the items that a loader reads; of several loaders, in lists and dicts, their batches likewise.
+
+    Iterating a loader would move its generator and the global one, so items are read by index and collated here.
+    """
+    if isinstance(loaders, Mapping):
+        return {name: gather_as_loaded(loader, count, seed) for name, loader in loaders.items()}
+    if isinstance(loaders, (list, tuple)):
+        return [gather_as_loaded(loader, count, seed) for loader in loaders]
+    if first_map_style(loaders) is None:
+        raise TypeError(f"a {type(loaders).__name__} gives its items in its own order")
+    with preserved_random_state(loaders.dataset, loaders.collate_fn, loaders.batch_sampler):
+        seed_everything(seed)
+        return gather_inputs(loaders.dataset, count, seed, loaders.collate_fn, _indices_read(loaders))
+
+
+def _indices_read(loader: DataLoader[Any]) -> Sequence[Any] | None:
+    """Which items a loader reads: None if all, so unless a sampler of the user's chooses."""
+    batches: Any = loader.batch_sampler
+    if type(batches) is BatchSampler and type(batches.sampler) in READ_ALL:
+        return None
+    each = itertools.chain.from_iterable(batches)
+    return list(dict.fromkeys(itertools.islice(each, len(loader.dataset))))  # type: ignore[arg-type]
 
 
 def user_probes(probes: Any, count: int, seed: int, batch_to_inputs: BatchToInputs | None) -> tuple[Tensor, Tensor | None]:
@@ -68,6 +135,20 @@ def user_probes(probes: Any, count: int, seed: int, batch_to_inputs: BatchToInpu
     return inputs, labels
 
 
+def seed_everything(seed: int) -> None:
+    """Makes a data set that augments its items give the same ones in each run."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _copied(batch: Any) -> Any:
+    try:
+        return copy.deepcopy(batch)
+    except Exception:  # what can't be copied is trusted to be read only
+        return batch
+
+
 def finite_inputs(inputs: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """The inputs without NaN and infinite values, and their labels."""
     good = torch.isfinite(inputs.flatten(1)).all(1) if inputs.dim() > 1 else torch.isfinite(inputs)
@@ -82,24 +163,87 @@ class ProbeSource:
         seed: Of the choice among more.
         probes: The user's own inputs; None takes those of a loader.
         batch_to_inputs: What unpacks a batch.
+        model: Which that may use.
     """
 
-    def __init__(self, count: int, seed: int, probes: Any = None, batch_to_inputs: BatchToInputs | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        seed: int,
+        probes: Any = None,
+        batch_to_inputs: BatchToInputs | None = None,
+        model: nn.Module | None = None,
+    ) -> None:
         self._count, self._seed, self._probes, self._batch_to_inputs = count, seed, probes, batch_to_inputs
+        self._model = model
         self._passing: list[Pool] | None = [] if probes is None else None
+        self._odd: Exception | None = None
+        self._from_stream = False
 
-    def at_start(self, loaders: Any, to_device: Callable[[Any], Any]) -> Pool | None:
+    def at_start(self, loaders: Any, to_model: Callable[[Any], Any], *, together: bool = False) -> Pool | None:
         """The user's own, or items of the first loader whose data set can be read by index; or what has passed, if it is enough.
 
-        Items are read by index and collated here: iterating a loader would move its generator and the global one.
+        A data set that can't be read so, for it is made for worker processes alone, is one whose batches are awaited.
+
+        Args:
+            loaders: One, or lists and dicts of them.
+            to_model: What a Trainer does with a batch before a step gets it.
+            together: Whether each batch holds one of every loader, as in training.
+
+        Raises:
+            TypeError: If a batch holds no inputs.
         """
         if self._probes is not None:
-            return self._ready(user_probes(self._probes, self._count, self._seed, self._batch_to_inputs))
-        loader = first_map_style(loaders)
-        if loader is None:
-            return self.from_stream() if self.is_full else None
-        batch = gather_inputs(loader.dataset, self._count, self._seed, loader.collate_fn)
-        return self._ready(split_batch(to_device(batch), self._batch_to_inputs))
+            with preserved_random_state(self._probes, self._batch_to_inputs):
+                return self._ready(user_probes(self._probes, self._count, self._seed, self._batch_to_inputs))
+        odd: Exception | None = None
+        may_pass = False
+        for form in self._forms(loaders, together):
+            if (batch := self._read(form, to_model)) is None:
+                may_pass = True
+                continue
+            try:
+                return self._ready(self.split(batch))
+            except Exception as error:
+                odd = odd or error
+        if odd is not None and not may_pass:
+            raise odd
+        return self.from_stream() if self.is_full or (self._odd is not None and not self._passing) else None
+
+    def _forms(self, loaders: Any, together: bool) -> list[Any]:
+        """Of which loaders a batch may be one: whether those of a validation come together is not known."""
+        first = first_map_style(loaders)
+        if self._batch_to_inputs is None:
+            return [first]
+        return [loaders] if together or isinstance(loaders, DataLoader) else [first, loaders]
+
+    def _read(self, loaders: Any, to_model: Callable[[Any], Any]) -> Any:
+        if first_map_style(loaders) is None:
+            return None
+        try:
+            with self._undisturbed():
+                return to_model(gather_as_loaded(loaders, self._count, self._seed))
+        except Exception as error:
+            rank_zero_info(
+                f"FoldingMonitor takes the first inputs that pass: the data set can't be read by index here ({error!r})."
+            )
+            return None
+
+    def split(self, batch: Any) -> Pool:
+        """The inputs of a batch and their labels; whatever the user's function does, batch, model and random states stay as they are.
+
+        Raises:
+            TypeError: If there are no inputs.
+        """
+        if self._batch_to_inputs is None:
+            return split_batch(batch)
+        with self._undisturbed(self._batch_to_inputs, depth=NEAR):
+            return split_batch(_copied(batch), self._batch_to_inputs)
+
+    def _undisturbed(self, *holders: Any, depth: int = DEEPEST_HOLDER) -> AbstractContextManager[None]:
+        if self._model is None:
+            return preserved_random_state(*holders, depth=depth)
+        return undisturbed(self._model, *holders, depth=depth)
 
     @property
     def is_full(self) -> bool:
@@ -110,18 +254,40 @@ class ProbeSource:
         """Keeps the first inputs of a stream of batches that can't be read by index."""
         if self._passing is None or self.is_full:
             return
-        inputs, labels = split_batch(batch, self._batch_to_inputs)
+        try:
+            inputs, labels = self.split(batch)
+            if self._passing and inputs.shape[1:] != self._passing[0][0].shape[1:]:
+                return  # they fit into no table with the others
+        except Exception as error:  # said when the inputs are asked for, and not in the middle of a step
+            self._odd = error
+            return
         self._passing.append((inputs.detach().cpu().clone(), None if labels is None else labels.cpu().clone()))
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the pool was what passed, which does not come again."""
+        return self._from_stream
+
+    def close(self) -> None:
+        """Probes are there: keeps nothing more of what passes."""
+        self._passing = None
 
     def restart(self) -> None:
         """Forgets what has passed: the stream begins again."""
         if self._passing is not None:
-            self._passing = []
+            self._passing, self._odd = [], None
 
     def from_stream(self) -> Pool | None:
-        """What has passed; None if nothing has."""
+        """What has passed; None if nothing has.
+
+        Raises:
+            TypeError: If a batch held no inputs.
+        """
+        if self._odd is not None and not self._passing:
+            raise self._odd
         if not self._passing:
             return None
+        self._from_stream = True
         inputs, labels = zip(*self._passing, strict=True)
         classes = None if any(some is None for some in labels) else torch.cat(labels)
         return self._ready((torch.cat(inputs), classes))

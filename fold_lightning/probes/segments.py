@@ -49,10 +49,10 @@ class Segments:
             f"{count * (count - 1)} ordered pairs of {count} classes"
         )
 
-    def first(self, count: int) -> Segments:
+    def of(self, rows: slice | Tensor) -> Segments:
         """Some of them."""
-        start_class, end_class = (c if c is None else c[:count] for c in (self.start_class, self.end_class))
-        return Segments(self.start[:count], self.end[:count], start_class, end_class, self.classes)
+        start_class, end_class = (c if c is None else c[rows] for c in (self.start_class, self.end_class))
+        return Segments(self.start[rows], self.end[rows], start_class, end_class, self.classes)
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def activation_regions(
     *,
     layers: Patterns = None,
     forward: Forward = None,
-    subspace: int | None = None,
+    subspace: int | Tensor | None = None,
     choices: bool = False,
     seed: int = 0,
 ) -> ActivationRegions:
@@ -100,7 +100,8 @@ def activation_regions(
         layers: Whose bits count: a layer's name, a glob pattern or a sequence of them; None counts all. The others are frozen all the
             same, but bound nothing.
         forward: How to call the model: a callable of `(model, inputs)` or of `(inputs)`, or the name of a method or submodule.
-        subspace: k, from 1 to the number of features; None takes whole regions.
+        subspace: k, from 1 to the number of features; or orthonormal directions of your own (B, k, features), as of
+            `random_directions`; None takes whole regions.
         choices: Whether the choices of max pooling and clamps bound regions; their rows come after those of the units, by the
             operation's name in `layers`.
         seed: Of the directions.
@@ -124,8 +125,7 @@ def activation_regions(
     """
     check_inputs(inputs)
     features = inputs[0].numel()
-    if subspace is not None and (not isinstance(subspace, int) or not 1 <= subspace <= features):
-        raise ValueError(f"`subspace` must be a whole number from 1 to the inputs' {features} features, got {subspace!r}.")
+    basis = None if subspace is None else _basis(subspace, len(inputs), features, seed)
     with borrow(model, inputs, forward) as borrowed:
         architecture = inspect_model(borrowed, inputs, layers)
         if architecture.unknown:
@@ -134,8 +134,8 @@ def activation_regions(
                 "curves or is not known to be. Take `layers=` before it, or measure walks, which refine."
             )
         points = inputs.detach().to(borrowed.device, torch.float64)
-        _check_memory(len(points) * architecture.num_units * (subspace or features), len(points))
-        basis = None if subspace is None else _directions(len(points), subspace, features, seed).to(points.device)
+        _check_memory(len(points) * architecture.num_units * (features if basis is None else basis.shape[1]), len(points))
+        basis = None if basis is None else basis.to(points.device)
         normals, slacks, _, extra = half_spaces(borrowed, architecture, points, basis, choices=choices)
     flat = points.flatten(1)
     offsets = slacks if basis is not None else slacks - torch.einsum("bnd,bd->bn", normals, flat)
@@ -144,11 +144,33 @@ def activation_regions(
     return ActivationRegions(normals, offsets, flat, layers_and_choices, None if basis is None else basis.to(inputs.device))
 
 
-def _directions(count: int, subspace: int, features: int, seed: int) -> Tensor:
-    """Random orthonormal directions (B, k, features)."""
+def random_directions(count: int, subspace: int, features: int, seed: int) -> Tensor:
+    """Random orthonormal directions, float64 (count, subspace, features).
+
+    Raises:
+        ValueError: If there are not so many dimensions.
+
+    Example:
+        >>> directions = random_directions(5, 2, 3, seed=0)
+        >>> torch.allclose(directions @ directions.mT, torch.eye(2).double())
+        True
+    """
+    if not isinstance(subspace, int) or not 1 <= subspace <= features:
+        raise ValueError(f"`subspace` must be a whole number from 1 to the inputs' {features} features, got {subspace!r}.")
     random = torch.randn(count, features, subspace, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     directions: Tensor = torch.linalg.qr(random).Q
     return directions.mT.contiguous()
+
+
+def _basis(subspace: int | Tensor, count: int, features: int, seed: int) -> Tensor:
+    if not isinstance(subspace, Tensor):
+        return random_directions(count, subspace, features, seed)
+    basis = subspace.detach().double()
+    if basis.dim() != 3 or basis.shape[::2] != (count, features) or not 1 <= basis.shape[1] <= features:
+        raise ValueError(f"Directions of `subspace` must be ({count}, k, {features}), got {tuple(basis.shape)}.")
+    if not torch.allclose(basis @ basis.mT, torch.eye(basis.shape[1]).to(basis), atol=1e-6):
+        raise ValueError("Directions of `subspace` must be orthonormal: take `torch.linalg.qr(directions.mT).Q.mT`.")
+    return basis
 
 
 def _check_memory(numel: int, count: int) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fold_lightning.activations.codes import ZERO_TOLERANCE
+from fold_lightning.activations.windows import Windows
+from fold_lightning.walks.sparse import set_bits
 
 
 def clamp_bounds(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[float | Tensor]:
@@ -36,10 +38,22 @@ class MaxPool:
         self._pool: Callable[..., tuple[Tensor, Tensor]] = getattr(F, base)
         self._args = args[: 1 if adaptive else 5]
         self._kwargs = kwargs | {"return_indices": True}
+        in_slices = not adaptive and not self.returns_indices and args[5:6] != (True,)
+        self._windows = Windows.of(self.spatial_dims, args, kwargs) if in_slices else None
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The largest value of each window, and the place of its element in the flattened plane."""
         return self._pool(x, *self._args, **self._kwargs)
+
+    def winners(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest value of each window, and a number for its element, small where a byte can tell them apart."""
+        return self(x) if self._windows is None else self._windows.choices(x)
+
+    def places(self, winners: Tensor, window: Tensor, shape: torch.Size) -> Tensor:
+        """Where in a flattened plane of a shape the elements are that were numbered as `winners` of some windows."""
+        if self._windows is None:
+            return winners
+        return self._windows.elements(shape, winners.device)[window, winners.long()]
 
     def windows(self, shape: torch.Size) -> Tensor:
         """Which elements of a flattened plane of a shape lie in which windows: bool (P, Q)."""
@@ -47,26 +61,37 @@ class MaxPool:
         return self(planes)[0].flatten(1) > 0
 
 
-def winner_changes(planes: Tensor, winners: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+def winner_changes(pool: MaxPool, x: Tensor, winners: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Where between neighbouring rows another element of a window becomes the largest.
 
     The maximum of affine functions is convex. So it is affine on an interval if the winner of one end is as large as the
     other at one of the ends; otherwise the two winners' lines cross inside.
 
     Args:
-        planes: Values (R, G, P), R rows of G planes with P elements.
-        winners: int64 (R, G, Q), the largest element of each of Q windows.
+        pool: The max pooling.
+        x: What it pools, R rows.
+        winners: Of all windows, as from `MaxPool.winners`.
         left: int64 (I,), the row at the left end of each interval.
         right: int64 (I,), the row at its right end.
 
     Returns:
         The intervals that bend (K,), as indices into ``left``, and where in them the winners cross, in (0, 1).
     """
-    interval, plane, window = (winners[left] != winners[right]).nonzero(as_tuple=True)
+    shape = x.shape[-pool.spatial_dims :]
+    planes = x.reshape(len(x), -1, shape.numel())
+    winners = winners.reshape(*planes.shape[:2], -1)
+    interval, plane, window = _changes(winners[left], winners[right])
     first, last = left[interval], right[interval]
-    before, after = winners[first, plane, window], winners[last, plane, window]
+    before, after = (pool.places(winners[row, plane, window], window, shape) for row in (first, last))
     lead = planes[first, plane, before] - planes[first, plane, after]
     lag = planes[last, plane, after] - planes[last, plane, before]
     scale = torch.maximum(planes[first, plane, before].abs(), planes[last, plane, after].abs())
     bends = (lead > ZERO_TOLERANCE * scale) & (lag > ZERO_TOLERANCE * scale)
     return interval[bends], (lead / (lead + lag))[bends]
+
+
+def _changes(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, plane and window (K,) of what differs between two (I, G, Q)."""
+    windows = before.shape[2]
+    row, column = set_bits((before != after).flatten(1))
+    return row, column // windows, column % windows

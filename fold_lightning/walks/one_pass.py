@@ -35,11 +35,12 @@ class TooManyRows(Exception):
 
     Args:
         rows: How many there are at least.
+        numel: How many numbers a tensor of theirs holds at least.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, numel: int) -> None:
         super().__init__(f"at least {rows}")
-        self.rows = rows
+        self.rows, self.numel = rows, numel
 
 
 class OnePass(Interception):
@@ -175,19 +176,17 @@ class OnePass(Interception):
 
     def _max_pool(self, pool: MaxPool, x: Tensor) -> Any:
         x = self.grid.lift(x)
-        values, winners = pool(x)
+        values, winners = pool.winners(x)
         left, right = self.grid.order[:-1][self.grid.joined], self.grid.order[1:][self.grid.joined]
         while True:
-            planes = x.reshape(len(x), -1, x.shape[-pool.spatial_dims :].numel())
-            flat_winners = winners.reshape(len(x), planes.shape[1], -1)
-            bent, fraction = winner_changes(planes, flat_winners, left, right)
+            bent, fraction = winner_changes(pool, x, winners, left, right)
             known = len(self.grid)
             self._insert_between(left[bent], right[bent], fraction)
             if len(self.grid) == known:
                 break
-            self._check_size(len(self.grid) * planes[0].numel())
+            self._check_size(len(self.grid) * x[0].numel())
             x = self.grid.lift(x)
-            new_values, new_winners = pool(x[known:])
+            new_values, new_winners = pool.winners(x[known:])
             values, winners = torch.cat([values, new_values]), torch.cat([winners, new_winners])
             is_new = (self.grid.order[:-1] >= known) | (self.grid.order[1:] >= known)
             again = is_new & self.grid.joined
@@ -247,7 +246,7 @@ class OnePass(Interception):
     def _check_size(self, numel: int) -> None:
         self.peak_numel = max(self.peak_numel, numel)
         if numel > self._max_numel:
-            raise TooManyRows(len(self.grid))
+            raise TooManyRows(len(self.grid), numel)
 
     def _check_rows(self, result: Any, rows: int) -> None:
         for tensor in tensors_in(result):

@@ -36,14 +36,16 @@ class Pieces:
         """All pieces of all parts, in order."""
         return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
-    def halves(self) -> Pieces:
-        """Each piece cut in two."""
-        middle = (self.begin + self.end) / 2
-        return Pieces(
-            self.segment.repeat_interleave(2),
-            torch.stack([self.begin, middle], dim=1).flatten(),
-            torch.stack([middle, self.end], dim=1).flatten(),
-        )
+    @property
+    def length(self) -> Tensor:
+        """float64 (P,), in t."""
+        return self.end - self.begin
+
+    def cut(self, parts: int) -> Pieces:
+        """Each piece cut into so many parts of equal length."""
+        share = torch.arange(parts + 1, device=self.begin.device).double() / parts
+        places = torch.lerp(self.begin[:, None], self.end[:, None], share)
+        return Pieces(self.segment.repeat_interleave(parts), places[:, :-1].flatten(), places[:, 1:].flatten())
 
 
 @dataclass(frozen=True)

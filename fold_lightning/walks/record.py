@@ -107,6 +107,22 @@ class Walks:
             first_codes=joined("first_codes"),
         )
 
+    def __getitem__(self, i: int) -> Walks:
+        """The walk of one segment alone."""
+        i = range(self.num_segments)[i]
+        events = self.segment == i
+        return replace(
+            self,
+            segment=torch.zeros_like(self.segment[events]),
+            position=self.position[events],
+            unit=self.unit[events],
+            num_segments=1,
+            exact=self.exact[i : i + 1],
+            complete=self.complete[i : i + 1],
+            resolution=self.resolution[i : i + 1],
+            first_codes=self.first_codes[i : i + 1],
+        )
+
     def select(self, layers: Patterns) -> Walks:
         """The same walks seen through the bits of some layers alone; units are numbered anew, positions stay.
 
@@ -137,6 +153,30 @@ class Walks:
             first_codes=self.first_codes[:, kept],
         )
 
+    def only(self, i: int) -> Walks:
+        """The walk of segment `i` alone.
+
+        Example:
+            >>> walks = Walks.from_codes(torch.tensor([[[False], [False]], [[False], [True]]]))
+            >>> walks.only(1).unit, walks.only(1).num_segments
+            (tensor([0]), 1)
+        """
+        if not -self.num_segments <= i < self.num_segments:
+            raise IndexError(f"There are {self.num_segments} segments, got index {i}.")
+        i %= self.num_segments
+        first, last = torch.searchsorted(self.segment, torch.tensor([i, i + 1], device=self.segment.device)).tolist()
+        return replace(
+            self,
+            segment=torch.zeros_like(self.segment[first:last]),
+            position=self.position[first:last],
+            unit=self.unit[first:last],
+            num_segments=1,
+            exact=self.exact[i : i + 1],
+            complete=self.complete[i : i + 1],
+            resolution=self.resolution[i : i + 1],
+            first_codes=self.first_codes[i : i + 1],
+        )
+
     def codes(self, i: int) -> Tensor:
         """The codes that segment `i` meets, in order: bool (steps + 1, N).
 
@@ -147,14 +187,12 @@ class Walks:
             tensor([[False],
                     [ True]])
         """
-        if not -self.num_segments <= i < self.num_segments:
-            raise IndexError(f"There are {self.num_segments} segments, got index {i}.")
-        events = self.segment == i % self.num_segments
-        position, unit = self.position[events], self.unit[events]
+        one = self.only(i)
+        position, unit = one.position, one.unit
         _, step = torch.unique_consecutive(position, return_inverse=True)
         steps = int(step[-1]) + 1 if len(step) else 0
         switches = torch.zeros(steps + 1, self.num_units, dtype=torch.bool, device=unit.device)
-        switches[0] = self.first_codes[i]
+        switches[0] = one.first_codes[0]
         switches[step + 1, unit] = True
         return switches.cumsum(0) % 2 == 1
 

@@ -5,6 +5,7 @@ A network of piecewise linear operations is walked in one pass and verified, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -34,6 +35,9 @@ VALUE_TOLERANCE = 1e-9
 FIRST_GUESS = 1000
 """Rows of a segment, before any was walked."""
 
+FILLED = 0.8
+"""How much of the memory pieces are to take, by what those before took of it: a pass that it does not hold is in vain."""
+
 
 class Walker:
     """Walks segments of one model piece by piece.
@@ -62,6 +66,9 @@ class Walker:
         self._max_breakpoints = max_breakpoints
         self._left = torch.full((len(start),), max_breakpoints, device=start.device)
         self._max_numel = max(16 * architecture.widest, max_bytes // (8 * TENSORS_AT_ONCE))
+        self._numel_at_once = FILLED * self._max_numel
+        self._density: float = FIRST_GUESS * architecture.widest
+        self._has_walked = False
         self._random = torch.Generator().manual_seed(0)
 
     def walks(self) -> Walks:
@@ -69,44 +76,61 @@ class Walker:
         segments = torch.arange(len(self._start), device=self._start.device)
         todo = [Pieces(segments, torch.zeros_like(segments).double(), torch.ones_like(segments).double())]
         done: list[tuple[Pieces, Traversal]] = []
-        numel_each = FIRST_GUESS * self._architecture.widest
         while todo:
-            pieces = todo.pop()
-            fit = max(1, int(0.8 * self._max_numel / numel_each))
-            if len(pieces) > fit:
-                todo.append(pieces[fit:])
-                pieces = pieces[:fit]
+            pieces = self._within_budget(self._next(todo), done)
+            if len(pieces) == 0:
+                continue
             try:
-                numel_each = -(-self._walk(pieces, done) // len(pieces))
+                self._walk(pieces, done)
             except TooManyRows as error:
-                numel_each = max(2 * numel_each, self._max_numel // len(pieces))
-                if len(pieces) > 1:
-                    todo.append(pieces)
-                elif error.rows > self._left[pieces.segment]:
+                if len(pieces) == 1 and error.rows > self._left[pieces.segment]:
                     done.append((pieces, self._as_curved(pieces, complete=False)))
-                else:
-                    todo.append(pieces.halves())
+                    continue
+                self._density = max(self._density, error.numel / float(pieces.length.sum()))
+                todo.append(pieces if len(pieces) > 1 else pieces.cut(max(2, self._parts(pieces))))
         parts, found = (list(each) for each in zip(*done, strict=True))
         return join(Pieces.concatenate(parts), Traversal.concatenate(found), len(self._start), self._architecture)
 
-    def _walk(self, pieces: Pieces, done: list[tuple[Pieces, Traversal]]) -> int:
-        """Adds what it finds on some pieces, and returns the size of the largest tensor it took."""
+    def _next(self, todo: list[Pieces]) -> Pieces:
+        """Takes as many pieces as fit the memory, by what those before took."""
+        pieces = todo.pop()
+        if self._has_walked and self._parts(pieces[:1]) > 1:
+            pieces = Pieces.concatenate([pieces[:1].cut(self._parts(pieces[:1])), pieces[1:]])
+        fit = max(1, int((self._density * pieces.length.cumsum(0) <= self._numel_at_once).sum()))
+        if len(pieces) > fit:
+            todo.append(pieces[fit:])
+        return pieces[:fit]
+
+    def _within_budget(self, pieces: Pieces, done: list[tuple[Pieces, Traversal]]) -> Pieces:
+        """The pieces without those of segments whose budget is spent, which it walks as curved."""
+        spent = (pieces.length < 1) & (self._left[pieces.segment] < 0)
+        if bool(spent.any()):
+            done.append((pieces[spent], self._as_curved(pieces[spent], complete=False)))
+        return pieces[~spent]
+
+    def _parts(self, piece: Pieces) -> int:
+        """Into how many parts a piece has to be cut."""
+        return math.ceil(self._density * float(piece.length) / self._numel_at_once)
+
+    def _walk(self, pieces: Pieces, done: list[tuple[Pieces, Traversal]]) -> None:
+        """Adds what it finds on some pieces."""
         if self._architecture.unknown:
+            self._density = FIRST_GUESS * max(self._architecture.widest, self._architecture.num_units)
             done.append((pieces, self._as_curved(pieces, complete=True)))
-            return len(pieces) * FIRST_GUESS * max(self._architecture.widest, self._architecture.num_units)
+            return
         try:
             found, numel = self._in_one_pass(pieces)
         except TooManyRows:
             raise
         except Exception:  # whatever a model does with a batch that grows, plain passes over points do not meet it
             done.append((pieces, self._refined(pieces)))
-            return len(pieces) * FIRST_GUESS * self._architecture.widest
+            return
+        self._density, self._has_walked = numel / float(pieces.length.sum()), True
         if bool(found.exact.all()):
             done.append((pieces, found))
-            return numel
+            return
         failed = pieces[~found.exact]
         done.extend([(pieces[found.exact], found.of(found.exact)), (failed, self._refined(failed))])
-        return numel
 
     def _in_one_pass(self, pieces: Pieces) -> tuple[Traversal, int]:
         grid = Grid(pieces.begin, pieces.end)
@@ -128,7 +152,7 @@ class Walker:
     def _spend(self, pieces: Pieces, breakpoints: Tensor) -> None:
         """Counts breakpoints against the budget; a piece so dense that its segment can't keep within it uses up all of it."""
         hopeless = breakpoints / (pieces.end - pieces.begin) > 2 * self._max_breakpoints
-        self._left[pieces.segment] = torch.where(hopeless, 0, self._left[pieces.segment] - breakpoints)
+        self._left[pieces.segment] = torch.where(hopeless, -1, self._left[pieces.segment] - breakpoints)
 
     def _refined(self, pieces: Pieces) -> Traversal:
         """By plain passes, each layer's breakpoints after those of the layers before.

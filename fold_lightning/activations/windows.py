@@ -1,0 +1,99 @@
+"""Max pooling by strided slices: the largest of two or three views is found several times faster than window by window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MOST_ELEMENTS = 256
+"""Of a window, so that a byte tells which of them is the largest."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of a max pooling call, whose last dimensions are pooled.
+
+    Attributes:
+        kernel: Elements of a window along each dimension.
+        stride: From a window to the next.
+        padding: With what is smaller than anything.
+        dilation: From an element to the next.
+    """
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    @classmethod
+    def of(cls, dims: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Windows | None:
+        """Those of a call's arguments after its input; None if it pools in a way that is not known here."""
+        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+        given = dict(zip(names, args, strict=False)) | kwargs
+        if "kernel_size" not in given or given.get("ceil_mode") or not given.keys() <= set(names):
+            return None
+        kernel = _each(given["kernel_size"], dims)
+        stride = _each(given.get("stride") or kernel, dims)
+        padding, dilation = _each(given.get("padding", 0), dims), _each(given.get("dilation", 1), dims)
+        if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):  # which torch refuses
+            return None
+        return cls(kernel, stride, padding, dilation) if prod(kernel) <= MOST_ELEMENTS else None
+
+    def largest(self, x: Tensor) -> Tensor:
+        """The largest value of each window.
+
+        Example:
+            >>> x = torch.randn(2, 3, 7, 7)
+            >>> torch.equal(Windows.of(2, (3, 2), {}).largest(x), F.max_pool2d(x, 3, 2))
+            True
+        """
+        x = self._padded(x, -torch.inf)
+        for dim in range(-1, -len(self.kernel) - 1, -1):
+            best, *others = self._slices(x, dim)
+            x = best if others else best.clone()
+            for other in others:
+                x = torch.maximum(x, other)
+        return x
+
+    def choices(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest value of each window, and which of its `elements` it is, uint8; of equal ones the first."""
+        x = self._padded(x, -torch.inf)
+        choice = torch.zeros(1, dtype=torch.uint8, device=x.device).expand(x.shape)
+        elements = 1
+        for dim in range(-1, -len(self.kernel) - 1, -1):
+            (x, *others), (choice, *theirs) = self._slices(x, dim), self._slices(choice, dim)
+            for number, (other, their) in enumerate(zip(others, theirs, strict=True), 1):
+                wins = (other > x).view(torch.uint8)
+                choice = choice + wins * (their + number * elements - choice)  # several times faster than torch.where of bytes
+                x = torch.maximum(x, other)
+            elements *= self.kernel[dim]
+        return x.contiguous(), choice.contiguous()
+
+    def elements(self, shape: torch.Size, device: torch.device) -> Tensor:
+        """Where in a flattened plane of a shape each element of each window is: int64 (Q, K); -1 in the padding."""
+        places = torch.arange(shape.numel(), device=device).view(1, 1, *shape)
+        found = [self._padded(places, -1)]
+        for dim in range(-len(self.kernel), 0):
+            found = [part for place in found for part in self._slices(place, dim)]
+        return torch.stack([part.flatten() for part in found], dim=1)
+
+    def _padded(self, x: Tensor, value: float) -> Tensor:
+        if not any(self.padding):
+            return x
+        return F.pad(x, [p for p in self.padding[::-1] for _ in range(2)], value=value)
+
+    def _slices(self, x: Tensor, dim: int) -> tuple[Tensor, ...]:
+        """For each element of a window along a dimension, that of all windows."""
+        length = self.dilation[dim] * (self.kernel[dim] - 1) + 1
+        return x.unfold(dim, length, self.stride[dim])[..., :: self.dilation[dim]].unbind(-1)
+
+
+def _each(value: Any, dims: int) -> tuple[int, ...]:
+    """A number for each dimension."""
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    return values if len(values) == dims else values * dims

@@ -1,0 +1,231 @@
+"""One fit under the eyes of a monitor: its probes, what was measured last, and what a checkpoint keeps of both."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from fold_lightning import summaries
+from fold_lightning.activations.borrowing import preserved_random_state
+from fold_lightning.callbacks.measurement import CodeCounts, Measurement
+from fold_lightning.callbacks.pace import Allowance
+from fold_lightning.callbacks.pictures import Pictures
+from fold_lightning.callbacks.settings import Settings
+from fold_lightning.callbacks.survey import Findings, Survey
+from fold_lightning.callbacks.team import Team, refuse_sharded
+from fold_lightning.callbacks.transfer import as_a_step_gets_it
+from fold_lightning.figures import SliceRegions
+from fold_lightning.probes import FaceProbes, Pool, Probes, ProbeSource, draw_segments
+
+MOST_KEPT = 2**26
+"""Bytes of probes that a checkpoint keeps, where they can't be read again."""
+
+
+class Run:
+    """What a monitor knows while a Trainer fits.
+
+    Args:
+        settings: The monitor's.
+        trainer: That fits.
+    """
+
+    def __init__(self, settings: Settings, trainer: Trainer) -> None:
+        self.scalars: dict[str, float] = {}
+        self.last_epoch = 0
+        self.is_measuring = False
+        model = trainer.lightning_module
+        self.source = ProbeSource(settings.most_inputs, settings.seed, settings.probes, settings.batch_to_inputs, model)
+        self.probes: Probes | None = None
+        self.measurement = Measurement(settings.layers, settings.forward)
+        self.validates = True
+        self.allowance = Allowance(settings.max_seconds)
+        self.team = Team(trainer)
+        self._settings = settings
+        self._pictures = Pictures(always=bool(settings.figures)) if settings.draws else None
+        self._survey: Survey | None = None
+        self._restored: dict[str, Any] = {}
+        self._has_failed = False
+        self._has_passed = False
+
+    def begin(self, trainer: Trainer, model: LightningModule) -> None:
+        """Training begins: takes probes, measures the model as it is, or at least refuses what can't be measured."""
+        refuse_sharded(trainer.strategy, model)
+        self.validates = self.team.all(validates(trainer))
+        if self._settings.counts_all and not self.validates:
+            raise MisconfigurationException(
+                "`num_inputs='all'` counts the codes of validation batches as they pass, and this run has no validation: give it "
+                "some, or a number of inputs."
+            )
+        with preserved_random_state():
+            self._take(self._kept_pool() or self.team.leader_makes(lambda: self._read(trainer)))
+        with self.team.together():
+            if trainer.is_global_zero:
+                self._write_settings(trainer)
+        if self._survey is None:
+            self.source.restart()  # the sanity check's batches come again
+        elif self._settings.measure_at_start and trainer.global_step == 0:
+            self.measure(trainer, model, step=0, passed=None)
+            if trainer.is_global_zero:
+                faces = None if self.probes is None or self.probes.faces is None else self.probes.faces.describe()
+                summaries.write_start(trainer.loggers, self.scalars, faces)
+        else:
+            with self.team.together():
+                self._survey.check(model)
+        self.allowance.restart()
+
+    def is_due(self, trainer: Trainer, every_n_epochs: int) -> bool:
+        """Whether to measure at the end of this epoch; all processes agree."""
+        epoch = trainer.current_epoch + 1
+        passed = epoch // every_n_epochs > self.last_epoch // every_n_epochs
+        is_due = not self.scalars or ((passed or epoch == self.last_epoch) and self.allowance.affords)
+        return self.team.leader_says(is_due)
+
+    def try_to_measure(
+        self, trainer: Trainer, model: LightningModule, passed: CodeCounts | None, lost: Exception | None
+    ) -> None:
+        """Measures; what fails costs a warning, and the last values stand."""
+        try:
+            with self.team.together():
+                if lost is not None:
+                    raise lost
+            if self._survey is None:
+                self._take(self.team.leader_makes(self.source.from_stream))
+            if self._survey is None:
+                raise RuntimeError("no batch with inputs has passed yet")
+            self.measure(trainer, model, step=logged_step(trainer), passed=passed)
+        except Exception as error:
+            self.warn_of_failure(trainer, error)
+        finally:
+            self.last_epoch = trainer.current_epoch + 1
+
+    def measure(self, trainer: Trainer, model: LightningModule, *, step: int, passed: CodeCounts | None) -> None:
+        """Measures, and writes what is more than a number."""
+        assert self._survey is not None
+        self.is_measuring = True
+        try:
+            seconds = self.team.leader_says(self.allowance.seconds)
+            counts_later = self._settings.counts_all and passed is None
+            findings = self._survey.take(self.team, model, seconds, passed, counts_later=counts_later)
+            self.allowance.spend(findings.scalars[summaries.SECONDS])
+            self.scalars = findings.scalars
+            if trainer.is_global_zero:
+                self._write(trainer, model, findings, step)
+        except Exception:  # an interruption leaves the mark
+            self.is_measuring = False
+            raise
+        self.is_measuring = False
+
+    def end(self, trainer: Trainer, model: LightningModule) -> None:
+        """Training ends: draws what is not drawn yet, and leaves the codes as an embedding."""
+        if self.probes is None or not trainer.is_global_zero or not summaries.draws(trainer.loggers):
+            return
+        try:
+            if self._pictures is not None:
+                self._pictures.draw(trainer, logged_step(trainer), lambda: self._slice(model))
+            if self._settings.codes:
+                inputs, labels = self.probes.counted
+                codes, _ = self.measurement.codes(model, inputs)
+                summaries.write_embedding(trainer.loggers, codes.bits, labels, trainer.global_step)
+        except Exception as error:
+            self.warn_of_failure(trainer, error)
+
+    def warn_of_failure(self, trainer: Trainer, error: BaseException) -> None:
+        """Says once that something was not measured."""
+        if not self._has_failed:
+            rank_zero_warn(
+                f"FoldingMonitor measured nothing at epoch {trainer.current_epoch}: {error} (training goes on; said once)"
+            )
+        self._has_failed = True
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: with it a run goes on with the same probes, and as many of them at a time."""
+        if self.probes is None or self._survey is None:
+            return {}
+        state = {"scalars": self.scalars, "last_epoch": self.last_epoch, "paces": self._survey.state()}
+        state |= {"settings": repr(self._settings.logged()), "fingerprint": self.probes.fingerprint}
+        if self._has_passed and sum(part.nbytes for part in self.probes.pool if part is not None) <= MOST_KEPT:
+            state["pool"] = self.probes.pool
+        return state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from a checkpoint, when training begins."""
+        self._restored = state
+        self.scalars, self.last_epoch = state["scalars"], state["last_epoch"]
+
+    def _read(self, trainer: Trainer) -> Pool | None:
+        loaders = trainer.val_dataloaders if self.validates else trainer.train_dataloader
+        return self.source.at_start(loaders, partial(as_a_step_gets_it, trainer), together=not self.validates)
+
+    def _kept_pool(self) -> Pool | None:
+        if "pool" not in self._restored or self._settings.probes is not None:
+            return None
+        self._has_passed = True
+        self.source.close()
+        pool: Pool = self._restored["pool"]
+        return pool
+
+    def _take(self, pool: Pool | None) -> None:
+        """Takes inputs for all of the run, the same in all processes."""
+        if pool is None:
+            return
+        settings = self._settings
+        inputs = pool[0]
+        segments = faces = None
+        if settings.folding:
+            segments = draw_segments(*pool, settings.num_segments, settings.seed, per_pair=settings.segments_per_pair)
+            rank_zero_info(f"FoldingMonitor walks {segments.describe()}.")
+        if settings.faces:
+            faces = FaceProbes.of(inputs, settings.faces, settings.face_subspace, settings.seed)
+        every = settings.num_inputs == "all" and settings.probes is not None
+        self.probes = Probes(pool, len(inputs) if every else settings.most_counted, segments, faces)
+        self._survey = Survey(self.measurement, self.probes, codes=settings.codes)
+        self._has_passed |= self.source.is_stream
+        self._go_on(self._survey, self.probes)
+
+    def _go_on(self, survey: Survey, probes: Probes) -> None:
+        state, self._restored = self._restored, {}
+        if not state or state["settings"] != repr(self._settings.logged()):
+            return
+        survey.restore(state["paces"])
+        if state["fingerprint"] != probes.fingerprint:
+            rank_zero_warn(
+                "FoldingMonitor goes on from a checkpoint, but not with the same probes: the data they are taken from have changed, "
+                "or augment their items by chance. Its curves may jump here; `probes=` of your own would stay the same."
+            )
+
+    def _write_settings(self, trainer: Trainer) -> None:
+        settings = self._settings.logged()
+        if self.probes is not None and self.probes.faces is not None:
+            settings["face_dimension"] = self.probes.faces.dimension
+        summaries.write_settings(trainer.loggers, {"folding_monitor": settings})
+        summaries.write_layout(trainer.loggers)
+        if trainer.ckpt_path and trainer.global_step > 0:
+            summaries.write_restart(trainer.loggers, trainer.global_step)
+
+    def _write(self, trainer: Trainer, model: LightningModule, findings: Findings, step: int) -> None:
+        try:
+            summaries.write_distributions(trainer.loggers, findings.chi, findings.faces, step)
+            if self._pictures is not None:
+                self._pictures.after(trainer, findings, step, lambda: self._slice(model))
+        except Exception as error:  # a disk that is full costs no number
+            self.warn_of_failure(trainer, error)
+
+    def _slice(self, model: LightningModule) -> SliceRegions | None:
+        if self.probes is None or self.probes.faces is None or self.probes.faces.dimension < 2:
+            return None
+        return self.measurement.slice(model, self.probes.pool[0][:1], self.probes.faces.seed)
+
+
+def validates(trainer: Trainer) -> bool:
+    """Whether there will be validation epochs; a loader may be there and empty, or not yet be there before a later epoch."""
+    batches = trainer.num_val_batches
+    return trainer.enable_validation and (not batches or sum(batches) > 0)
+
+
+def logged_step(trainer: Trainer) -> int:
+    """Where Lightning writes what it logs at the end of an epoch."""
+    return max(0, trainer.global_step - 1)

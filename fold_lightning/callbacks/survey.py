@@ -1,0 +1,192 @@
+"""One measurement: the codes of a run's probes, the faces of the regions around them, and the walks between them.
+
+The processes share the rows, and take as many as there is time for; what comes of it is the same in all of them.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+
+from fold_lightning import summaries
+from fold_lightning.callbacks.measurement import CodeCounts, Measurement
+from fold_lightning.callbacks.pace import Pace
+from fold_lightning.callbacks.team import Team
+from fold_lightning.folding import PerSegment, global_folding
+from fold_lightning.probes import FaceProbes, Probes, Segments
+from fold_lightning.regions import NoPolytopes
+from fold_lightning.walks import Walks
+
+OTHERS_SHARE = 0.25
+"""Of a measurement's time that codes may take, and faces; walks take what is left."""
+
+AT_LEAST = {"codes": 64, "faces": 8, "random_faces": 8, "walks": 1}
+"""Inputs or segments that are measured in any case."""
+
+
+@dataclass
+class Findings:
+    """What a measurement found.
+
+    Attributes:
+        scalars: Tag by tag.
+        chi: float64 (S,), of each segment.
+        matrix: The folding between classes (C, C), and the classes (C,).
+        most_folded: The walk that folds most of those that this process took.
+        faces: int64, how many the regions around data have, and around random inputs; None for what is not counted.
+    """
+
+    scalars: dict[str, float] = field(default_factory=dict)
+    chi: Tensor | None = None
+    matrix: tuple[Tensor, Tensor] | None = None
+    most_folded: Walks | None = None
+    faces: tuple[Tensor | None, Tensor | None] | None = None
+
+
+class Survey:
+    """Measures the same probes again and again.
+
+    Args:
+        measurement: How the model is called.
+        probes: What is looked at.
+        codes: Whether codes are counted.
+    """
+
+    def __init__(self, measurement: Measurement, probes: Probes, *, codes: bool) -> None:
+        self.probes = probes
+        self._measurement, self._codes_wanted = measurement, codes
+        self._paces = {name: Pace(least) for name, least in AT_LEAST.items()}
+        self._has_faces = probes.faces is not None
+        self._says_classes: bool | None = None
+
+    def take(
+        self,
+        team: Team,
+        model: LightningModule,
+        seconds: float | None,
+        passed: CodeCounts | None = None,
+        *,
+        counts_later: bool = False,
+    ) -> Findings:
+        """Measures a model; all processes do so together, and raise together.
+
+        Args:
+            team: The processes.
+            model: As it is now.
+            seconds: How long it may take; None for as long as it takes.
+            passed: The codes of what has passed, where those are counted instead of the probes'.
+            counts_later: Whether they are, and nothing has passed yet.
+        """
+        begin, findings = time.perf_counter(), Findings()
+        if self._codes_wanted and not counts_later:
+            self._take_codes(team, model, _part(seconds), passed, findings)
+        if self._has_faces and self.probes.faces is not None:
+            self._take_faces(team, model, self.probes.faces, _part(seconds), findings)
+        if self.probes.segments is not None:
+            left = None if seconds is None else max(0.0, seconds - (time.perf_counter() - begin))
+            self._take_walks(team, model, self.probes.segments, left, findings)
+        findings.scalars[summaries.SECONDS] = team.leader_says(time.perf_counter() - begin)
+        return findings
+
+    def check(self, model: LightningModule) -> None:
+        """Refuses a model that can't be measured, by as little of it as tells."""
+        if self.probes.segments is not None:
+            self._measurement.walks(model, self.probes.segments.of(slice(1)))
+        if self._codes_wanted:
+            self._measurement.codes(model, self.probes.counted[0][:2])
+        if self.probes.faces is not None:
+            try:
+                self._measurement.faces(model, self.probes.pool[0][:1], self.probes.faces.directions(1))
+            except NoPolytopes as reason:
+                self._leave_faces_out(reason)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {name: pace.state() for name, pace in self._paces.items()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        for name, pace in self._paces.items():
+            pace.restore(state[name])
+
+    def _take_codes(
+        self, team: Team, model: LightningModule, seconds: float | None, passed: CodeCounts | None, findings: Findings
+    ) -> None:
+        counts, num_inputs = passed, None
+        with team.together():
+            if self._says_classes is None:
+                self._says_classes = self._measurement.says_classes(model, self.probes.pool)
+        if counts is None:
+            inputs, labels = self.probes.counted
+            counts = mine = CodeCounts(self._measurement)
+
+            def count(rows: Tensor) -> None:
+                mine.add(model, (inputs[rows], None if labels is None else labels[rows]))
+
+            num_inputs, _ = team.spread(len(inputs), count, self._paces["codes"], seconds)
+        findings.scalars |= summaries.codes_scalars(
+            counts.distinct, counts.correct if self._says_classes else None, num_inputs=num_inputs
+        )
+
+    def _take_faces(
+        self, team: Team, model: LightningModule, probes: FaceProbes, seconds: float | None, findings: Findings
+    ) -> None:
+        try:
+            counts = [
+                None if inputs is None else self._face_counts(team, model, inputs, probes, self._paces[name], seconds)
+                for name, inputs in (("faces", probes.data), ("random_faces", probes.random))
+            ]
+        except NoPolytopes as reason:
+            self._leave_faces_out(reason)
+            return
+        findings.faces = (counts[0], counts[1])
+        findings.scalars |= summaries.faces_scalars(*findings.faces, probes.dimension)
+
+    def _face_counts(
+        self, team: Team, model: LightningModule, inputs: Tensor, probes: FaceProbes, pace: Pace, seconds: float | None
+    ) -> Tensor | None:
+        directions = probes.directions(len(inputs))
+
+        def count(rows: Tensor) -> Tensor:
+            return self._measurement.faces(model, inputs[rows], None if directions is None else directions[rows])
+
+        return team.spread(len(inputs), count, pace, seconds)[1]
+
+    def _take_walks(
+        self, team: Team, model: LightningModule, segments: Segments, seconds: float | None, findings: Findings
+    ) -> None:
+        layers: list[str] = []
+        most = -1.0
+
+        def walk(rows: Tensor) -> Tensor:
+            nonlocal most
+            walks = self._measurement.walks(model, segments.of(rows))
+            measures = PerSegment.of(walks)
+            layers[:] = measures.by_layer
+            if float(measures.chi.max()) > most:
+                most = float(measures.chi.max())
+                findings.most_folded = walks[int(measures.chi.argmax())]
+            return measures.rows
+
+        done, rows = team.spread(len(segments), walk, self._paces["walks"], seconds)
+        assert rows is not None
+        measures = PerSegment.from_rows(rows.cpu(), layers)
+        phi = None
+        if (between := segments.of(slice(done)).between_classes()) is not None:
+            phi, matrix = global_folding(measures.chi, between.start, between.end, len(between.classes))
+            findings.matrix = (matrix, between.classes)
+        findings.chi = measures.chi
+        findings.scalars |= summaries.folding_scalars(measures, phi)
+
+    def _leave_faces_out(self, reason: NoPolytopes) -> None:
+        self._has_faces = False
+        rank_zero_info(f"FoldingMonitor counts no faces. {reason}")
+
+
+def _part(seconds: float | None) -> float | None:
+    return None if seconds is None else OTHERS_SHARE * seconds

@@ -1,0 +1,139 @@
+"""How much is measured in the time there is, told by a clock that the tests move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import LightningModule
+from test_monitor import TAGS, fit
+
+from fold_lightning import FoldingMonitor
+from fold_lightning.callbacks import pace
+from fold_lightning.callbacks.measurement import Measurement
+from fold_lightning.callbacks.pace import SHARE, Allowance, Pace
+
+
+class Clock:
+    """Stands still but for what it is told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    moved = Clock()
+    monkeypatch.setattr(pace, "time", moved)
+    return moved
+
+
+def measured(paced: Pace, clock: Clock, seconds: float | None, cost: Callable[[int], float], count: int = 64) -> int:
+    """How many rows are taken if n rows at once cost so much."""
+    done = 0
+    for block in paced.blocks(count, seconds):
+        assert block.start == done and len(block) > 0
+        done = block.stop
+        clock.now += cost(len(block))
+    return done
+
+
+def test_without_limit_all_is_taken_at_once(clock: Clock) -> None:
+    assert list(Pace(1).blocks(64, None)) == [range(64)]
+
+
+@pytest.mark.parametrize("each", [0.001, 0.01, 0.1, 0.7, 5.0])
+@pytest.mark.parametrize("seconds", [0.05, 1.0, 3.0])
+def test_a_limit_is_kept_wherever_one_row_fits_it_and_most_of_it_is_used(clock: Clock, each: float, seconds: float) -> None:
+    paced = Pace(1)
+    for _ in range(4):
+        begin = clock.now
+        done = measured(paced, clock, seconds, lambda n: n * each)
+        assert clock.now - begin <= max(seconds, each) * (1 + 1e-9)
+        assert done == 64 or done == 1 or 2 * done * each > pace.MARGIN * seconds
+
+
+def test_the_same_number_is_taken_as_long_as_it_fits(clock: Clock) -> None:
+    paced = Pace(1)
+    assert measured(paced, clock, 1.0, lambda n: n * 0.04) == 16
+    for each in (0.03, 0.05, 0.06, 0.02, 0.0301):
+        assert measured(paced, clock, 1.0, lambda n, each=each: n * each) == 16
+    assert measured(paced, clock, 1.0, lambda n: n * 0.1) == 8  # half of them took too long
+    assert measured(paced, clock, 1.0, lambda n: n * 0.001) == 8  # what is cheaper now is known afterwards
+    assert measured(paced, clock, 1.0, lambda n: n * 0.001) == 64
+
+
+def test_the_fewest_rows_are_taken_in_any_case(clock: Clock) -> None:
+    assert measured(Pace(8), clock, 0.01, lambda n: n * 1.0) == 8
+    assert measured(Pace(8), clock, 0.01, lambda n: n * 1.0, count=5) == 5
+    assert next(Pace(1).blocks(64, 0.01, processes=3)) == range(3)
+
+
+def test_a_pace_goes_on_from_a_checkpoint(clock: Clock) -> None:
+    first, second = Pace(1), Pace(1)
+    measured(first, clock, 1.0, lambda n: n * 0.04)
+    second.restore(first.state())
+    assert measured(second, clock, 1.0, lambda n: n * 0.03) == 16
+
+
+def test_by_default_a_measurement_takes_a_share_of_what_training_took(clock: Clock) -> None:
+    allowance = Allowance("auto")
+    clock.now += 100
+    assert allowance.affords and allowance.seconds == pytest.approx(100 * SHARE)
+    allowance.spend(2.0)
+    clock.now += 0.1
+    assert allowance.affords and allowance.seconds == pace.LEAST_SECONDS
+
+
+def test_what_took_too_long_is_made_up_for_by_waiting(clock: Clock) -> None:
+    allowance, waited = Allowance("auto"), []
+    for _ in range(20):
+        clock.now += 10
+        waited.append(not allowance.affords)
+        if allowance.affords:
+            clock.now += 1.0
+            allowance.spend(1.0)
+    assert 20 * 10 * SHARE <= waited.count(False) * 1.0 <= 20 * 10 * SHARE + 2.0
+
+
+def test_a_limit_of_ones_own_is_the_same_each_time_and_none_is_none(clock: Clock) -> None:
+    allowance = Allowance(0.5)
+    with pytest.warns(UserWarning, match="took 1.2 s, though `max_seconds=0.5`") as warned:
+        for _ in range(3):
+            clock.now += 1
+            assert allowance.affords and allowance.seconds == 0.5
+            allowance.spend(1.2)
+    assert len(warned) == 1
+    assert Allowance(None).seconds is None and Allowance(None).affords
+
+
+def test_a_monitor_keeps_its_limit_by_fewer_segments_and_says_how_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, walks = Clock(), Measurement.walks
+
+    def slow(self: Measurement, model: LightningModule, segments: Any) -> Any:
+        clock.now += 0.1 * len(segments)
+        return walks(self, model, segments)
+
+    monkeypatch.setattr(Measurement, "walks", slow)
+    monkeypatch.setattr(pace, "time", clock)
+    monkeypatch.setattr("fold_lightning.callbacks.survey.time", clock)
+    monitor = FoldingMonitor(max_seconds=1.0, num_segments=50)
+    trainer = fit(tmp_path, monitor)
+    for _, values in trainer.logger.said:
+        assert set(values) == TAGS
+        assert values["folding/segments"] == 8 and values["folding/seconds"] == pytest.approx(0.8)
+    chi = monitor._run.measurement.walks(trainer.lightning_module, monitor._run.probes.segments.of(slice(8)))
+    assert trainer.logger.said[-1][1]["folding/regions"] == pytest.approx(chi.num_regions().double().mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [0, -1, True, "soon", float("nan")])
+def test_a_limit_that_is_none_is_refused(value: Any) -> None:
+    with pytest.raises(
+        ValueError, match="`max_seconds` must be a number of seconds above 0, 'auto', or None for no limit, got"
+    ):
+        FoldingMonitor(max_seconds=value)

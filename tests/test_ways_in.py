@@ -1,0 +1,252 @@
+"""The ways to a monitor: the command line, both packages of Lightning, other loggers, and an environment variable."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from test_monitor import TAGS, Model, Recorder, data, fit, loaders, watch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from fold_lightning import FoldingMonitor
+from fold_lightning.callbacks.stepping_aside import HOOKS, MonitorFromEnvironment
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "accelerator": "cpu"}
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*Checkpoint directory"
+)
+
+
+def run(script: str, folder: Path, **variables: str) -> str:
+    """What a Python script prints in a process of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "FOLD_LIGHTNING"} | variables
+    tests = str(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", f"import sys; sys.path.insert(0, {tests!r})\n{script}"],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=environment,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_command_line_runs_the_yaml_of_the_examples(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        str(EXAMPLES / "cli.py"),
+        "fit",
+        "--config",
+        str(EXAMPLES / "cli.yaml"),
+        "--trainer.max_epochs=2",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (settings,) = tmp_path.glob("logs/cli/version_0/hparams.yaml")
+    assert yaml.safe_load(settings.read_text())["folding_monitor"]["faces"] == "both"
+    assert list(tmp_path.glob("logs/cli/version_0/checkpoints/*.ckpt"))
+
+
+def test_the_command_line_knows_and_explains_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        LightningCLI(
+            Model, run=False, save_config_callback=None, args=["--trainer.callbacks.help=fold_lightning.FoldingMonitor"]
+        )
+    text = " ".join(capsys.readouterr().out.split())
+    for name in FoldingMonitor.__init__.__kwdefaults__:
+        assert f"--trainer.callbacks.{name}" in text or f"--{name}" in text or f".{name} " in text, name
+    assert text.count("Whose bits count") and text.count("How long a measurement may take")
+
+
+@pytest.mark.parametrize(
+    ("argument", "text", "value"),
+    [
+        *(("max_seconds", "auto", "auto"), ("max_seconds", "2.5", 2.5), ("max_seconds", "null", None)),
+        *(("layers", "net.*", "net.*"), ("layers", "[net.2,net.5]", ["net.2", "net.5"]), ("num_inputs", "all", "all")),
+        *(("num_segments", "3", 3), ("figures", "false", False), ("faces", "both", "both"), ("forward", "net", "net")),
+    ],
+)
+def test_the_command_line_gives_plain_values(argument: str, text: str, value: Any) -> None:
+    arguments = ["--trainer.callbacks+=fold_lightning.FoldingMonitor", f"--trainer.callbacks.{argument}={text}"]
+    cli = LightningCLI(Model, run=False, save_config_callback=None, args=arguments)
+    (monitor,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, FoldingMonitor))
+    assert getattr(monitor.settings, argument) == value
+
+
+TWIN = """
+from fold_lightning import FoldingMonitor, DistinctCodes
+import torch, pytorch_lightning as pl
+from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader, TensorDataset
+
+class Model(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8), torch.nn.ReLU())
+    def forward(self, x): return self.net(x)
+    def training_step(self, batch, batch_idx): return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
+    def validation_step(self, batch, batch_idx): pass
+    def configure_optimizers(self): return torch.optim.Adam(self.parameters())
+    def train_dataloader(self): return DataLoader(TensorDataset(torch.randn(40, 5), torch.arange(40) % 3), 10)
+    val_dataloader = train_dataloader
+"""
+
+
+def test_it_runs_in_the_trainer_of_the_other_package(tmp_path: Path) -> None:
+    script = """
+checkpoint = pl.callbacks.ModelCheckpoint("c", monitor="folding/phi")
+monitor = FoldingMonitor(num_segments=4, figures=False, regularize=True)
+trainer = pl.Trainer(max_epochs=2, accelerator="cpu", callbacks=[monitor, checkpoint], logger=TensorBoardLogger("tb"))
+trainer.fit(Model())
+print(sorted(tag for tag in trainer.callback_metrics if tag.startswith("folding/chi")), checkpoint.best_model_path)
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+events = EventAccumulator(trainer.logger.log_dir); events.Reload()
+print(events.Tags()["histograms"])
+"""
+    said = run(TWIN + script, tmp_path)
+    assert "['folding/chi_max', 'folding/chi_mean', 'folding/chi_median']" in said and "c/epoch=" in said
+    assert "folding/chi_histogram" in said
+
+
+def test_the_command_line_of_the_other_package_takes_it_whichever_is_imported_first(tmp_path: Path) -> None:
+    script = """
+arguments = ["--trainer.callbacks+=fold_lightning.FoldingMonitor", "--trainer.callbacks.num_segments=3"]
+cli = LightningCLI(Model, run=False, save_config_callback=None, args=arguments)
+print([callback.settings.num_segments for callback in cli.trainer.callbacks if isinstance(callback, FoldingMonitor)])
+"""
+    assert "[3]" in run(TWIN + script, tmp_path)
+
+
+def test_importing_it_imports_no_other_package_of_lightning(tmp_path: Path) -> None:
+    script = """
+import logging
+import lightning.pytorch, fold_lightning
+fold_lightning.FoldingMonitor()
+print("pytorch_lightning" in sys.modules, logging.getLogger("fold_lightning").handlers)
+"""
+    assert "False []" in run(script, tmp_path)
+
+
+@pytest.mark.parametrize("tag", ["folding/phi", "folding/chi_mean", "codes/distinct", "faces/mean"])
+def test_checkpoints_and_early_stopping_follow_every_tag(tmp_path: Path, tag: str) -> None:
+    checkpoint = ModelCheckpoint(tmp_path, monitor=tag, mode="max", filename="{epoch}")
+    stopping = EarlyStopping(tag, min_delta=1e9, patience=1)
+    trainer = fit(tmp_path, watch(num_segments=6), checkpoint, stopping, max_epochs=5)
+    assert trainer.current_epoch == 2 and checkpoint.best_model_score is not None
+    assert checkpoint.best_model_score == max(values[tag] for _, values in trainer.logger.said[1:])
+
+
+def test_all_loggers_get_all_scalars_and_pictures_go_where_they_can(tmp_path: Path) -> None:
+    csv, board, recorder = CSVLogger(tmp_path, "csv"), TensorBoardLogger(tmp_path, "tb"), Recorder()
+    fit(tmp_path, watch(num_segments=4), logger=[csv, recorder, board])
+    rows = (Path(csv.log_dir) / "metrics.csv").read_text().splitlines()
+    assert set(rows[0].split(",")) >= TAGS
+    assert [set(values) for _, values in recorder.said] == [TAGS] * 3
+    assert "folding_monitor" in (Path(csv.log_dir) / "hparams.yaml").read_text()
+
+
+def environment_trainer(tmp_path: Path, *callbacks: Any, **options: Any) -> Trainer:
+    return Trainer(
+        max_epochs=1, default_root_dir=tmp_path, callbacks=list(callbacks), **(QUIET | {"logger": Recorder()} | options)
+    )
+
+
+@pytest.mark.parametrize(("value", "count"), [(None, 0), ("", 0), ("0", 0), ("false", 0), ("1", 1), ("true", 1)])
+def test_a_variable_of_the_environment_adds_a_monitor_to_every_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None, count: int
+) -> None:
+    monkeypatch.delenv("FOLD_LIGHTNING", raising=False)
+    if value is not None:
+        monkeypatch.setenv("FOLD_LIGHTNING", value)
+    trainer = environment_trainer(tmp_path)
+    assert sum(isinstance(callback, FoldingMonitor) for callback in trainer.callbacks) == count
+    trainer.fit(Model(), *loaders())
+    assert bool(trainer.logger.said) == bool(count)
+    if count:
+        assert set(trainer.logger.said[-1][1]) == TAGS
+
+
+def test_without_the_variable_nothing_of_ours_is_imported(tmp_path: Path) -> None:
+    script = """
+from lightning.pytorch import Trainer
+Trainer(logger=False, enable_checkpointing=False)
+print([name for name in sys.modules if name.split(".")[0] == "fold_lightning"])
+"""
+    assert run(script, tmp_path).splitlines()[-1] == "[]"
+
+
+class Linear(Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(5, 3)
+
+
+class Broken(Model):
+    """Measures like any other, and breaks at the second."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training and self.trainer.global_step > 0 and not torch.is_grad_enabled() and len(x) < 10:
+            raise RuntimeError("not now")
+        return super().forward(x)
+
+
+def test_the_monitor_of_the_environment_never_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOLD_LIGHTNING", "1")
+    odd = [(torch.arange(3), torch.zeros(3).long())] * 4
+    cases: list[tuple[Any, Any, dict[str, Any]]] = [
+        (Model(), loaders(), {"logger": False}),
+        (Model(), loaders(), {"barebones": True, "logger": None, "enable_checkpointing": None}),
+        (Model(), loaders(), {"fast_dev_run": True}),
+        (Linear(), loaders(), {}),
+        (Broken(), loaders(), {}),
+    ]
+    for model, given, options in cases:
+        settings = {key: value for key, value in (QUIET | {"logger": Recorder()} | options).items() if value is not None}
+        if "barebones" in options:
+            settings = {"barebones": True, "accelerator": "cpu"}
+        trainer = Trainer(max_epochs=1, default_root_dir=tmp_path, **settings)
+        trainer.fit(model, *given)
+        assert trainer.state.finished, (model, options)
+
+    class Odd(Model):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.net(data(4).tensors[0]).sum()
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    trainer = environment_trainer(tmp_path)
+    with pytest.warns(UserWarning, match="FOLD_LIGHTNING=1 adds measures nothing: No inputs found"):
+        trainer.fit(Odd(), DataLoader(odd, batch_size=None), DataLoader(odd, batch_size=None))
+    assert trainer.state.finished
+
+
+def test_a_monitor_of_ones_own_goes_before_that_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOLD_LIGHTNING", "1")
+    trainer = environment_trainer(tmp_path, watch(num_segments=3))
+    trainer.fit(Model(), *loaders())
+    assert trainer.logger.said[-1][1]["folding/segments"] == 3
+    assert len(trainer.logger.said) == 2
+
+
+def test_every_hook_of_a_monitor_steps_aside() -> None:
+    from lightning.pytorch import Callback
+
+    hooks = {name for name in vars(FoldingMonitor) if name in vars(Callback) and not name.startswith("__")}
+    hooks -= {"state_key", "state_dict", "load_state_dict"}
+    assert hooks == set(HOOKS) and issubclass(MonitorFromEnvironment, FoldingMonitor)
