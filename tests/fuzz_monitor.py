@@ -70,7 +70,8 @@ class Training:
         draw, settings = self.draw, self.settings
         callbacks = settings.callbacks()
         place = draw.randint(0, len(callbacks))
-        usual = "val_loss" if settings.validates else "loss"
+        skips = {"check_val_every_n_epoch", "max_steps"} & {*settings.options}
+        usual = "val_loss" if settings.validates and not skips else "loss"
         checkpoint = draw.pick("checkpoint by", None, None, usual, "a measure")
         self.arguments = monitor_arguments(draw, self.task, settings)
         measure = "folding/regions" if self.arguments["folding"] else "codes/distinct"

@@ -210,7 +210,8 @@ class Loaders:
             options["num_workers"] = 1
         if is_stream:
             return DataLoader(Stream(samples), **options)
-        return DataLoader(samples, shuffle=draw.random() < (0.8 if shuffles else 0.1), drop_last=draw.random() < 0.1, **options)
+        options["drop_last"] = len(samples) >= self.size and draw.happens("drops the last", 0.1)
+        return DataLoader(samples, shuffle=draw.random() < (0.8 if shuffles else 0.1), **options)
 
 
 class Subject(LightningModule):

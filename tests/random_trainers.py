@@ -79,20 +79,22 @@ class Settings:
         elif draw.happens("overfit_batches", 0.03) and not self._loaders.is_stream:
             options["overfit_batches"] = draw.pick("of", 1, 2)
         elif draw.happens("limit_train_batches", 0.15):
-            options["limit_train_batches"] = draw.pick("of", 1, 2) if self._loaders.is_stream else draw.pick("of", 2, 0.5)
+            may_halve = self._loaders.size < 64 and not self._loaders.is_stream
+            options["limit_train_batches"] = draw.pick("of", 1, 2, 0.5 if may_halve else 2)
 
     def _validation(self) -> None:
         draw, options = self._draw, self.options
         options["num_sanity_val_steps"] = draw.pick("sanity", 0, 1, 2, -1)
         if draw.happens("check_val_every_n_epoch", 0.15):
             options["check_val_every_n_epoch"] = 2
+            self.validates = options["max_epochs"] > 1
         if draw.happens("val_check_interval", 0.2):
             shortens = {"limit_train_batches", "overfit_batches", "fast_dev_run"} & {*options}
             is_long = self._loaders.size <= 7 and not shortens and not self._loaders.is_stream
             options["val_check_interval"] = draw.pick("of", 0.5, 1) if is_long else 1
         if draw.happens("limit_val_batches", 0.15):
             options["limit_val_batches"] = draw.pick("of", 0, 1, 2)
-            self.validates = options["limit_val_batches"] > 0
+            self.validates &= options["limit_val_batches"] > 0
         if draw.happens("reloads", 0.1):
             options["reload_dataloaders_every_n_epochs"] = 1
 

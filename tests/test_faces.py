@@ -134,6 +134,34 @@ def test_of_identical_half_spaces_the_first_supports(d: int) -> None:
     assert faces[0].tolist() == [False, True, True, True, True, False, False, False]
 
 
+@pytest.mark.parametrize("kind", ["two thresholds", "equal units", "a narrow layer before"])
+def test_a_plane_that_touches_a_cone_is_no_face_where_inputs_have_directions_that_no_unit_sees(kind: str) -> None:
+    def cone() -> nn.Sequential:
+        """Behind few units and without biases, many planes meet in one corner, whose coordinates are fewer than the inputs'."""
+        narrow = [nn.Linear(12, 5), nn.Linear(5, 9)] if kind == "a narrow layer before" else [nn.Linear(12, 9)]
+        activation = nn.ReLU6 if kind == "two thresholds" else nn.ReLU
+        deeper = [nn.Linear(9, 10, bias=False), activation(), nn.Linear(10, 6), activation()]
+        if kind == "equal units":
+            for parameter in narrow[0].parameters():
+                parameter.data[3] = parameter.data[2]
+        return nn.Sequential(*narrow, activation(), *deeper)
+
+    for seed in range(12):
+        torch.manual_seed(seed)
+        regions = activation_regions(cone(), 0.1 * torch.randn(2, 12))
+        faces = supporting_units(regions)
+        for b in range(2):
+            assert faces[b].tolist() == faces_one_by_one(regions.normals[b], regions.slacks[b]), (seed, b)
+
+
+def test_a_program_of_its_own_counts_no_more_than_its_point_proves(monkeypatch: pytest.MonkeyPatch) -> None:
+    corner = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [-1.0, -1.0]], dtype=torch.float64)
+    assert gain(corner, 2) == pytest.approx(1.0, abs=1e-12)
+    beyond = SimpleNamespace(status=0, x=[1 + 1e-8, 1 + 1e-8])  # as far as tolerances let it
+    monkeypatch.setattr(programs, "linprog", lambda *args, **kwargs: beyond)
+    assert gain(corner, 2) <= 1
+
+
 def test_a_region_without_interior_has_no_face() -> None:
     point = polytope([1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, -1.0, 0.0])
     line = polytope([1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 1.0])

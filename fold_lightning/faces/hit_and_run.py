@@ -25,7 +25,7 @@ def rows_met_at_random(polytopes: Polytopes, num_steps: int, seed: int) -> Tenso
         share = torch.rand(len(points), 1, generator=generator, dtype=points.dtype).to(points.device)
         rates = torch.einsum("bmd,bd->bm", points, direction)
         heights = torch.stack([rates / slacks, -rates / slacks], dim=1)
-        faces |= met_alone(heights)
+        faces |= met_alone(heights, direction.norm(dim=1, keepdim=True))
         ahead, behind = (1 / heights.amax(2).clamp(min=1 / FAR)).unbind(1)
         slacks = slacks - (share * (ahead + behind)[:, None] - behind[:, None]) * rates
     return faces & polytopes.own

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fold_lightning.faces.polytopes import TIE, Polytopes
+from fold_lightning.faces.programs import ASTRAY
 from fold_lightning.faces.rays import met_alone
 from fold_lightning.faces.rows import in_columns, taken, together
 
@@ -129,10 +130,15 @@ def step(polytopes: Polytopes, programs: Programs) -> tuple[Tensor, Tensor]:
     programs.slacks = slacks - _to_the_wall(slacks, approach, TO_THE_WALL) * approach
     programs.weights = weights + _to_the_wall(weights, -change, TO_THE_WALL) * change
     redundant |= _imply(programs.weights, own, polytopes, programs.rows)
-    across = _own(programs.slacks, programs.rows) < 1 - TIE
+    # Walls make up for the rounding of a combination that implies a row without them, and take more for it than that is worth.
+    alone = programs.weights * polytopes.own[:, None]
+    redundant |= _imply(alone, own, polytopes, programs.rows, ASTRAY)
+    reached = heights(programs)
+    distance = reached.norm(dim=2)  # for the points' Gram matrix is the identity
+    across = _own(programs.slacks, programs.rows) < 1 - TIE - ASTRAY * distance
     width = points.shape[1]
     faces = in_columns(across & programs.open, programs.rows, width)
-    faces |= met_alone(heights(programs))
+    faces |= met_alone(reached, distance)
     return faces, in_columns(redundant & programs.open, programs.rows, width)
 
 
@@ -142,7 +148,7 @@ def heights(programs: Programs) -> Tensor:
     return relaxed - programs.slacks
 
 
-def _imply(weights: Tensor, own: Tensor, polytopes: Polytopes, rows: Tensor) -> Tensor:
+def _imply(weights: Tensor, own: Tensor, polytopes: Polytopes, rows: Tensor, rounding: float = ROUNDING) -> Tensor:
     """Whether combinations of the other rows imply the own rows (B, U), to a tie; what they have of the own row is divided out.
 
     A combination that misses the own row by rounding implies it a little worse: no point of a bounded polytope is farther from the
@@ -151,7 +157,7 @@ def _imply(weights: Tensor, own: Tensor, polytopes: Polytopes, rows: Tensor) -> 
     missing: Tensor = (own - weights @ polytopes.points).norm(dim=2)
     loss = missing * polytopes.real.sum(1, keepdim=True)
     share = _own(weights, rows)
-    near: Tensor = missing < ROUNDING
+    near: Tensor = missing < rounding
     return near & (share < 0.5) & (weights.sum(2) - share + loss < (1 + TIE) * (1 - share))
 
 

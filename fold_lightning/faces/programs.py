@@ -12,6 +12,9 @@ from torch import Tensor
 
 TOLERANCES = (1e-10, 1e-7)  # the smallest that HiGHS takes, then its usual one
 
+ASTRAY = 1e-14
+"""Of the distance of a point from the center, in its metric: by how much rounding of rows may move a plane there."""
+
 MARGIN = 1e-9
 """How far inside a point must lie of what is as large as its coordinates are."""
 
@@ -42,7 +45,8 @@ def gain(points: Tensor, i: int) -> float:
     """How far ``{z : points @ z <= 1}`` would reach along row i without it: its plane is at 1, and the answer at most 2.
 
     The row is relaxed and the program goes as far across it as the other rows let it ("Characterizing the Discrete Geometry of ReLU
-    Networks", Gaines and Bi 2026, with the row relaxed by 1 in these units).
+    Networks", Gaines and Bi 2026, with the row relaxed by 1 in these units). The program's point may overstep other rows by what
+    HiGHS tolerates, which adds up where many planes meet in a corner; so it is drawn back until it oversteps none, and by rounding.
 
     Args:
         points: float64 (M, d), dual points.
@@ -51,7 +55,9 @@ def gain(points: Tensor, i: int) -> float:
     limits = points.cpu().numpy()
     right = np.ones(len(limits))
     right[i] = 2.0
-    return float(-_solve(-limits[i], limits, right, (None, None)).fun)
+    point = _solve(-limits[i], limits, right, (None, None)).x
+    heights = limits @ point
+    return float((heights[i] - ASTRAY * np.linalg.norm(point)) / max(1.0, np.delete(heights, i).max(initial=0.0)))
 
 
 def _solve(cost: Any, limits: Any, right: Any, bounds: Any) -> Any:

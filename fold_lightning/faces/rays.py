@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fold_lightning.faces.polytopes import TIE, Polytopes
+from fold_lightning.faces.programs import ASTRAY
 from fold_lightning.faces.rows import in_columns, taken, together
 
 ROUNDS = 6
@@ -17,11 +18,19 @@ STEP = 1.5
 MAX_BYTES = 2**27
 
 
-def met_alone(heights: Tensor) -> Tensor:
-    """Which rows bool (B, M) some ray meets first and alone, by the heights (B, R, M) of the rows' points along each ray."""
+def met_alone(heights: Tensor, lengths: Tensor) -> Tensor:
+    """Which rows some ray meets first and alone, but for rounding.
+
+    Args:
+        heights: (B, R, M), of the rows' points along each ray.
+        lengths: (B, R), of the rays' directions.
+
+    Returns:
+        bool (B, M).
+    """
     highest, rows = heights.topk(min(2, heights.shape[-1]), dim=-1)
     second = highest[..., 1:].sum(-1).clamp(min=0)
-    return in_columns(highest[..., 0] > second * (1 + TIE), rows[..., 0], heights.shape[-1])
+    return in_columns(highest[..., 0] > second * (1 + TIE) + ASTRAY * lengths, rows[..., 0], heights.shape[-1])
 
 
 def rows_met(polytopes: Polytopes, seed: int = 0) -> Tensor:
@@ -34,7 +43,7 @@ def rows_met(polytopes: Polytopes, seed: int = 0) -> Tensor:
     random = torch.randn(points.shape, generator=torch.Generator().manual_seed(seed), dtype=points.dtype).to(points.device)
     faces = torch.zeros_like(polytopes.real)
     for directions in random.split(size, dim=1):
-        faces |= met_alone(directions @ points.mT)
+        faces |= met_alone(directions @ points.mT, directions.norm(dim=2))
     everything = torch.arange(points.shape[1], device=points.device).expand(points.shape[:2])
     for own in everything.split(size, dim=1):
         faces |= _met_on_the_way(polytopes, own, faces)
@@ -46,7 +55,7 @@ def _met_on_the_way(polytopes: Polytopes, own: Tensor, faces: Tensor) -> Tensor:
     points, directions = polytopes.points, taken(polytopes.points, own)
     for _ in range(ROUNDS):
         heights = directions @ points.mT
-        faces = faces | met_alone(heights)
+        faces = faces | met_alone(heights, directions.norm(dim=2))
         missed, there = together((polytopes.own & ~faces).gather(1, own))
         if not there.any():
             break

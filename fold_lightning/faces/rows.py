@@ -24,6 +24,12 @@ ZERO_ROW = 1e-12
 DEPENDENT = 1e6
 """The condition number of a first layer whose pre-activations are no coordinates."""
 
+UNSEEN = 1e-12
+"""A direction in which normals reach no farther than this part of their reach in another is none of their span."""
+
+SPANNED = 1e-6
+"""Cholesky factors are this part of the longest where normals surely span a coordinate: squares keep half the digits."""
+
 UNTOUCHED = 1e-10
 """What part of a row's largest coefficient counts as 0 in the coordinates of the first layer."""
 
@@ -134,11 +140,30 @@ def in_first_layer_coordinates(rows: Rows, first: int) -> tuple[Tensor, Rows]:
 
 
 def in_their_span(rows: Rows) -> Rows:
-    """Coordinates of the normals' span, where there are fewer normals than dimensions."""
-    if rows.normals.shape[1] >= rows.normals.shape[2]:
+    """Coordinates of the normals' span, where that is less than all dimensions.
+
+    Along a direction that no row sees but by rounding, a point would go as far as the walls, where rounding makes any plane through
+    a corner cut something off.
+    """
+    if rows.normals.shape[1] < rows.normals.shape[2]:
+        triangle = torch.linalg.qr(rows.normals.mT).R
+        rows = replace(rows, normals=triangle.mT.contiguous())
+    if _spans_all(rows.normals):
         return rows
-    triangle = torch.linalg.qr(rows.normals.mT).R
-    return replace(rows, normals=triangle.mT.contiguous())
+    u, lengths, _ = torch.linalg.svd(rows.normals, full_matrices=False)
+    lengths = lengths.where(lengths > UNSEEN * lengths[:, :1], 0.0)
+    dimension = max(1, int((lengths > 0).sum(1).max()))
+    return replace(rows, normals=(u * lengths[:, None])[..., :dimension].contiguous())
+
+
+def _spans_all(normals: Tensor) -> bool:
+    """Whether the normals (B, M, d) of each region span all coordinates that it has, by the Cholesky factors of their products."""
+    products = normals.mT @ normals
+    diagonal = torch.diagonal(products, dim1=1, dim2=2)
+    diagonal += (diagonal == 0).to(diagonal)  # coordinates that a region does not have
+    factors, failed = torch.linalg.cholesky_ex(products)
+    lengths = torch.diagonal(factors, dim1=1, dim2=2)
+    return not failed.any() and bool((lengths > SPANNED * lengths.amax(1, keepdim=True)).all())
 
 
 def ways_inside(rows: Rows) -> tuple[Tensor, Tensor]:
