@@ -93,7 +93,13 @@ def ordered() -> tuple[DataLoader[Any], DataLoader[Any]]:
 def test_one_flag_makes_the_network_fold_more(tmp_path: Path) -> None:
     folded = []
     for regularize in (False, 1.0, -1.0):
-        trainer = fit(tmp_path, FoldingMonitor(regularize=regularize), model=Plain(32, 32, 32), given=ordered(), max_epochs=60)
+        trainer = fit(
+            tmp_path,
+            FoldingMonitor(regularize=regularize, max_seconds=None),
+            model=Plain(32, 32, 32),
+            given=ordered(),
+            max_epochs=60,
+        )
         folded.append(trainer.callback_metrics["folding/chi_mean"].item())
     plain, more, less = folded
     assert more > 2 * plain > 2 * less > 0
