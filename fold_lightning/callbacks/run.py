@@ -81,9 +81,12 @@ class Run:
 
     def go_on(self, trainer: Trainer) -> None:
         """Something is about to be logged: the first time after a checkpoint, what came after that is taken back."""
-        if self._goes_on and trainer.is_global_zero:
-            summaries.write_restart(trainer.loggers, logged_step(trainer))
-        self._goes_on = False
+        goes_on, self._goes_on = self._goes_on, False
+        if goes_on and trainer.is_global_zero:
+            try:
+                summaries.write_restart(trainer.loggers, logged_step(trainer))
+            except Exception as error:
+                self.warn_of_failure(trainer, error)
 
     def is_due(self, trainer: Trainer, every_n_epochs: int) -> bool:
         """Whether to measure at the end of this epoch; all processes agree."""
