@@ -10,10 +10,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 MaxSeconds = float | Literal["auto"] | None
 
-SHARE = 0.02
+SHARE = 0.03
 """Of the time that passed since the last measurement, which the next one may take by default."""
 
-LEAST_SECONDS = 0.08
+LEAST_SECONDS = 0.1
 """What it may take in any case: in a run of seconds there is no use in sparing more."""
 
 MARGIN = 0.8

@@ -22,7 +22,7 @@ from fold_lightning.probes import FaceProbes, Probes, Segments
 from fold_lightning.regions import NoPolytopes
 from fold_lightning.walks import Walks
 
-OTHERS_SHARE = 0.25
+OTHERS_SHARE = 0.3
 """Of a measurement's time that codes may take, and faces; walks take what is left."""
 
 AT_LEAST = {"codes": 64, "faces": 8, "random_faces": 8, "walks": 1}
