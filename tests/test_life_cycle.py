@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,7 @@ def test_a_resumed_run_has_each_step_once_whatever_counts_as_one(tmp_path: Path,
     run("whole", 6)
     checkpoint = ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}", every_n_train_steps=12)  # six batches
     run("broken", 4, checkpoint)
+    time.sleep(1.1)  # TensorBoard reads files by their names, which tell seconds
     run("broken", 6, ckpt_path=tmp_path / "epoch=1.ckpt")
     whole, broken = (shown(str(tmp_path / name / "version_0")) for name in ("whole", "broken"))
     assert whole["folding/chi_mean"].keys() == broken["folding/chi_mean"].keys()

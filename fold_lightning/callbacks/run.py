@@ -49,7 +49,6 @@ class Run:
         self._survey: Survey | None = None
         self._restored: dict[str, Any] = {}
         self._has_failed = False
-        self._has_passed = False
         self._goes_on = False
 
     def begin(self, trainer: Trainer, model: LightningModule) -> None:
@@ -159,7 +158,7 @@ class Run:
             return {}
         state = {"scalars": self.scalars, "last_epoch": self.last_epoch, "paces": self._survey.state()}
         state |= {"settings": repr(self._settings.logged()), "fingerprint": self.probes.fingerprint}
-        if self._has_passed and sum(part.nbytes for part in self.probes.pool if part is not None) <= MOST_KEPT:
+        if self.source.is_stream and sum(part.nbytes for part in self.probes.pool if part is not None) <= MOST_KEPT:
             state["pool"] = self.probes.pool
         return state
 
@@ -175,7 +174,6 @@ class Run:
     def _kept_pool(self) -> Pool | None:
         if "pool" not in self._restored or self._settings.probes is not None:
             return None
-        self._has_passed = True
         self.source.close()
         pool: Pool = self._restored["pool"]
         return pool
@@ -195,7 +193,6 @@ class Run:
         every = settings.num_inputs == "all" and settings.probes is not None
         self.probes = Probes(pool, len(inputs) if every else settings.most_counted, segments, faces)
         self._survey = Survey(self.measurement, self.probes, codes=settings.codes)
-        self._has_passed |= self.source.is_stream
         self._go_on(self._survey, self.probes)
 
     def _go_on(self, survey: Survey, probes: Probes) -> None:

@@ -61,7 +61,7 @@ class Survey:
         self.probes = probes
         self._measurement, self._codes_wanted = measurement, codes
         self._paces = {name: Pace(least) for name, least in AT_LEAST.items()}
-        self._has_faces = probes.faces is not None
+        self._faces = probes.faces  # None as soon as there turn out to be none
         self._says_classes: bool | None = None
         self._has_told = False
 
@@ -86,8 +86,8 @@ class Survey:
         begin, findings = time.perf_counter(), Findings()
         if self._codes_wanted and not counts_later:
             self._take_codes(team, model, _part(seconds), passed, findings)
-        if self._has_faces and self.probes.faces is not None:
-            self._take_faces(team, model, self.probes.faces, _part(seconds), findings)
+        if self._faces is not None:
+            self._take_faces(team, model, self._faces, _part(seconds), findings)
         if self.probes.segments is not None:
             left = None if seconds is None else max(0.0, seconds - (time.perf_counter() - begin))
             self._take_walks(team, model, self.probes.segments, left, findings)
@@ -100,9 +100,9 @@ class Survey:
             self._measurement.walks(model, self.probes.segments.of(slice(1)))
         if self._codes_wanted:
             self._measurement.codes(model, self.probes.counted[0][:2])
-        if self.probes.faces is not None:
+        if self._faces is not None:
             try:
-                self._measurement.faces(model, self.probes.pool[0][:1], self.probes.faces.directions(1))
+                self._measurement.faces(model, self.probes.pool[0][:1], self._faces.directions(1))
             except NoPolytopes as reason:
                 self._leave_faces_out(reason)
 
@@ -171,7 +171,7 @@ class Survey:
             layers[:] = measures.by_layer
             if float(measures.chi.max()) > most:
                 most = float(measures.chi.max())
-                findings.most_folded = walks[int(measures.chi.argmax())]
+                findings.most_folded = walks.only(int(measures.chi.argmax()))
             return measures.rows
 
         done, rows = team.spread(len(segments), walk, self._paces["walks"], seconds)
@@ -191,7 +191,7 @@ class Survey:
         findings.scalars |= summaries.folding_scalars(measures, phi)
 
     def _leave_faces_out(self, reason: NoPolytopes) -> None:
-        self._has_faces = False
+        self._faces = None
         rank_zero_info(f"FoldingMonitor counts no faces. {reason}")
 
 

@@ -269,8 +269,8 @@ class ProbeSource:
         return self._from_stream
 
     def close(self) -> None:
-        """Probes are there: keeps nothing more of what passes."""
-        self._passing = None
+        """A checkpoint kept what passed before it: keeps nothing more."""
+        self._passing, self._from_stream = None, True
 
     def restart(self) -> None:
         """Forgets what has passed: the stream begins again."""

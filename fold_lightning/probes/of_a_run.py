@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -34,7 +35,7 @@ class Probes:
         inputs, labels = self.pool
         return inputs[: self.num_counted], None if labels is None else labels[: self.num_counted]
 
-    @property
+    @cached_property  # every checkpoint asks for it
     def fingerprint(self) -> str:
         """The same for the same inputs, in another process too."""
         digest = hashlib.blake2b(digest_size=16)

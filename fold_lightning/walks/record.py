@@ -107,22 +107,6 @@ class Walks:
             first_codes=joined("first_codes"),
         )
 
-    def __getitem__(self, i: int) -> Walks:
-        """The walk of one segment alone."""
-        i = range(self.num_segments)[i]
-        events = self.segment == i
-        return replace(
-            self,
-            segment=torch.zeros_like(self.segment[events]),
-            position=self.position[events],
-            unit=self.unit[events],
-            num_segments=1,
-            exact=self.exact[i : i + 1],
-            complete=self.complete[i : i + 1],
-            resolution=self.resolution[i : i + 1],
-            first_codes=self.first_codes[i : i + 1],
-        )
-
     def select(self, layers: Patterns) -> Walks:
         """The same walks seen through the bits of some layers alone; units are numbered anew, positions stay.
 
