@@ -25,6 +25,9 @@ MOST_DIMENSIONS = 4
 NEAR = 0.1
 """Vertices that are farther than this part of the way to the walls are the walls', and the region is unbounded."""
 
+ROUNDING = 1e-12
+"""Of a box, what a plane must cut off."""
+
 FLAT = 1e-12
 """What counts as 0 of a polytope's volume."""
 
@@ -93,6 +96,13 @@ def region_shapes(
     ]
 
 
+def polygons(regions: ActivationRegions, box: tuple[float, float]) -> list[Tensor]:
+    """The corners (V, 2) of what a square leaves of each region of a plane, in the coordinates of the region; none where nothing."""
+    rows = rows_of(regions)
+    parts = zip(rows.normals, rows.slacks, rows.real, regions.centers, strict=True)
+    return [_cut(normals[real], slacks[real], center, box) + center for normals, slacks, real, center in parts]
+
+
 def _shape(normals: Tensor, slacks: Tensor, center: Tensor, box: tuple[float, float] | None, cut: Cut) -> RegionShape:
     """The shape of ``normals . x <= slacks`` around a center."""
     if box is not None and cut == "all":
@@ -113,9 +123,36 @@ def _shape(normals: Tensor, slacks: Tensor, center: Tensor, box: tuple[float, fl
 
 def _cut(normals: Tensor, slacks: Tensor, center: Tensor, box: tuple[float, float]) -> Tensor:
     """The vertices of what a box leaves."""
+    if len(center) == 2:
+        polygon = _clipped(normals.cpu().numpy(), slacks.cpu().numpy(), *((bound - center).cpu().numpy() for bound in box))
+        return torch.from_numpy(polygon).to(normals)
     eye = torch.eye(len(center), dtype=center.dtype, device=center.device)
     walls = torch.cat([box[1] - center, center - box[0]])
     return _vertices(torch.cat([normals, eye, -eye]), torch.cat([slacks, walls]))[0]
+
+
+def _clipped(normals: np.ndarray, slacks: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The corners (V, 2) of what half-planes leave of a rectangle, cut by one after the other, the one that takes most first."""
+    corners = np.array([low, [high[0], low[1]], high, [low[0], high[1]]])
+    nothing = ROUNDING * np.abs(corners).max()
+    while len(corners) > 2 and len(slacks):
+        heights = corners @ normals.T - slacks
+        most = heights.max(0).argmax()
+        if heights[:, most].max() <= nothing:
+            return corners
+        corners = _below(corners, heights[:, most])
+        corners = corners[np.abs(corners - np.roll(corners, -1, axis=0)).max(1) > nothing]
+    return corners if len(corners) > 2 else corners[:0]
+
+
+def _below(corners: np.ndarray, heights: np.ndarray) -> np.ndarray:
+    """The corners of what a line leaves of a convex polygon, all in their order; heights (V,) are those above the line."""
+    stays, behind = heights <= 0, np.roll(corners, -1, axis=0)
+    crosses = stays != np.roll(stays, -1)
+    share = heights / np.where(crosses, heights - np.roll(heights, -1), 1.0)
+    points = np.stack([corners, corners + share[:, None] * (behind - corners)], axis=1)
+    left: np.ndarray = points[np.stack([stays, crosses], axis=1)]
+    return left
 
 
 def _vertices(normals: Tensor, slacks: Tensor) -> tuple[Tensor, bool]:
