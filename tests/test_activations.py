@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fold_lightning import activation_codes, segment_walks
+from fold_lightning.activations import architecture
+from fold_lightning.activations.borrowing import kept_borrowed
+from fold_lightning.activations.census import take_census
 
 
 class Everything(nn.Module):
@@ -442,3 +445,31 @@ def test_objects_that_a_forward_pass_steps_are_as_before() -> None:
     activation_codes(model, torch.randn(3, 2))
     for schedule in (model.schedule, model.space.inner):
         assert schedule.steps == 0 and schedule.seen == [0.0]
+
+
+def test_a_model_that_is_kept_borrowed_is_looked_at_once_and_then_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, other, (x, y) = mlp(3, 8, 8, 2), mlp(3, 5, 2), torch.randn(2, 6, 3).double()
+    looked: list[nn.Module] = []
+    monkeypatch.setattr(architecture, "take_census", lambda *given: looked.append(given[0]) or take_census(*given))
+
+    def bits() -> list[Tensor]:
+        walks = segment_walks(model, x, y)
+        return [activation_codes(model, x).bits, walks.position, activation_codes(model, y, layers="1").bits]
+
+    apart = bits()
+    assert len(looked) == 3 * 2 and len(set(looked)) == 3
+    looked.clear()
+    model.train()
+    with kept_borrowed(model, x):
+        together = bits()
+        assert len(looked) == 2 * 2 and len(set(looked)) == 1  # other layers are another look
+        assert torch.equal(activation_codes(other, x).bits, other[0](x) > 0)
+        called = activation_codes(model, x, forward=lambda model, x: model[:2](x))
+        assert called.bits.shape == (6, 8) and len(set(looked)) == 3
+    assert all(torch.equal(one, two) for one, two in zip(apart, together, strict=True)) and model.training
+    with pytest.raises(KeyError), kept_borrowed(model, x):
+        raise KeyError
+    with torch.no_grad():
+        model[0].weight.mul_(-1)
+        model[0].bias.mul_(-1)
+    assert torch.equal(activation_codes(model, x, layers="1").bits, ~apart[0][:, :8])

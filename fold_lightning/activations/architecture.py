@@ -63,8 +63,16 @@ class Architecture:
 def inspect_model(borrowed: BorrowedModel, inputs: Tensor, layers: Patterns = None) -> Architecture:
     """Passes two and then three inputs through the model, and reports what it met.
 
-    Two sizes of batch show along which dimension the inputs lie, and that no input sees the others.
+    Two sizes of batch show along which dimension the inputs lie, and that no input sees the others. A loan is looked at once.
     """
+    key = inputs.shape[1:], repr(layers)
+    if key not in borrowed.looks:
+        borrowed.looks[key] = _inspect(borrowed, inputs, layers)
+    architecture: Architecture = borrowed.looks[key]
+    return architecture
+
+
+def _inspect(borrowed: BorrowedModel, inputs: Tensor, layers: Patterns) -> Architecture:
     pair = _two_different(inputs)
     census, second = take_census(borrowed, pair), take_census(borrowed, pair[[1, 0, 1]])
     two, three = census.met, second.met
@@ -81,13 +89,13 @@ def inspect_model(borrowed: BorrowedModel, inputs: Tensor, layers: Patterns = No
         warnings.warn(
             f"{unlisted}: bends each element, but is not in the table of activations, so its units do not count. If it is meant as "
             "one, `fold_lightning.register_activation` adds it, as a function of torch or as the class of a module.",
-            stacklevel=3,
+            stacklevel=4,
         )
     if lost:
         warnings.warn(
             "Something that depends on the input left torch's functions on its way (through NumPy, say), and what bends it there is "
             "not seen.",
-            stacklevel=3,
+            stacklevel=4,
         )
     dims = {name: _batch_dim(name, z, three[name][1]) for name, (_, z) in two.items() if name in three}
     counted = tuple(select_layers(layers, list(two)))

@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class BorrowedModel:
 
     Attributes:
         in_float64: Whether all dtypes read as float64, and casts between floating ones do nothing.
+        looks: What was found by looking at it, to be looked up as long as the loan lasts.
     """
 
     in_float64 = True
@@ -43,6 +45,7 @@ class BorrowedModel:
         self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
         self._copies: dict[int, tuple[Tensor, Tensor]] = {}
         self._buffers = {id(b) for b in model.buffers()}
+        self.looks: dict[Any, Any] = {}
 
     def copies(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a cast between floating dtypes, which is none here, is a copy in the user's model, not the tensor itself."""
@@ -108,8 +111,29 @@ def borrow(model: nn.Module, inputs: Tensor, forward: Forward = None) -> Iterato
             f"{type(model).__name__} is a ScriptModule, whose activations can't be seen: pass the module that it was made from."
         )
     _check_device(model, inputs)
+    kept = _kept.get()
+    if kept is not None and kept[0] is model and kept[1] is forward:
+        yield kept[2]
+        return
     with undisturbed(model), eager():
         yield BorrowedModel(model, forward, _float64_device(inputs.device))
+
+
+_kept: ContextVar[tuple[nn.Module, Forward, BorrowedModel] | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def kept_borrowed(model: nn.Module, inputs: Tensor, forward: Forward = None) -> Iterator[None]:
+    """One loan for all that borrows a model meanwhile, called in the same way: its weights are copied once, and it is looked at once.
+
+    The arguments are those of `borrow`. The model must not be trained meanwhile.
+    """
+    with borrow(model, inputs, forward) as borrowed:
+        token = _kept.set((original_module(model), forward, borrowed))
+        try:
+            yield
+        finally:
+            _kept.reset(token)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from fold_lightning.activations import ActivationCodes
-from fold_lightning.activations.borrowing import forward_function
+from fold_lightning.activations.borrowing import forward_function, kept_borrowed
 from fold_lightning.activations.codes import codes_and_outputs
 from fold_lightning.codes import hamming_distance
 from fold_lightning.faces import face_counts
@@ -23,7 +23,7 @@ from fold_lightning.metrics import DistinctCodes
 from fold_lightning.probes import Pool, Segments, finite_inputs, predicted_classes
 from fold_lightning.region_graph import region_graph
 from fold_lightning.regions import ActivationRegions, NoPolytopes, activation_regions, random_directions
-from fold_lightning.shapes import region_shapes
+from fold_lightning.shapes import polygons, region_shapes
 from fold_lightning.walks import Walks, segment_walks
 
 HALF_SPACES_AT_ONCE = 2**21
@@ -47,6 +47,11 @@ class Measurement:
     def __init__(self, layers: str | list[str] | None, forward: str | Callable[..., Any] | None) -> None:
         self._layers, self._forward = layers, forward
         self._warned: set[str] = set()
+        self._region_size: int | None = None  # numbers in the normals of one, known from the first
+
+    def once_borrowed(self, model: LightningModule, inputs: Tensor) -> AbstractContextManager[None]:
+        """Borrows the model once for all that is measured meanwhile."""
+        return kept_borrowed(model, inputs[:1].to(model.device), self._forward)
 
     def walks(self, model: LightningModule, segments: Segments) -> Walks:
         """The walks of some segments."""
@@ -67,16 +72,16 @@ class Measurement:
 
     def faces(self, model: LightningModule, inputs: Tensor, directions: Tensor | None) -> Tensor:
         """How many faces the regions around some inputs have, int64 (B,); or their slices along directions (B, k, features)."""
-        inputs = inputs.to(model.device)
-        first = None if directions is None else directions[:1]
-        size = max(1, HALF_SPACES_AT_ONCE // max(1, self._regions(model, inputs[:1], first).normals.numel()))
-        parts = [slice(begin, begin + size) for begin in range(0, len(inputs), size)]
-        return torch.cat(
-            [
-                face_counts(self._regions(model, inputs[part], None if directions is None else directions[part]))
-                for part in parts
-            ]
-        )
+        inputs, done = inputs.to(model.device), 0
+        counts: list[Tensor] = []
+        while done < len(inputs):
+            size = 1 if self._region_size is None else max(1, HALF_SPACES_AT_ONCE // self._region_size)
+            rows = slice(done, done + size)
+            regions = self._regions(model, inputs[rows], None if directions is None else directions[rows])
+            self._region_size = max(1, regions.normals[0].numel())
+            counts.append(face_counts(regions))
+            done += size
+        return torch.cat(counts)
 
     def slice(self, model: LightningModule, x: Tensor, seed: int) -> SliceRegions:
         """The regions of a plane around an input (1, ...): the input's features if they are two, else a random slice."""
@@ -90,18 +95,18 @@ class Measurement:
         def in_the_plane(model: nn.Module, y: Tensor) -> Any:
             return forward_function(model, self._forward)(x.double() + torch.tensordot(y, directions, dims=1))
 
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it stops at its limit, or at a face too thin to see
-                graph = region_graph(
-                    model, torch.zeros_like(here.normals[:, 0]), max_regions=MOST_POLYGONS, forward=in_the_plane
-                )
-        except NoPolytopes:  # what pooling bends is not told by codes
-            return [own.vertices], torch.zeros(1, dtype=torch.int64), extent
-        regions = activation_regions(model, graph.points.to(x.device), forward=in_the_plane)
-        shapes = region_shapes(regions, box=(-extent, extent), cut="all")
-        seen = [i for i, shape in enumerate(shapes) if shape.num_simplices]
-        return [shapes[i].vertices for i in seen], hamming_distance(graph.codes[seen], graph.codes[:1]), extent
+        origin = torch.zeros_like(here.normals[:, 0])
+        with kept_borrowed(model, origin, in_the_plane):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # it stops at its limit, or at a face too thin to see
+                    graph = region_graph(model, origin, max_regions=MOST_POLYGONS, forward=in_the_plane)
+            except NoPolytopes:  # what pooling bends is not told by codes
+                return [own.vertices], torch.zeros(1, dtype=torch.int64), extent
+            regions = activation_regions(model, graph.points.to(x.device), forward=in_the_plane)
+        corners = polygons(regions, box=(-extent, extent))
+        seen = [i for i, found in enumerate(corners) if len(found)]
+        return [corners[i] for i in seen], hamming_distance(graph.codes[seen], graph.codes[:1]), extent
 
     def _regions(self, model: LightningModule, inputs: Tensor, directions: Tensor | None) -> ActivationRegions:
         with self._each_warning_once():

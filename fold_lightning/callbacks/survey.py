@@ -84,13 +84,14 @@ class Survey:
             counts_later: Whether they are, and nothing has passed yet.
         """
         begin, findings = time.perf_counter(), Findings()
-        if self._codes_wanted and not counts_later:
-            self._take_codes(team, model, _part(seconds), passed, findings)
-        if self._faces is not None:
-            self._take_faces(team, model, self._faces, _part(seconds), findings)
-        if self.probes.segments is not None:
-            left = None if seconds is None else max(0.0, seconds - (time.perf_counter() - begin))
-            self._take_walks(team, model, self.probes.segments, left, findings)
+        with self._measurement.once_borrowed(model, self.probes.pool[0]):
+            if self._codes_wanted and not counts_later:
+                self._take_codes(team, model, _part(seconds), passed, findings)
+            if self._faces is not None:
+                self._take_faces(team, model, self._faces, _part(seconds), findings)
+            if self.probes.segments is not None:
+                left = None if seconds is None else max(0.0, seconds - (time.perf_counter() - begin))
+                self._take_walks(team, model, self.probes.segments, left, findings)
         findings.scalars[summaries.SECONDS] = team.leader_says(time.perf_counter() - begin)
         return findings
 
