@@ -47,15 +47,40 @@ def test_without_limit_all_is_taken_at_once(clock: Clock) -> None:
     assert list(Pace(1).blocks(64, None)) == [range(64)]
 
 
-@pytest.mark.parametrize("each", [0.001, 0.01, 0.1, 0.7, 5.0])
+@pytest.mark.parametrize("each", [0.001, 0.01, 0.09, 0.7, 5.0])
+@pytest.mark.parametrize("a_call", [0.0, 0.008, 0.1])
 @pytest.mark.parametrize("seconds", [0.05, 1.0, 3.0])
-def test_a_limit_is_kept_wherever_one_row_fits_it_and_most_of_it_is_used(clock: Clock, each: float, seconds: float) -> None:
+def test_a_limit_is_kept_wherever_one_row_fits_it_and_most_of_it_is_used(
+    clock: Clock, each: float, a_call: float, seconds: float
+) -> None:
+    paced = Pace(1)
+    for _ in range(6):
+        begin = clock.now
+        done = measured(paced, clock, seconds, lambda n: a_call + n * each)
+        assert clock.now - begin <= max(seconds, a_call + each) * (1 + 1e-9)
+    too_many = (pace.CLEARLY_MORE if a_call else 2) * done  # that calls take long is learned by calls
+    assert done == 64 or 2 * a_call + too_many * each > pace.MARGIN * seconds
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [
+        lambda n: 0.01 * n**1.3,  # a call of many is slower than many calls
+        lambda n: 0.05 if n == 1 else 0.01 * n,  # the first of all calls is slower
+        lambda n: 0.02 * n if n < 3 else 0.001 * n,
+    ],
+)
+def test_a_cost_that_is_no_line_breaks_no_limit(clock: Clock, cost: Callable[[int], float]) -> None:
     paced = Pace(1)
     for _ in range(4):
         begin = clock.now
-        done = measured(paced, clock, seconds, lambda n: n * each)
-        assert clock.now - begin <= max(seconds, each) * (1 + 1e-9)
-        assert done == 64 or done == 1 or 2 * done * each > pace.MARGIN * seconds
+        done = measured(paced, clock, 0.5, cost)
+        assert clock.now - begin <= 0.5 * (1 + 1e-9) and done >= 8
+
+
+def test_what_a_call_costs_is_not_taken_for_what_a_row_costs(clock: Clock) -> None:
+    paced = Pace(1)
+    assert [measured(paced, clock, 0.1, lambda n: 0.008 + 0.0008 * n) for _ in range(3)] == [32, 32, 32]
 
 
 def test_the_same_number_is_taken_as_long_as_it_fits(clock: Clock) -> None:
@@ -116,7 +141,7 @@ def test_a_monitor_keeps_its_limit_by_fewer_segments_and_says_how_many(tmp_path:
     clock, walks = Clock(), Measurement.walks
 
     def slow(self: Measurement, model: LightningModule, segments: Any) -> Any:
-        clock.now += 0.1 * len(segments)
+        clock.now += 0.09 * len(segments)
         return walks(self, model, segments)
 
     monkeypatch.setattr(Measurement, "walks", slow)
@@ -126,7 +151,7 @@ def test_a_monitor_keeps_its_limit_by_fewer_segments_and_says_how_many(tmp_path:
     trainer = fit(tmp_path, monitor)
     for _, values in trainer.logger.said:
         assert set(values) == TAGS
-        assert values["folding/segments"] == 8 and values["folding/seconds"] == pytest.approx(0.8)
+        assert values["folding/segments"] == 8 and values["folding/seconds"] == pytest.approx(0.72)
     chi = monitor._run.measurement.walks(trainer.lightning_module, monitor._run.probes.segments.of(slice(8)))
     assert trainer.logger.said[-1][1]["folding/regions"] == pytest.approx(chi.num_regions().double().mean().item(), rel=1e-6)
 

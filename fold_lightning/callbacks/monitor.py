@@ -31,7 +31,7 @@ class FoldingMonitor(AnyCallback):
     `EarlyStopping` can use them; epochs without a measurement, or with one that failed, keep the last, and an epoch that has none
     yet is measured. The model, its gradients and all random states stay as they were: training with the monitor is
     bit-identical, unless `regularize=` asks for more folding. A measurement that fails during training is skipped with one warning.
-    By default it takes about 3 % of the time that training takes, by measuring as many of the segments and inputs as that allows.
+    By default it takes about 2 % of the time that training takes, by measuring as many of the segments and inputs as that allows.
 
     Labels are classes if they are integers or booleans (B,) or (B, 1), zeros and ones of any type, or one-hot (B, C); a negative one
     says that its input has none. Inputs of a stream that can't be read by index are those that pass first, and there is a
@@ -87,7 +87,7 @@ class FoldingMonitor(AnyCallback):
         seed: Of the choice of inputs, segments and slices.
         batch_to_inputs: A function of a batch that returns its inputs or (inputs, labels); needed where the batch is no tensor,
             no tuple that begins with one, and no dict.
-        max_seconds: How long a measurement may take. "auto" takes 3 % of the time since the last one (0.1 s at least), and measures
+        max_seconds: How long a measurement may take. "auto" takes 2 % of the time since the last one (0.05 s at least), and measures
             less often where even one segment takes longer; a number is kept at each measurement, but for the fewest inputs and
             segments; None has no limit, so that values depend on no clock. What does not fit is left out from the end, by a decision
             of the first process, and the tags say how much was measured. `num_inputs="all"` counts them all in any case.

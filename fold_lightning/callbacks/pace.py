@@ -10,10 +10,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 MaxSeconds = float | Literal["auto"] | None
 
-SHARE = 0.03
+SHARE = 0.02
 """Of the time that passed since the last measurement, which the next one may take by default."""
 
-LEAST_SECONDS = 0.1
+LEAST_SECONDS = 0.05
 """What it may take in any case: in a run of seconds there is no use in sparing more."""
 
 MARGIN = 0.8
@@ -21,6 +21,9 @@ MARGIN = 0.8
 
 CLEARLY_MORE = 4
 """Only if so many times as many rows fit, more are taken: a curve should be one of the same segments."""
+
+GROWTH = 4
+"""So many times the rows done are the most that a next call may reach, while it is not known how many fit."""
 
 
 class Allowance:
@@ -69,9 +72,10 @@ class Allowance:
 
 
 class Pace:
-    """How long a row of some work takes, learned from one measurement to the next, and how many fit a time.
+    """What some work takes, learned from one measurement to the next, and how many rows of it fit a time.
 
-    As many as fit are a power of two times the least, so that neighbouring measurements take the same number.
+    A call takes a time of its own and one for each of its rows: two calls of different size tell them apart. As many rows as fit
+    are a power of two times the least, so that neighbouring measurements take the same number.
 
     Args:
         least: How many to take in any case.
@@ -79,7 +83,7 @@ class Pace:
 
     def __init__(self, least: int) -> None:
         self._least = least
-        self._seconds_each: float | None = None
+        self._seconds_a_call = self._seconds_a_row = 0.0
         self._usual: int | None = None
 
     def blocks(self, count: int, seconds: float | None, processes: int = 1) -> Iterator[range]:
@@ -94,36 +98,59 @@ class Pace:
             yield range(count)
             return
         begin, done, least = time.perf_counter(), 0, min(count, max(self._least, processes))
-        planned = self._plan(count, least, seconds)
-        size = least if planned is None else max(least, (planned + 1) // 2)
+        goal = self._goal(count, least, seconds)
+        size = max(least, min(count, self._usual or least) if goal is None else (goal + 1) // 2)
+        before: tuple[int, float] | None = None
         while size > 0:
+            at = time.perf_counter()
             yield range(done, done + size)
             done += size
-            self._seconds_each = max(time.perf_counter() - begin, 1e-9) / done  # a clock may be coarse
-            fitting = self._fitting(count, least, seconds)
-            size = (fitting if planned is None else planned if planned <= seconds / self._seconds_each else 0) - done
+            before = self._learn(size, time.perf_counter() - at, before)
+            passed = time.perf_counter() - begin
+            if goal is None:
+                size = self._most(min(count, GROWTH * done), least, MARGIN * seconds - passed, done=done) - done
+            else:
+                size = goal - done if self._takes(goal - done) <= seconds - passed else 0
         self._usual = done
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"seconds_each": self._seconds_each, "usual": self._usual}
+        return {"call": self._seconds_a_call, "row": self._seconds_a_row, "usual": self._usual}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
-        self._seconds_each, self._usual = state["seconds_each"], state["usual"]
+        self._seconds_a_call, self._seconds_a_row, self._usual = state["call"], state["row"], state["usual"]
 
-    def _plan(self, count: int, least: int, seconds: float) -> int | None:
-        """As many as last time, unless they no longer fit or far more would; None if there was none."""
-        if self._usual is None or self._seconds_each is None:
+    def _goal(self, count: int, least: int, seconds: float) -> int | None:
+        """How many to take, in two blocks: as last time, or fewer where they no longer fit; None where that is to be found out."""
+        if self._usual is None:
             return None
-        there_is_time_for = seconds / self._seconds_each
-        if least <= self._usual <= min(count, there_is_time_for) and there_is_time_for < CLEARLY_MORE * self._usual:
-            return self._usual
-        return self._fitting(count, least, seconds)
+        if not least <= self._usual <= count or self._takes(self._usual, calls=2) > seconds:
+            return self._most(min(count, self._usual), least, MARGIN * seconds - self._seconds_a_call)
+        far_more_fit = self._takes(CLEARLY_MORE * self._usual, calls=2) <= seconds
+        return None if far_more_fit and self._usual < count else self._usual
 
-    def _fitting(self, count: int, least: int, seconds: float) -> int:
-        assert self._seconds_each is not None
+    def _most(self, count: int, least: int, seconds: float, done: int = 0) -> int:
+        """How many rows there will be if those that are still to be done take so long, in one call."""
         rows = least
-        while 2 * rows <= MARGIN * seconds / self._seconds_each and rows < count:
+        while rows < count and self._takes(min(count, 2 * rows) - done) <= seconds:
             rows *= 2
-        return min(rows, count)
+        return max(done, min(rows, count))
+
+    def _takes(self, rows: int, calls: int = 1) -> float:
+        return calls * self._seconds_a_call + rows * self._seconds_a_row
+
+    def _learn(self, rows: int, seconds: float, before: tuple[int, float] | None) -> tuple[int, float]:
+        """Learns from a call, and from one of this measurement before it."""
+        seconds = max(seconds, 1e-9)  # a clock may be coarse
+        expected = self._takes(rows)
+        if before is not None and rows >= 2 * before[0]:
+            a_row = min(seconds / rows, (seconds - before[1]) / (rows - before[0]))
+            a_row = a_row if a_row > 0 else seconds / rows  # the first of all calls takes longer
+            self._seconds_a_call, self._seconds_a_row = seconds - rows * a_row, a_row
+        elif expected > 0:
+            self._seconds_a_call *= seconds / expected
+            self._seconds_a_row *= seconds / expected
+        else:
+            self._seconds_a_row = seconds / rows
+        return rows, seconds
