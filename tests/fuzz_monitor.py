@@ -129,6 +129,12 @@ class Training:
             "progress": (trainer.global_step, trainer.current_epoch, trainer.should_stop),
         }
 
+    def had_to_measure(self) -> bool:
+        """Whether an epoch ended after which there is something to log, and no warning says why not."""
+        validates = self.trainer.enable_validation and sum(self.trainer.num_val_batches) > 0
+        ended = self.witness.ends["validation" if validates else "training"] > 0
+        return ended and not any("measured nothing" in message for message in self.warned)
+
     def may_be_refused(self) -> list[str]:
         """What an error at the start may say."""
         task, settings, arguments = self.task, self.settings, self.arguments
@@ -218,8 +224,9 @@ class Fuzz:
                 self.counts[f"differences: {what}"] += 1
                 wrong.append(f"{what} differ")
         self.counts["measured" if monitored.measures else "logged nothing"] += 1
-        if not monitored.measures:
-            print(f"\nseed {monitored.seed} logged nothing", ", ".join(monitored.draw.notes))
+        if not monitored.measures and monitored.had_to_measure():
+            self.counts["logged nothing without need"] += 1
+            wrong.append("logged nothing")
         if monitored.warned:
             self.counts["warned"] += 1
             wrong += self._judge_warnings(monitored)
@@ -341,7 +348,13 @@ def quiet() -> Iterator[None]:
 
 def table(counts: Counter[str]) -> str:
     """The counts, one a line; those that must be 0 stand there all the same."""
-    must = ("crashes of training", "refused without need", "failed measurements without need", "wrong integers")
+    must = (
+        "crashes of training",
+        "refused without need",
+        "failed measurements without need",
+        "logged nothing without need",
+        "wrong integers",
+    )
     return "\n".join(f"{counts[name]:7d}  {name}" for name in sorted({*counts, *must}))
 
 
@@ -364,6 +377,7 @@ def main(arguments: list[str] | None = None) -> int:
             if wrong := compare_model(seed, fuzz.counts):
                 fuzz.failures[seed] = wrong
                 print(f"\nmodel {seed}:", *wrong, sep="\n    ", flush=True)
+            print(f"\r{fuzz.counts['networks']} networks, {len(fuzz.failures)} fail", end="", flush=True)
     print(f"\n{table(fuzz.counts)}")
     slowest = sorted(fuzz.seconds, key=fuzz.seconds.__getitem__)[:-4:-1]
     print("slowest:", ", ".join(f"seed {seed} {fuzz.seconds[seed]:.0f} s" for seed in slowest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ class Settings:
             found.append(EMAWeightAveraging(decay=0.9))
         if draw.happens("learning rates", 0.1) and self.logger != "none":
             found.append(LearningRateMonitor())
-        copies = any(isinstance(callback, EMAWeightAveraging) for callback in found)
+        copies = any(isinstance(callback, (EMAWeightAveraging, StochasticWeightAveraging)) for callback in found)
         keeps_float32 = self.options["precision"] == "32-true" and self._subject.net[-1].weight.dtype == torch.float32
         if draw.happens("pruning", 0.07) and not copies and keeps_float32:
             found.append(ModelPruning("l1_unstructured", [(self._subject.net[-1], "weight")], amount=0.3))
@@ -179,12 +180,13 @@ def probes(draw: Draw, task: Task) -> Any:
 
 
 class Witness(Callback):
-    """Writes down what a training does, step by step: batches, losses and random states."""
+    """Writes down what a training does, step by step: batches, losses and random states; and how many epochs it ended."""
 
     def __init__(self) -> None:
         self.batches: list[Any] = []
         self.losses: list[Any] = []
         self.has_begun = False
+        self.ends: Counter[str] = Counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.has_begun = True
@@ -198,6 +200,12 @@ class Witness(Callback):
     def on_validation_batch_end(self, *given: Any, **_: Any) -> None:
         self.losses.append(given[2].detach().clone())
         self.batches.append(given[3])
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.ends["validation"] += trainer.state.fn == "fit" and not trainer.sanity_checking
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.ends["training"] += 1
 
 
 class Measured(Callback):
