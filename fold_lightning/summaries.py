@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from io import BytesIO
@@ -143,6 +144,14 @@ def faces_scalars(data: Tensor | None, random: Tensor | None, dimension: int) ->
             values = statistics.compute()
             scalars |= {mean: float(values["mean"]), most: float(values["max"])}
     return scalars
+
+
+def unmeasured(*, folding: bool, codes: bool, faces: bool) -> dict[str, float]:
+    """NaN for each tag that callbacks may wait for, whatever the network is."""
+    tags = [CHI_MEAN, CHI_MEDIAN, CHI_MAX, FRACTION, REGIONS, EXACT, COMPLETE, SEGMENTS, PHI] * folding
+    tags += [DISTINCT, DISTINCT_FRACTION, CODES_INPUTS, DISTINCT_CORRECT] * codes
+    tags += [FACES_MEAN, FACES_MAX, FACES_BOUND, FACES_INPUTS] * faces
+    return dict.fromkeys([*tags, SECONDS], math.nan)
 
 
 def write_start(loggers: Iterable[Logger], scalars: dict[str, float], faces: str | None) -> None:

@@ -131,7 +131,8 @@ class Training:
 
     def had_to_measure(self) -> bool:
         """Whether an epoch ended after which there is something to log, and no warning says why not."""
-        validates = self.trainer.enable_validation and sum(self.trainer.num_val_batches) > 0
+        batches = self.trainer.num_val_batches  # none, where the first validation is yet to come
+        validates = self.trainer.enable_validation and (not batches or sum(batches) > 0)
         ended = self.witness.ends["validation" if validates else "training"] > 0
         return ended and not any("measured nothing" in message for message in self.warned)
 
@@ -142,6 +143,8 @@ class Training:
         found += ["the Trainer has no logger"] * (settings.logger == "none")
         unpackable = (task.needs_unpacking and not task.is_unpacked) or self.loaders.is_pair
         found += ["Pass `batch_to_inputs=`"] * (unpackable and "probes" not in arguments)
+        # Of a target that comes first, and can't be told from inputs.
+        found += ["forward pass refused a batch", "must be a whole number from 1 to the inputs'"] * unpackable
         subspace = arguments["face_subspace"]
         features = int(np.prod(task.shape))
         found += ["must be a whole number from 1 to the inputs'"] * (isinstance(subspace, int) and subspace > features)

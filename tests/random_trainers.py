@@ -180,13 +180,16 @@ def probes(draw: Draw, task: Task) -> Any:
 
 
 class Witness(Callback):
-    """Writes down what a training does, step by step: batches, losses and random states; and how many epochs it ended."""
+    """Writes down what a training does, step by step: batches, losses and random states; and how many epochs the last `fit` ended."""
 
     def __init__(self) -> None:
         self.batches: list[Any] = []
         self.losses: list[Any] = []
         self.has_begun = False
         self.ends: Counter[str] = Counter()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.ends.clear()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.has_begun = True

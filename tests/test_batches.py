@@ -171,6 +171,18 @@ def test_integers_are_refused_before_training_with_what_to_do(tmp_path: Path, dt
         fit(tmp_path, small(), model=NeverTrains(), given=formed(make, val=validation), num_sanity_val_steps=0)
 
 
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_batch_that_begins_with_something_else_is_refused_with_what_to_do(tmp_path: Path, measured: bool) -> None:
+    given = formed(lambda x, y: (torch.randn(len(x), 2), x, y))
+    with pytest.raises(
+        ValueError, match=r"refused a batch of shape \(2, 2\) in float64.*first tensor.*pass `batch_to_inputs=`"
+    ):
+        fit(tmp_path, small(measure_at_start=measured), model=NeverTrains(), given=given, num_sanity_val_steps=0)
+    with pytest.raises(ValueError, match=r"`forward=`\)$"):
+        monitor = small(batch_to_inputs=lambda batch: batch[0], measure_at_start=measured)
+        fit(tmp_path, monitor, model=NeverTrains(), given=given, num_sanity_val_steps=0)
+
+
 def bytes_of(size: int, seed: int) -> TensorDataset:
     x, y = data(size, seed).tensors
     return TensorDataset((127 + 40 * x).clamp(0, 255).to(torch.uint8), y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -185,6 +186,28 @@ def test_an_exception_in_a_measurement_costs_one_warning(tmp_path: Path, monkeyp
         trainer = fit(tmp_path, watch(num_segments=4), ModelCheckpoint(tmp_path, monitor="folding/chi_mean"), max_epochs=3)
     assert trainer.current_epoch == 3
     assert list(tmp_path.glob("*.ckpt"))
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_a_first_measurement_that_fails_costs_no_callback_that_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, validates: bool
+) -> None:
+    Breaking(monkeypatch, 2, RuntimeError("out of memory"))  # the first is the check at the start
+    tags = ("folding/chi_mean", "folding/phi", "codes/distinct", "faces/mean")
+    checkpoints = [ModelCheckpoint(tmp_path / tag.replace("/", " "), monitor=tag, mode="max", save_top_k=9) for tag in tags]
+    with pytest.warns(UserWarning, match="measured nothing at epoch 0: out of memory"):
+        trainer = fit(
+            tmp_path,
+            watch(num_segments=4, measure_at_start=False),
+            *checkpoints,
+            max_epochs=3,
+            given=loaders() if validates else loaders()[:1],
+        )
+    assert trainer.current_epoch == 3
+    said = [step for step, values in trainer.logger.said if "folding/chi_mean" in values]
+    assert len(said) == 2 and not any(v != v for _, values in trainer.logger.said for v in values.values())
+    for checkpoint in checkpoints:
+        assert len(checkpoint.best_k_models) == 3 and math.isfinite(checkpoint.best_model_score)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])

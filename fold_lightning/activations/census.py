@@ -111,11 +111,16 @@ def lost_calls(two: Census, three: Census) -> list[int]:
     return lost
 
 
+class InputsRefused(ValueError):
+    """The model raises when it is called."""
+
+
 def take_census(borrowed: BorrowedModel, inputs: Tensor) -> Census:
     """Passes inputs (B, ...) through the model and takes note of what it meets.
 
     Raises:
-        ValueError: If the model refuses them, or has activations that can't be seen.
+        InputsRefused: If the model raises.
+        ValueError: If it has activations that can't be seen.
     """
     census = Census(borrowed)
     try:
@@ -126,8 +131,8 @@ def take_census(borrowed: BorrowedModel, inputs: Tensor) -> Census:
             "`forward=` with a part of the model that does without it."
         ) from error
     except Exception as error:
-        raise ValueError(
-            f"The model's forward pass refused a batch of shape {tuple(inputs.shape)}: {type(error).__name__}: {error} "
+        raise InputsRefused(
+            f"The model's forward pass refused a batch of shape {tuple(inputs.shape)} in float64: {type(error).__name__}: {error} "
             "(expected: inputs as the model takes them, batch first; for a model that takes anything else, pass `forward=`)"
         ) from error
     return census

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -15,6 +16,7 @@ from fold_lightning.callbacks.run import Run
 from fold_lightning.callbacks.settings import Settings
 from fold_lightning.probes import FaceInputs, FaceSubspace, user_probes
 from fold_lightning.regularizer import FoldingRegularizer
+from fold_lightning.summaries import unmeasured
 
 
 class AnyCallback(Callback):
@@ -30,7 +32,8 @@ class FoldingMonitor(AnyCallback):
     there is no validation, and once before training, at step 0. Values go through `self.log`, so `ModelCheckpoint` and
     `EarlyStopping` can use them; epochs without a measurement, or with one that failed, keep the last, and an epoch that has none
     yet is measured. The model, its gradients and all random states stay as they were: training with the monitor is
-    bit-identical, unless `regularize=` asks for more folding. A measurement that fails during training is skipped with one warning.
+    bit-identical, unless `regularize=` asks for more folding. A measurement that fails during training is skipped with one warning;
+    as long as none has succeeded, callbacks that wait for a tag find NaN.
     By default it takes about 2 % of the time that training takes, by measuring as many of the segments and inputs as that allows.
 
     Labels are classes if they are integers or booleans (B,) or (B, 1), zeros and ones of any type, or one-hot (B, C); a negative one
@@ -283,6 +286,10 @@ class FoldingMonitor(AnyCallback):
             pl_module.log_dict(
                 run.scalars, on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1, reduce_fx="max"
             )
+        elif run.failed_at_first:  # a callback that waits for a tag would end the training
+            settings = self.settings
+            nothing = unmeasured(folding=settings.folding, codes=settings.codes, faces=bool(settings.faces))
+            trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in nothing.items()})
 
 
 def _is_fitting(trainer: Trainer) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from fold_lightning import summaries
 from fold_lightning.activations.borrowing import preserved_random_state
+from fold_lightning.activations.census import InputsRefused
 from fold_lightning.callbacks.measurement import CodeCounts, Measurement
 from fold_lightning.callbacks.pace import Allowance
 from fold_lightning.callbacks.pictures import Pictures
@@ -37,6 +40,7 @@ class Run:
         self.scalars: dict[str, float] = {}
         self.last_epoch = 0
         self.is_measuring = False
+        self.failed_at_first = False
         model = trainer.lightning_module
         self.source = ProbeSource(settings.most_inputs, settings.seed, settings.probes, settings.batch_to_inputs, model)
         self.probes: Probes | None = None
@@ -69,12 +73,13 @@ class Run:
         if self._survey is None:
             self.source.restart()  # the sanity check's batches come again
         elif self._settings.measure_at_start and trainer.global_step == 0:
-            self.measure(trainer, model, step=0, passed=None)
+            with self._telling_of_batches():
+                self.measure(trainer, model, step=0, passed=None)
             if trainer.is_global_zero:
                 faces = None if self.probes is None or self.probes.faces is None else self.probes.faces.describe()
                 summaries.write_start(trainer.loggers, self.scalars, faces)
         else:
-            with self.team.together():
+            with self._telling_of_batches(), self.team.together():
                 self._survey.check(model)
         self.allowance.restart()
 
@@ -107,9 +112,12 @@ class Run:
                     self._take(self.team.leader_makes(lambda: self._read(trainer) or self.source.from_stream()))
             if self._survey is None:
                 raise RuntimeError("no batch with inputs has passed yet")
-            self.measure(trainer, model, step=logged_step(trainer), passed=passed)
+            with self._telling_of_batches():
+                self.measure(trainer, model, step=logged_step(trainer), passed=passed)
+            self.failed_at_first = False
         except Exception as error:
             self.warn_of_failure(trainer, error)
+            self.failed_at_first = not self.scalars
         finally:
             self.last_epoch = trainer.current_epoch + 1
 
@@ -166,6 +174,19 @@ class Run:
         """Goes on from a checkpoint, when training begins."""
         self._restored = state
         self.scalars, self.last_epoch = state["scalars"], state["last_epoch"]
+
+    @contextmanager
+    def _telling_of_batches(self) -> Iterator[None]:
+        """What a model refuses may not be its inputs."""
+        try:
+            yield
+        except InputsRefused as error:
+            if self._settings.probes is not None or self._settings.batch_to_inputs is not None:
+                raise
+            raise InputsRefused(
+                f"{error} The first tensor of a batch was taken for the inputs: if it is not, pass `batch_to_inputs=`, a function "
+                "of the batch that returns inputs or (inputs, labels)."
+            ) from error
 
     def _read(self, trainer: Trainer) -> Pool | None:
         loaders = trainer.val_dataloaders if self.validates else trainer.train_dataloader
