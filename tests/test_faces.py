@@ -17,6 +17,7 @@ from fold_lightning import activation_codes, activation_regions, face_counts, re
 from fold_lightning.faces import interior_point, programs, rays, supporting
 from fold_lightning.faces.polytopes import ready_polytopes
 from fold_lightning.faces.programs import gain
+from fold_lightning.regions import ActivationRegions
 
 
 class Skip(nn.Module):
@@ -189,6 +190,18 @@ def test_units_that_are_constant_have_no_face(d: int) -> None:
     assert not faces[:, 6:].any() and not faces[:, 3].any() and faces.any(1).all()
     model[0].weight.data.zero_()
     assert face_counts(activation_regions(model, torch.randn(4, d))).tolist() == [0] * 4
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-16, 1e-18])
+@pytest.mark.parametrize("d", [2, 3, 5])
+def test_a_layer_whose_units_are_constant_but_for_rounding_has_no_face(d: int, noise: float) -> None:
+    random = torch.Generator().manual_seed(d)
+    normals, far = torch.randn(2, d, generator=random), torch.rand(2, generator=random)
+    saturated = torch.cat([normals, normals]), torch.cat([1 + far, 3 + far])  # both thresholds are on one side
+    constant = noise * torch.randn(12, d, generator=random), 0.1 + torch.rand(12, generator=random)
+    rows = (torch.cat(parts).double()[None] for parts in zip(saturated, constant, strict=True))
+    regions = ActivationRegions(*rows, torch.zeros(1, d).double(), {"first": slice(0, 4), "second": slice(4, 16)})
+    assert supporting_units(regions)[0].nonzero().flatten().tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("tilt", [0.0, 1e-14, -1e-14])
