@@ -33,7 +33,7 @@ class FoldingMonitor(AnyCallback):
     `EarlyStopping` can use them; epochs without a measurement, or with one that failed, keep the last, and an epoch that has none
     yet is measured. The model, its gradients and all random states stay as they were: training with the monitor is
     bit-identical, unless `regularize=` asks for more folding. A measurement that fails during training is skipped with one warning;
-    as long as none has succeeded, callbacks that wait for a tag find NaN.
+    as long as none has succeeded, callbacks that wait for a tag find NaN (`EarlyStopping(check_finite=True)` stops at that).
     By default it takes about 2 % of the time that training takes, by measuring as many of the segments and inputs as that allows.
 
     Labels are classes if they are integers or booleans (B,) or (B, 1), zeros and ones of any type, or one-hot (B, C); a negative one
