@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -89,18 +90,19 @@ def region_shapes(
         raise ValueError(f"`box` must be a lower and a larger upper bound, got {box}.")
     if cut not in get_args(Cut):
         raise ValueError(f"`cut` must be one of {', '.join(map(repr, get_args(Cut)))}, got {cut!r}.")
-    rows = rows_of(regions)
-    return [
-        _shape(rows.normals[b, rows.real[b]], rows.slacks[b, rows.real[b]], regions.centers[b], box, cut)
-        for b in range(len(regions))
-    ]
+    return [_shape(normals, slacks, center, box, cut) for normals, slacks, center in _half_spaces(regions)]
 
 
 def polygons(regions: ActivationRegions, box: tuple[float, float]) -> list[Tensor]:
     """The corners (V, 2) of what a square leaves of each region of a plane, in the coordinates of the region; none where nothing."""
+    return [_cut(normals, slacks, center, box) + center for normals, slacks, center in _half_spaces(regions)]
+
+
+def _half_spaces(regions: ActivationRegions) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """``normals . x <= slacks`` around a center, region by region."""
     rows = rows_of(regions)
-    parts = zip(rows.normals, rows.slacks, rows.real, regions.centers, strict=True)
-    return [_cut(normals[real], slacks[real], center, box) + center for normals, slacks, real, center in parts]
+    for normals, slacks, real, center in zip(rows.normals, rows.slacks, rows.real, regions.centers, strict=True):
+        yield normals[real], slacks[real], center
 
 
 def _shape(normals: Tensor, slacks: Tensor, center: Tensor, box: tuple[float, float] | None, cut: Cut) -> RegionShape:

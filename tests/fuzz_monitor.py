@@ -142,9 +142,9 @@ class Training:
         found = [self.subject.refusal] if self.subject.refusal else []
         found += ["the Trainer has no logger"] * (settings.logger == "none")
         unpackable = (task.needs_unpacking and not task.is_unpacked) or self.loaders.is_pair
-        found += ["Pass `batch_to_inputs=`"] * (unpackable and "probes" not in arguments)
-        # Of a target that comes first, and can't be told from inputs.
-        found += ["forward pass refused a batch", "must be a whole number from 1 to the inputs'"] * unpackable
+        if unpackable and "probes" not in arguments:
+            # The last two are of a target that comes first, and can't be told from inputs.
+            found += ["Pass `batch_to_inputs=`", "forward pass refused a batch", "must be a whole number from 1 to the inputs'"]
         subspace = arguments["face_subspace"]
         features = int(np.prod(task.shape))
         found += ["must be a whole number from 1 to the inputs'"] * (isinstance(subspace, int) and subspace > features)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from fold_lightning import activation_codes, segment_walks
 from fold_lightning.activations import architecture
-from fold_lightning.activations.borrowing import kept_borrowed
+from fold_lightning.activations.borrowing import BorrowedModel, kept_borrowed
 from fold_lightning.activations.census import take_census
 
 
@@ -449,7 +449,7 @@ def test_objects_that_a_forward_pass_steps_are_as_before() -> None:
 
 def test_a_model_that_is_kept_borrowed_is_looked_at_once_and_then_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     model, other, (x, y) = mlp(3, 8, 8, 2), mlp(3, 5, 2), torch.randn(2, 6, 3).double()
-    looked: list[nn.Module] = []
+    looked: list[BorrowedModel] = []
     monkeypatch.setattr(architecture, "take_census", lambda *given: looked.append(given[0]) or take_census(*given))
 
     def bits() -> list[Tensor]:

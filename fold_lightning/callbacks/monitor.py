@@ -286,7 +286,7 @@ class FoldingMonitor(AnyCallback):
             pl_module.log_dict(
                 run.scalars, on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1, reduce_fx="max"
             )
-        elif run.failed_at_first:  # a callback that waits for a tag would end the training
+        else:  # the measurement failed, and a callback that waits for a tag would end the training
             settings = self.settings
             nothing = unmeasured(folding=settings.folding, codes=settings.codes, faces=bool(settings.faces))
             trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in nothing.items()})

@@ -40,7 +40,6 @@ class Run:
         self.scalars: dict[str, float] = {}
         self.last_epoch = 0
         self.is_measuring = False
-        self.failed_at_first = False
         model = trainer.lightning_module
         self.source = ProbeSource(settings.most_inputs, settings.seed, settings.probes, settings.batch_to_inputs, model)
         self.probes: Probes | None = None
@@ -73,8 +72,7 @@ class Run:
         if self._survey is None:
             self.source.restart()  # the sanity check's batches come again
         elif self._settings.measure_at_start and trainer.global_step == 0:
-            with self._telling_of_batches():
-                self.measure(trainer, model, step=0, passed=None)
+            self.measure(trainer, model, step=0, passed=None)
             if trainer.is_global_zero:
                 faces = None if self.probes is None or self.probes.faces is None else self.probes.faces.describe()
                 summaries.write_start(trainer.loggers, self.scalars, faces)
@@ -112,12 +110,9 @@ class Run:
                     self._take(self.team.leader_makes(lambda: self._read(trainer) or self.source.from_stream()))
             if self._survey is None:
                 raise RuntimeError("no batch with inputs has passed yet")
-            with self._telling_of_batches():
-                self.measure(trainer, model, step=logged_step(trainer), passed=passed)
-            self.failed_at_first = False
+            self.measure(trainer, model, step=logged_step(trainer), passed=passed)
         except Exception as error:
             self.warn_of_failure(trainer, error)
-            self.failed_at_first = not self.scalars
         finally:
             self.last_epoch = trainer.current_epoch + 1
 
@@ -128,7 +123,8 @@ class Run:
         try:
             seconds = self.team.leader_says(self.allowance.seconds)
             counts_later = self._settings.counts_all and passed is None
-            findings = self._survey.take(self.team, model, seconds, passed, counts_later=counts_later)
+            with self._telling_of_batches():
+                findings = self._survey.take(self.team, model, seconds, passed, counts_later=counts_later)
             self.allowance.spend(findings.scalars[summaries.SECONDS])
             self.scalars = findings.scalars
             if trainer.is_global_zero:
