@@ -74,8 +74,9 @@ class Allowance:
 class Pace:
     """What some work takes, learned from one measurement to the next, and how many rows of it fit a time.
 
-    A call takes a time of its own and one for each of its rows: two calls of different size tell them apart. As many rows as fit
-    are a power of two times the least, so that neighbouring measurements take the same number.
+    A call takes a time of its own and one for each of its rows: two calls of different size tell them apart. What fits is
+    sought among the powers of two times the least, so that neighbouring measurements take the same number; half of that is taken
+    where it turns out not to fit.
 
     Args:
         least: How many to take in any case.
