@@ -58,6 +58,9 @@ REGULARIZER_TERM = "regularizer/term"
 REGULARIZER_WEIGHT = "regularizer/weight"
 SOFT_CHI = "regularizer/soft_chi"
 
+MEASURED = ("folding/", "codes/", "faces/")
+"""How the tags begin of what a measurement finds."""
+
 LAYOUT = {
     "folding": {
         "chi": ["Multiline", [CHI_MEAN, CHI_MEDIAN, CHI_MAX, FRACTION, PHI]],

@@ -114,7 +114,7 @@ def fails_in_one_process() -> Recorder:
 
     def failing(self: Measurement, *args: Any) -> Any:
         calls.append(None)
-        if RANK == 1 and len(calls) == 2:
+        if RANK == 1 and len(calls) == 3:
             raise RuntimeError("out of memory")
         return walks(self, *args)
 
@@ -129,9 +129,9 @@ def in_little_time() -> Recorder:
     """The first process decides how many segments there is time for, whatever the clocks of the others say."""
     walks = Measurement.walks
 
-    def slow(self: Measurement, model: Any, segments: Any) -> Any:
+    def slow(self: Measurement, model: Any, segments: Any, seconds: float | None) -> Any:
         time.sleep(0.02 * len(segments) * (1 + RANK))
-        return walks(self, model, segments)
+        return walks(self, model, segments, None)
 
     Measurement.walks = slow
     try:

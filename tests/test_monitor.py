@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -340,12 +340,24 @@ def test_either_part_can_be_left_out(tmp_path: Path, part: str) -> None:
     assert (Path(logger.log_dir) / "projector_config.pbtxt").exists() == (part != "codes")
 
 
-def test_every_n_epochs_measures_then_and_keeps_the_last_value_between(tmp_path: Path) -> None:
-    trainer = fit(tmp_path, watch(num_segments=8, every_n_epochs=2, measure_at_start=False), max_epochs=5)
-    values = [(step, said["folding/seconds"]) for step, said in trainer.logger.said]
-    assert [step for step, _ in values] == [2, 5, 8, 11, 14]  # one value an epoch; the first so that there is one
-    one, two, three, four, five = (value for _, value in values)
-    assert one != two == three != four == five
+class Listener(Callback):
+    """Finds what callbacks find at the end of each epoch."""
+
+    def __init__(self) -> None:
+        self.found: list[float] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.found.append(float(trainer.callback_metrics["folding/seconds"]))
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_every_n_epochs_measures_then_and_callbacks_find_the_last_value_between(tmp_path: Path, validates: bool) -> None:
+    monitor, listener = watch(num_segments=8, every_n_epochs=2, measure_at_start=False), Listener()
+    given = loaders() if validates else loaders()[:1]
+    logger = fit(tmp_path, monitor, listener, given=given, max_epochs=5).logger
+    assert [step for step, _ in logger.said] == [2, 5, 11]  # the first so that there is a value
+    one, two, three, four, five = listener.found
+    assert two == three and four == five and one != two != four
 
 
 def test_without_validation_it_measures_training_inputs_at_the_end_of_an_epoch(tmp_path: Path) -> None:
@@ -440,14 +452,14 @@ def test_other_loggers_checkpoints_and_early_stopping_use_the_values(tmp_path: P
 def test_the_sanity_check_is_not_measured_and_a_fast_run_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured, walks = [], Measurement.walks
 
-    def counting(self: Measurement, model: LightningModule, segments: Any) -> Any:
+    def counting(self: Measurement, model: LightningModule, segments: Any, seconds: float | None) -> Any:
         assert not model.trainer.sanity_checking
         measured.append(len(segments))
-        return walks(self, model, segments)
+        return walks(self, model, segments, seconds)
 
     monkeypatch.setattr(Measurement, "walks", counting)
     fit(tmp_path, watch(num_segments=4), num_sanity_val_steps=2)
-    assert measured == [4, 4, 4]
+    assert measured == [1, 4, 4, 4]  # the first looks whether it can be done
     fit(tmp_path, watch(num_segments=4), fast_dev_run=True)
 
 
@@ -463,7 +475,7 @@ def test_a_measurement_that_fails_costs_one_warning_and_nothing_else(tmp_path: P
         trainer = fit(tmp_path, watch(num_segments=4), stopping, model=Diverging(), max_epochs=4)
     assert sum("measured nothing" in str(w.message) for w in warned) == 1
     assert trainer.current_epoch == 4
-    assert len({said["folding/seconds"] for _, said in trainer.logger.said[1:]}) == 1
+    assert [step for step, _ in trainer.logger.said] == [0, 2]
 
 
 def test_what_a_measurement_warns_of_is_said_once_a_run(tmp_path: Path) -> None:

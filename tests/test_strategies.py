@@ -85,8 +85,7 @@ def test_early_stopping_stops_all_processes_at_once(said: Any) -> None:
 
 
 def test_what_one_process_fails_to_measure_none_logs(said: Any) -> None:
-    seconds = [values["folding/seconds"] for _, values in said["fails_in_one_process"]]
-    assert len(seconds) == 4 and seconds[0] == pytest.approx(seconds[1], rel=1e-6) and seconds[2] != seconds[1]
+    assert [step for step, _ in said["fails_in_one_process"]] == [0, 5, 8]
 
 
 def test_the_first_process_decides_how_many_segments_there_is_time_for(said: Any) -> None:

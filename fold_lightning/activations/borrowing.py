@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,38 @@ def borrow(model: nn.Module, inputs: Tensor, forward: Forward = None) -> Iterato
         inputs: Any inputs of the passes to come; they must be where the model is.
         forward: A name of a method or submodule, or a callable of ``(model, inputs)`` or ``(inputs)``; None calls the model.
     """
+    model = _to_lend(model, inputs)
+    kept = _kept.get()
+    if kept is None or kept.model is not model or kept.forward is not forward:
+        with _lent(model, inputs, forward) as loan:
+            yield loan.borrowed
+        return
+    try:
+        yield kept.borrowed
+    finally:
+        kept.clean_up()
+
+
+@dataclass(frozen=True)
+class _Loan:
+    """A model that is lent, and what makes it as it was when that began."""
+
+    model: nn.Module
+    forward: Forward
+    borrowed: BorrowedModel
+    clean_up: Callable[[], None]
+
+
+_kept: ContextVar[_Loan | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def _lent(model: nn.Module, inputs: Tensor, forward: Forward) -> Iterator[_Loan]:
+    with undisturbed(model) as clean_up, eager():
+        yield _Loan(model, forward, BorrowedModel(model, forward, _float64_device(inputs.device)), clean_up)
+
+
+def _to_lend(model: nn.Module, inputs: Tensor) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be an `nn.Module`, got {type(model).__name__}: wrap a function with `forward=`.")
     model = original_module(model)
@@ -111,25 +144,17 @@ def borrow(model: nn.Module, inputs: Tensor, forward: Forward = None) -> Iterato
             f"{type(model).__name__} is a ScriptModule, whose activations can't be seen: pass the module that it was made from."
         )
     _check_device(model, inputs)
-    kept = _kept.get()
-    if kept is not None and kept[0] is model and kept[1] is forward:
-        yield kept[2]
-        return
-    with undisturbed(model), eager():
-        yield BorrowedModel(model, forward, _float64_device(inputs.device))
-
-
-_kept: ContextVar[tuple[nn.Module, Forward, BorrowedModel] | None] = ContextVar("kept", default=None)
+    return model
 
 
 @contextmanager
 def kept_borrowed(model: nn.Module, inputs: Tensor, forward: Forward = None) -> Iterator[None]:
     """One loan for all that borrows a model meanwhile, called in the same way: its weights are copied once, and it is looked at once.
 
-    The arguments are those of `borrow`. The model must not be trained meanwhile.
+    Each borrower finds the model as the first did. The arguments are those of `borrow`. The model must not be trained meanwhile.
     """
-    with borrow(model, inputs, forward) as borrowed:
-        token = _kept.set((original_module(model), forward, borrowed))
+    with _lent(_to_lend(model, inputs), inputs, forward) as loan:
+        token = _kept.set(loan)
         try:
             yield
         finally:
@@ -137,36 +162,57 @@ def kept_borrowed(model: nn.Module, inputs: Tensor, forward: Forward = None) -> 
 
 
 @contextmanager
-def undisturbed(model: nn.Module, *holders: Any, depth: int = DEEPEST_HOLDER) -> Iterator[None]:
-    """Evaluation mode without gradients; what is then run of a model leaves nothing behind on it, nor on other objects."""
-    modules = list(model.modules())
-    before = [Snapshot(module) for module in modules]
+def undisturbed(model: nn.Module, *holders: Any, depth: int = DEEPEST_HOLDER) -> Iterator[Callable[[], None]]:
+    """Evaluation mode without gradients; what is then run of a model leaves nothing behind on it, nor on other objects.
+
+    What it yields takes away what was left so far.
+    """
+    modes = [(module, module.training) for module in model.modules()]
     try:
-        for module in modules:
+        for module, _ in modes:
             module.training = False
-        with preserved_random_state(*holders, depth=depth), torch.inference_mode(False), torch.no_grad():
-            yield
+        restorers = [*(Snapshot(module).restore for module, _ in modes), random_state_restorer(*holders, depth=depth)]
+
+        def clean_up() -> None:
+            for restore in restorers:
+                restore()
+
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                yield clean_up
+        finally:
+            clean_up()
     finally:
-        for snapshot in before:
-            snapshot.restore()
+        for module, mode in modes:
+            module.training = mode
 
 
 @contextmanager
 def preserved_random_state(*holders: Any, depth: int = DEEPEST_HOLDER) -> Iterator[None]:
     """Gives back the random states of Python, NumPy and torch, and what some objects hold, also after an exception."""
-    restorers = [restorer for holder in holders for restorer in holding_restorers(holder, depth)]
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    restore = random_state_restorer(*holders, depth=depth)
     try:
         yield
     finally:
+        restore()
+
+
+def random_state_restorer(*holders: Any, depth: int = DEEPEST_HOLDER) -> Callable[[], None]:
+    """What gives back the random states as they are now, and what some objects hold."""
+    restorers = [restorer for holder in holders for restorer in holding_restorers(holder, depth)]
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+    def restore() -> None:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(cpu)
         if cuda:
             torch.cuda.set_rng_state_all(cuda)
-        for restore in restorers:
-            restore()
+        for restorer in restorers:
+            restorer()
+
+    return restore
 
 
 def original_module(model: nn.Module) -> nn.Module:

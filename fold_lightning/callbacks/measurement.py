@@ -24,7 +24,7 @@ from fold_lightning.probes import Pool, Segments, finite_inputs, predicted_class
 from fold_lightning.region_graph import region_graph
 from fold_lightning.regions import ActivationRegions, NoPolytopes, activation_regions, random_directions
 from fold_lightning.shapes import polygons, region_shapes
-from fold_lightning.walks import Walks, segment_walks
+from fold_lightning.walks import LateWalks, Walks, segment_walks
 
 HALF_SPACES_AT_ONCE = 2**21
 """Numbers in the normals of regions whose faces are counted at once."""
@@ -53,11 +53,12 @@ class Measurement:
         """Borrows the model once for all that is measured meanwhile."""
         return kept_borrowed(model, inputs[:1].to(model.device), self._forward)
 
-    def walks(self, model: LightningModule, segments: Segments) -> Walks:
-        """The walks of some segments."""
+    def walks(self, model: LightningModule, segments: Segments, seconds: float | None) -> Walks:
+        """The walks of some segments, as far as they get in a time."""
         start, end = segments.start.to(model.device), segments.end.to(model.device)
-        with self._each_warning_once():
-            return segment_walks(model, start, end, layers=self._layers, forward=self._forward)
+        with self._each_warning_once(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", LateWalks)
+            return segment_walks(model, start, end, layers=self._layers, forward=self._forward, max_seconds=seconds)
 
     def codes(self, model: LightningModule, inputs: Tensor) -> tuple[ActivationCodes, tuple[Tensor, int] | None]:
         """The codes of some inputs, and what classes the model says they have, of how many."""

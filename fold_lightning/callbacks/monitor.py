@@ -279,17 +279,17 @@ class FoldingMonitor(AnyCallback):
         return [monitor for monitor in monitors if monitor.settings.measures and not monitor.gives_way]
 
     def _measure_and_log(self, run: Run, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._is_due:
-            run.try_to_measure(trainer, pl_module, self._counts, self._lost)
+        is_new = self._is_due and run.try_to_measure(trainer, pl_module, self._counts, self._lost)
         self._counts = None
-        if run.scalars:  # the same in all processes, so the largest is their value
+        if is_new:  # the same in all processes, so the largest is their value
             pl_module.log_dict(
                 run.scalars, on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1, reduce_fx="max"
             )
-        else:  # the measurement failed, and a callback that waits for a tag would end the training
-            settings = self.settings
-            nothing = unmeasured(folding=settings.folding, codes=settings.codes, faces=bool(settings.faces))
-            trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in nothing.items()})
+            return
+        settings = self.settings
+        nothing = unmeasured(folding=settings.folding, codes=settings.codes, faces=bool(settings.faces))
+        found = run.scalars or nothing  # a callback that waits for a tag in vain would end the training
+        trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in found.items()})
 
 
 def _is_fitting(trainer: Trainer) -> bool:

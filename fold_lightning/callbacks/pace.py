@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -16,28 +16,30 @@ SHARE = 0.02
 LEAST_SECONDS = 0.05
 """What it may take in any case: in a run of seconds there is no use in sparing more."""
 
-MARGIN = 0.8
-"""Of the time there is, planned with: networks grow more regions while they train."""
+FIRST_SHARE = 0.8
+"""Of the time there is, used when it is found out how much fits: networks grow more regions while they train."""
 
-CLEARLY_MORE = 4
-"""Only if so many times as many rows fit, more are taken: a curve should be one of the same segments."""
+MORE_SHARE = 0.6
+"""Only if more rows fit this share of the time, more are taken than last time."""
 
 GROWTH = 4
-"""So many times the rows done are the most that a next call may reach, while it is not known how many fit."""
+"""So many times the rows last done are the most that a next call may reach."""
 
 
 class Allowance:
     """How long the next measurement may take.
 
-    By default it is a share of the time since the last one ended; a measurement that took more than that lets the next ones wait
-    until training has made up for it.
+    By default it is a share of the time since the last one ended; measurements that take more than that wait until training has made
+    up for it. One that took long once, for whatever reason, keeps none waiting: what counts is the quicker of the last two.
 
     Args:
         max_seconds: A fixed time for each measurement, "auto", or None for no limit.
+        waits: Whether a measurement may wait.
     """
 
-    def __init__(self, max_seconds: MaxSeconds) -> None:
-        self._max_seconds, self._has_warned = max_seconds, False
+    def __init__(self, max_seconds: MaxSeconds, *, waits: bool = True) -> None:
+        self._max_seconds, self._waits, self._has_warned = max_seconds, waits, False
+        self._last: float | None = None
         self.restart()
 
     def restart(self) -> None:
@@ -47,7 +49,7 @@ class Allowance:
     @property
     def affords(self) -> bool:
         """Whether a measurement may be made now."""
-        return self._max_seconds != "auto" or self._debt <= self._earned()
+        return self._max_seconds != "auto" or not self._waits or self._debt <= self._earned()
 
     @property
     def seconds(self) -> float | None:
@@ -57,7 +59,9 @@ class Allowance:
     def spend(self, seconds: float) -> None:
         """A measurement that ends now took so long."""
         if self._max_seconds == "auto":
-            self._debt = max(0.0, self._debt + seconds - self._earned(before=seconds))
+            usual = seconds if self._last is None else min(seconds, self._last)
+            self._debt = max(0.0, self._debt + usual - self._earned(before=seconds))
+            self._last = seconds
         elif self._max_seconds is not None and seconds > 2 * self._max_seconds and not self._has_warned:
             self._has_warned = True
             rank_zero_warn(
@@ -74,9 +78,10 @@ class Allowance:
 class Pace:
     """What some work takes, learned from one measurement to the next, and how many rows of it fit a time.
 
-    A call takes a time of its own and one for each of its rows: two calls of different size tell them apart. What fits is
-    sought among the powers of two times the least, so that neighbouring measurements take the same number; half of that is taken
-    where it turns out not to fit.
+    The first measurement feels its way, block by block. Those after it take as many rows in one call, so that a curve is one of the
+    same rows, unless clearly more fit, or no longer so many. What fits is sought among the powers of two times the least. A
+    call takes a time of its own and one for each of its rows, which calls of different size tell apart. A machine may stall, so what
+    takes too long has to do so twice before fewer rows are taken.
 
     Args:
         least: How many to take in any case.
@@ -84,8 +89,9 @@ class Pace:
 
     def __init__(self, least: int) -> None:
         self._least = least
-        self._seconds_a_call = self._seconds_a_row = 0.0
         self._usual: int | None = None
+        self._size = 0  # of the last call
+        self._times: dict[int, list[float]] = {}  # of the last two calls of each size
 
     def blocks(self, count: int, seconds: float | None, processes: int = 1) -> Iterator[range]:
         """Blocks of rows, to be worked at one after the other: all, or the first ones, as long as there is time.
@@ -99,59 +105,58 @@ class Pace:
             yield range(count)
             return
         begin, done, least = time.perf_counter(), 0, min(count, max(self._least, processes))
-        goal = self._goal(count, least, seconds)
-        size = max(least, min(count, self._usual or least) if goal is None else (goal + 1) // 2)
-        before: tuple[int, float] | None = None
+        size = least if self._usual is None else self._as_usual(count, least, seconds)
         while size > 0:
             at = time.perf_counter()
             yield range(done, done + size)
+            self._learn(size, time.perf_counter() - at)
             done += size
-            before = self._learn(size, time.perf_counter() - at, before)
-            passed = time.perf_counter() - begin
-            if goal is None:
-                size = self._most(min(count, GROWTH * done), least, MARGIN * seconds - passed, done=done) - done
-            else:
-                size = goal - done if self._takes(goal - done) <= seconds - passed else 0
+            left = FIRST_SHARE * seconds - (time.perf_counter() - begin)
+            size = self._more(done, count, left) if self._usual is None else 0
         self._usual = done
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"call": self._seconds_a_call, "row": self._seconds_a_row, "usual": self._usual}
+        return {"usual": self._usual, "size": self._size, "times": self._times}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
-        self._seconds_a_call, self._seconds_a_row, self._usual = state["call"], state["row"], state["usual"]
+        self._usual, self._size, self._times = state["usual"], state["size"], state["times"]
 
-    def _goal(self, count: int, least: int, seconds: float) -> int | None:
-        """How many to take, in two blocks: as last time, or fewer where they no longer fit; None where that is to be found out."""
-        if self._usual is None:
-            return None
-        if not least <= self._usual <= count or self._takes(self._usual, calls=2) > seconds:
-            return self._most(min(count, self._usual), least, MARGIN * seconds - self._seconds_a_call)
-        far_more_fit = self._takes(CLEARLY_MORE * self._usual, calls=2) <= seconds
-        return None if far_more_fit and self._usual < count else self._usual
+    def _as_usual(self, count: int, least: int, seconds: float) -> int:
+        """As many as last time, or more if they take but a part of the time, or fewer if they take more than it."""
+        usual = max(least, min(count, self._usual or least))
+        sizes = [size for size in _ladder(least, count) if size <= GROWTH * usual]
+        if self._takes(usual) > seconds:
+            return max((size for size in sizes if self._takes(size) <= FIRST_SHARE * seconds), default=least)
+        more = [size for size in sizes if size > usual and self._takes(size, of_two=max) <= MORE_SHARE * seconds]
+        return max(more, default=usual)
 
-    def _most(self, count: int, least: int, seconds: float, done: int = 0) -> int:
-        """How many rows there will be if those that are still to be done take so long, in one call."""
-        rows = least
-        while rows < count and self._takes(min(count, 2 * rows) - done) <= seconds:
-            rows *= 2
-        return max(done, min(rows, count))
+    def _more(self, done: int, count: int, left: float) -> int:
+        """How many rows to add to those done, in one call."""
+        sizes = [min(count, factor * done) - done for factor in (2, GROWTH)]
+        return max((size for size in sizes if self._takes(size) <= left), default=0)
 
-    def _takes(self, rows: int, calls: int = 1) -> float:
-        return calls * self._seconds_a_call + rows * self._seconds_a_row
+    def _takes(self, rows: int, of_two: Callable[[list[float]], float] = min) -> float:
+        """How long a call of so many rows takes, by the last two calls of one size and by what is known of smaller ones."""
+        if rows in self._times and rows <= self._size:
+            return of_two(self._times[rows])
+        known = of_two(self._times[self._size])
+        a_row = known / self._size
+        smaller = [size for size in self._times if 2 * size <= self._size]
+        if smaller:
+            slope = (known - min(self._times[max(smaller)])) / (self._size - max(smaller))
+            a_row = min(a_row, max(slope, a_row / GROWTH))
+        return known + a_row * (rows - self._size)
 
-    def _learn(self, rows: int, seconds: float, before: tuple[int, float] | None) -> tuple[int, float]:
-        """Learns from a call, and from one of this measurement before it."""
-        seconds = max(seconds, 1e-9)  # a clock may be coarse
-        expected = self._takes(rows)
-        if before is not None and rows >= 2 * before[0]:
-            a_row = min(seconds / rows, (seconds - before[1]) / (rows - before[0]))
-            a_row = a_row if a_row > 0 else seconds / rows  # the first of all calls takes longer
-            self._seconds_a_call, self._seconds_a_row = seconds - rows * a_row, a_row
-        elif expected > 0:
-            self._seconds_a_call *= seconds / expected
-            self._seconds_a_row *= seconds / expected
-        else:
-            self._seconds_a_row = seconds / rows
-        return rows, seconds
+    def _learn(self, rows: int, seconds: float) -> None:
+        self._size = rows
+        self._times[rows] = [*self._times.get(rows, [])[-1:], seconds]
+
+
+def _ladder(least: int, count: int) -> list[int]:
+    """Powers of two times the least, and all."""
+    sizes = [least]
+    while sizes[-1] < count:
+        sizes.append(min(count, 2 * sizes[-1]))
+    return sizes

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
@@ -45,7 +45,7 @@ class Run:
         self.probes: Probes | None = None
         self.measurement = Measurement(settings.layers, settings.forward)
         self.validates = True
-        self.allowance = Allowance(settings.max_seconds)
+        self.allowance: Allowance
         self.team = Team(trainer)
         self._settings = settings
         self._pictures = Pictures(always=bool(settings.figures)) if settings.draws else None
@@ -69,16 +69,17 @@ class Run:
         with self.team.together():
             if trainer.is_global_zero:
                 self._write_settings(trainer)
+        self.allowance = Allowance(self._settings.max_seconds, waits=not awaits_values(trainer))
         if self._survey is None:
             self.source.restart()  # the sanity check's batches come again
-        elif self._settings.measure_at_start and trainer.global_step == 0:
+            return
+        with self._telling_of_batches(), self.team.together():
+            self._survey.check(model)  # which also does what takes long but the first time
+        if self._settings.measure_at_start and trainer.global_step == 0:
             self.measure(trainer, model, step=0, passed=None)
             if trainer.is_global_zero:
                 faces = None if self.probes is None or self.probes.faces is None else self.probes.faces.describe()
                 summaries.write_start(trainer.loggers, self.scalars, faces)
-        else:
-            with self._telling_of_batches(), self.team.together():
-                self._survey.check(model)
         self.allowance.restart()
 
     def go_on(self, trainer: Trainer) -> None:
@@ -94,13 +95,14 @@ class Run:
         """Whether to measure at the end of this epoch; all processes agree."""
         epoch = trainer.current_epoch + 1
         passed = epoch // every_n_epochs > self.last_epoch // every_n_epochs
-        is_due = not self.scalars or ((passed or epoch == self.last_epoch) and self.allowance.affords)
+        is_wanted = passed or epoch == self.last_epoch
+        is_due = not self.scalars or (is_wanted and self.allowance.affords) or (passed and is_last_epoch(trainer))
         return self.team.leader_says(is_due)
 
     def try_to_measure(
         self, trainer: Trainer, model: LightningModule, passed: CodeCounts | None, lost: Exception | None
-    ) -> None:
-        """Measures; what fails costs a warning, and the last values stand."""
+    ) -> bool:
+        """Measures, and says whether that succeeded; what fails costs a warning, and the last values stand."""
         try:
             with self.team.together():
                 if lost is not None:
@@ -111,8 +113,10 @@ class Run:
             if self._survey is None:
                 raise RuntimeError("no batch with inputs has passed yet")
             self.measure(trainer, model, step=logged_step(trainer), passed=passed)
+            return True
         except Exception as error:
             self.warn_of_failure(trainer, error)
+            return False
         finally:
             self.last_epoch = trainer.current_epoch + 1
 
@@ -248,6 +252,20 @@ def validates(trainer: Trainer) -> bool:
     """Whether there will be validation epochs; a loader may be there and empty, or not yet be there before a later epoch."""
     batches = trainer.num_val_batches
     return trainer.enable_validation and (not batches or sum(batches) > 0)
+
+
+def is_last_epoch(trainer: Trainer) -> bool:
+    """Whether training ends with this epoch, as far as its limits tell."""
+    by_epochs = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
+    return by_epochs or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps)
+
+
+def awaits_values(trainer: Trainer) -> bool:
+    """Whether a callback or a learning rate schedule decides by what a monitor logs."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # which Lightning does not declare
+    names = [getattr(callback, "monitor", None) for callback in callbacks]
+    names += [schedule.monitor for schedule in trainer.lr_scheduler_configs if schedule.reduce_on_plateau]
+    return any(str(name).startswith(summaries.MEASURED) for name in names)
 
 
 def logged_step(trainer: Trainer) -> int:

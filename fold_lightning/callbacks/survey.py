@@ -5,12 +5,14 @@ The processes share the rows, and take as many as there is time for; what comes 
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from fold_lightning import summaries
@@ -20,10 +22,16 @@ from fold_lightning.callbacks.team import Team
 from fold_lightning.folding import PerSegment, global_folding
 from fold_lightning.probes import FaceProbes, Probes, Segments
 from fold_lightning.regions import NoPolytopes
-from fold_lightning.walks import Walks
+from fold_lightning.walks import LATE_POINTS, Walks
 
 OTHERS_SHARE = 0.3
 """Of a measurement's time that codes may take, and faces; walks take what is left."""
+
+LEAST_WALKING = 1.0
+"""Seconds that walks have in any case, lest one of many regions be cut off, and no one waits for much longer."""
+
+SECONDS_OF_A_CHECK = 0.1
+"""How far a walk goes that is to show no more than that it can be made."""
 
 AT_LEAST = {"codes": 64, "faces": 8, "random_faces": 8, "walks": 1}
 """Inputs or segments that are measured in any case."""
@@ -63,7 +71,7 @@ class Survey:
         self._paces = {name: Pace(least) for name, least in AT_LEAST.items()}
         self._faces = probes.faces  # None as soon as there turn out to be none
         self._says_classes: bool | None = None
-        self._has_told = False
+        self._has_told = self._has_warned = False
 
     def take(
         self,
@@ -98,7 +106,7 @@ class Survey:
     def check(self, model: LightningModule) -> None:
         """Refuses a model that can't be measured, by as little of it as tells."""
         if self.probes.segments is not None:
-            self._measurement.walks(model, self.probes.segments.of(slice(1)))
+            self._measurement.walks(model, self.probes.segments.of(slice(1)), SECONDS_OF_A_CHECK)
         if self._codes_wanted:
             self._measurement.codes(model, self.probes.counted[0][:2])
         if self._faces is not None:
@@ -163,33 +171,51 @@ class Survey:
         self, team: Team, model: LightningModule, segments: Segments, seconds: float | None, findings: Findings
     ) -> None:
         layers: list[str] = []
-        most = -1.0
+        most = -math.inf
+        given = None if seconds is None else max(LEAST_WALKING, seconds)
+        begin = time.perf_counter()
 
         def walk(rows: Tensor) -> Tensor:
             nonlocal most
-            walks = self._measurement.walks(model, segments.of(rows))
+            left = None if given is None else max(0.0, given - (time.perf_counter() - begin))
+            walks = self._measurement.walks(model, segments.of(rows), left)
             measures = PerSegment.of(walks)
             layers[:] = measures.by_layer
-            if float(measures.chi.max()) > most:
-                most = float(measures.chi.max())
-                findings.most_folded = walks.only(int(measures.chi.argmax()))
+            rank = torch.where(measures.late, measures.chi - 1, measures.chi)
+            if float(rank.max()) > most:
+                most = float(rank.max())
+                findings.most_folded = walks.only(int(rank.argmax()))
             return measures.rows
 
         done, rows = team.spread(len(segments), walk, self._paces["walks"], seconds)
         assert rows is not None
+        measures = PerSegment.from_rows(rows.cpu(), layers)
+        if bool(measures.late[0]):
+            self._warn_of_late_walks(given)
+        elif bool(measures.late.any()):
+            done = int(measures.late.nonzero()[0])
+            measures = PerSegment.from_rows(rows[:done].cpu(), layers)
         if done < len(segments) and not self._has_told:
             self._has_told = True
             rank_zero_info(
                 f"FoldingMonitor has time for {done} of its {len(segments)} segments (`max_seconds=None` takes all; "
                 f"`{summaries.SEGMENTS}` says how many it takes)."
             )
-        measures = PerSegment.from_rows(rows.cpu(), layers)
         phi = None
         if (between := segments.of(slice(done)).between_classes()) is not None:
             phi, matrix = global_folding(measures.chi, between.start, between.end, len(between.classes))
             findings.matrix = (matrix, between.classes)
         findings.chi = measures.chi
         findings.scalars |= summaries.folding_scalars(measures, phi)
+
+    def _warn_of_late_walks(self, seconds: float | None) -> None:
+        if not self._has_warned:
+            rank_zero_warn(
+                f"FoldingMonitor can't walk a segment of this network in {seconds:.1f} s, so it looks at {LATE_POINTS} points of each "
+                f"(`{summaries.COMPLETE}` is 0). Count fewer layers (`layers=`), give it more time (`max_seconds=`), or leave walks "
+                "out (`folding=False`). (Said once.)"
+            )
+        self._has_warned = True
 
     def _leave_faces_out(self, reason: NoPolytopes) -> None:
         self._faces = None

@@ -22,6 +22,7 @@ from fold_lightning.activations.interception import Interception, PassEnded
 from fold_lightning.activations.operations import CLAMPS, CREATIONS, MAX_POOLS, VIEWS_OF_SEVERAL, is_in_place
 from fold_lightning.activations.table import Thresholds
 from fold_lightning.walks.bends import MaxPool, clamp_bounds, winner_changes
+from fold_lightning.walks.deadline import Deadline
 from fold_lightning.walks.grid import MERGE_TOLERANCE, Grid
 from fold_lightning.walks.sparse import any_set, set_bits
 
@@ -52,6 +53,7 @@ class OnePass(Interception):
         grid: The pieces of segments, with nothing but their ends.
         max_numel: The most numbers that a tensor may hold.
         probes: Piece (K,) and position (K,) of points at which the pre-activations that the pass implies are kept.
+        deadline: Ends the pass at the operation that comes next.
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class OnePass(Interception):
         grid: Grid,
         max_numel: int,
         probes: tuple[Tensor, Tensor],
+        deadline: Deadline,
     ) -> None:
         super().__init__(borrowed)
+        self._deadline = deadline
         self.grid = grid
         self.probed: dict[str, Tensor] = {}
         self._architecture = architecture
@@ -86,6 +90,7 @@ class OnePass(Interception):
         return torch.cat(self._first, dim=1)
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
+        self._deadline.check()
         z = self.grid.lift(z)
         if self._architecture.batch_dims[layer] != 0 or self._architecture.units[layer] * len(z) != z.numel():
             raise Unsupported(f"Layer {layer!r} does not keep the batch first.")
@@ -96,6 +101,7 @@ class OnePass(Interception):
         return call(flat.reshape(-1, *z.shape[1:]))
 
     def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._deadline.check()
         if kwargs.get("out") is not None:
             raise Unsupported("A result of more rows than its place was made for.")
         if name in MAX_POOLS:

@@ -17,6 +17,7 @@ from fold_lightning.activations.architecture import Architecture
 from fold_lightning.activations.borrowing import BorrowedModel
 from fold_lightning.activations.codes import PreActivations, magnitude
 from fold_lightning.activations.table import Thresholds
+from fold_lightning.walks.deadline import Deadline
 from fold_lightning.walks.grid import MERGE_TOLERANCE
 from fold_lightning.walks.pieces import Pieces, Traversal
 
@@ -47,6 +48,7 @@ class Samples:
         names: The activations to look at, in execution order.
         num_pieces: P.
         points: Piece (K,) and position (K,) -> inputs (K, ...).
+        deadline: Ends the walk at the points that are looked at next.
 
     Attributes:
         layer: int64 (M,) the number of each unit's layer.
@@ -60,7 +62,9 @@ class Samples:
         names: Sequence[str],
         num_pieces: int,
         points: Callable[[Tensor, Tensor], Tensor],
+        deadline: Deadline,
     ) -> None:
+        self._deadline = deadline
         self._borrowed, self._architecture, self._points = borrowed, architecture, points
         self._numbers = {name: number for number, name in enumerate(names)}
         widths = [architecture.num_bits(name) for name in names]
@@ -72,6 +76,7 @@ class Samples:
 
     def __call__(self, piece: Tensor, position: Tensor) -> Tensor:
         """float64 (K, M), M units of the layers looked at, two for an activation with two thresholds."""
+        self._deadline.check()
         found: list[Tensor] = []
         if len(piece) == 0:
             return torch.empty(0, len(self.layer), dtype=torch.float64, device=piece.device)

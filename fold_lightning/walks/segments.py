@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
@@ -12,11 +13,21 @@ from fold_lightning.activations.architecture import Architecture, inspect_model
 from fold_lightning.activations.borrowing import BorrowedModel, Forward, borrow
 from fold_lightning.activations.codes import check_inputs, codes_of
 from fold_lightning.activations.layers import Patterns
+from fold_lightning.walks.deadline import Deadline
 from fold_lightning.walks.record import Walks
 from fold_lightning.walks.walker import Walker
 
 LOOKED_AT = 32
 """Segments of whose ends two different inputs are taken for the first look at a model."""
+
+LATE_POINTS = 65
+"""At how many points a segment is looked at that was not walked when time was up."""
+
+
+
+class LateWalks(UserWarning):
+    """Time did not suffice for some walks."""
+
 
 Method = Literal["exact", "uniform"]
 
@@ -35,6 +46,7 @@ def segment_walks(
     num_points: int | None = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
     max_breakpoints: int = 10_000,
+    max_seconds: float | None = None,
 ) -> Walks:
     """The codes met on the straight segments ``(1 - t) start + t end``, t in [0, 1].
 
@@ -74,6 +86,9 @@ def segment_walks(
             not depend on it.
         max_breakpoints: How many breakpoints of a piecewise linear network to follow on a segment that does not fit the memory
             at once.
+        max_seconds: How long to walk; None has no limit. Segments are walked in order, and those that are not walked to their
+            end by then are looked at at 65 equidistant points instead, as by "uniform": `Walks.exact` and `Walks.complete` are
+            False, `Walks.resolution` is 1/64. What takes long is many breakpoints behind wide layers, as of convolutions.
 
     Returns:
         The walks. `Walks.exact` says for each whether it verified itself: at random points the pre-activations that a walk
@@ -93,21 +108,41 @@ def segment_walks(
         tensor([4])
     """
     _check_segments(start, end)
-    _check_method(method, num_points, max_bytes, max_breakpoints)
+    _check_method(method, num_points, max_bytes, max_breakpoints, max_seconds)
+    deadline = Deadline(max_seconds)
     with borrow(model, start, forward) as borrowed:
         architecture = inspect_model(borrowed, torch.cat([start[:LOOKED_AT], end[:LOOKED_AT]]), layers)
         start, end = (x.detach().to(borrowed.device, torch.float64) for x in (start, end))
         if num_points is not None:
             return _uniform(borrowed, architecture, start, end, num_points, max_bytes)
-        walks = Walker(borrowed, architecture, start, end, max_bytes, max_breakpoints).walks()
+        walks = Walker(borrowed, architecture, start, end, max_bytes, max_breakpoints, deadline).walks()
+        walked = 0 if walks is None else walks.num_segments
+        if walked < len(start):
+            late = _uniform(borrowed, architecture, start[walked:], end[walked:], LATE_POINTS, max_bytes)
+            late = replace(late, complete=torch.zeros_like(late.complete))
+            walks = late if walks is None else Walks.concatenate([walks, late])
+    assert walks is not None
     _warn(walks, curved=bool(architecture.unknown))
     return walks
+
+
+def is_late(resolution: Tensor) -> Tensor:
+    """Bool (S,): which walks time did not suffice for, told by their resolution."""
+    return resolution >= 1 / (LATE_POINTS - 1)
 
 
 def _warn(walks: Walks, *, curved: bool) -> None:
     """Curved networks are never exact; anything else that is not, or that was cut off, is worth a word."""
     unfinished, inexact = int((~walks.complete).sum()), int((~walks.exact).sum())
-    if unfinished:
+    late = int((is_late(walks.resolution) & ~walks.complete).sum())
+    if late:
+        warnings.warn(
+            f"{late} of {walks.num_segments} walks took longer than `max_seconds`, and were looked at at {LATE_POINTS} points: see "
+            "`Walks.complete`. Through fewer layers (`layers=`) they may take less.",
+            LateWalks,
+            stacklevel=3,
+        )
+    elif unfinished:
         warnings.warn(f"{unfinished} of {walks.num_segments} walks were cut off: see `Walks.complete`.", stacklevel=3)
     elif inexact and not curved:
         warnings.warn(f"{inexact} of {walks.num_segments} walks are not exact: see `Walks.exact`.", stacklevel=3)
@@ -141,7 +176,9 @@ def _check_segments(start: Tensor, end: Tensor) -> None:
         )
 
 
-def _check_method(method: str, num_points: int | None, max_bytes: int, max_breakpoints: int) -> None:
+def _check_method(
+    method: str, num_points: int | None, max_bytes: int, max_breakpoints: int, max_seconds: float | None
+) -> None:
     if method not in get_args(Method):
         raise ValueError(f"`method` must be one of {', '.join(map(repr, get_args(Method)))}, got {method!r}.")
     if method == "uniform" and (not isinstance(num_points, int) or num_points < 2):
@@ -154,3 +191,8 @@ def _check_method(method: str, num_points: int | None, max_bytes: int, max_break
     for name, value in (("max_bytes", max_bytes), ("max_breakpoints", max_breakpoints)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+    is_number = isinstance(max_seconds, (int, float)) and not isinstance(max_seconds, bool)
+    if max_seconds is not None and not (is_number and max_seconds >= 0):
+        raise ValueError(f"`max_seconds` must be a number of seconds of at least 0, or None for no limit, got {max_seconds!r}.")
+    if method == "uniform" and max_seconds is not None:
+        raise ValueError(f"`max_seconds={max_seconds}` goes with `method='exact'`: points are told by `num_points`.")

@@ -17,6 +17,7 @@ from fold_lightning.activations.borrowing import BorrowedModel
 from fold_lightning.activations.codes import TENSORS_AT_ONCE, PreActivations, magnitude
 from fold_lightning.activations.table import Thresholds
 from fold_lightning.walks.curved import walk_curved
+from fold_lightning.walks.deadline import Deadline, OutOfTime
 from fold_lightning.walks.grid import MERGE_TOLERANCE, Grid
 from fold_lightning.walks.one_pass import OnePass, TooManyRows
 from fold_lightning.walks.pieces import Pieces, Traversal, join
@@ -35,6 +36,9 @@ VALUE_TOLERANCE = 1e-9
 FIRST_GUESS = 1000
 """Rows of a segment, before any was walked."""
 
+SHORTEST_PIECE = 1e-9
+"""In t, far below what is left of a segment while a piece of it is not walked."""
+
 FILLED = 0.8
 """How much of the memory pieces are to take, by what those before took of it: a pass that it does not hold is in vain."""
 
@@ -49,6 +53,7 @@ class Walker:
         end: float64 (S, ...) where they end.
         max_bytes: Working memory.
         max_breakpoints: How many breakpoints of a segment to follow exactly.
+        deadline: Until when.
     """
 
     def __init__(
@@ -59,8 +64,9 @@ class Walker:
         end: Tensor,
         max_bytes: int,
         max_breakpoints: int,
+        deadline: Deadline,
     ) -> None:
-        self._borrowed = borrowed
+        self._borrowed, self._deadline = borrowed, deadline
         self._architecture = architecture
         self._start, self._end = start, end
         self._max_breakpoints = max_breakpoints
@@ -71,25 +77,47 @@ class Walker:
         self._has_walked = False
         self._random = torch.Generator().manual_seed(0)
 
-    def walks(self) -> Walks:
-        """The walks of all segments."""
+    def walks(self) -> Walks | None:
+        """The walks of all segments, or of those, the first ones, that were walked when time was up; None if there are none."""
         segments = torch.arange(len(self._start), device=self._start.device)
         todo = [Pieces(segments, torch.zeros_like(segments).double(), torch.ones_like(segments).double())]
         done: list[tuple[Pieces, Traversal]] = []
-        while todo:
-            pieces = self._within_budget(self._next(todo), done)
-            if len(pieces) == 0:
-                continue
-            try:
-                self._walk(pieces, done)
-            except TooManyRows as error:
-                if len(pieces) == 1 and error.rows > self._left[pieces.segment]:
-                    done.append((pieces, self._as_curved(pieces, complete=False)))
-                    continue
-                self._density = max(self._density, error.numel / float(pieces.length.sum()))
-                todo.append(pieces if len(pieces) > 1 else pieces.cut(max(2, self._parts(pieces))))
+        try:
+            while todo:
+                self._go_on(todo, done)
+        except OutOfTime:
+            return self._joined(done, self._walked(done))
+        return self._joined(done, len(self._start))
+
+    def _go_on(self, todo: list[Pieces], done: list[tuple[Pieces, Traversal]]) -> None:
+        """Walks the pieces that come next."""
+        pieces = self._within_budget(self._next(todo), done)
+        if len(pieces) == 0:
+            return
+        try:
+            self._walk(pieces, done)
+        except TooManyRows as error:
+            if len(pieces) == 1 and error.rows > self._left[pieces.segment]:
+                done.append((pieces, self._as_curved(pieces, complete=False)))
+                return
+            self._density = max(self._density, error.numel / float(pieces.length.sum()))
+            todo.append(pieces if len(pieces) > 1 else pieces.cut(max(2, self._parts(pieces))))
+
+    def _walked(self, done: list[tuple[Pieces, Traversal]]) -> int:
+        """How many segments were walked to their ends, before the first that was not."""
+        length = self._start.new_zeros(len(self._start) + 1)
+        for pieces, _ in done:
+            length.index_add_(0, pieces.segment, pieces.length)
+        return int((length < 1 - SHORTEST_PIECE).nonzero()[0])
+
+    def _joined(self, done: list[tuple[Pieces, Traversal]], count: int) -> Walks | None:
+        """The walks of the first `count` segments."""
+        if count == 0:
+            return None
         parts, found = (list(each) for each in zip(*done, strict=True))
-        return join(Pieces.concatenate(parts), Traversal.concatenate(found), len(self._start), self._architecture)
+        pieces, traversal = Pieces.concatenate(parts), Traversal.concatenate(found)
+        kept = pieces.segment < count
+        return join(pieces[kept], traversal.of(kept), count, self._architecture)
 
     def _next(self, todo: list[Pieces]) -> Pieces:
         """Takes as many pieces as fit the memory, by what those before took."""
@@ -135,7 +163,7 @@ class Walker:
     def _in_one_pass(self, pieces: Pieces) -> tuple[Traversal, int]:
         grid = Grid(pieces.begin, pieces.end)
         probes = self._random_points(pieces)
-        one_pass = OnePass(self._borrowed, self._architecture, grid, self._max_numel, probes)
+        one_pass = OnePass(self._borrowed, self._architecture, grid, self._max_numel, probes, self._deadline)
         one_pass.run(torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)]))
         self._spend(pieces, torch.bincount(grid.piece) - 2)
         checks = max(1, min(MOST_CHECKS, len(grid) // (ROWS_PER_CHECK * len(pieces)))) * len(pieces)
@@ -171,7 +199,12 @@ class Walker:
 
     def _samples(self, pieces: Pieces, names: Sequence[str]) -> Samples:
         return Samples(
-            self._borrowed, self._architecture, names, len(pieces), lambda piece, t: self._points(pieces.segment[piece], t)
+            self._borrowed,
+            self._architecture,
+            names,
+            len(pieces),
+            lambda piece, t: self._points(pieces.segment[piece], t),
+            self._deadline,
         )
 
     def _max_samples(self, samples: Samples) -> int:
