@@ -7,6 +7,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,9 @@ GAP = 0.06
 SCALES = (0.1, 0.2, 0.5, 1.0)
 """Where a scale of chi may end: few steps, so that pictures of one run can be compared."""
 
+
+ON_FRAME = 1e-9
+"""Of a picture's extent, how close to its frame what was cut off there lies."""
 
 SliceRegions = tuple[list[Tensor], Tensor, float]
 """The polygons of a slice, their Hamming distances from the first, and how far to each side they were looked for."""
@@ -178,7 +182,7 @@ def plot_slice(polygons: Sequence[Tensor], distances: Tensor, *, extent: float) 
     """The activation regions of a plane around an input, as far as they are known, by their Hamming distance from the input's.
 
     Args:
-        polygons: The vertices (V, 2) of R regions, in any order; the input is at 0, its region the first.
+        polygons: The vertices (V, 2) of R regions, in any order, cut off at the frame; the input is at 0, its region the first.
         distances: int64 (R,), in how many units their codes differ from the input's.
         extent: How far the picture reaches to each side.
 
@@ -192,7 +196,7 @@ def plot_slice(polygons: Sequence[Tensor], distances: Tensor, *, extent: float) 
         >>> square = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
         >>> figure = plot_slice([square, square + torch.tensor([2.0, 0.0])], torch.tensor([0, 1]), extent=3.0)
         >>> figure.axes[0].get_title()
-        "an input's region of 4 faces, and 1 around it"
+        "4 faces of an input's region, and 1 region around it"
     """
     _require_matplotlib()
     from matplotlib.collections import PolyCollection
@@ -201,7 +205,7 @@ def plot_slice(polygons: Sequence[Tensor], distances: Tensor, *, extent: float) 
 
     around = [polygon[_turn(polygon)].cpu().numpy() for polygon in polygons]
     figure = Figure(figsize=(5.4, 4.4))
-    axis, bar = _axes(figure, (0.15, 0.12, 0.66, 0.81)), _axes(figure, (0.84, 0.12, 0.035, 0.81))
+    axis, bar = _axes(figure, (0.17, 0.12, 0.65, 0.81)), _axes(figure, (0.85, 0.12, 0.035, 0.81))
     patches = PolyCollection(around, array=distances.cpu().numpy(), cmap="viridis_r", edgecolors="white", linewidths=0.5)
     patches.set_clim(0, max(1, int(distances.max())))
     axis.add_collection(patches)
@@ -211,11 +215,21 @@ def plot_slice(polygons: Sequence[Tensor], distances: Tensor, *, extent: float) 
     axis.set_ylim(-extent, extent)
     for side in (axis.xaxis, axis.yaxis):
         side.set_major_locator(MaxNLocator(3))
-    axis.title.set_text(f"an input's region of {len(around[0])} faces, and {len(around) - 1} around it")
+    faces, others = _faces_inside(around[0], extent), len(around) - 1
+    axis.title.set_text(
+        f"{faces} face{'s' * (faces != 1)} of an input's region, and {others} region{'s' * (others != 1)} around it"
+    )
     axis.set_xlabel("along the slice's first direction")
     axis.set_ylabel("along its second")
     figure.colorbar(patches, cax=bar, label="units that differ", ticks=MaxNLocator(3, integer=True))
     return figure
+
+
+def _faces_inside(polygon: np.ndarray, extent: float) -> int:
+    """How many edges (V, 2) of a polygon do not run along the frame."""
+    on_frame = np.abs(np.stack([polygon - extent, polygon + extent], axis=2)) < ON_FRAME * extent
+    along = on_frame & np.roll(on_frame, -1, axis=0)
+    return int((~along.any(axis=(1, 2))).sum())
 
 
 def _axes(figure: Figure, place: tuple[float, float, float, float]) -> Axes:

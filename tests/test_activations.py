@@ -447,6 +447,56 @@ def test_objects_that_a_forward_pass_steps_are_as_before() -> None:
         assert schedule.steps == 0 and schedule.seen == [0.0]
 
 
+class Remembers(nn.Module):
+    """Keeps from one pass to the next what it saw, in every way there is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp(3, 8, 8, 2)
+        self.mean: Tensor | None = None
+        self.calls, self.seen = 0, []
+        self.register_buffer("total", torch.zeros(3, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mean is None:
+            self.mean = x.detach().mean(0)
+        self.calls += 1
+        self.seen.append(self.calls)
+        self.total += x.detach().sum(0)
+        return self.net(x - self.mean)
+
+
+def test_all_that_borrow_a_kept_model_find_it_as_the_first_did() -> None:
+    model, (x, y) = Remembers(), torch.randn(2, 6, 3).double()
+
+    def found() -> list[Tensor]:
+        walks = segment_walks(model, x, y)
+        return [activation_codes(model, y).bits, walks.position, walks.first_codes, activation_codes(model, x[2:]).bits]
+
+    apart = found()
+    with kept_borrowed(model, x):
+        together = found()
+    assert all(torch.equal(one, two) for one, two in zip(apart, together, strict=True))
+    assert model.mean is None and model.calls == 0 and not model.seen and not model.total.any()
+
+
+def test_what_a_pass_writes_into_a_weight_is_gone_before_the_next() -> None:
+    class Stepping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.full((2,), -3.5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                self.weight.add_(1)
+            return torch.relu(x * self.weight)
+
+    model = Stepping()
+    for _ in range(3):  # the looks are passes too
+        assert not activation_codes(model, torch.ones(5, 2)).bits.any()
+    assert (model.weight == -3.5).all()
+
+
 def test_a_model_that_is_kept_borrowed_is_looked_at_once_and_then_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     model, other, (x, y) = mlp(3, 8, 8, 2), mlp(3, 5, 2), torch.randn(2, 6, 3).double()
     looked: list[BorrowedModel] = []

@@ -34,6 +34,7 @@ from fold_lightning import (
     space_folding,
 )
 from fold_lightning.callbacks.measurement import Measurement
+from fold_lightning.figures import plot_slice
 from fold_lightning.folding import PerSegment
 from fold_lightning.summaries import folding_scalars
 
@@ -576,6 +577,37 @@ def test_figures_without_matplotlib_are_refused(monkeypatch: pytest.MonkeyPatch)
         figures.plot_folding_matrix(torch.zeros(2, 2))
     with pytest.raises(ModuleNotFoundError, match=r"fold-lightning\[figures\]"):
         figures.plot_slice([torch.zeros(3, 2)], torch.zeros(1), extent=1.0)
+
+
+@pytest.mark.parametrize(
+    ("corners", "title"),
+    [
+        ([[-1, -1], [1, -1], [1, 1], [-1, 1]], "4 faces of an input's region, and 1 region around it"),
+        ([[-1, -1], [3, -1], [3, 1], [-1, 1]], "3 faces of an input's region, and 1 region around it"),
+        ([[-3, 1], [-3, -3], [1, -3]], "1 face of an input's region, and 1 region around it"),
+        ([[-3, -1], [3, -1], [3, 3], [-3, 3]], "1 face of an input's region, and 1 region around it"),
+    ],
+)
+def test_the_frame_of_a_picture_is_no_face(corners: list[list[float]], title: str) -> None:
+    polygon = torch.tensor(corners).double()
+    assert plot_slice([polygon, polygon + 2], torch.tensor([0, 1]), extent=3.0).axes[0].get_title() == title
+
+
+def test_a_picture_shows_the_regions_of_all_layers_whichever_count() -> None:
+    model = Model().eval()
+    x = torch.randn(1, 5)
+    ways = (None, "net.2")
+    (all_polygons, all_distances, extent), (polygons, distances, same) = (Measurement(w, None).slice(model, x, 0) for w in ways)
+    assert same == extent and torch.equal(all_distances, distances)
+    assert all(torch.equal(one, other) for one, other in zip(all_polygons, polygons, strict=True))
+
+
+def test_a_network_whose_regions_take_long_has_few_of_them_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fold_lightning.callbacks import measurement
+
+    monkeypatch.setattr(measurement, "SECONDS_OF_A_SLICE", 1e-9)
+    polygons, distances, _ = Measurement(None, None).slice(Model().eval(), torch.randn(1, 5), 0)
+    assert len(polygons) == len(distances) == 1
 
 
 def test_scalars_are_plain_finite_numbers_also_where_nothing_folds() -> None:

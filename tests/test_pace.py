@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch import LightningModule
-from test_monitor import TAGS, fit
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from test_monitor import TAGS, Model, fit
 
-from fold_lightning import FoldingMonitor
+from fold_lightning import FoldingMonitor, Walks
 from fold_lightning.callbacks import pace
 from fold_lightning.callbacks.measurement import Measurement
 from fold_lightning.callbacks.pace import SHARE, Allowance, Pace
@@ -103,9 +105,7 @@ def test_the_same_number_is_taken_as_long_as_it_fits(clock: Clock) -> None:
     costs = [0.04, 0.03, 0.05, 0.06, 0.02, 0.0301]
     assert [measured(paced, clock, 1.0, lambda n, each=each: n * each) for each in costs] == [16] * 6
     costs = [0.1, 0.1, 0.1, 0.01, 0.001, 0.001, 0.001]  # what has changed has to come again
-    assert [measured(paced, clock, 1.0, lambda n, each=each: n * each) for each in costs] == [
-        *(16, 16, 8, 8, 8, 32, 64)
-    ]
+    assert [measured(paced, clock, 1.0, lambda n, each=each: n * each) for each in costs] == [*(16, 16, 8, 8, 8, 32, 64)]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -193,6 +193,81 @@ def test_a_monitor_keeps_its_limit_by_fewer_segments_and_says_how_many(tmp_path:
         assert values["folding/segments"] == 8 and values["folding/seconds"] == pytest.approx(0.8)
     chi = monitor._run.measurement.walks(trainer.lightning_module, monitor._run.probes.segments.of(slice(8)), None)
     assert trainer.logger.said[-1][1]["folding/regions"] == pytest.approx(chi.num_regions().double().mean().item(), rel=1e-6)
+
+
+def late_from(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Of the segments that are walked at once those from a number on take too long."""
+    walks = Measurement.walks
+
+    def late(self: Measurement, model: LightningModule, segments: Any, seconds: float | None) -> Any:
+        times = [slice(0, number)] * (number > 0) + [slice(number, None)] * (len(segments) > number)
+        parts = [walks(self, model, segments.of(s), None if s.start == 0 and number else 0.0) for s in times]
+        return Walks.concatenate(parts)
+
+    monkeypatch.setattr(Measurement, "walks", late)
+
+
+def test_walks_that_no_time_suffices_for_are_looked_at_in_points_with_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late_from(monkeypatch, 0)
+    with pytest.warns(UserWarning, match="can't walk a segment of this network in 3.0 s, so it looks at 65 points") as warned:
+        trainer = fit(tmp_path, FoldingMonitor(max_seconds=3, num_segments=4))
+    assert sum("walk" in str(w.message) for w in warned) == 1
+    assert [(said["folding/complete"], said["folding/exact"]) for _, said in trainer.logger.said] == [(0, 0)] * 3
+
+
+def test_walks_that_come_too_late_are_left_out_where_others_came_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late_from(monkeypatch, 3)
+    monitor = FoldingMonitor(max_seconds=50, num_segments=8)
+    trainer = fit(tmp_path, monitor)
+    counts = [(said["folding/complete"], said["folding/segments"]) for _, said in trainer.logger.said]
+    assert counts == [(1, 7), (1, 3), (1, 3)]  # the first measurement takes them block by block: 1, 3 and 4
+    monkeypatch.undo()
+    walks = monitor._run.measurement.walks(trainer.lightning_module, monitor._run.probes.segments.of(slice(3)), None)
+    assert trainer.logger.said[-1][1]["folding/regions"] == pytest.approx(walks.num_regions().double().mean().item(), rel=1e-6)
+
+
+def steps_of(trainer: Trainer) -> list[int]:
+    return [step for step, _ in trainer.logger.said]
+
+
+def test_what_training_has_not_earned_is_not_measured_but_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Allowance, "affords", False)
+    assert steps_of(fit(tmp_path, FoldingMonitor(), max_epochs=4)) == [0, 11]
+    assert steps_of(fit(tmp_path, FoldingMonitor(measure_at_start=False), max_epochs=4)) == [2, 11]
+    assert steps_of(fit(tmp_path, FoldingMonitor(), max_epochs=-1, max_steps=9)) == [0, 8]
+    several = fit(tmp_path, FoldingMonitor(), max_epochs=3, val_check_interval=1)
+    assert steps_of(several) == [0, 6]  # the first of the last epoch's
+    assert steps_of(fit(tmp_path, FoldingMonitor(every_n_epochs=3), max_epochs=4)) == [0, 11]
+    assert steps_of(fit(tmp_path, FoldingMonitor(every_n_epochs=5), max_epochs=4)) == [0]
+
+
+class Plateau(Model):
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "folding/chi_mean"}}
+
+
+@pytest.mark.parametrize(
+    ("beside", "model"),
+    [
+        ([EarlyStopping("faces/mean", patience=9)], Model),
+        ([ModelCheckpoint(monitor="codes/distinct")], Model),
+        ([], Plateau),
+    ],
+)
+def test_where_something_decides_by_the_values_each_epoch_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: list[Any], model: type[Model]
+) -> None:
+    spend = Allowance.spend
+    monkeypatch.setattr(Allowance, "spend", lambda allowance, seconds: spend(allowance, seconds + 100))  # nothing is affordable
+    assert steps_of(fit(tmp_path, FoldingMonitor(num_segments=4), max_epochs=4)) == [0, 2, 11]
+    monitor = FoldingMonitor(num_segments=4)
+    assert steps_of(fit(tmp_path, monitor, *beside, model=model(), max_epochs=4)) == [0, 2, 5, 8, 11]
 
 
 @pytest.mark.parametrize("value", [0, -1, True, "soon", float("nan")])

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fold_lightning.activations.following import follow, follows, varies
-from fold_lightning.activations.snapshot import DEEPEST_HOLDER, Snapshot, holding_restorers
+from fold_lightning.activations.snapshot import DEEPEST_HOLDER, Restorer, Snapshot, holding_restorers, restore_all
 
 Forward = str | Callable[..., Any] | None
 
@@ -44,7 +44,7 @@ class BorrowedModel:
         self._paths = {id(module): _plain_path(path) for path, module in reversed(list(model.named_modules()))}
         self._parameters = {id(p) for p in model.parameters()}
         self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
-        self._copies: dict[int, tuple[Tensor, Tensor]] = {}
+        self._copies: dict[int, tuple[Tensor, Tensor, int]] = {}
         self._buffers = {id(b) for b in model.buffers()}
         self.looks: dict[Any, Any] = {}
 
@@ -57,8 +57,12 @@ class BorrowedModel:
         return target is not None and target != self._dtype and not (target == torch.float64 and name not in CAST_TO)
 
     def begin_pass(self) -> None:
-        """Forgets what the last pass wrote into buffers and other tensors."""
-        self._copies = {key: copy for key, copy in self._copies.items() if key in self._parameters}
+        """Forgets what the last pass wrote into parameters, buffers and other tensors."""
+        self._copies = {
+            key: (tensor, copy, version)
+            for key, (tensor, copy, version) in self._copies.items()
+            if key in self._parameters and copy._version == version
+        }
 
     def forward(self, inputs: Tensor) -> Any:
         return self._forward(inputs)
@@ -78,7 +82,8 @@ class BorrowedModel:
         if not is_own and tensor.dtype == dtype and tensor.device == self.device:
             return tensor
         if key not in self._copies:  # with the original, lest another tensor gets its id
-            self._copies[key] = (tensor, _like(tensor, tensor.detach().to(self.device, dtype, copy=True)))
+            copy = _like(tensor, tensor.detach().to(self.device, dtype, copy=True))
+            self._copies[key] = (tensor, copy, copy._version)
         return self._copies[key][1]
 
 
@@ -113,17 +118,18 @@ def borrow(model: nn.Module, inputs: Tensor, forward: Forward = None) -> Iterato
     try:
         yield kept.borrowed
     finally:
-        kept.clean_up()
+        if kept.clean_up():  # a look leaves something behind that the passes after it find
+            kept.borrowed.looks.clear()
 
 
 @dataclass(frozen=True)
 class _Loan:
-    """A model that is lent, and what makes it as it was when that began."""
+    """A model that is lent, and what makes it as it was when that began and says whether it had changed."""
 
     model: nn.Module
     forward: Forward
     borrowed: BorrowedModel
-    clean_up: Callable[[], None]
+    clean_up: Callable[[], bool]
 
 
 _kept: ContextVar[_Loan | None] = ContextVar("kept", default=None)
@@ -162,10 +168,10 @@ def kept_borrowed(model: nn.Module, inputs: Tensor, forward: Forward = None) -> 
 
 
 @contextmanager
-def undisturbed(model: nn.Module, *holders: Any, depth: int = DEEPEST_HOLDER) -> Iterator[Callable[[], None]]:
+def undisturbed(model: nn.Module, *holders: Any, depth: int = DEEPEST_HOLDER) -> Iterator[Callable[[], bool]]:
     """Evaluation mode without gradients; what is then run of a model leaves nothing behind on it, nor on other objects.
 
-    What it yields takes away what was left so far.
+    What it yields takes away what was left so far, and says whether there was something.
     """
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -173,9 +179,8 @@ def undisturbed(model: nn.Module, *holders: Any, depth: int = DEEPEST_HOLDER) ->
             module.training = False
         restorers = [*(Snapshot(module).restore for module, _ in modes), random_state_restorer(*holders, depth=depth)]
 
-        def clean_up() -> None:
-            for restore in restorers:
-                restore()
+        def clean_up() -> bool:
+            return restore_all(restorers)
 
         try:
             with torch.inference_mode(False), torch.no_grad():
@@ -197,20 +202,19 @@ def preserved_random_state(*holders: Any, depth: int = DEEPEST_HOLDER) -> Iterat
         restore()
 
 
-def random_state_restorer(*holders: Any, depth: int = DEEPEST_HOLDER) -> Callable[[], None]:
+def random_state_restorer(*holders: Any, depth: int = DEEPEST_HOLDER) -> Restorer:
     """What gives back the random states as they are now, and what some objects hold."""
     restorers = [restorer for holder in holders for restorer in holding_restorers(holder, depth)]
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
-    def restore() -> None:
+    def restore() -> bool:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(cpu)
         if cuda:
             torch.cuda.set_rng_state_all(cuda)
-        for restorer in restorers:
-            restorer()
+        return restore_all(restorers)
 
     return restore
 

@@ -31,6 +31,10 @@ MOST_HELD = 20_000
 """How many objects are looked into, those that are held most directly first."""
 
 
+Restorer = Callable[[], bool]
+"""Gives something back as it was, and says whether it was otherwise; of generators it says no."""
+
+
 class Snapshot:
     """A module's attributes, the contents of their tensors, lists, dicts, sets and deques, and the states of its generators.
 
@@ -46,7 +50,8 @@ class Snapshot:
         >>> snapshot = Snapshot(module)
         >>> module.seen.append(1), module.calls.update(n=1), setattr(module, "last", 2)
         (None, None, None)
-        >>> snapshot.restore()
+        >>> snapshot.restore(), snapshot.restore()
+        (True, False)
         >>> module.seen, module.calls, hasattr(module, "last")
         ([], {'n': 0}, False)
     """
@@ -56,13 +61,18 @@ class Snapshot:
         kept = {name: value for name, value in attributes.items() if name not in without} if without else attributes
         self._restorers = list(_restorers(kept, DEEPEST))
 
-    def restore(self) -> None:
-        """Gives everything back as it was, in the same objects."""
-        for restorer in self._restorers:
-            restorer()
+    def restore(self) -> bool:
+        """Gives everything back as it was, in the same objects; says whether anything but a generator was otherwise."""
+        return restore_all(self._restorers)
 
 
-def holding_restorers(holder: Any, depth: int = DEEPEST_HOLDER) -> list[Callable[[], None]]:
+def restore_all(restorers: Iterable[Restorer]) -> bool:
+    """Whether anything was otherwise."""
+    changed = [restore() for restore in restorers]
+    return any(changed)
+
+
+def holding_restorers(holder: Any, depth: int = DEEPEST_HOLDER) -> list[Restorer]:
     """Gives back the attributes and items of an object, of an object that it holds, and so on, and the states of random generators.
 
     Looked into are attributes, containers, what functions close over or are bound to, and generators that are attributes of a
@@ -73,12 +83,12 @@ def holding_restorers(holder: Any, depth: int = DEEPEST_HOLDER) -> list[Callable
         >>> dataset = SimpleNamespace(transforms=[SimpleNamespace(generator=torch.Generator().manual_seed(0))], file=None)
         >>> restorers = holding_restorers(dataset)
         >>> first, dataset.file = torch.rand(1, generator=dataset.transforms[0].generator), "open"
-        >>> for restore in restorers:
-        ...     restore()
+        >>> restore_all(restorers)
+        True
         >>> bool(first == torch.rand(1, generator=dataset.transforms[0].generator)), dataset.file
         (True, None)
     """
-    found: list[Callable[[], None]] = []
+    found: list[Restorer] = []
     seen: set[int] = set()
     waiting = deque([(holder, depth)])
     while waiting and len(seen) < MOST_HELD:
@@ -142,19 +152,26 @@ def _is_generator(value: Any) -> bool:
     )
 
 
-def _generator_restorer(value: Any) -> Callable[[], None] | None:
+def _generator_restorer(value: Any) -> Restorer | None:
     if not _is_generator(value):
         return None
     if isinstance(value, torch.Generator):
-        return partial(_set_state, value, value.get_state())
-    if isinstance(value, random.Random):
-        return partial(value.setstate, value.getstate())
-    if isinstance(value, np.random.RandomState):
-        return partial(value.set_state, value.get_state())
-    return partial(setattr, value.bit_generator, "state", value.bit_generator.state)
+        set_state: Callable[[], Any] = partial(value.set_state, value.get_state())
+    elif isinstance(value, random.Random):
+        set_state = partial(value.setstate, value.getstate())
+    elif isinstance(value, np.random.RandomState):
+        set_state = partial(value.set_state, value.get_state())
+    else:
+        set_state = partial(setattr, value.bit_generator, "state", value.bit_generator.state)
+
+    def restore() -> bool:
+        set_state()
+        return False
+
+    return restore
 
 
-def _restorers(value: Any, depth: int) -> Iterator[Callable[[], None]]:
+def _restorers(value: Any, depth: int) -> Iterator[Restorer]:
     if (generator := _generator_restorer(value)) is not None:
         yield generator
     elif type(value) is torch.Tensor and value.layout is torch.strided and not value.is_meta:
@@ -192,58 +209,63 @@ def _is_small(value: Any) -> bool:
         return True
 
 
-def _set_state(generator: torch.Generator, state: torch.Tensor) -> None:
-    generator.set_state(state)
-
-
-def _inside(values: Any, depth: int) -> Iterator[Callable[[], None]]:
+def _inside(values: Any, depth: int) -> Iterator[Restorer]:
     if depth:
         for value in list(values):
             yield from _restorers(value, depth - 1)
 
 
-def _restorer_of_tensor(value: torch.Tensor, before: torch.Tensor) -> Callable[[], None]:
-    def restore() -> None:
+def _restorer_of_tensor(value: torch.Tensor, before: torch.Tensor) -> Restorer:
+    def restore() -> bool:
         same = (value == before) | ((value != value) & (before != before))
-        if not bool(same.all()):
-            with torch.inference_mode() if value.is_inference() else torch.no_grad():
-                value.copy_(before)
+        if bool(same.all()):
+            return False
+        with torch.inference_mode() if value.is_inference() else torch.no_grad():
+            value.copy_(before)
+        return True
 
     return restore
 
 
-def _restorer_of_array(value: np.ndarray[Any, Any], before: np.ndarray[Any, Any]) -> Callable[[], None]:
-    def restore() -> None:
-        if value.tobytes() != before.tobytes():
-            value[...] = before
+def _restorer_of_array(value: np.ndarray[Any, Any], before: np.ndarray[Any, Any]) -> Restorer:
+    def restore() -> bool:
+        if value.tobytes() == before.tobytes():
+            return False
+        value[...] = before
+        return True
 
     return restore
 
 
-def _restorer_of_dict(value: dict[Any, Any], before: dict[Any, Any]) -> Callable[[], None]:
-    def restore() -> None:
-        if list(value) != list(before):
+def _restorer_of_dict(value: dict[Any, Any], before: dict[Any, Any]) -> Restorer:
+    def restore() -> bool:
+        has_others = list(value) != list(before)
+        if has_others:
             value.clear()
-        for key, item in before.items():
-            if key not in value or value[key] is not item:
-                value[key] = item
+        changed = {key: item for key, item in before.items() if key not in value or value[key] is not item}
+        value.update(changed)
+        return has_others or bool(changed)
 
     return restore
 
 
-def _restorer_of_sequence(value: Any, before: list[Any]) -> Callable[[], None]:
-    def restore() -> None:
-        if len(value) != len(before) or any(a is not b for a, b in zip(value, before, strict=True)):
-            value.clear()
-            value.extend(before)
+def _restorer_of_sequence(value: Any, before: list[Any]) -> Restorer:
+    def restore() -> bool:
+        if len(value) == len(before) and all(a is b for a, b in zip(value, before, strict=True)):
+            return False
+        value.clear()
+        value.extend(before)
+        return True
 
     return restore
 
 
-def _restorer_of_set(value: set[Any], before: set[Any]) -> Callable[[], None]:
-    def restore() -> None:
-        if value != before:
-            value.clear()
-            value.update(before)
+def _restorer_of_set(value: set[Any], before: set[Any]) -> Restorer:
+    def restore() -> bool:
+        if value == before:
+            return False
+        value.clear()
+        value.update(before)
+        return True
 
     return restore

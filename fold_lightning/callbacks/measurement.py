@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -31,6 +33,12 @@ HALF_SPACES_AT_ONCE = 2**21
 
 MOST_POLYGONS = 40
 """In the picture of a slice."""
+
+SECONDS_OF_A_SLICE = 1.0
+"""What its regions may take, by what the first of them took."""
+
+TIMES_AS_LONG = 2.0
+"""What each takes that is found behind a face, drawn and all: so many times as long as the first."""
 
 WIDER = 1.6
 """How far a picture reaches, in sizes of the region in its middle."""
@@ -85,23 +93,29 @@ class Measurement:
         return torch.cat(counts)
 
     def slice(self, model: LightningModule, x: Tensor, seed: int) -> SliceRegions:
-        """The regions of a plane around an input (1, ...): the input's features if they are two, else a random slice."""
-        x = x.to(model.device)
-        here = self._regions(model, x, random_directions(1, 2, x[0].numel(), seed))
+        """The regions of a plane around an input (1, ...): the input's features if they are two, else a random slice.
+
+        They are those of all layers, for other regions than these are no polygons; fewer where one takes long.
+        """
+        x, begin = x.to(model.device), time.perf_counter()
+        with self._each_warning_once():
+            directions = random_directions(1, 2, x[0].numel(), seed)
+            here = activation_regions(model, x, forward=self._forward, subspace=directions)
         own = region_shapes(here)[0]
+        most = math.ceil(SECONDS_OF_A_SLICE / (TIMES_AS_LONG * (time.perf_counter() - begin)))
         extent = WIDER * float(own.vertices.abs().max()) if len(own.vertices) else float(here.slacks.max())
         assert here.basis is not None
-        directions = here.basis[0].view(2, *x.shape[1:])
+        plane = here.basis[0].view(2, *x.shape[1:])
 
         def in_the_plane(model: nn.Module, y: Tensor) -> Any:
-            return forward_function(model, self._forward)(x.double() + torch.tensordot(y, directions, dims=1))
+            return forward_function(model, self._forward)(x.double() + torch.tensordot(y, plane, dims=1))
 
         origin = torch.zeros_like(here.normals[:, 0])
         with kept_borrowed(model, origin, in_the_plane):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # it stops at its limit, or at a face too thin to see
-                    graph = region_graph(model, origin, max_regions=MOST_POLYGONS, forward=in_the_plane)
+                    graph = region_graph(model, origin, max_regions=min(MOST_POLYGONS, most), forward=in_the_plane)
             except NoPolytopes:  # what pooling bends is not told by codes
                 return [own.vertices], torch.zeros(1, dtype=torch.int64), extent
             regions = activation_regions(model, graph.points.to(x.device), forward=in_the_plane)

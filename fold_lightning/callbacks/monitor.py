@@ -30,8 +30,8 @@ class FoldingMonitor(AnyCallback):
     spread evenly over ordered pairs of classes where labels are there, the network's exact walks are found and their folding is
     logged; and the codes of such inputs are counted. It measures in `on_validation_epoch_end`, in `on_train_epoch_end` where
     there is no validation, and once before training, at step 0. Values go through `self.log`, so `ModelCheckpoint` and
-    `EarlyStopping` can use them; epochs without a measurement, or with one that failed, keep the last, and an epoch that has none
-    yet is measured. The model, its gradients and all random states stay as they were: training with the monitor is
+    `EarlyStopping` can use them; in epochs without a measurement, or with one that failed, they find the last, while loggers get
+    none. An epoch that has none yet is measured. The model, its gradients and all random states stay as they were: training with the monitor is
     bit-identical, unless `regularize=` asks for more folding. A measurement that fails during training is skipped with one warning;
     as long as none has succeeded, callbacks that wait for a tag find NaN (`EarlyStopping(check_finite=True)` stops at that).
     By default it takes about 2 % of the time that training takes, by measuring as many of the segments and inputs as that allows.
@@ -68,7 +68,7 @@ class FoldingMonitor(AnyCallback):
       [0, 1), ``regularizer/soft_chi`` (`FoldingRegularizer`).
     - to TensorBoard only: the histograms ``folding/chi_histogram`` and ``faces/histogram`` (``faces/random_histogram``); with
       matplotlib the figures ``folding/walk`` of the segment that folds most, ``folding/phi_matrix`` of the pairs of classes and
-      ``regions/slice`` of the regions around an input; and, when training ends, the codes as an embedding.
+      ``regions/slice`` of the regions around an input (of all layers); and, when training ends, the codes as an embedding.
 
     Args:
         every_n_epochs: Measure every so many epochs, and after the first that has no value yet.
@@ -91,9 +91,12 @@ class FoldingMonitor(AnyCallback):
         batch_to_inputs: A function of a batch that returns its inputs or (inputs, labels); needed where the batch is no tensor,
             no tuple that begins with one, and no dict.
         max_seconds: How long a measurement may take. "auto" takes 2 % of the time since the last one (0.05 s at least), and measures
-            less often where even one segment takes longer; a number is kept at each measurement, but for the fewest inputs and
-            segments; None has no limit, so that values depend on no clock. What does not fit is left out from the end, by a decision
-            of the first process, and the tags say how much was measured. `num_inputs="all"` counts them all in any case.
+            less often where the fewest inputs and segments take longer, but always in the last epoch, and in every one if a callback
+            or a learning rate schedule monitors one of the tags; a number is kept at each measurement, but for the fewest inputs;
+            None has no limit, so that values depend on no clock. What does not fit is left out from the end, by a decision of the
+            first process, and the tags say how much was measured. Walks have 1 s in any case; if not even one is walked in its time,
+            its segment is looked at at 65 points, ``folding/complete`` is 0, and a warning says so. `num_inputs="all"` counts them
+            all in any case.
         forward: How to call the model on inputs: the name of one of its methods or submodules, or a callable of
             (model, inputs); None calls the LightningModule itself.
         figures: Whether to draw at every measurement; None draws where matplotlib is installed, when training ends and as often

@@ -145,9 +145,9 @@ class Run:
         try:
             if self._pictures is not None:
                 self._pictures.draw(trainer, max(0, logged_step(trainer) - 1), lambda: self._slice(model))
-            if self._settings.codes:
+            if counted := int(self.scalars.get(summaries.CODES_INPUTS, 0)):  # no more than there was time for
                 inputs, labels = self.probes.counted
-                codes, _ = self.measurement.codes(model, inputs)
+                codes, _ = self.measurement.codes(model, inputs[:counted])
                 summaries.write_embedding(trainer.loggers, codes.bits, labels, trainer.global_step)
         except Exception as error:
             self.warn_of_failure(trainer, error)

@@ -30,7 +30,7 @@ OTHERS_SHARE = 0.3
 LEAST_WALKING = 1.0
 """Seconds that walks have in any case, lest one of many regions be cut off, and no one waits for much longer."""
 
-SECONDS_OF_A_CHECK = 0.1
+SECONDS_OF_A_CHECK = 0.02
 """How far a walk goes that is to show no more than that it can be made."""
 
 AT_LEAST = {"codes": 64, "faces": 8, "random_faces": 8, "walks": 1}
@@ -211,9 +211,9 @@ class Survey:
     def _warn_of_late_walks(self, seconds: float | None) -> None:
         if not self._has_warned:
             rank_zero_warn(
-                f"FoldingMonitor can't walk a segment of this network in {seconds:.1f} s, so it looks at {LATE_POINTS} points of each "
-                f"(`{summaries.COMPLETE}` is 0). Count fewer layers (`layers=`), give it more time (`max_seconds=`), or leave walks "
-                "out (`folding=False`). (Said once.)"
+                f"FoldingMonitor can't walk a segment of this network in {seconds:.1f} s, so it looks at {LATE_POINTS} points of "
+                f"each (`{summaries.COMPLETE}` is 0). Count fewer layers (`layers=`), give it more time (`max_seconds=`), or "
+                "leave walks out (`folding=False`). (Said once.)"
             )
         self._has_warned = True
 

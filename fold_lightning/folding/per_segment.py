@@ -63,5 +63,5 @@ class PerSegment:
     @classmethod
     def from_rows(cls, rows: Tensor, layers: list[str]) -> PerSegment:
         """What such rows hold."""
-        *of_walks, by_layer = *rows[:, :5].unbind(1), rows[:, 5:].unbind(1)
-        return cls(*of_walks, dict(zip(layers, by_layer, strict=True)))
+        chi, regions, exact, complete, resolution, *by_layer = rows.unbind(1)
+        return cls(chi, regions, exact, complete, resolution, dict(zip(layers, by_layer, strict=True)))

@@ -240,7 +240,7 @@ class ProbeSource:
         with self._undisturbed(self._batch_to_inputs, depth=NEAR):
             return split_batch(_copied(batch), self._batch_to_inputs)
 
-    def _undisturbed(self, *holders: Any, depth: int = DEEPEST_HOLDER) -> AbstractContextManager[None]:
+    def _undisturbed(self, *holders: Any, depth: int = DEEPEST_HOLDER) -> AbstractContextManager[Any]:
         if self._model is None:
             return preserved_random_state(*holders, depth=depth)
         return undisturbed(self._model, *holders, depth=depth)

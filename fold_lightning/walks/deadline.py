@@ -1,8 +1,22 @@
-"""How long walks may take: past that, whatever runs of them ends."""
+"""How long walks may take: past that, whatever runs of them ends, and what is left is looked at in points."""
 
 from __future__ import annotations
 
 import time
+
+from torch import Tensor
+
+LATE_POINTS = 65
+"""At how many points a segment is looked at that was not walked when time was up."""
+
+
+class LateWalks(UserWarning):
+    """Time did not suffice for some walks."""
+
+
+def is_late(resolution: Tensor) -> Tensor:
+    """Bool (S,): which walks time did not suffice for, told by their resolution."""
+    return resolution >= 1 / (LATE_POINTS - 1)
 
 
 class OutOfTime(BaseException):

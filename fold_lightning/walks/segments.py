@@ -13,21 +13,12 @@ from fold_lightning.activations.architecture import Architecture, inspect_model
 from fold_lightning.activations.borrowing import BorrowedModel, Forward, borrow
 from fold_lightning.activations.codes import check_inputs, codes_of
 from fold_lightning.activations.layers import Patterns
-from fold_lightning.walks.deadline import Deadline
+from fold_lightning.walks.deadline import LATE_POINTS, Deadline, LateWalks, is_late
 from fold_lightning.walks.record import Walks
 from fold_lightning.walks.walker import Walker
 
 LOOKED_AT = 32
 """Segments of whose ends two different inputs are taken for the first look at a model."""
-
-LATE_POINTS = 65
-"""At how many points a segment is looked at that was not walked when time was up."""
-
-
-
-class LateWalks(UserWarning):
-    """Time did not suffice for some walks."""
-
 
 Method = Literal["exact", "uniform"]
 
@@ -126,11 +117,6 @@ def segment_walks(
     return walks
 
 
-def is_late(resolution: Tensor) -> Tensor:
-    """Bool (S,): which walks time did not suffice for, told by their resolution."""
-    return resolution >= 1 / (LATE_POINTS - 1)
-
-
 def _warn(walks: Walks, *, curved: bool) -> None:
     """Curved networks are never exact; anything else that is not, or that was cut off, is worth a word."""
     unfinished, inexact = int((~walks.complete).sum()), int((~walks.exact).sum())
@@ -176,9 +162,7 @@ def _check_segments(start: Tensor, end: Tensor) -> None:
         )
 
 
-def _check_method(
-    method: str, num_points: int | None, max_bytes: int, max_breakpoints: int, max_seconds: float | None
-) -> None:
+def _check_method(method: str, num_points: int | None, max_bytes: int, max_breakpoints: int, max_seconds: float | None) -> None:
     if method not in get_args(Method):
         raise ValueError(f"`method` must be one of {', '.join(map(repr, get_args(Method)))}, got {method!r}.")
     if method == "uniform" and (not isinstance(num_points, int) or num_points < 2):
