@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -203,11 +203,17 @@ def test_a_first_measurement_that_fails_costs_no_callback_that_waits_for_it(
     Breaking(monkeypatch, 2, RuntimeError("out of memory"))  # the first is the check at the start
     tags = ("folding/chi_mean", "folding/phi", "codes/distinct", "faces/mean")
     checkpoints = [ModelCheckpoint(tmp_path / tag.replace("/", " "), monitor=tag, mode="max", save_top_k=9) for tag in tags]
+    stopping = [
+        EarlyStopping("folding/regions", mode="max", patience=9),
+        EarlyStopping("codes/inputs", patience=9),
+        EarlyStopping("folding/fraction", patience=9, divergence_threshold=2.0),
+    ]
     with pytest.warns(UserWarning, match="measured nothing at epoch 0: out of memory"):
         trainer = fit(
             tmp_path,
             watch(num_segments=4, measure_at_start=False),
             *checkpoints,
+            *stopping,
             max_epochs=3,
             given=loaders() if validates else loaders()[:1],
         )

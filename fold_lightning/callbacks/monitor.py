@@ -26,15 +26,16 @@ class AnyCallback(Callback):
 class FoldingMonitor(AnyCallback):
     """Measures how the network folds its input space, during training.
 
-    On segments between validation inputs (training inputs where there is no validation), the same all through the run and
-    spread evenly over ordered pairs of classes where labels are there, the network's exact walks are found and their folding is
-    logged; and the codes of such inputs are counted. It measures in `on_validation_epoch_end`, in `on_train_epoch_end` where
-    there is no validation, and once before training, at step 0. Values go through `self.log`, so `ModelCheckpoint` and
-    `EarlyStopping` can use them; in epochs without a measurement, or with one that failed, they find the last, while loggers get
-    none. An epoch that has none yet is measured. The model, its gradients and all random states stay as they were: training with the monitor is
+    On segments between validation inputs (training inputs where there is no validation), the same all through the run and spread
+    evenly over ordered pairs of classes where labels are there, the network's exact walks are found and their folding is logged;
+    and the codes of such inputs are counted. It measures in `on_validation_epoch_end`, in `on_train_epoch_end` where there is no
+    validation, and once before training, at step 0. Values go through `self.log`, so `ModelCheckpoint` and `EarlyStopping` can use
+    them; in epochs without a measurement, or with one that failed, they find the last, while loggers get none. An epoch that has
+    none yet is measured. The model, its gradients and all random states stay as they were: training with the monitor is
     bit-identical, unless `regularize=` asks for more folding. A measurement that fails during training is skipped with one warning;
-    as long as none has succeeded, callbacks that wait for a tag find NaN (`EarlyStopping(check_finite=True)` stops at that).
-    By default it takes about 2 % of the time that training takes, by measuring as many of the segments and inputs as that allows.
+    as long as none has succeeded, callbacks that wait for a tag find NaN, `EarlyStopping` the worst value there is, for it would
+    stop at NaN. By default it takes about 2 % of the time that training takes, by measuring as many of the segments and inputs as
+    that allows.
 
     Labels are classes if they are integers or booleans (B,) or (B, 1), zeros and ones of any type, or one-hot (B, C); a negative one
     says that its input has none. Inputs of a stream that can't be read by index are those that pass first, and there is a
@@ -289,10 +290,18 @@ class FoldingMonitor(AnyCallback):
                 run.scalars, on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1, reduce_fx="max"
             )
             return
-        settings = self.settings
-        nothing = unmeasured(folding=settings.folding, codes=settings.codes, faces=bool(settings.faces))
-        found = run.scalars or nothing  # a callback that waits for a tag in vain would end the training
+        found = run.scalars or self._nothing(trainer)  # a callback that waits for a tag in vain would end the training
         trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in found.items()})
+
+    def _nothing(self, trainer: Trainer) -> dict[str, float]:
+        """What callbacks find as long as no measurement has succeeded: NaN, or the worst value where one would stop at that."""
+        settings = self.settings
+        values = unmeasured(folding=settings.folding, codes=settings.codes, faces=bool(settings.faces))
+        for stopping in trainer.early_stopping_callbacks:
+            if stopping.check_finite and stopping.monitor in values:
+                worst = torch.finfo(torch.float32).max if stopping.mode == "min" else torch.finfo(torch.float32).min
+                values[stopping.monitor] = worst if stopping.divergence_threshold is None else stopping.divergence_threshold
+        return values
 
 
 def _is_fitting(trainer: Trainer) -> bool:
