@@ -217,8 +217,7 @@ def _inside(values: Any, depth: int) -> Iterator[Restorer]:
 
 def _restorer_of_tensor(value: torch.Tensor, before: torch.Tensor) -> Restorer:
     def restore() -> bool:
-        same = (value == before) | ((value != value) & (before != before))
-        if bool(same.all()):
+        if torch.equal(value, before) or bool(((value == before) | ((value != value) & (before != before))).all()):
             return False
         with torch.inference_mode() if value.is_inference() else torch.no_grad():
             value.copy_(before)
