@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,18 @@ def test_a_pace_goes_on_from_a_checkpoint(clock: Clock) -> None:
     assert measured(second, clock, 1.0, lambda n: n * 0.03) == 16
 
 
+def measurements(clock: Clock, allowance: Allowance, epochs: int, epoch: float, cost: float) -> list[int]:
+    """The epochs in which something is measured, if an epoch and a measurement take so long."""
+    measured = []
+    for number in range(epochs):
+        clock.now += epoch
+        if allowance.affords:
+            measured.append(number)
+            clock.now += cost
+            allowance.spend(cost)
+    return measured
+
+
 def test_by_default_a_measurement_takes_a_share_of_what_training_took(clock: Clock) -> None:
     allowance = Allowance("auto")
     clock.now += 100
@@ -135,17 +148,19 @@ def test_by_default_a_measurement_takes_a_share_of_what_training_took(clock: Clo
     allowance.spend(2.0)
     clock.now += 0.1
     assert allowance.affords and allowance.seconds == pace.LEAST_SECONDS
+    assert measurements(clock, Allowance("auto"), 50, 100.0, 2.0) == list(range(50))
 
 
-def test_what_took_too_long_is_made_up_for_by_waiting(clock: Clock) -> None:
-    allowance, waited = Allowance("auto"), []
-    for _ in range(20):
-        clock.now += 10
-        waited.append(not allowance.affords)
-        if allowance.affords:
-            clock.now += 1.0
-            allowance.spend(1.0)
-    assert 20 * 10 * SHARE <= waited.count(False) * 1.0 <= 20 * 10 * SHARE + 2.0
+@pytest.mark.parametrize("cost", [0.03, 0.3, 1.0])
+@pytest.mark.parametrize("epoch", [0.02, 1.0, 10.0])
+def test_what_takes_longer_than_its_share_waits_and_a_run_of_seconds_need_not(clock: Clock, epoch: float, cost: float) -> None:
+    epochs = int(5000 / epoch)
+    measured = measurements(clock, Allowance("auto"), epochs, epoch, cost)
+    assert len(measured) * cost <= 5000 * SHARE + pace.EXTRA_SECONDS + 2 * cost
+    assert len(measured) == epochs or len(measured) * max(cost, pace.LEAST_SECONDS) >= 0.9 * 5000 * SHARE
+    assert measured[:10] == list(range(10)) or cost > pace.LEAST_SECONDS
+    waited = [later - earlier for earlier, later in pairwise(measured)]
+    assert max(waited[-10:]) <= 1 + max(cost, pace.LEAST_SECONDS) / (epoch * SHARE)
 
 
 def test_one_slow_measurement_lets_none_wait(clock: Clock) -> None:

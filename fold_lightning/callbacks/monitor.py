@@ -91,13 +91,13 @@ class FoldingMonitor(AnyCallback):
         seed: Of the choice of inputs, segments and slices.
         batch_to_inputs: A function of a batch that returns its inputs or (inputs, labels); needed where the batch is no tensor,
             no tuple that begins with one, and no dict.
-        max_seconds: How long a measurement may take. "auto" takes 2 % of the time since the last one (0.05 s at least), and measures
-            less often where the fewest inputs and segments take longer, but always in the last epoch, and in every one if a callback
-            or a learning rate schedule monitors one of the tags; a number is kept at each measurement, but for the fewest inputs;
-            None has no limit, so that values depend on no clock. What does not fit is left out from the end, by a decision of the
-            first process, and the tags say how much was measured. Walks have 1 s in any case; if not even one is walked in its time,
-            its segment is looked at at 65 points, ``folding/complete`` is 0, and a warning says so. `num_inputs="all"` counts them
-            all in any case.
+        max_seconds: How long a measurement may take. "auto" takes 2 % of the time since the last one, 0.05 s at least, and measures
+            less often where that or the fewest inputs and segments take longer than the share, once that came to 3 s in all; but
+            always in the last epoch, and in every one if a callback or a learning rate schedule monitors one of the tags; a number
+            is kept at each measurement, but for the fewest inputs; None has no limit, so that values depend on no clock. What does
+            not fit is left out from the end, by a decision of the first process, and the tags say how much was measured. Walks have
+            1 s in any case; if not even one is walked in its time, its segment is looked at at 65 points, ``folding/complete`` is
+            0, and a warning says so. `num_inputs="all"` counts them all in any case.
         forward: How to call the model on inputs: the name of one of its methods or submodules, or a callable of
             (model, inputs); None calls the LightningModule itself.
         figures: Whether to draw at every measurement; None draws where matplotlib is installed, when training ends and as often

@@ -14,7 +14,10 @@ SHARE = 0.02
 """Of the time that passed since the last measurement, which the next one may take by default."""
 
 LEAST_SECONDS = 0.05
-"""What it may take in any case: in a run of seconds there is no use in sparing more."""
+"""What a measurement needs to say something; it waits until there is so much."""
+
+EXTRA_SECONDS = 3.0
+"""What measurements may take beyond their share, all of them together: in a run of seconds there is no use in sparing more."""
 
 FIRST_SHARE = 0.8
 """Of the time there is, used when it is found out how much fits: networks grow more regions while they train."""
@@ -29,8 +32,9 @@ GROWTH = 4
 class Allowance:
     """How long the next measurement may take.
 
-    By default it is a share of the time since the last one ended; measurements that take more than that wait until training has made
-    up for it. One that took long once, for whatever reason, keeps none waiting: what counts is the quicker of the last two.
+    By default it is a share of the time since the last one ended. Measurements wait until that is enough, and until training has
+    made up for what those before took beyond it; not the first ones, which have some time as a gift. One that took long once, for
+    whatever reason, keeps none waiting: what counts is the quicker of the last two.
 
     Args:
         max_seconds: A fixed time for each measurement, "auto", or None for no limit.
@@ -44,24 +48,25 @@ class Allowance:
 
     def restart(self) -> None:
         """Training begins."""
-        self._since, self._debt = time.perf_counter(), 0.0
+        self._since, self._debt, self._extra = time.perf_counter(), 0.0, EXTRA_SECONDS
 
     @property
     def affords(self) -> bool:
         """Whether a measurement may be made now."""
-        return self._max_seconds != "auto" or not self._waits or self._debt <= self._earned()
+        return self._max_seconds != "auto" or not self._waits or max(self._debt, LEAST_SECONDS) <= self._earned() + self._gift
 
     @property
     def seconds(self) -> float | None:
         """How long; None without limit."""
-        return self._earned() if self._max_seconds == "auto" else self._max_seconds
+        return max(LEAST_SECONDS, self._earned()) if self._max_seconds == "auto" else self._max_seconds
 
     def spend(self, seconds: float) -> None:
         """A measurement that ends now took so long."""
         if self._max_seconds == "auto":
             usual = seconds if self._last is None else min(seconds, self._last)
-            self._debt = max(0.0, self._debt + usual - self._earned(before=seconds))
-            self._last = seconds
+            due = self._debt + usual - self._earned(before=seconds)
+            given = min(max(0.0, due), self._gift)
+            self._debt, self._extra, self._last = max(0.0, due - given), self._extra - given, seconds
         elif self._max_seconds is not None and seconds > 2 * self._max_seconds and not self._has_warned:
             self._has_warned = True
             rank_zero_warn(
@@ -71,8 +76,13 @@ class Allowance:
             )
         self._since = time.perf_counter()
 
+    @property
+    def _gift(self) -> float:
+        """What a measurement may take beyond its share."""
+        return min(LEAST_SECONDS, self._extra)
+
     def _earned(self, before: float = 0.0) -> float:
-        return max(LEAST_SECONDS, SHARE * (time.perf_counter() - self._since - before))
+        return SHARE * (time.perf_counter() - self._since - before)
 
 
 class Pace:
