@@ -285,6 +285,28 @@ def test_where_something_decides_by_the_values_each_epoch_is_measured(
     assert steps_of(fit(tmp_path, monitor, *beside, model=model(), max_epochs=4)) == [0, 2, 5, 8, 11]
 
 
+def test_a_stall_in_another_part_takes_no_segment_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, walks, codes, calls = Clock(), Measurement.walks, Measurement.codes, []
+
+    def stalling(self: Measurement, model: LightningModule, inputs: Any) -> Any:
+        calls.append(len(inputs))
+        clock.now += 5.0 if len(calls) == 8 else 0.01
+        return codes(self, model, inputs)
+
+    def slow(self: Measurement, model: LightningModule, segments: Any, seconds: float | None) -> Any:
+        clock.now += 0.05 * len(segments)
+        return walks(self, model, segments, seconds)
+
+    monkeypatch.setattr(Measurement, "codes", stalling)
+    monkeypatch.setattr(Measurement, "walks", slow)
+    for module in ("pace", "survey"):
+        monkeypatch.setattr(f"fold_lightning.callbacks.{module}.time", clock)
+    with pytest.warns(UserWarning, match="took 5.4 s"):
+        said = [values for _, values in fit(tmp_path, FoldingMonitor(max_seconds=1.0), max_epochs=8).logger.said]
+    assert max(values["folding/seconds"] for values in said) > 5
+    assert {values["folding/segments"] for values in said} == {8}
+
+
 @pytest.mark.parametrize("value", [0, -1, True, "soon", float("nan")])
 def test_a_limit_that_is_none_is_refused(value: Any) -> None:
     with pytest.raises(

@@ -71,6 +71,7 @@ class Survey:
         self._paces = {name: Pace(least) for name, least in AT_LEAST.items()}
         self._faces = probes.faces  # None as soon as there turn out to be none
         self._says_classes: bool | None = None
+        self._others_took = math.inf  # codes and faces of the last measurement, in s
         self._has_told = self._has_warned = False
 
     def take(
@@ -98,8 +99,10 @@ class Survey:
             if self._faces is not None:
                 self._take_faces(team, model, self._faces, _part(seconds), findings)
             if self.probes.segments is not None:
-                left = None if seconds is None else max(0.0, seconds - (time.perf_counter() - begin))
+                others, last = time.perf_counter() - begin, self._others_took
+                left = None if seconds is None else max(0.0, seconds - min(others, last))  # a stall leaves them their time
                 self._take_walks(team, model, self.probes.segments, left, findings)
+                self._others_took = others
         findings.scalars[summaries.SECONDS] = team.leader_says(time.perf_counter() - begin)
         return findings
 
