@@ -13,6 +13,7 @@ import torch
 from networks import CantorNet, mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from fold_lightning import FoldingRegularizer, Walks, activation_codes, register_activation, segment_walks, space_folding
 from fold_lightning.activations.gradients import look_at
@@ -462,6 +463,32 @@ def test_another_model_is_looked_at_anew() -> None:
     regularizer = FoldingRegularizer(1.0).eval()
     for model in (mlp(5, 8, 3), mlp(5, 6, 7, 3), nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 4)).double()):
         assert regularizer(model, inputs, labels).item() == FoldingRegularizer(1.0)(model, inputs, labels).item()
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Identity()])
+def test_gradient_checkpointing_changes_neither_the_term_nor_its_gradients(norm: nn.Module, use_reentrant: bool) -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self, body: nn.Module) -> None:
+            super().__init__()
+            self.body, self.is_checkpointed = body, True
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.body, x, use_reentrant=use_reentrant) if self.is_checkpointed else self.body(x)
+
+    body = nn.Sequential(nn.Linear(5, 8), copy.deepcopy(norm), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    model, x = Checkpointed(body), torch.randn(16, 5)
+    found = []
+    for model.is_checkpointed in (True, False):
+        model.zero_grad()
+        state = copy.deepcopy(body.state_dict())
+        term = FoldingRegularizer(1.0, seed=0)(model, x)
+        loss = term + model(x.clone().requires_grad_()).sum() * 0
+        loss.backward()
+        body.load_state_dict(state)
+        found.append([term.detach(), *(p.grad.clone() for p in model.parameters())])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert any(bool(grad.any()) for grad in found[0][1:])
 
 
 def test_a_part_of_a_model_is_called_by_its_name() -> None:

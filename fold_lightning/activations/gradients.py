@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
+from torch.utils import checkpoint
 
 from fold_lightning.activations.architecture import Architecture, inspect_model
 from fold_lightning.activations.borrowing import (
@@ -81,7 +83,7 @@ def _in_evaluation(model: nn.Module) -> Iterator[None]:
         for attributes, was in before:
             attributes["training"] = False
             attributes["_buffers"] = {name: b if b is None else copies[id(b)] for name, b in was["_buffers"].items()}
-        with preserved_random_state(), eager():
+        with preserved_random_state(), eager(), _kept_in_memory():
             yield
     finally:
         for attributes, was in before:
@@ -89,3 +91,32 @@ def _in_evaluation(model: nn.Module) -> Iterator[None]:
             attributes.update(was)
         for snapshot in contents:
             snapshot.restore()
+
+
+@contextmanager
+def _kept_in_memory() -> Iterator[None]:
+    """Gradient checkpointing does nothing: it would run the pass again when the loss is differentiated, in training mode then."""
+    before = {name: getattr(checkpoint, name) for name in STAND_INS if hasattr(checkpoint, name)}
+    try:
+        for name in before:
+            setattr(checkpoint, name, STAND_INS[name])
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(checkpoint, name, function)
+
+
+def _kept(*_: Any, **__: Any) -> Iterator[None]:
+    yield
+
+
+class _Called:
+    """Stands in for a function of autograd that would keep no results."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], _: bool, *args: Any) -> Any:
+        return function(*args)
+
+
+STAND_INS = {"_checkpoint_without_reentrant_generator": _kept, "CheckpointFunction": _Called}
+"""For what `torch.utils.checkpoint.checkpoint` calls, by the name that it looks up in its module."""

@@ -181,7 +181,7 @@ class Regularization:
         if not term.requires_grad:
             self._warn_once(
                 "The folding regularizer's term depends on no weight that is trained, so it pushes nothing: all that counts is "
-                "frozen, or checkpointed with `use_reentrant=True` (take False)."
+                "frozen."
             )
         self._scalars |= {summaries.REGULARIZER_TERM: term.detach(), summaries.SOFT_CHI: self.regularizer.soft_chi}
         return _add(output, self._every_n_steps * term)
