@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from fold_lightning import FoldingMonitor
 from fold_lightning.callbacks.measurement import Measurement
+from fold_lightning.callbacks.survey import Survey
 
 RANK = int(os.environ.get("RANK", 0))
 
@@ -110,19 +111,22 @@ def without_validation() -> Recorder:
 
 def fails_in_one_process() -> Recorder:
     """The second process can't walk once training has begun."""
-    walks, calls = Measurement.walks, []
+    take, walks, calls = Survey._take_walks, Measurement.walks, []
 
-    def failing(self: Measurement, *args: Any) -> Any:
+    def counting(*given: Any) -> None:
         calls.append(None)
-        if RANK == 1 and len(calls) == 3:
-            raise RuntimeError("out of memory")
-        return walks(self, *args)
+        take(*given)
 
-    Measurement.walks = failing
+    def failing(*given: Any) -> Any:
+        if RANK == 1 and len(calls) == 2:
+            raise RuntimeError("out of memory in the second process")
+        return walks(*given)
+
+    Survey._take_walks, Measurement.walks = counting, failing
     try:
         return fit(watch(), max_epochs=3)
     finally:
-        Measurement.walks = walks
+        Survey._take_walks, Measurement.walks = take, walks
 
 
 def in_little_time() -> Recorder:
@@ -165,6 +169,7 @@ class OnlyInOne(Still):
 
 def main() -> None:
     warnings.simplefilter("ignore")
+    warnings.filterwarnings("always", ".*measured nothing")
     scenarios = (plain, unused, uneven, nothing_passes, labels_in_one_process, early_stopping, without_validation)
     scenarios += (fails_in_one_process, in_little_time)
     said: dict[str, Any] = {}

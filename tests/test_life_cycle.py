@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -25,7 +25,7 @@ from test_monitor import TAGS, Model, Recorder, data, fit, loaders, watch
 from torch.utils.data import DataLoader, IterableDataset
 
 from fold_lightning import FoldingMonitor
-from fold_lightning.callbacks.measurement import Measurement
+from fold_lightning.callbacks.survey import Survey
 
 pytestmark = pytest.mark.filterwarnings(
     *("ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*Checkpoint directory", "ignore:.*resuming")
@@ -177,19 +177,19 @@ class Breaking:
     """Lets the n-th measurement of walks raise an error."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, nth: int, error: BaseException) -> None:
-        self.calls, walks = 0, Measurement.walks
+        self.calls, take = 0, Survey._take_walks
 
-        def breaking(measurement: Measurement, model: LightningModule, segments: Any, seconds: float | None) -> Any:
+        def breaking(*given: Any) -> None:
             self.calls += 1
             if self.calls == nth:
                 raise error
-            return walks(measurement, model, segments, seconds)
+            take(*given)
 
-        monkeypatch.setattr(Measurement, "walks", breaking)
+        monkeypatch.setattr(Survey, "_take_walks", breaking)
 
 
 def test_an_exception_in_a_measurement_costs_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Breaking(monkeypatch, 3, RuntimeError("out of memory"))
+    Breaking(monkeypatch, 2, RuntimeError("out of memory"))
     with pytest.warns(UserWarning, match="measured nothing at epoch 0: out of memory"):
         trainer = fit(tmp_path, watch(num_segments=4), ModelCheckpoint(tmp_path, monitor="folding/chi_mean"), max_epochs=3)
     assert trainer.current_epoch == 3
@@ -200,7 +200,7 @@ def test_an_exception_in_a_measurement_costs_one_warning(tmp_path: Path, monkeyp
 def test_a_first_measurement_that_fails_costs_no_callback_that_waits_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, validates: bool
 ) -> None:
-    Breaking(monkeypatch, 2, RuntimeError("out of memory"))  # the first is the check at the start
+    Breaking(monkeypatch, 1, RuntimeError("out of memory"))
     tags = ("folding/chi_mean", "folding/phi", "codes/distinct", "faces/mean")
     checkpoints = [ModelCheckpoint(tmp_path / tag.replace("/", " "), monitor=tag, mode="max", save_top_k=9) for tag in tags]
     stopping = [
@@ -228,7 +228,7 @@ def test_a_first_measurement_that_fails_costs_no_callback_that_waits_for_it(
 def test_an_interruption_in_a_measurement_costs_neither_weights_nor_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    Breaking(monkeypatch, 3, error)
+    Breaking(monkeypatch, 2, error)
     model = Model()
     with pytest.warns(UserWarning, match="measured nothing at epoch 0"), pytest.raises(SystemExit):
         fit(tmp_path, watch(num_segments=4), OnExceptionCheckpoint(tmp_path), ModelCheckpoint(tmp_path), model=model)

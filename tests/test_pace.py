@@ -189,6 +189,8 @@ def test_a_limit_of_ones_own_is_the_same_each_time_and_none_is_none(clock: Clock
             allowance.spend(1.2)
     assert len(warned) == 1
     assert Allowance(None).seconds is None and Allowance(None).affords
+    with pytest.warns(UserWarning, match="took 9.0 s: the fewest inputs"):
+        Allowance("auto").spend(9.0)
 
 
 def test_a_monitor_keeps_its_limit_by_fewer_segments_and_says_how_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +228,7 @@ def test_walks_that_no_time_suffices_for_are_looked_at_in_points_with_one_warnin
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late_from(monkeypatch, 0)
-    with pytest.warns(UserWarning, match="can't walk a segment of this network in .* s, so it looks at 65 points") as warned:
+    with pytest.warns(UserWarning, match="can't walk a segment of this network in .* s, so it looks at 33 points") as warned:
         trainer = fit(tmp_path, FoldingMonitor(max_seconds=3, num_segments=4))
     assert sum("walk" in str(w.message) for w in warned) == 1
     assert [(said["folding/complete"], said["folding/exact"]) for _, said in trainer.logger.said] == [(0, 0)] * 3

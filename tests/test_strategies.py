@@ -29,7 +29,7 @@ def said() -> dict[str, Any]:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1]) | {"errors": done.stderr}
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,7 @@ def test_early_stopping_stops_all_processes_at_once(said: Any) -> None:
 
 def test_what_one_process_fails_to_measure_none_logs(said: Any) -> None:
     assert [step for step, _ in said["fails_in_one_process"]] == [0, 5, 8]
+    assert "Process 1: FoldingMonitor measured nothing at epoch 0: out of memory in the second process" in said["errors"]
 
 
 def test_the_first_process_decides_how_many_segments_there_is_time_for(said: Any) -> None:

@@ -653,7 +653,7 @@ def test_what_is_walked_in_time_is_as_without_limit_and_the_rest_is_looked_at_in
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         whole = segment_walks(model, start, end, max_bytes=max_bytes, max_breakpoints=max_breakpoints)
-        points = segment_walks(model, start, end, method="uniform", num_points=65)
+        points = segment_walks(model, start, end, method="uniform", num_points=33)
         for ticks in [0, 1, 3, 7, 15, 31, *range(50, 2000, 150), 10**9]:
             some = segment_walks(model, start, end, max_bytes=max_bytes, max_breakpoints=max_breakpoints, max_seconds=ticks)
             late = is_late(some.resolution)
@@ -669,9 +669,9 @@ def test_what_is_walked_in_time_is_as_without_limit_and_the_rest_is_looked_at_in
 
 def test_walks_that_take_too_long_are_told() -> None:
     model, x = mlp(3, 8, 8, 2), torch.randn(5, 3)
-    with pytest.warns(UserWarning, match="5 of 5 walks took longer than `max_seconds`.*65 points: see `Walks.complete`"):
+    with pytest.warns(UserWarning, match="5 of 5 walks took longer than `max_seconds`.*33 points: see `Walks.complete`"):
         walks = segment_walks(model, x, -x, max_seconds=0.0)
-    assert not (walks.exact | walks.complete).any() and (walks.resolution == 1 / 64).all()
+    assert not (walks.exact | walks.complete).any() and (walks.resolution == 1 / 32).all()
 
 
 def test_a_model_that_swallows_exceptions_is_cut_off_too() -> None:

@@ -96,7 +96,7 @@ class FoldingMonitor(AnyCallback):
             always in the last epoch, and in every one if a callback or a learning rate schedule monitors one of the tags; a number
             is kept at each measurement, but for the fewest inputs; None has no limit, so that values depend on no clock. What does
             not fit is left out from the end, by a decision of the first process, and the tags say how much was measured. Walks have
-            1 s in any case; if not even one is walked in its time, its segment is looked at at 65 points, ``folding/complete`` is
+            1 s in any case; if not even one is walked in its time, its segment is looked at at 33 points, ``folding/complete`` is
             0, and a warning says so. `num_inputs="all"` counts them all in any case.
         forward: How to call the model on inputs: the name of one of its methods or submodules, or a callable of
             (model, inputs); None calls the LightningModule itself.
@@ -196,6 +196,7 @@ class FoldingMonitor(AnyCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._run is not None:
             self._run.begin(trainer, pl_module)
+            self._show_last(self._run, trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._run is None:
@@ -289,8 +290,12 @@ class FoldingMonitor(AnyCallback):
             pl_module.log_dict(
                 run.scalars, on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1, reduce_fx="max"
             )
-            return
-        found = run.scalars or self._nothing(trainer)  # a callback that waits for a tag in vain would end the training
+        else:
+            self._show_last(run, trainer)
+
+    def _show_last(self, run: Run, trainer: Trainer) -> None:
+        """Lets callbacks find the last values: one that waits for a tag in vain would end the training."""
+        found = run.scalars or self._nothing(trainer)
         trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in found.items()})
 
     def _nothing(self, trainer: Trainer) -> dict[str, float]:

@@ -25,6 +25,9 @@ FIRST_SHARE = 0.8
 MORE_SHARE = 0.6
 """Only if more rows fit this share of the time, more are taken than last time."""
 
+LONG_SECONDS = 2.0
+"""More than twice as much in one measurement is worth a word."""
+
 GROWTH = 4
 """So many times the rows last done are the most that a next call may reach."""
 
@@ -67,14 +70,19 @@ class Allowance:
             due = self._debt + usual - self._earned(before=seconds)
             given = min(max(0.0, due), self._gift)
             self._debt, self._extra, self._last = max(0.0, due - given), self._extra - given, seconds
-        elif self._max_seconds is not None and seconds > 2 * self._max_seconds and not self._has_warned:
-            self._has_warned = True
-            rank_zero_warn(
-                f"A measurement of FoldingMonitor took {seconds:.1f} s, though `max_seconds={self._max_seconds}`: the fewest inputs "
-                "and segments that it takes need longer. Count fewer layers (`layers=`) or leave parts out (`faces=False`). (Said "
-                "once.)"
-            )
+        self._warn_if_long(seconds)
         self._since = time.perf_counter()
+
+    def _warn_if_long(self, seconds: float) -> None:
+        limit = LONG_SECONDS if self._max_seconds == "auto" else self._max_seconds
+        if limit is None or seconds <= 2 * limit or self._has_warned:
+            return
+        self._has_warned = True
+        though = "" if self._max_seconds == "auto" else f", though `max_seconds={self._max_seconds}`"
+        rank_zero_warn(
+            f"A measurement of FoldingMonitor took {seconds:.1f} s{though}: the fewest inputs and segments that it takes need as "
+            "long. Count fewer layers (`layers=`) or leave parts out (`faces=False`, `folding=False`). (Said once.)"
+        )
 
     @property
     def _gift(self) -> float:

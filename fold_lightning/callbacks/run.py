@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,7 +20,7 @@ from fold_lightning.callbacks.pace import Allowance
 from fold_lightning.callbacks.pictures import Pictures
 from fold_lightning.callbacks.settings import Settings
 from fold_lightning.callbacks.survey import Findings, Survey
-from fold_lightning.callbacks.team import Team, refuse_sharded
+from fold_lightning.callbacks.team import AnotherFailed, Team, refuse_sharded
 from fold_lightning.callbacks.transfer import as_a_step_gets_it
 from fold_lightning.figures import SliceRegions
 from fold_lightning.probes import FaceProbes, Pool, Probes, ProbeSource, draw_segments
@@ -154,10 +155,12 @@ class Run:
 
     def warn_of_failure(self, trainer: Trainer, error: BaseException) -> None:
         """Says once that something was not measured."""
-        if not self._has_failed:
-            rank_zero_warn(
-                f"FoldingMonitor measured nothing at epoch {trainer.current_epoch}: {error} (training goes on; said once)"
-            )
+        why = str(error) or type(error).__name__
+        message = f"FoldingMonitor measured nothing at epoch {trainer.current_epoch}: {why} (training goes on; said once)"
+        if not self._has_failed and not isinstance(error, AnotherFailed) and not trainer.is_global_zero:
+            warnings.warn(f"Process {trainer.global_rank}: {message}", stacklevel=2)
+        elif not self._has_failed:
+            rank_zero_warn(message)
         self._has_failed = True
 
     def state(self) -> dict[str, Any]:

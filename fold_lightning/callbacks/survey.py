@@ -31,9 +31,9 @@ LEAST_WALKING = 1.0
 """Seconds that walks have in any case, lest one of many regions be cut off, and no one waits for much longer."""
 
 SECONDS_OF_A_CHECK = 0.02
-"""How far a walk goes that is to show no more than that it can be made."""
+"""A network that is looked at so quickly is walked too before it is measured: what is done for the first time takes longer."""
 
-AT_LEAST = {"codes": 64, "faces": 8, "random_faces": 8, "walks": 1}
+AT_LEAST = {"codes": 16, "faces": 4, "random_faces": 4, "walks": 1}
 """Inputs or segments that are measured in any case."""
 
 
@@ -108,10 +108,11 @@ class Survey:
 
     def check(self, model: LightningModule) -> None:
         """Refuses a model that can't be measured, by as little of it as tells."""
-        if self.probes.segments is not None:
+        begin = time.perf_counter()
+        self._measurement.codes(model, self.probes.counted[0][:2])
+        is_quick = time.perf_counter() - begin < SECONDS_OF_A_CHECK
+        if self.probes.segments is not None and is_quick:
             self._measurement.walks(model, self.probes.segments.of(slice(1)), SECONDS_OF_A_CHECK)
-        if self._codes_wanted:
-            self._measurement.codes(model, self.probes.counted[0][:2])
         if self._faces is not None:
             try:
                 self._measurement.faces(model, self.probes.pool[0][:1], self._faces.directions(1))

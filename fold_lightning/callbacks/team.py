@@ -16,6 +16,10 @@ from fold_lightning.callbacks.pace import Pace
 T = TypeVar("T")
 
 
+class AnotherFailed(RuntimeError):
+    """What another process could not do, this one leaves too."""
+
+
 class Team:
     """The processes of a Trainer. Every method is called by all of them, in the same order.
 
@@ -45,7 +49,7 @@ class Team:
             error = caught
         if self.all(error is None):
             return
-        raise error or RuntimeError("another process could not: its own message says why")
+        raise error or AnotherFailed("another process could not: its own message says why")
 
     def leader_makes(self, make: Callable[[], T]) -> T | None:
         """What the first process makes, in all of them; an exception is raised in all."""

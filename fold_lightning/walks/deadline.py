@@ -6,7 +6,7 @@ import time
 
 from torch import Tensor
 
-LATE_POINTS = 65
+LATE_POINTS = 33
 """At how many points a segment is looked at that was not walked when time was up."""
 
 

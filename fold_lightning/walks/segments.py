@@ -78,8 +78,8 @@ def segment_walks(
         max_breakpoints: How many breakpoints of a piecewise linear network to follow on a segment that does not fit the memory
             at once.
         max_seconds: How long to walk; None has no limit. Segments are walked in order, and those that are not walked to their
-            end by then are looked at at 65 equidistant points instead, as by "uniform": `Walks.exact` and `Walks.complete` are
-            False, `Walks.resolution` is 1/64. What takes long is many breakpoints behind wide layers, as of convolutions.
+            end by then are looked at at 33 equidistant points instead, as by "uniform": `Walks.exact` and `Walks.complete` are
+            False, `Walks.resolution` is 1/32. What takes long is many breakpoints behind wide layers, as of convolutions.
 
     Returns:
         The walks. `Walks.exact` says for each whether it verified itself: at random points the pre-activations that a walk
