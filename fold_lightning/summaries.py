@@ -16,6 +16,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch import Tensor
 from torch.utils.tensorboard.summary import Summary, scalar
 
+from fold_lightning.event_files import shown_until
 from fold_lightning.figures import SliceRegions, plot_folding_matrix, plot_slice, plot_walk
 from fold_lightning.folding import PerSegment, summarize_folding
 from fold_lightning.metrics import DistinctCodes, FaceStatistics
@@ -214,11 +215,21 @@ def _whole_bins(counts: Tensor) -> list[float]:
     return [least - 0.5 + width * i for i in range((most - least) // width + 2)]
 
 
-def write_restart(loggers: Iterable[Logger], step: int) -> None:
-    """Tells TensorBoard that a run goes on from a checkpoint: what was logged from that step on, before it broke off, is no more."""
-    for writer in _tensorboard_writers(loggers):
+def write_restart(loggers: Iterable[Logger], step: int, saved_at: float) -> None:
+    """Tells TensorBoard that a run goes on from a checkpoint: what was logged from a step on, before it broke off, is no more.
+
+    A point that was there when the checkpoint was saved stays: where one has a later step, as on another axis, all up to that do.
+
+    Args:
+        loggers: All loggers of a run.
+        step: Where it goes on.
+        saved_at: When the checkpoint was, in s since 1970.
+    """
+    for board in _tensorboards(loggers):
+        first = max(step, shown_until(board.log_dir, saved_at) + 1)
         for _ in range(2):  # the first that a reader meets may be taken for the beginning of all
-            writer._get_file_writer().add_event(Event(session_log=SessionLog(status=SessionLog.START)), step)
+            restart = Event(session_log=SessionLog(status=SessionLog.START))
+            board.experiment._get_file_writer().add_event(restart, first)
 
 
 def write_layout(loggers: Iterable[Logger]) -> None:

@@ -20,12 +20,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as ServerAccumulator
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from test_batches import Stream
 from test_monitor import TAGS, Model, Recorder, data, fit, loaders, watch
 from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.tensorboard import SummaryWriter
 
 from fold_lightning import FoldingMonitor
 from fold_lightning.callbacks.survey import Survey
+from fold_lightning.event_files import shown_until
 
 pytestmark = pytest.mark.filterwarnings(
     *("ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*Checkpoint directory", "ignore:.*resuming")
@@ -295,6 +298,55 @@ def test_a_killed_run_resumes_into_the_same_curves(tmp_path: Path) -> None:
     whole, killed = shown(str(tmp_path / "whole" / "version_0")), shown(str(tmp_path / "killed" / "version_0"))
     assert len(list((tmp_path / "killed" / "version_0").glob("events*"))) == 2
     assert whole == killed and sorted(whole["folding/chi_mean"]) == [0, *range(2, 24, 3)]
+
+
+class ByImages(Model):
+    """Draws a curve of its own on another axis than steps."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        images = 20 * (self.global_step + 1)
+        self.logger.experiment.add_scalar("own/curve", float(images), images)
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("validates", [True, False])
+@pytest.mark.parametrize("model", [Model, ByImages])
+def test_going_on_hides_no_point_from_before_the_checkpoint(tmp_path: Path, model: type[Model], validates: bool) -> None:
+    given = loaders() if validates else loaders()[:1]
+    every = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    logger = TensorBoardLogger(tmp_path, name="tb", version=0)
+    fit(tmp_path, watch(num_segments=4), every, model=model(), given=given, max_epochs=4, logger=logger)
+    for epoch in (1, 2):  # twice broken off after four epochs
+        logger = TensorBoardLogger(tmp_path, name="tb", version=0)
+        trainer = Trainer(
+            max_epochs=4,
+            callbacks=[watch(num_segments=4), every],
+            logger=logger,
+            default_root_dir=tmp_path,
+            enable_progress_bar=False,
+        )
+        trainer.fit(model(), *given, ckpt_path=tmp_path / f"epoch={epoch}.ckpt")
+    events = EventAccumulator(logger.log_dir, size_guidance={"scalars": 0, "histograms": 0}).Reload()
+    for points in (events.Scalars("folding/chi_mean"), events.Histograms("folding/chi_histogram")):
+        assert {point.step for point in points} == {0, 2, 5, 8, 11}
+        assert len(points) == 5 or model is ByImages
+    if model is ByImages:
+        assert {point.step for point in events.Scalars("own/curve")} == {20 * i for i in range(1, 13)}
+
+
+def test_what_event_files_show(tmp_path: Path) -> None:
+    with SummaryWriter(tmp_path) as writer:
+        for step, wall_time in ((0, 10.0), (7, 11.0), (3, 12.0), (50, 20.0)):
+            writer.add_scalar("curve", 1.0, step, walltime=wall_time)
+    assert [shown_until(tmp_path, t) for t in (9.0, 10.0, 12.0, 20.0)] == [-1, 0, 7, 50]
+    with SummaryWriter(tmp_path, filename_suffix="later") as writer:
+        restart = Event(session_log=SessionLog(status=SessionLog.START), wall_time=30.0, step=5)
+        writer._get_file_writer().event_writer.add_event(restart)
+        writer.add_scalar("curve", 1.0, 6, walltime=31.0)
+    assert [shown_until(tmp_path, t) for t in (20.0, 30.0, 31.0)] == [50, 4, 6]
+    (file,) = tmp_path.glob("*later")
+    file.write_bytes(file.read_bytes()[:-5])  # killed while it wrote
+    assert shown_until(tmp_path, 31.0) == 4
 
 
 def test_a_stream_that_ends_early_and_labels_that_some_batches_lack(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ ORDER = [
     "shapes",
     "region_graph",
     "figures",
+    "event_files",
     "metrics",
     "regularizer",
     "probes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,12 +54,12 @@ class Run:
         self._survey: Survey | None = None
         self._restored: dict[str, Any] = {}
         self._has_failed = False
-        self._goes_on = False
+        self._goes_on, self._saved_at = False, 0.0
 
     def begin(self, trainer: Trainer, model: LightningModule) -> None:
         """Training begins: takes probes, measures the model as it is, or at least refuses what can't be measured."""
         refuse_sharded(trainer.strategy, model)
-        self._goes_on = bool(trainer.ckpt_path) and trainer.global_step > 0
+        self._goes_on = self._saved_at > 0 and trainer.global_step > 0
         self.validates = self.team.all(validates(trainer))
         if self._settings.counts_all and not self.validates:
             raise MisconfigurationException(
@@ -88,7 +89,7 @@ class Run:
         goes_on, self._goes_on = self._goes_on, False
         if goes_on and trainer.is_global_zero:
             try:
-                summaries.write_restart(trainer.loggers, logged_step(trainer))
+                summaries.write_restart(trainer.loggers, logged_step(trainer), self._saved_at)
             except Exception as error:
                 self.warn_of_failure(trainer, error)
 
@@ -113,7 +114,8 @@ class Run:
                     self._take(self.team.leader_makes(lambda: self._read(trainer) or self.source.from_stream()))
             if self._survey is None:
                 raise RuntimeError("no batch with inputs has passed yet")
-            self.measure(trainer, model, step=logged_step(trainer), passed=passed)
+            at_end = not self.validates  # when Lightning logs the last step once more
+            self.measure(trainer, model, step=max(0, logged_step(trainer) - at_end), passed=passed)
             return True
         except Exception as error:
             self.warn_of_failure(trainer, error)
@@ -167,7 +169,7 @@ class Run:
         """What a checkpoint keeps: with it a run goes on with the same probes, and as many of them at a time."""
         if self.probes is None or self._survey is None:
             return {}
-        state = {"scalars": self.scalars, "last_epoch": self.last_epoch, "paces": self._survey.state()}
+        state = {"scalars": self.scalars, "last_epoch": self.last_epoch, "paces": self._survey.state(), "saved_at": time.time()}
         state |= {"settings": repr(self._settings.logged()), "fingerprint": self.probes.fingerprint}
         if self.source.is_stream and sum(part.nbytes for part in self.probes.pool if part is not None) <= MOST_KEPT:
             state["pool"] = self.probes.pool
@@ -176,7 +178,7 @@ class Run:
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint, when training begins."""
         self._restored = state
-        self.scalars, self.last_epoch = state["scalars"], state["last_epoch"]
+        self.scalars, self.last_epoch, self._saved_at = state["scalars"], state["last_epoch"], state["saved_at"]
 
     @contextmanager
     def _telling_of_batches(self) -> Iterator[None]:
