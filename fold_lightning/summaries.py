@@ -178,6 +178,12 @@ def write_start(loggers: Iterable[Logger], scalars: dict[str, float], faces: str
             writer._get_file_writer().add_summary(summary, 0)
 
 
+def write_end(loggers: Iterable[Logger], scalars: dict[str, float], step: int) -> None:
+    """Logs what was measured when training was over, tag by tag."""
+    for logger in loggers:
+        logger.log_metrics(scalars, step=step)
+
+
 def write_settings(loggers: Iterable[Logger], settings: dict[str, Any]) -> None:
     """Adds a monitor's settings to the hyperparameters of a run."""
     for logger in loggers:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from test_monitor import TAGS, Model, fit
+from test_monitor import TAGS, Model, fit, loaders
 
 from fold_lightning import FoldingMonitor, Walks
 from fold_lightning.callbacks import pace
@@ -256,8 +256,15 @@ def test_what_training_has_not_earned_is_not_measured_but_at_its_end(tmp_path: P
     assert steps_of(fit(tmp_path, FoldingMonitor(), max_epochs=4)) == [0, 11]
     assert steps_of(fit(tmp_path, FoldingMonitor(measure_at_start=False), max_epochs=4)) == [2, 11]
     assert steps_of(fit(tmp_path, FoldingMonitor(), max_epochs=-1, max_steps=9)) == [0, 8]
-    several = fit(tmp_path, FoldingMonitor(), max_epochs=3, val_check_interval=1)
-    assert steps_of(several) == [0, 6]  # the first of the last epoch's
+    assert steps_of(fit(tmp_path, FoldingMonitor(), max_epochs=3, val_check_interval=1)) == [0, 8]
+    assert steps_of(fit(tmp_path, FoldingMonitor(), max_epochs=4, check_val_every_n_epoch=3)) == [0, 11]
+    assert steps_of(fit(tmp_path, FoldingMonitor(), EarlyStopping("val/loss", min_delta=9.0, patience=1), max_epochs=9)) == [
+        0,
+        5,
+    ]
+    without = fit(tmp_path, FoldingMonitor(), max_epochs=4, given=loaders()[:1])
+    assert steps_of(without) == [0, 11]
+    assert without.callback_metrics["folding/seconds"] == pytest.approx(without.logger.said[-1][1]["folding/seconds"])
     assert steps_of(fit(tmp_path, FoldingMonitor(every_n_epochs=3), max_epochs=4)) == [0, 11]
     assert steps_of(fit(tmp_path, FoldingMonitor(every_n_epochs=5), max_epochs=4)) == [0]
 

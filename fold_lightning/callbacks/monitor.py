@@ -93,7 +93,7 @@ class FoldingMonitor(AnyCallback):
             no tuple that begins with one, and no dict.
         max_seconds: How long a measurement may take. "auto" takes 2 % of the time since the last one, 0.05 s at least, and measures
             less often where that or the fewest inputs and segments take longer than the share, once that came to 3 s in all; but
-            always in the last epoch, and in every one if a callback or a learning rate schedule monitors one of the tags; a number
+            always when training ends, and in every epoch if a callback or a learning rate schedule monitors one of the tags; a number
             is kept at each measurement, but for the fewest inputs; None has no limit, so that values depend on no clock. What does
             not fit is left out from the end, by a decision of the first process, and the tags say how much was measured. Walks have
             1 s in any case; if not even one is walked in its time, its segment is looked at at 33 points, ``folding/complete`` is
@@ -247,6 +247,7 @@ class FoldingMonitor(AnyCallback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._run is not None:
             self._run.end(trainer, pl_module)
+            self._show_last(self._run, trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._run is not None and self._run.is_measuring:

@@ -22,7 +22,7 @@ EXTRA_SECONDS = 3.0
 FIRST_SHARE = 0.8
 """Of the time there is, used when it is found out how much fits: networks grow more regions while they train."""
 
-MORE_SHARE = 0.6
+MORE_SHARE = 0.75
 """Only if more rows fit this share of the time, more are taken than last time."""
 
 LONG_SECONDS = 2.0

@@ -53,7 +53,7 @@ class Run:
         self._pictures = Pictures(always=bool(settings.figures)) if settings.draws else None
         self._survey: Survey | None = None
         self._restored: dict[str, Any] = {}
-        self._has_failed = False
+        self._has_failed = self._is_owed = False
         self._goes_on, self._saved_at = False, 0.0
 
     def begin(self, trainer: Trainer, model: LightningModule) -> None:
@@ -98,13 +98,28 @@ class Run:
         epoch = trainer.current_epoch + 1
         passed = epoch // every_n_epochs > self.last_epoch // every_n_epochs
         is_wanted = passed or epoch == self.last_epoch
-        is_due = not self.scalars or (is_wanted and self.allowance.affords) or (passed and is_last_epoch(trainer))
-        return self.team.leader_says(is_due)
+        is_due = self.team.leader_says(not self.scalars or (is_wanted and self.allowance.affords))
+        self._is_owed = is_wanted and not is_due
+        return is_due
 
     def try_to_measure(
-        self, trainer: Trainer, model: LightningModule, passed: CodeCounts | None, lost: Exception | None
+        self,
+        trainer: Trainer,
+        model: LightningModule,
+        passed: CodeCounts | None = None,
+        lost: Exception | None = None,
+        *,
+        is_over: bool = False,
     ) -> bool:
-        """Measures, and says whether that succeeded; what fails costs a warning, and the last values stand."""
+        """Measures, and says whether that succeeded; what fails costs a warning, and the last values stand.
+
+        Args:
+            trainer: That fits.
+            model: As it is now.
+            passed: The codes of a validation epoch, if those are counted.
+            lost: Why they could not be.
+            is_over: Whether training is.
+        """
         try:
             with self.team.together():
                 if lost is not None:
@@ -114,14 +129,14 @@ class Run:
                     self._take(self.team.leader_makes(lambda: self._read(trainer) or self.source.from_stream()))
             if self._survey is None:
                 raise RuntimeError("no batch with inputs has passed yet")
-            at_end = not self.validates  # when Lightning logs the last step once more
-            self.measure(trainer, model, step=max(0, logged_step(trainer) - at_end), passed=passed)
+            behind = is_over or not self.validates  # the step whose values Lightning logs then
+            self.measure(trainer, model, step=max(0, logged_step(trainer) - behind), passed=passed)
             return True
         except Exception as error:
             self.warn_of_failure(trainer, error)
             return False
         finally:
-            self.last_epoch = trainer.current_epoch + 1
+            self.last_epoch = trainer.current_epoch + (not is_over)
 
     def measure(self, trainer: Trainer, model: LightningModule, *, step: int, passed: CodeCounts | None) -> None:
         """Measures, and writes what is more than a number."""
@@ -142,7 +157,9 @@ class Run:
         self.is_measuring = False
 
     def end(self, trainer: Trainer, model: LightningModule) -> None:
-        """Training ends: draws what is not drawn yet, and leaves the codes as an embedding."""
+        """Training ends: measures what had to wait, draws what is not drawn yet, and leaves the codes as an embedding."""
+        if self._is_owed and self.try_to_measure(trainer, model, is_over=True) and trainer.is_global_zero:
+            summaries.write_end(trainer.loggers, self.scalars, max(0, logged_step(trainer) - 1))
         if self.probes is None or not trainer.is_global_zero or not summaries.draws(trainer.loggers):
             return
         try:
@@ -257,12 +274,6 @@ def validates(trainer: Trainer) -> bool:
     """Whether there will be validation epochs; a loader may be there and empty, or not yet be there before a later epoch."""
     batches = trainer.num_val_batches
     return trainer.enable_validation and (not batches or sum(batches) > 0)
-
-
-def is_last_epoch(trainer: Trainer) -> bool:
-    """Whether training ends with this epoch, as far as its limits tell."""
-    by_epochs = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
-    return by_epochs or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps)
 
 
 def awaits_values(trainer: Trainer) -> bool:

@@ -33,7 +33,7 @@ LEAST_WALKING = 1.0
 SECONDS_OF_A_CHECK = 0.02
 """A network that is looked at so quickly is walked too before it is measured: what is done for the first time takes longer."""
 
-AT_LEAST = {"codes": 16, "faces": 4, "random_faces": 4, "walks": 1}
+AT_LEAST = {"codes": 32, "faces": 4, "random_faces": 4, "walks": 1}
 """Inputs or segments that are measured in any case."""
 
 
