@@ -269,6 +269,18 @@ def test_what_training_has_not_earned_is_not_measured_but_at_its_end(tmp_path: P
     assert steps_of(fit(tmp_path, FoldingMonitor(every_n_epochs=5), max_epochs=4)) == [0]
 
 
+def test_a_measurement_at_the_end_that_cannot_be_written_costs_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Allowance, "affords", False)
+    monkeypatch.setattr("fold_lightning.summaries.write_end", full)
+    with pytest.warns(UserWarning, match="No space left on device"):
+        assert steps_of(fit(tmp_path, FoldingMonitor())) == [0]
+
+
 class Plateau(Model):
     def configure_optimizers(self) -> Any:
         optimizer = super().configure_optimizers()

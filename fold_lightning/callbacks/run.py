@@ -158,15 +158,19 @@ class Run:
 
     def end(self, trainer: Trainer, model: LightningModule) -> None:
         """Training ends: measures what had to wait, draws what is not drawn yet, and leaves the codes as an embedding."""
-        if self._is_owed and self.try_to_measure(trainer, model, is_over=True) and trainer.is_global_zero:
-            summaries.write_end(trainer.loggers, self.scalars, max(0, logged_step(trainer) - 1))
-        if self.probes is None or not trainer.is_global_zero or not summaries.draws(trainer.loggers):
+        is_measured = self._is_owed and self.try_to_measure(trainer, model, is_over=True)
+        if self.probes is None or not trainer.is_global_zero:
             return
         try:
+            if is_measured:
+                summaries.write_end(trainer.loggers, self.scalars, max(0, logged_step(trainer) - 1))
+            if not summaries.draws(trainer.loggers):
+                return
             if self._pictures is not None:
                 self._pictures.draw(trainer, max(0, logged_step(trainer) - 1), lambda: self._slice(model))
-            if counted := int(self.scalars.get(summaries.CODES_INPUTS, 0)):  # no more than there was time for
+            if self._settings.codes:
                 inputs, labels = self.probes.counted
+                counted = int(self.scalars.get(summaries.CODES_INPUTS, len(inputs)))  # no more than there was time for
                 codes, _ = self.measurement.codes(model, inputs[:counted])
                 summaries.write_embedding(trainer.loggers, codes.bits, labels, trainer.global_step)
         except Exception as error:
