@@ -16,7 +16,7 @@ def shown_until(folder: str | Path, wall_time: float) -> int:
     """The largest step of a point that was written up to a time and is shown; -1 if there is none.
 
     A restart hides the points from its step on that were there before it. TensorBoard's own reader computes each checksum in Python,
-    which takes a hundred times as long.
+    which took 4 times as long for scalars and 200 times for histograms.
 
     Args:
         folder: Of one run.

@@ -130,7 +130,7 @@ class Run:
             if self._survey is None:
                 raise RuntimeError("no batch with inputs has passed yet")
             behind = is_over or not self.validates  # the step whose values Lightning logs then
-            self.measure(trainer, model, step=max(0, logged_step(trainer) - behind), passed=passed)
+            self.measure(trainer, model, step=logged_step(trainer, behind=behind), passed=passed)
             return True
         except Exception as error:
             self.warn_of_failure(trainer, error)
@@ -161,13 +161,14 @@ class Run:
         is_measured = self._is_owed and self.try_to_measure(trainer, model, is_over=True)
         if self.probes is None or not trainer.is_global_zero:
             return
+        step = logged_step(trainer, behind=True)
         try:
             if is_measured:
-                summaries.write_end(trainer.loggers, self.scalars, max(0, logged_step(trainer) - 1))
+                summaries.write_end(trainer.loggers, self.scalars, step)
             if not summaries.draws(trainer.loggers):
                 return
             if self._pictures is not None:
-                self._pictures.draw(trainer, max(0, logged_step(trainer) - 1), lambda: self._slice(model))
+                self._pictures.draw(trainer, step, lambda: self._slice(model))
             if self._settings.codes:
                 inputs, labels = self.probes.counted
                 counted = int(self.scalars.get(summaries.CODES_INPUTS, len(inputs)))  # no more than there was time for
@@ -178,13 +179,15 @@ class Run:
 
     def warn_of_failure(self, trainer: Trainer, error: BaseException) -> None:
         """Says once that something was not measured."""
+        if self._has_failed:
+            return
+        self._has_failed = True
         why = str(error) or type(error).__name__
         message = f"FoldingMonitor measured nothing at epoch {trainer.current_epoch}: {why} (training goes on; said once)"
-        if not self._has_failed and not isinstance(error, AnotherFailed) and not trainer.is_global_zero:
-            warnings.warn(f"Process {trainer.global_rank}: {message}", stacklevel=2)
-        elif not self._has_failed:
+        if trainer.is_global_zero or isinstance(error, AnotherFailed):
             rank_zero_warn(message)
-        self._has_failed = True
+        else:
+            warnings.warn(f"Process {trainer.global_rank}: {message}", stacklevel=2)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: with it a run goes on with the same probes, and as many of them at a time."""
@@ -288,6 +291,11 @@ def awaits_values(trainer: Trainer) -> bool:
     return any(str(name).startswith(summaries.MEASURED) for name in names)
 
 
-def logged_step(trainer: Trainer) -> int:
-    """Where Lightning writes what is logged now; `global_step` counts every optimizer of a step."""
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
+def logged_step(trainer: Trainer, *, behind: bool = False) -> int:
+    """Where Lightning writes what is logged now; `global_step` counts every optimizer of a step.
+
+    Args:
+        trainer: That fits.
+        behind: Whether the last step has been counted, as when an epoch or training ends; its number is meant then.
+    """
+    return max(0, trainer.fit_loop.epoch_loop._batches_that_stepped - behind)

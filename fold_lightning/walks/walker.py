@@ -86,7 +86,9 @@ class Walker:
             while todo:
                 self._go_on(todo, done)
         except OutOfTime:
-            return self._joined(done, self._walked(done))
+            count = self._walked(done)
+            done = [(pieces[kept], found.of(kept)) for pieces, found in done if bool((kept := pieces.segment < count).any())]
+            return self._joined(done, count) if count else None
         return self._joined(done, len(self._start))
 
     def _go_on(self, todo: list[Pieces], done: list[tuple[Pieces, Traversal]]) -> None:
@@ -110,14 +112,10 @@ class Walker:
             length.index_add_(0, pieces.segment, pieces.length)
         return int((length < 1 - SHORTEST_PIECE).nonzero()[0])
 
-    def _joined(self, done: list[tuple[Pieces, Traversal]], count: int) -> Walks | None:
-        """The walks of the first `count` segments."""
-        if count == 0:
-            return None
+    def _joined(self, done: list[tuple[Pieces, Traversal]], count: int) -> Walks:
+        """The walks of so many segments."""
         parts, found = (list(each) for each in zip(*done, strict=True))
-        pieces, traversal = Pieces.concatenate(parts), Traversal.concatenate(found)
-        kept = pieces.segment < count
-        return join(pieces[kept], traversal.of(kept), count, self._architecture)
+        return join(Pieces.concatenate(parts), Traversal.concatenate(found), count, self._architecture)
 
     def _next(self, todo: list[Pieces]) -> Pieces:
         """Takes as many pieces as fit the memory, by what those before took."""
