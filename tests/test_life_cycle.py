@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as ServerAccumulator
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer import event_file_writer
 from test_batches import Stream
 from test_monitor import TAGS, Model, Recorder, data, fit, loaders, watch
 from torch.utils.data import DataLoader, IterableDataset
@@ -311,7 +312,11 @@ class ByImages(Model):
 
 @pytest.mark.parametrize("validates", [True, False])
 @pytest.mark.parametrize("model", [Model, ByImages])
-def test_going_on_hides_no_point_from_before_the_checkpoint(tmp_path: Path, model: type[Model], validates: bool) -> None:
+def test_going_on_hides_no_point_from_before_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: type[Model], validates: bool
+) -> None:
+    # Files of one second are read in the order of their numbers as words: 10 before 9.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(100))
     given = loaders() if validates else loaders()[:1]
     every = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
     logger = TensorBoardLogger(tmp_path, name="tb", version=0)
