@@ -14,9 +14,9 @@ from scipy.sparse.csgraph import shortest_path
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from fold_lightning.activations.architecture import Architecture, inspect_model
-from fold_lightning.activations.borrowing import BorrowedModel, Forward, borrow
 from fold_lightning.activations.codes import check_inputs
+from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica
+from fold_lightning.activations.inspection import ModelStructure, inspect
 from fold_lightning.faces.crossings import ways_across
 from fold_lightning.faces.polytopes import FAR, dual_points, thinned
 from fold_lightning.faces.rows import rows_of, ways_inside
@@ -163,15 +163,18 @@ def region_graph(
     if not isinstance(max_regions, int) or max_regions < 1:
         raise ValueError(f"`max_regions` must be a whole number of at least 1, got {max_regions!r}.")
     check_inputs(start)
-    with borrow(model, start, forward) as borrowed, tqdm(unit=" regions", disable=None if progress else True) as bar:
-        architecture = inspect_model(borrowed, start)
-        if architecture.unknown or architecture.bends:
+    with (
+        evaluate_on_replica(model, start, forward) as replica,
+        tqdm(unit=" regions", disable=None if progress else True) as bar,
+    ):
+        structure = inspect(replica, start)
+        if structure.unknown or structure.bends:
             raise NoPolytopes(
                 "The nodes of the graph are regions in which the network is affine, told by their codes; this network has "
-                f"{', '.join(architecture.unknown + architecture.bends)}, which bends inside them."
+                f"{', '.join(structure.unknown + structure.bends)}, which bends inside them."
             )
-        search = _Search(borrowed, architecture, start.shape[1:], max_regions)
-        for found in search.run(start.detach().to(borrowed.device, torch.float64).flatten(1)):
+        search = _Search(replica, structure, start.shape[1:], max_regions)
+        for found in search.run(start.detach().to(replica.device, torch.float64).flatten(1)):
             bar.update(found)
     if search.lost:
         warnings.warn(f"{search.lost} faces are too thin to look behind: regions may be missing.", stacklevel=2)
@@ -184,8 +187,8 @@ class _Search:
     """A breadth-first search over the faces of regions.
 
     Args:
-        borrowed: The model.
-        architecture: Its activations.
+        replica: The model.
+        structure: Its activations.
         shape: That of an input.
         max_regions: How many regions to keep.
 
@@ -194,10 +197,10 @@ class _Search:
         stopped: Whether there are more regions than were kept.
     """
 
-    def __init__(self, borrowed: BorrowedModel, architecture: Architecture, shape: torch.Size, max_regions: int) -> None:
+    def __init__(self, replica: Replica, structure: ModelStructure, shape: torch.Size, max_regions: int) -> None:
         self.lost = 0
         self.stopped = False
-        self._borrowed, self._architecture, self._shape, self._max_regions = borrowed, architecture, shape, max_regions
+        self._replica, self._structure, self._shape, self._max_regions = replica, structure, shape, max_regions
         self._number: dict[bytes, int] = {}  # of a code
         self._behind: dict[bytes, int] = {}  # of a code with the unit of a face switched, where others switch with it
         self._codes: list[Tensor] = []
@@ -226,12 +229,12 @@ class _Search:
         pairs = torch.cat(self._edges) if self._edges else torch.empty(0, 2, dtype=torch.int64)
         edges = pairs.sort(1).values.unique(dim=0)
         codes, points, counts = (torch.cat(parts).cpu() for parts in (self._codes, self._points, self._counts))
-        return RegionGraph(codes, points, counts, edges, self._architecture.layers, not self.stopped and not self.lost)
+        return RegionGraph(codes, points, counts, edges, self._structure.layers, not self.stopped and not self.lost)
 
     def _at(self, points: Tensor) -> tuple[ActivationRegions, Tensor]:
         """The regions around points (B, d), in steps from them, and their codes."""
-        normals, slacks, bits, _ = half_spaces(self._borrowed, self._architecture, points.view(-1, *self._shape))
-        return ActivationRegions(normals, slacks, torch.zeros_like(points), self._architecture.layers), bits
+        normals, slacks, bits, _ = half_spaces(self._replica, self._structure, points.view(-1, *self._shape))
+        return ActivationRegions(normals, slacks, torch.zeros_like(points), self._structure.layers), bits
 
     def _keep(self, codes: Tensor, points: Tensor) -> Tensor:
         """Gives numbers to new codes, as long as there is room; returns those (K,) it gave."""

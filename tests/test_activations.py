@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fold_lightning import activation_codes, segment_walks
-from fold_lightning.activations import architecture
-from fold_lightning.activations.borrowing import BorrowedModel, kept_borrowed
-from fold_lightning.activations.census import take_census
+from fold_lightning.activations import inspection
+from fold_lightning.activations.evaluation import Replica, shared_replica
+from fold_lightning.activations.inspection import record_pass
 
 
 class Everything(nn.Module):
@@ -474,7 +474,7 @@ def test_all_that_borrow_a_kept_model_find_it_as_the_first_did() -> None:
         return [activation_codes(model, y).bits, walks.position, walks.first_codes, activation_codes(model, x[2:]).bits]
 
     apart = found()
-    with kept_borrowed(model, x):
+    with shared_replica(model, x):
         together = found()
     assert all(torch.equal(one, two) for one, two in zip(apart, together, strict=True))
     assert model.mean is None and model.calls == 0 and not model.seen and not model.total.any()
@@ -497,27 +497,27 @@ def test_what_a_pass_writes_into_a_weight_is_gone_before_the_next() -> None:
     assert (model.weight == -3.5).all()
 
 
-def test_a_model_that_is_kept_borrowed_is_looked_at_once_and_then_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_shared_replica_is_looked_at_once_and_then_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     model, other, (x, y) = mlp(3, 8, 8, 2), mlp(3, 5, 2), torch.randn(2, 6, 3).double()
-    looked: list[BorrowedModel] = []
-    monkeypatch.setattr(architecture, "take_census", lambda *given: looked.append(given[0]) or take_census(*given))
+    looked: list[Replica] = []
+    monkeypatch.setattr(inspection, "record_pass", lambda *given: looked.append(given[0]) or record_pass(*given))
 
     def bits() -> list[Tensor]:
         walks = segment_walks(model, x, y)
         return [activation_codes(model, x).bits, walks.position, activation_codes(model, y, layers="1").bits]
 
     apart = bits()
-    assert len(looked) == 3 * 2 and len(set(looked)) == 3
+    assert len(looked) == 3 * 5 and len(set(looked)) == 3
     looked.clear()
     model.train()
-    with kept_borrowed(model, x):
+    with shared_replica(model, x):
         together = bits()
-        assert len(looked) == 2 * 2 and len(set(looked)) == 1  # other layers are another look
+        assert len(looked) == 2 * 5 and len(set(looked)) == 1  # other layers are another look
         assert torch.equal(activation_codes(other, x).bits, other[0](x) > 0)
         called = activation_codes(model, x, forward=lambda model, x: model[:2](x))
         assert called.bits.shape == (6, 8) and len(set(looked)) == 3
     assert all(torch.equal(one, two) for one, two in zip(apart, together, strict=True)) and model.training
-    with pytest.raises(KeyError), kept_borrowed(model, x):
+    with pytest.raises(KeyError), shared_replica(model, x):
         raise KeyError
     with torch.no_grad():
         model[0].weight.mul_(-1)

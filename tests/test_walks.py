@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fold_lightning import Walks, activation_codes, segment_walks, space_folding, walk_length, walk_range
-from fold_lightning.walks import deadline, is_late, walker
+from fold_lightning.walks import deadline, is_late, scheduler
 
 
 def steps_of(walks: Walks, i: int) -> list[tuple[float, tuple[int, ...]]]:
@@ -46,14 +46,14 @@ def assert_equals_reference(model: nn.Sequential, start: Tensor, end: Tensor, wa
 def assert_calls_itself_exact(model: nn.Module, walks: Walks) -> None:
     """Refinement looks once into an interval, where max pooling may bend twice: there it finds all, but does not swear to it."""
     pools = any(isinstance(module, nn.MaxPool2d) for module in model.modules())
-    assert walks.exact.all() if not pools or walker.OnePass is not _fails else not walks.exact.any()
+    assert walks.exact.all() if not pools or scheduler.GrowingBatch is not _fails else not walks.exact.any()
 
 
 @pytest.fixture(params=["one pass", "refinement"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each test runs on the growing batch, and on the plain passes that stand in where it fails."""
     if request.param == "refinement":
-        monkeypatch.setattr(walker, "OnePass", _fails)
+        monkeypatch.setattr(scheduler, "GrowingBatch", _fails)
     return str(request.param)
 
 
@@ -332,7 +332,7 @@ def test_functional_code_walks_as_its_plain_twin_does(monkeypatch: pytest.Monkey
     start, end = 2 * torch.randn(40, 6), 2 * torch.randn(40, 6)
     grown = segment_walks(model, start, end)
     plain = segment_walks(Plain(model), start, end)
-    monkeypatch.setattr(walker, "OnePass", _fails)
+    monkeypatch.setattr(scheduler, "GrowingBatch", _fails)
     refined = segment_walks(Plain(model), start, end)
     assert grown.exact.all() and plain.exact.all() and not refined.exact.any()
     for other in (plain, refined):
@@ -560,11 +560,11 @@ def test_tokens_merged_into_the_batch_are_walked_by_plain_passes() -> None:
 def test_a_pass_that_went_wrong_is_found_out_and_walked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model, start, end = mlp(6, 20, 20, 20, 1), torch.randn(10, 6), torch.randn(10, 6)
     right = segment_walks(model, start, end)
-    lift = walker.Grid.lift
-    monkeypatch.setattr(walker.Grid, "lift", lambda grid, z, rows=None: lift(grid, z, rows) * 1.001)
+    lift = scheduler.Breakpoints.lift
+    monkeypatch.setattr(scheduler.Breakpoints, "lift", lambda grid, z, rows=None: lift(grid, z, rows) * 1.001)
     refined: list[int] = []
-    refine = walker.refine
-    monkeypatch.setattr(walker, "refine", lambda pieces, *rest: refined.append(len(pieces)) or refine(pieces, *rest))
+    refine = scheduler.refine
+    monkeypatch.setattr(scheduler, "refine", lambda pieces, *rest: refined.append(len(pieces)) or refine(pieces, *rest))
     again = segment_walks(model, start, end)
     assert sum(refined) > 0
     assert torch.equal(right.segment, again.segment) and torch.equal(right.unit, again.unit)
@@ -574,7 +574,7 @@ def test_a_pass_that_went_wrong_is_found_out_and_walked_again(monkeypatch: pytes
 def test_a_walk_that_cannot_be_finished_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     from fold_lightning.walks import refinement
 
-    monkeypatch.setattr(walker, "OnePass", _fails)
+    monkeypatch.setattr(scheduler, "GrowingBatch", _fails)
     monkeypatch.setattr(refinement, "MOST_POINTS", 3)
     with pytest.warns(UserWarning, match="5 of 5 walks were cut off"):
         walks = segment_walks(mlp(6, 20, 20, 20, 1), torch.randn(5, 6), torch.randn(5, 6))

@@ -28,7 +28,7 @@ from models import build, resnet18, vgg16
 
 from fold_lightning import activation_codes, segment_walks, walk_length
 from fold_lightning.walks.pieces import Pieces
-from fold_lightning.walks.walker import Walker
+from fold_lightning.walks.scheduler import PieceScheduler
 
 
 def mlp(*widths: int) -> nn.Sequential:
@@ -198,13 +198,13 @@ def large(name: str, model: nn.Module, start: Tensor, end: Tensor) -> None:
 def self_check(model: nn.Module, start: Tensor, end: Tensor, repeats: int) -> None:
     """Prints what verification adds to a walk."""
 
-    def trusted(_: Walker, pieces: Pieces, *__: object) -> Tensor:
+    def trusted(_: PieceScheduler, pieces: Pieces, *__: object) -> Tensor:
         return torch.ones(len(pieces), dtype=torch.bool)
 
     ratios = []
     for _ in range(repeats):
         checked = seconds(lambda: segment_walks(model, start, end))
-        with patch.object(Walker, "_verified", trusted):
+        with patch.object(PieceScheduler, "_verified", trusted):
             ratios.append(checked / seconds(lambda: segment_walks(model, start, end)))
     print(f"  with its self-check / without {statistics.median(ratios):.3f}")
 

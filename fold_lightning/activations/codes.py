@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fold_lightning.activations.architecture import Architecture, inspect_model
-from fold_lightning.activations.borrowing import BorrowedModel, Forward, borrow
+from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica
+from fold_lightning.activations.inspection import VARYING_LAYERS, LayersVary, ModelStructure, inspect
 from fold_lightning.activations.interception import Interception, PassEnded
 from fold_lightning.activations.layers import Patterns
-from fold_lightning.activations.table import Thresholds
+from fold_lightning.activations.registry import Thresholds
 
 T = TypeVar("T")
 
@@ -71,10 +71,10 @@ def activation_codes(model: nn.Module, inputs: Tensor, *, layers: Patterns = Non
                 [0, 0]], dtype=torch.int32)
     """
     check_inputs(inputs)
-    with borrow(model, inputs, forward) as borrowed:
-        architecture = inspect_model(borrowed, inputs, layers)
-        bits = codes_of(borrowed, architecture, inputs)
-    return ActivationCodes(bits.to(inputs.device), architecture.layers)
+    with evaluate_on_replica(model, inputs, forward) as replica:
+        structure = inspect(replica, inputs, layers)
+        bits = codes_of(replica, structure, inputs)
+    return ActivationCodes(bits.to(inputs.device), structure.layers)
 
 
 def codes_and_outputs(
@@ -90,20 +90,27 @@ def codes_and_outputs(
     The arguments and errors are those of `activation_codes`; the passes are the same, gone to their end.
     """
     check_inputs(inputs)
-    with borrow(model, inputs, forward) as borrowed:
-        architecture = inspect_model(borrowed, inputs, layers)
+    with evaluate_on_replica(model, inputs, forward) as replica:
+        structure = inspect(replica, inputs, layers)
         bits, found = [], []
-        for chunk in inputs.split(_rows(architecture)):
-            some, output = _chunk_codes(borrowed, architecture, chunk, to_end=True)
+        for chunk in inputs.split(_rows(structure)):
+            some, output = _chunk_codes(replica, structure, chunk, to_end=True)
             bits.append(some)
             found.append(read(output))
-    return ActivationCodes(torch.cat(bits).to(inputs.device), architecture.layers), found
+    return ActivationCodes(torch.cat(bits).to(inputs.device), structure.layers), found
 
 
 def check_inputs(inputs: Tensor, name: str = "inputs", *, finite: bool = True) -> None:
-    """Refuses what cannot be a batch of inputs; `finite=False` does not look at their values."""
+    """Raise for what can't be a batch of inputs; `finite=False` does not look at their values."""
     if not isinstance(inputs, Tensor):
         raise TypeError(f"`{name}` must be a tensor (B, ...), got {type(inputs).__name__}.")
+    if inputs.layout is not torch.strided:
+        raise TypeError(f"`{name}` must be a dense tensor, got layout {inputs.layout}: pass `{name}.to_dense()`.")
+    if inputs.is_complex():
+        raise TypeError(
+            f"`{name}` must be real, got {inputs.dtype}: straight segments and codes are of real inputs. Pass real and imaginary "
+            "parts, `torch.view_as_real(x)`, and `forward=lambda model, x: model(torch.view_as_complex(x))`."
+        )
     if not inputs.is_floating_point():
         raise TypeError(
             f"`{name}` must be floating point, got {inputs.dtype}: codes and segments need real-valued inputs. Convert images "
@@ -117,29 +124,26 @@ def check_inputs(inputs: Tensor, name: str = "inputs", *, finite: bool = True) -
         raise ValueError(f"`{name}` must be finite, got NaN or infinite values: clean or normalise the data first.")
 
 
-def codes_of(borrowed: BorrowedModel, architecture: Architecture, inputs: Tensor, max_bytes: int = CHUNK_BYTES) -> Tensor:
-    """Codes bool (B, N) on the borrowed model's device, in chunks of bounded working memory."""
-    chunks = [_chunk_codes(borrowed, architecture, chunk) for chunk in inputs.split(_rows(architecture, max_bytes))]
+def codes_of(replica: Replica, structure: ModelStructure, inputs: Tensor, max_bytes: int = CHUNK_BYTES) -> Tensor:
+    """Codes bool (B, N) on the replica model's device, in chunks of bounded working memory."""
+    chunks = [_chunk_codes(replica, structure, chunk) for chunk in inputs.split(_rows(structure, max_bytes))]
     return torch.cat([bits for bits, _ in chunks])
 
 
-def _rows(architecture: Architecture, max_bytes: int = CHUNK_BYTES) -> int:
-    return max(1, max_bytes // (8 * TENSORS_AT_ONCE * architecture.widest))
+def _rows(structure: ModelStructure, max_bytes: int = CHUNK_BYTES) -> int:
+    return 1 if structure.picks_rows else max(1, max_bytes // (8 * TENSORS_AT_ONCE * structure.widest))
 
 
-def _chunk_codes(
-    borrowed: BorrowedModel, architecture: Architecture, inputs: Tensor, *, to_end: bool = False
-) -> tuple[Tensor, Any]:
+def _chunk_codes(replica: Replica, structure: ModelStructure, inputs: Tensor, *, to_end: bool = False) -> tuple[Tensor, Any]:
     found: list[Tensor] = []
 
     def read(layer: str, thresholds: Thresholds, z: Tensor) -> None:
-        if layer in architecture.counted:
-            units = architecture.per_input(layer, z, len(inputs))
+        if layer in structure.counted:
+            units = structure.per_input(layer, z, len(inputs))
             tolerance = ZERO_TOLERANCE * magnitude(units)
             found.extend(units > threshold + tolerance for threshold in thresholds)
 
-    last = None if to_end else architecture.needed[-1]
-    output = PreActivations(borrowed, last, read).run(inputs.to(borrowed.device, torch.float64))
+    output = LayerPass(replica, structure, read, to_end=to_end).run(inputs.to(replica.device, torch.float64))
     return torch.cat(found, dim=1), output
 
 
@@ -149,16 +153,46 @@ def magnitude(z: Tensor) -> Tensor:
     return torch.maximum(z.amax(1, keepdim=True), -z.amin(1, keepdim=True))
 
 
-class PreActivations(Interception):
-    """Shows the pre-activations of each activation to a reader, up to the last one that matters; None goes on to the end."""
+class LayerPass(Interception):
+    """A pass that shows the pre-activations of each activation to a reader, and checks that the layers are those of the model.
 
-    def __init__(self, borrowed: BorrowedModel, last: str | None, read: Callable[[str, Thresholds, Tensor], None]) -> None:
-        super().__init__(borrowed)
-        self._last = last
-        self._read = read
+    Args:
+        replica: Replica of the model.
+        structure: Its activations.
+        read: Takes the layer, its thresholds and its pre-activations.
+        to_end: Whether the pass goes on after the last layer that counts.
+
+    Raises:
+        LayersVary: If a pass meets other layers than the inspection did.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        structure: ModelStructure,
+        read: Callable[[str, Thresholds, Tensor], None],
+        *,
+        to_end: bool = False,
+    ) -> None:
+        super().__init__(replica)
+        self._structure, self._read, self._to_end = structure, read, to_end
+        self._num_inputs = 0
+
+    def run(self, inputs: Tensor) -> Any:
+        """Pass inputs (B, ...) through the model."""
+        self._num_inputs = len(inputs)
+        output = super().run(inputs)
+        self._structure.check_end(self.num_activations)
+        return output
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
-        self._read(layer, thresholds, z)
-        if layer == self._last:
+        """Check the layer and show its pre-activations."""
+        number = self.num_activations - 1
+        if number < len(self._structure.needed):
+            self._structure.check_layer(number, layer, z, self._num_inputs)
+            if self.picks_rows and self._num_inputs > 1 and not self._structure.picks_rows:
+                raise LayersVary(f"Layer {layer!r} got rows that were picked by their values. {VARYING_LAYERS}")
+            self._read(layer, thresholds, z)
+        if layer == self._structure.needed[-1] and not self._to_end:
             raise PassEnded
         return call(z)

@@ -1,13 +1,14 @@
-"""Running a user's model with every operation in view.
+"""Running a model with every operation in view.
 
 A :class:`torch.overrides.TorchFunctionMode` sees each torch function of a forward pass, whether a module or the user's own
-code calls it. What comes from the input is marked as it passes, so that an activation of a weight is not taken for a unit.
+code calls it. Tensors that come from the input are marked, so that an activation of a weight is not taken for a unit.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import ref
 
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from fold_lightning.activations.borrowing import BorrowedModel
-from fold_lightning.activations.following import follow, follows, map_tensors, tensors_in, varies
+from fold_lightning.activations.evaluation import Replica
+from fold_lightning.activations.fast_kernels import fast_kernel
+from fold_lightning.activations.idioms import note_comparison, relu_argument
 from fold_lightning.activations.operations import (
     CASTS,
     CLAMPS,
@@ -31,17 +33,26 @@ from fold_lightning.activations.operations import (
     is_in_place,
     is_piecewise_linear,
     operation_name,
+    picks_rows,
     written_by,
 )
-from fold_lightning.activations.slow_kernels import quicker
-from fold_lightning.activations.table import Activation, Thresholds, activation_of, module_activation_of
+from fold_lightning.activations.registry import RELU, Activation, Thresholds, activation_of, module_activation_of
+from fold_lightning.activations.tracking import (
+    depends_on_input,
+    has_input_rows,
+    has_picked_rows,
+    map_tensors,
+    mark_picked,
+    mark_rows,
+    tensors_in,
+)
 
-MOST_NOTED = 10_000
-"""Tensors of a pass, dead or alive, before the dead are forgotten."""
+MAX_NOTED = 10_000
+"""Tensors of a pass that are noted, alive or not, before those that are gone are forgotten."""
 
 
 class PassEnded(BaseException):
-    """Ends a forward pass that has shown all it had to; no ``except Exception`` of a model swallows it."""
+    """End a forward pass that has shown all it had to; no ``except Exception`` of a model swallows it."""
 
 
 class OutOfSightError(ValueError):
@@ -49,68 +60,72 @@ class OutOfSightError(ValueError):
 
 
 class Interception(TorchFunctionMode):
-    """One forward pass in view. Subclasses say what happens at activations and at all other operations.
+    """One forward pass in view. Subclasses define what happens at activations and at other operations.
+
+    The operations that a subclass makes of its own are never taken for the model's.
 
     Attributes:
-        unknown: Names of the operations on the input's path that are not known to be piecewise linear.
-        num_unknown: How many calls of these there were.
-        num_activations: How many activations were met.
-        bends: Names of those that bend without a bit.
-        inside_registered: In how many modules that the user registered as activations the pass is.
-        inside_function: Whether a function of torch is running that was seen to be called.
+        unknown: Operations on the input's path that are not known to be piecewise linear, with the place of the first call.
+        num_unknown: Number of their calls.
+        num_activations: Number of activations met.
+        bends: Operations that bend without a bit.
+        picks_rows: Whether an activation was computed from rows that were picked by their values.
+        inside_registered: Number of modules the pass is inside of that the user registered as activations.
+        inside_function: Whether a torch function is running that was seen to be called, or an operation of our own.
     """
 
-    def __init__(self, borrowed: BorrowedModel) -> None:
+    def __init__(self, replica: Replica) -> None:
         super().__init__()
-        self.unknown: dict[str, None] = {}
+        self.unknown: dict[str, str] = {}
         self.num_unknown = 0
         self.bends: dict[str, None] = {}
+        self.picks_rows = False
         self.inside_function = False
-        self._borrowed = borrowed
+        self.num_activations = 0
+        self.inside_registered = 0
+        self._replica = replica
         self._callers: list[nn.Module] = []
         self._calls: Counter[str] = Counter()
-        self.num_activations = 0
-        self._met_before: list[tuple[int, int]] = []
-        self.inside_registered = 0
+        self._counts_at_entry: list[tuple[int, int]] = []
         self._alive: dict[int, ref[Tensor]] = {}  # by id: weak sets compare their members, which tensors refuse
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
-        """An activation is met: ``z`` are its pre-activations, ``call`` applies it."""
+        """Handle an activation: ``z`` are its pre-activations, ``call`` applies it."""
         return call(z)
 
     def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Any other operation on something that follows the input."""
+        """Handle any other operation on a tensor that has one row per input."""
         return function(*args, **kwargs)
 
     def overwrite(self, tensor: Tensor, value: Tensor) -> None:
-        """An activation in place writes its result."""
+        """Write the result of an activation in place."""
         tensor.copy_(value)
 
-    def beside(self, name: str, tensors: list[Tensor], arguments: int) -> None:
-        """These of so many tensors that an operation takes were not seen to follow the input."""
+    def on_untracked(self, name: str, tensors: list[Tensor], num_tensors: int) -> None:
+        """Handle the arguments of an operation, of `num_tensors`, that have no row per input."""
 
-    def module_left(self, module: nn.Module, args: tuple[Any, ...], before: tuple[int, int]) -> None:
-        """A module has returned; before it so many activations and unknown operations had been met."""
+    def on_module_exit(self, module: nn.Module, args: tuple[Any, ...], before: tuple[int, int]) -> None:
+        """Handle the return of a module, with the numbers of activations and unknown operations met before it."""
 
     def run(self, inputs: Tensor) -> Any:
-        """Passes the inputs (B, ...), float64 where the model is, through the model until it ends or an override raises `PassEnded`.
+        """Pass inputs (B, ...), on the replica's device, until the model returns or an override raises `PassEnded`.
 
         Returns:
             What the model returns; None if the pass was ended.
         """
-        before = register_module_forward_pre_hook(lambda module, args: self._enter_module(module, args))
-        after = register_module_forward_hook(lambda *call: self._leave_module(*call), always_call=True)
+        before = register_module_forward_pre_hook(self._enter_module)
+        after = register_module_forward_hook(self._leave_module, always_call=True)
         try:
-            self._borrowed.begin_pass()
+            self._replica.begin_pass()
             with self:
-                return self._borrowed.forward(follow(inputs))
+                return self._replica.forward(mark_rows(inputs))
         except PassEnded:
             return None
         finally:
             before.remove()
             after.remove()
             self._callers.clear()
-            self._met_before.clear()
+            self._counts_at_entry.clear()
             self._calls.clear()
             self._alive.clear()
             self.inside_registered = 0
@@ -124,58 +139,76 @@ class Interception(TorchFunctionMode):
         finally:
             self.inside_function = False
 
+    @contextmanager
+    def _unseen(self) -> Iterator[None]:
+        """Hide the operations in this context, which are our own."""
+        was_inside, self.inside_function = self.inside_function, True
+        try:
+            with torch._C.DisableTorchFunction():
+                yield
+        finally:
+            self.inside_function = was_inside
+
     def _see(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = operation_name(func)
         if name in QUERIES or (name == "type" and len(args) == 1 and not kwargs):
             return func(*args, **kwargs)
-        if name == "dtype" and self._borrowed.in_float64:
+        if name == "dtype" and self._replica.in_float64:
             return torch.float64 if args[0].is_floating_point() else args[0].dtype
         if not args and isinstance(kwargs.get("input"), Tensor):
             args, kwargs = (kwargs["input"],), {key: value for key, value in kwargs.items() if key != "input"}
-        args, kwargs = map_tensors(self._borrowed.float64, (args, kwargs))
-        if name in CASTS and args and self._borrowed.in_float64 and _stays_float64(args, kwargs):
-            if not self._borrowed.copies(name, args, kwargs):
+        args, kwargs = map_tensors(self._replica.double, (args, kwargs))
+        if name in CASTS and args and self._replica.in_float64 and _stays_float64(args, kwargs):
+            if not self._replica.cast_copies(name, args, kwargs):
                 return args[0]
             name, func, args, kwargs = "clone", Tensor.clone, args[:1], {}
-        if name in CASTS and args and not follows(args[0]):  # what it may be cast to gives nothing but its type
+        if name in CASTS and args and not has_input_rows(args[0]):  # a cast takes nothing but the type of its target
             return func(*args, **kwargs)
-        func = quicker(name, func, args, kwargs)
+        func = fast_kernel(name, func, args, kwargs)
         tensors = list(tensors_in((args, kwargs)))
         self._note(tensors)
         if activation_of(name) is not None and any(map(_is_transformed, tensors)):
             raise OutOfSightError(f"The {name} of {self.caller()} runs inside a transformation of functions such as torch.vmap")
-        self.beside(name, [t for t in tensors if not follows(t)], len(tensors))
-        if not any(map(follows, tensors)) or name in FINITENESS:
+        self.on_untracked(name, [t for t in tensors if not has_input_rows(t)], len(tensors))
+        if not any(map(has_input_rows, tensors)) or name in FINITENESS:
             result = func(*args, **kwargs)
         else:
-            result = self._on_followers(name, func, args, kwargs, tensors)
+            result = self._on_tracked(name, func, args, kwargs, tensors)
         self._note(tensors_in(result))
         return result
 
-    def _on_followers(
+    def _on_tracked(
         self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
     ) -> Any:
-        varying = [] if name in CREATIONS or (name in RESHAPED_AFTER and not varies(args[0])) else list(filter(varies, tensors))
-        if varying and (listed := activation_of(name)) is not None and not self.inside_registered:
-            return self._activate(listed, name, func, args, kwargs)
+        takes_shape_only = name in CREATIONS or (name in RESHAPED_AFTER and not depends_on_input(args[0]))
+        varying = [] if takes_shape_only else list(filter(depends_on_input, tensors))
+        if varying and not self.inside_registered:
+            listed = activation_of(name) or (RELU if relu_argument(name, args, kwargs) is not None else None)
+            if listed is not None and not any(t.is_complex() for t in varying):
+                return self._activate(listed, name, func, args, kwargs)
         if varying:
             self._classify(name, varying, args, kwargs)
         result = self.operation(name, func, args, kwargs)
+        picked = any(map(has_picked_rows, varying)) or (bool(varying) and picks_rows(name, args, kwargs))
         if name not in CREATIONS or _has_rows_of(result, args[0]):
             for tensor in tensors_in(result):
-                follow(tensor, constant=not varying and not varies(tensor))
+                mark_rows(tensor, constant=not varying and not depends_on_input(tensor))
+                if picked:
+                    mark_picked(tensor)
+        if varying:
+            note_comparison(name, args, kwargs, result)
         for written in written_by(func, args, kwargs) if varying else ():
             for tensor in [written, *self.sharing(written)]:
-                follow(tensor)
+                mark_rows(tensor)
         return result
 
     def _note(self, tensors: Iterable[Tensor]) -> None:
         self._alive.update((id(tensor), ref(tensor)) for tensor in tensors)
-        if len(self._alive) > MOST_NOTED:
+        if len(self._alive) > MAX_NOTED:
             self._alive = {key: weak for key, weak in self._alive.items() if weak() is not None}
 
     def sharing(self, tensor: Tensor) -> list[Tensor]:
-        """The other tensors of this pass that share a tensor's memory."""
+        """Return the other tensors of this pass that share a tensor's memory."""
         memory = _memory(tensor)
         alive = (weak() for weak in self._alive.values())
         return [t for t in alive if t is not None and t is not tensor and memory and _memory(t) == memory]
@@ -183,21 +216,29 @@ class Interception(TorchFunctionMode):
     def _activate(
         self, listed: Activation, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        x, args = args[0], args[1:]
-        if not isinstance(x, Tensor) or not varies(x) or x.numel() == 0:
-            return func(x, *args, **kwargs)
+        if listed is RELU and activation_of(name) is None:
+            x = relu_argument(name, args, kwargs)
+            apply, arguments, options = (lambda pre: torch.relu(pre)), (), {}
+        else:
+            x, arguments = args[0], args[1:]
+            options = {key: value for key, value in kwargs.items() if key not in ("inplace", "approximate")}
+            apply = lambda pre: func(pre, *arguments, **kwargs)  # noqa: E731
+        if not isinstance(x, Tensor) or not depends_on_input(x) or x.numel() == 0:
+            return func(*args, **kwargs)
+        self.picks_rows |= has_picked_rows(x)
         in_place = is_in_place(func, kwargs)
-        options = {key: value for key, value in kwargs.items() if key not in ("inplace", "approximate")}
-        z = x if listed.pre_activation is None else follow(listed.pre_activation(x, *args, **options))
+        z = x if listed.pre_activation is None else mark_rows(listed.pre_activation(x, *arguments, **options))
 
         def call(pre: Tensor) -> Tensor:
-            result: Tensor = func(pre if z is x else x, *args, **kwargs)
+            result: Tensor = apply(pre if z is x else x)
             return result
 
         self.num_activations += 1
-        result = follow(self.activation(self._layer_name(name), listed.thresholds(*args, **options), z, call))
+        result = mark_rows(self.activation(self._layer_name(name), listed.thresholds(*arguments, **options), z, call))
+        if has_picked_rows(x):
+            mark_picked(result)
         if not listed.piecewise_linear:
-            self.unknown[name] = None
+            self.unknown.setdefault(name, self.caller())
         if in_place and result is not x:
             self.overwrite(x, result)
             return x
@@ -210,19 +251,21 @@ class Interception(TorchFunctionMode):
             return
         if name in MAX_POOLS or name in CLAMPS:
             self.bends[name] = None
-        floating = sum(t.is_floating_point() for t in varying)
+        floating = sum(t.is_floating_point() or t.is_complex() for t in varying)
         divisor = args[1] if len(args) > 1 else kwargs.get("other")
-        divides = name in ("div", "divide", "true_divide", "truediv") and isinstance(divisor, Tensor) and varies(divisor)
+        divides = (
+            name in ("div", "divide", "true_divide", "truediv") and isinstance(divisor, Tensor) and depends_on_input(divisor)
+        )
         known = is_piecewise_linear(name, floating, divides_by_input=divides) and not kwargs.get("rounding_mode")
         if floating < len(varying) or not known:
-            self.unknown[name] = None
+            self.unknown.setdefault(name, self.caller())
             self.num_unknown += 1
 
     def _enter_module(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if isinstance(module, torch.jit.ScriptModule):
             raise OutOfSightError(f"{self.place(module)} is a ScriptModule")
         self._callers.append(module)
-        self._met_before.append((self.num_activations, self.num_unknown))
+        self._counts_at_entry.append((self.num_activations, self.num_unknown))
         registered = module_activation_of(module)
         if registered is None:
             return
@@ -231,37 +274,44 @@ class Interception(TorchFunctionMode):
                 f"{self.place(module)} is registered as an activation, but was not called with its pre-activation as first "
                 "positional argument"
             )
-        if not self.inside_registered and varies(args[0]):
-            name = self._count_call(self._borrowed.path(module) or type(module).__name__)
-            self.num_activations += 1
-            self.activation(name, registered.thresholds(), args[0], lambda z: z)
-            self.unknown[type(module).__name__] = None
+        if not self.inside_registered and depends_on_input(args[0]):
+            self._activate_module(module, registered, args[0])
         self.inside_registered += 1
+
+    def _activate_module(self, module: nn.Module, registered: Activation, z: Tensor) -> None:
+        name = self._count_call(self._replica.path(module) or type(module).__name__)
+        self.num_activations += 1
+        self.picks_rows |= has_picked_rows(z)
+        with self._unseen():
+            self.activation(name, registered.thresholds(), z, lambda pre: pre)
+        if not registered.piecewise_linear:
+            self.unknown.setdefault(type(module).__name__, self.place(module))
 
     def _leave_module(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not self._callers:
             return
         self._callers.pop()
-        before = self._met_before.pop()
+        before = self._counts_at_entry.pop()
         if module_activation_of(module) is not None:
             self.inside_registered -= 1
-        self.module_left(module, args, before)
+        with self._unseen():
+            self.on_module_exit(module, args, before)
 
     def _layer_name(self, function: str) -> str:
         path, is_activation = "", False
         if self._callers:
-            path = self._borrowed.path(self._callers[-1])
+            path = self._replica.path(self._callers[-1])
             is_activation = _is_activation_module(self._callers[-1])
         name = path if is_activation and path else ".".join(filter(None, (path, function)))
         return self._count_call(name)
 
     def caller(self) -> str:
-        """Where the call that is being looked at comes from."""
+        """Return where the call that is being looked at comes from."""
         return self.place(self._callers[-1]) if self._callers else "forward"
 
     def place(self, module: nn.Module) -> str:
-        """A module's class and path."""
-        path = self._borrowed.path(module)
+        """Return a module's class and path."""
+        path = self._replica.path(module)
         name = type(module).__name__
         return name if path in ("", name) else f"{name} ({path!r})"
 
@@ -290,7 +340,7 @@ def _has_rows_of(result: Any, tensor: Any) -> bool:
 
 
 def _is_transformed(tensor: Tensor) -> bool:
-    """Whether it stands for another inside torch.vmap, torch.func.grad or the like."""
+    """Return whether a tensor stands for another inside torch.vmap, torch.func.grad or the like."""
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from fold_lightning.activations.tracking import depends_on_input
+
 QUERIES = frozenset(
     """shape size dim ndim ndimension numel nelement len device is_cuda is_cpu is_mps is_meta layout stride is_contiguous
     storage_offset requires_grad requires_grad_ grad grad_fn is_leaf names is_nested is_sparse is_quantized is_floating_point
@@ -127,3 +129,17 @@ def is_piecewise_linear(name: str, tensors: int, *, divides_by_input: bool = Fal
     if name in MULTILINEAR:
         return tensors <= 1 and not divides_by_input
     return name in AFFINE or name in MAX_POOLS or (name in CLAMPS and tensors <= 1)
+
+
+def picks_rows(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether a call picks or orders rows by values of the input: those of its result need not be those of the batch."""
+    given = [*args[1:], *(kwargs[key] for key in ("dim", "index", "indices") if key in kwargs)]
+    if name == "getitem":
+        first = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
+        return isinstance(first, Tensor) and depends_on_input(first)
+    if name in ("masked_select", "take"):
+        return True
+    along_rows = any(isinstance(value, int) and value == 0 for value in given)
+    if name in ("index_select", "gather", "take_along_dim"):
+        return along_rows and any(isinstance(value, Tensor) and depends_on_input(value) for value in given)
+    return name in ("sort", "argsort", "topk", "msort") and (along_rows or name == "msort")

@@ -16,8 +16,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from fold_lightning.activations import ActivationCodes
-from fold_lightning.activations.borrowing import forward_function, kept_borrowed
 from fold_lightning.activations.codes import codes_and_outputs
+from fold_lightning.activations.evaluation import forward_function, shared_replica
 from fold_lightning.codes import hamming_distance
 from fold_lightning.faces import face_counts
 from fold_lightning.figures import SliceRegions
@@ -57,9 +57,9 @@ class Measurement:
         self._warned: set[str] = set()
         self._region_size: int | None = None  # numbers in the normals of one, known from the first
 
-    def once_borrowed(self, model: LightningModule, inputs: Tensor) -> AbstractContextManager[None]:
-        """Borrows the model once for all that is measured meanwhile."""
-        return kept_borrowed(model, inputs[:1].to(model.device), self._forward)
+    def shared_replica(self, model: LightningModule, inputs: Tensor) -> AbstractContextManager[None]:
+        """Make one replica of the model for all measurements in this context."""
+        return shared_replica(model, inputs[:1].to(model.device), self._forward)
 
     def walks(self, model: LightningModule, segments: Segments, seconds: float | None) -> Walks:
         """The walks of some segments, as far as they get in a time."""
@@ -107,11 +107,13 @@ class Measurement:
         assert here.basis is not None
         plane = here.basis[0].view(2, *x.shape[1:])
 
+        forward = self._forward  # held by the function itself, so that a replica exchanges what it refers to
+
         def in_the_plane(model: nn.Module, y: Tensor) -> Any:
-            return forward_function(model, self._forward)(x.double() + torch.tensordot(y, plane, dims=1))
+            return forward_function(model, forward)(x.double() + torch.tensordot(y, plane, dims=1))
 
         origin = torch.zeros_like(here.normals[:, 0])
-        with kept_borrowed(model, origin, in_the_plane):
+        with shared_replica(model, origin, in_the_plane):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # it stops at its limit, or at a face too thin to see

@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from fold_lightning.activations.borrowing import preserved_random_state
 from fold_lightning.callbacks.measurement import CodeCounts
 from fold_lightning.callbacks.regularization import Regularization, as_regularizer
 from fold_lightning.callbacks.run import Run
@@ -159,8 +158,7 @@ class FoldingMonitor(AnyCallback):
             figures=figures,
         )
         if probes is not None:
-            with preserved_random_state(probes):
-                user_probes(probes, 2, seed, batch_to_inputs)
+            user_probes(probes, 2, seed, batch_to_inputs)
         self.regularizer = as_regularizer(regularize, layers, seed)
         if not self.settings.measures and self.regularizer is None:
             raise ValueError(

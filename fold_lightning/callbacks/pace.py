@@ -37,7 +37,7 @@ class Allowance:
 
     By default it is a share of the time since the last one ended. Measurements wait until that is enough, and until training has
     made up for what those before took beyond it; not the first ones, which have some time as a gift. One that took long once, for
-    whatever reason, keeps none waiting: what counts is the quicker of the last two.
+    whatever reason, keeps none waiting: what counts is the fast_kernel of the last two.
 
     Args:
         max_seconds: A fixed time for each measurement, "auto", or None for no limit.

@@ -93,7 +93,7 @@ class Survey:
             counts_later: Whether they are, and nothing has passed yet.
         """
         begin, findings = time.perf_counter(), Findings()
-        with self._measurement.once_borrowed(model, self.probes.pool[0]):
+        with self._measurement.shared_replica(model, self.probes.pool[0]):
             if self._codes_wanted and not counts_later:
                 self._take_codes(team, model, _part(seconds), passed, findings)
             if self._faces is not None:

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from fold_lightning.walks.record import Walks
+from fold_lightning.walks.walks import Walks
 
 Statistic = Literal["mean", "median", "max", "fraction"]
 

@@ -6,7 +6,6 @@ import copy
 import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -24,16 +23,14 @@ from torch.utils.data import (
     default_collate,
 )
 
-from fold_lightning.activations.borrowing import preserved_random_state, undisturbed
-from fold_lightning.activations.snapshot import DEEPEST_HOLDER
+from fold_lightning.activations.evaluation import preserved_random_state, undisturbed
+from fold_lightning.activations.replica import ModelCopy
+from fold_lightning.activations.structural_copy import StructuralCopy
 from fold_lightning.probes.batches import BatchToInputs, split_batch
 from fold_lightning.probes.segments import check_several
 
 Pool = tuple[Tensor, Tensor | None]
 """Inputs (B, ...) on the CPU, and their class labels (B,) if they have some."""
-
-NEAR = 2
-"""How far a function of a batch is looked into: to the attributes of what it is bound to or closes over, for it runs often."""
 
 READ_ALL = (SequentialSampler, RandomSampler, DistributedSampler)
 """Samplers that leave no item out, but in other processes."""
@@ -85,9 +82,10 @@ def gather_inputs(
 
 
 def gather_as_loaded(loaders: Any, count: int, seed: int) -> Any:
-    """A batch of the items that a loader reads; of several loaders, in lists and dicts, their batches likewise.
+    """Return a batch of the items that a loader reads; for lists and dicts of loaders, their batches likewise.
 
-    Iterating a loader would move its generator and the global one, so items are read by index and collated here.
+    Iterating a loader would move its generator and the global one, so items are read by index and collated here, from a copy of
+    the data set: whatever reading changes of it, training finds it as it was.
     """
     if isinstance(loaders, Mapping):
         return {name: gather_as_loaded(loader, count, seed) for name, loader in loaders.items()}
@@ -95,27 +93,38 @@ def gather_as_loaded(loaders: Any, count: int, seed: int) -> Any:
         return [gather_as_loaded(loader, count, seed) for loader in loaders]
     if first_map_style(loaders) is None:
         raise TypeError(f"a {type(loaders).__name__} gives its items in its own order")
-    with preserved_random_state(loaders.dataset, loaders.collate_fn, loaders.batch_sampler):
+    copied = StructuralCopy()
+    dataset, collate, batches = copied(loaders.dataset), copied(loaders.collate_fn), copied(loaders.batch_sampler)
+    with preserved_random_state(*copied.shared_generators):
         seed_everything(seed)
-        return gather_inputs(loaders.dataset, count, seed, loaders.collate_fn, _indices_read(loaders))
+        return gather_inputs(dataset, count, seed, collate, _indices_read(batches, len(dataset)))
 
 
-def _indices_read(loader: DataLoader[Any]) -> Sequence[Any] | None:
-    """Which items a loader reads: None if all, so unless a sampler of the user's chooses."""
-    batches: Any = loader.batch_sampler
+def _indices_read(batches: Any, num_items: int) -> Sequence[Any] | None:
+    """Return the items that a sampler of batches reads: None for all, so unless a sampler of the user's chooses."""
     if type(batches) is BatchSampler and type(batches.sampler) in READ_ALL:
         return None
     each = itertools.chain.from_iterable(batches)
-    return list(dict.fromkeys(itertools.islice(each, len(loader.dataset))))  # type: ignore[arg-type]
+    return list(dict.fromkeys(itertools.islice(each, num_items)))
 
 
-def user_probes(probes: Any, count: int, seed: int, batch_to_inputs: BatchToInputs | None) -> tuple[Tensor, Tensor | None]:
-    """Inputs and labels of what a user gave: a tensor, (inputs, labels), or a map-style dataset.
+def user_probes(
+    probes: Any, count: int, seed: int, batch_to_inputs: BatchToInputs | None, copied: StructuralCopy | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Return inputs and labels of a tensor, of (inputs, labels), or of a map-style dataset.
+
+    Args:
+        probes: One of these.
+        count: Number of items to read of a dataset.
+        seed: Seed of their choice.
+        batch_to_inputs: Unpacks a batch of them.
+        copied: Copies dataset and function, which are read in their stead.
 
     Raises:
         TypeError: If it is none of these.
         ValueError: If labels are no classes, or there are fewer than two inputs.
     """
+    copied = copied or StructuralCopy()
     if isinstance(probes, (tuple, list)) and len(probes) == 2 and all(isinstance(p, Tensor) for p in probes):
         inputs, labels = split_batch(probes)
         if labels is None:
@@ -126,7 +135,9 @@ def user_probes(probes: Any, count: int, seed: int, batch_to_inputs: BatchToInpu
     elif isinstance(probes, Tensor):
         inputs, labels = split_batch(probes)
     elif hasattr(probes, "__getitem__") and hasattr(probes, "__len__"):
-        inputs, labels = split_batch(gather_inputs(probes, count, seed), batch_to_inputs)
+        dataset, batch_to_inputs = copied(probes), copied(batch_to_inputs)
+        with undisturbed(), preserved_random_state(*copied.shared_generators):
+            inputs, labels = split_batch(gather_inputs(dataset, count, seed), batch_to_inputs)
     else:
         raise TypeError(
             f"`probes` must be inputs (B, ...), a pair of inputs and labels, or a map-style dataset, got {type(probes).__name__}."
@@ -194,8 +205,8 @@ class ProbeSource:
             TypeError: If a batch holds no inputs.
         """
         if self._probes is not None:
-            with preserved_random_state(self._probes, self._batch_to_inputs):
-                return self._ready(user_probes(self._probes, self._count, self._seed, self._batch_to_inputs))
+            probes = user_probes(self._probes, self._count, self._seed, self._batch_to_inputs, self._copier())
+            return self._ready(probes)
         odd: Exception | None = None
         may_pass = False
         for form in self._forms(loaders, together):
@@ -221,7 +232,7 @@ class ProbeSource:
         if first_map_style(loaders) is None:
             return None
         try:
-            with self._undisturbed():
+            with undisturbed():
                 return to_model(gather_as_loaded(loaders, self._count, self._seed))
         except Exception as error:
             rank_zero_info(
@@ -237,13 +248,17 @@ class ProbeSource:
         """
         if self._batch_to_inputs is None:
             return split_batch(batch)
-        with self._undisturbed(self._batch_to_inputs, depth=NEAR):
-            return split_batch(_copied(batch), self._batch_to_inputs)
+        copied = self._copier()
+        batch_to_inputs = copied(self._batch_to_inputs)
+        with undisturbed(), preserved_random_state(*copied.shared_generators):
+            return split_batch(_copied(batch), batch_to_inputs)
 
-    def _undisturbed(self, *holders: Any, depth: int = DEEPEST_HOLDER) -> AbstractContextManager[Any]:
+    def _copier(self) -> StructuralCopy:
+        """Return what copies values that may refer to the model: its copy has the model's own parameters."""
         if self._model is None:
-            return preserved_random_state(*holders, depth=depth)
-        return undisturbed(self._model, *holders, depth=depth)
+            return StructuralCopy()
+        device = next((parameter.device for parameter in self._model.parameters()), torch.device("cpu"))
+        return ModelCopy(self._model, device, None)
 
     @property
     def is_full(self) -> bool:

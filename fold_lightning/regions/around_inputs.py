@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from fold_lightning.activations.architecture import Architecture, inspect_model
-from fold_lightning.activations.borrowing import BorrowedModel, Forward, borrow
 from fold_lightning.activations.codes import TENSORS_AT_ONCE, check_inputs
+from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica
+from fold_lightning.activations.inspection import ModelStructure, inspect
 from fold_lightning.activations.layers import Patterns, columns
 from fold_lightning.regions.frozen_pass import FrozenPass, NoPolytopes
 
@@ -126,20 +126,20 @@ def activation_regions(
     check_inputs(inputs)
     features = inputs[0].numel()
     basis = None if subspace is None else _basis(subspace, len(inputs), features, seed)
-    with borrow(model, inputs, forward) as borrowed:
-        architecture = inspect_model(borrowed, inputs, layers)
-        if architecture.unknown:
+    with evaluate_on_replica(model, inputs, forward) as replica:
+        structure = inspect(replica, inputs, layers)
+        if structure.unknown:
             raise NoPolytopes(
-                f"Regions are polytopes where a network is piecewise linear; this one has {', '.join(architecture.unknown)}, which "
+                f"Regions are polytopes where a network is piecewise linear; this one has {', '.join(structure.unknown)}, which "
                 "curves or is not known to be. Take `layers=` before it, or measure walks, which refine."
             )
-        points = inputs.detach().to(borrowed.device, torch.float64)
-        _check_memory(len(points) * architecture.num_units * (features if basis is None else basis.shape[1]), len(points))
+        points = inputs.detach().to(replica.device, torch.float64)
+        _check_memory(len(points) * structure.num_units * (features if basis is None else basis.shape[1]), len(points))
         basis = None if basis is None else basis.to(points.device)
-        normals, slacks, _, extra = half_spaces(borrowed, architecture, points, basis, choices=choices)
+        normals, slacks, _, extra = half_spaces(replica, structure, points, basis, choices=choices)
     flat = points.flatten(1)
     offsets = slacks if basis is not None else slacks - torch.einsum("bnd,bd->bn", normals, flat)
-    layers_and_choices = columns({name: part.stop - part.start for name, part in architecture.layers.items()} | extra)
+    layers_and_choices = columns({name: part.stop - part.start for name, part in structure.layers.items()} | extra)
     normals, offsets, flat = (part.to(inputs.device) for part in (normals, offsets, flat))
     return ActivationRegions(normals, offsets, flat, layers_and_choices, None if basis is None else basis.to(inputs.device))
 
@@ -186,13 +186,13 @@ def _check_memory(numel: int, count: int) -> None:
 
 
 def half_spaces(
-    borrowed: BorrowedModel, architecture: Architecture, points: Tensor, basis: Tensor | None = None, *, choices: bool = False
+    replica: Replica, structure: ModelStructure, points: Tensor, basis: Tensor | None = None, *, choices: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, int]]:
     """The half-spaces ``normals . step + slacks >= 0`` around some points, in as many passes as memory asks for.
 
     Args:
-        borrowed: The model.
-        architecture: Its activations.
+        replica: The model.
+        structure: Its activations.
         points: float64 (B, ...), on the model's device.
         basis: float64 (B, k, features), the directions of steps; None takes all coordinates.
         choices: Whether to add those of max pooling and clamps.
@@ -201,14 +201,14 @@ def half_spaces(
         The normals (B, N, k), the slacks (B, N), the codes bool (B, bits), and how many rows each kind of choice has.
     """
     rows = 1 + (points[0].numel() if basis is None else basis.shape[1])
-    numel = rows * max(TENSORS_AT_ONCE * architecture.widest, architecture.num_units)
+    numel = rows * max(TENSORS_AT_ONCE * structure.widest, structure.num_units)
     size = max(1, MAX_BYTES // (8 * numel))
     normals: list[Tensor] = []
     slacks: list[Tensor] = []
     bits: list[Tensor] = []
     for begin in range(0, len(points), size):
         some = points[begin : begin + size]
-        frozen = FrozenPass(borrowed, architecture, len(some), choices=choices)
+        frozen = FrozenPass(replica, structure, len(some), choices=choices)
         length = _step_lengths(some)
         frozen.run(_with_steps(some, length, None if basis is None else basis[begin : begin + size]))
         normals.append(torch.cat(frozen.normals, 1).div_(length[:, None, None]))

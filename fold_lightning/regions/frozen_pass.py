@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fold_lightning.activations.architecture import Architecture
-from fold_lightning.activations.borrowing import BorrowedModel
 from fold_lightning.activations.codes import ZERO_TOLERANCE, magnitude
-from fold_lightning.activations.following import varies
+from fold_lightning.activations.evaluation import Replica
+from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.interception import Interception, PassEnded
 from fold_lightning.activations.operations import CLAMPS, MAX_POOLS, is_in_place
-from fold_lightning.activations.table import Thresholds
-from fold_lightning.walks.bends import MaxPool, clamp_bounds
+from fold_lightning.activations.registry import Thresholds
+from fold_lightning.activations.tracking import depends_on_input
+from fold_lightning.walks.piecewise_bends import MaxPool, clamp_bounds
 
 
 class NoPolytopes(ValueError):
@@ -26,19 +26,19 @@ class FrozenPass(Interception):
     """A pass over groups of rows in which every choice is made by the first row of a group: what follows is affine in each group.
 
     Args:
-        borrowed: The model.
-        architecture: Its activations.
+        replica: The model.
+        structure: Its activations.
         groups: B; the inputs are B groups of 1 + m rows.
         choices: Whether to keep those of max pooling and clamps too.
     """
 
-    def __init__(self, borrowed: BorrowedModel, architecture: Architecture, groups: int, *, choices: bool = False) -> None:
-        super().__init__(borrowed)
+    def __init__(self, replica: Replica, structure: ModelStructure, groups: int, *, choices: bool = False) -> None:
+        super().__init__(replica)
         self.bits: list[Tensor] = []
         self.rows_of_choices: dict[str, int] = {}
         self._of_units: list[tuple[Tensor, Tensor]] = []
         self._of_choices: list[tuple[Tensor, Tensor]] = []
-        self._architecture = architecture
+        self._structure = structure
         self._groups = groups
         self._choices = choices
 
@@ -53,11 +53,11 @@ class FrozenPass(Interception):
         return [slacks for _, slacks in self._of_units + self._of_choices]
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
-        dim = self._architecture.batch_dims[layer]
+        dim = self._structure.batch_dims[layer]
         values, tangents = self._split(z, dim)
-        if layer in self._architecture.counted:
+        if layer in self._structure.counted:
             self._record(values, tangents, thresholds)
-        if layer == self._architecture.needed[-1]:
+        if layer == self._structure.needed[-1]:
             raise PassEnded
         inner = _towards_the_middle(values, thresholds)
         here, there = (call(part.movedim(0, dim)).movedim(dim, 0) for part in (values, values + inner))
@@ -65,9 +65,9 @@ class FrozenPass(Interception):
         return self._join(here, slopes[:, None] * tangents, dim)
 
     def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if name in MAX_POOLS and varies(args[0]):
+        if name in MAX_POOLS and depends_on_input(args[0]):
             return self._max_pool(MaxPool(name, args[1:], kwargs), args[0])
-        if name in CLAMPS and varies(args[0]):
+        if name in CLAMPS and depends_on_input(args[0]):
             return self._clamp(name, function, args, kwargs)
         return function(*args, **kwargs)
 

@@ -10,14 +10,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from fold_lightning.activations.architecture import Architecture
 from fold_lightning.activations.codes import check_inputs
-from fold_lightning.activations.gradients import look_at, pre_activations
+from fold_lightning.activations.evaluation import evaluate_on_replica
+from fold_lightning.activations.gradients import pre_activations
+from fold_lightning.activations.inspection import ModelStructure, inspect
 from fold_lightning.regularizer.pairs import Between, draw_pairs
 from fold_lightning.regularizer.schedules import Schedule, check_schedule, strength
 from fold_lightning.regularizer.soft import soft_bits, soft_folding
 
-Known = WeakKeyDictionary[nn.Module, tuple[Any, Architecture]]
+Known = WeakKeyDictionary[nn.Module, tuple[Any, ModelStructure]]
 
 
 class FoldingRegularizer(nn.Module):
@@ -176,7 +177,7 @@ class FoldingRegularizer(nn.Module):
         if weight == 0:
             return torch.zeros((), device=inputs.device, requires_grad=True)
         points = self._points(inputs, labels)
-        layers = pre_activations(model, self._look_at(model, inputs, forward), points, forward)
+        layers = pre_activations(model, self._inspect(model, inputs, forward), points, forward)
         bits = soft_bits(layers, self.temperature).unflatten(0, (self.num_segments, self.num_points))
         chi = soft_folding(bits, self.temperature, self.damping).mean()
         self.soft_chi = chi.detach()
@@ -187,7 +188,7 @@ class FoldingRegularizer(nn.Module):
         for tenth in range(11):
             strength(self.schedule, tenth / 10, self.until)
         _check_batch(inputs, labels)
-        self._look_at(model, inputs, forward)
+        self._inspect(model, inputs, forward)
 
     def get_extra_state(self) -> dict[str, Any]:
         """What `state_dict` keeps: how far it has come."""
@@ -222,11 +223,13 @@ class FoldingRegularizer(nn.Module):
         t = torch.linspace(0, 1, self.num_points, device=inputs.device, dtype=inputs.dtype)
         return torch.lerp(start, end, t.view(-1, *[1] * (inputs.dim() - 1))).flatten(0, 1)
 
-    def _look_at(self, model: nn.Module, inputs: Tensor, forward: Any) -> Architecture:
+    def _inspect(self, model: nn.Module, inputs: Tensor, forward: Any) -> ModelStructure:
         """What the model is like, found out once."""
         known = self._known.get(model)
         if known is None or known[0] is not forward:
-            known = self._known[model] = (forward, look_at(model, inputs.detach(), self.layers, forward))
+            check_inputs(inputs)
+            with evaluate_on_replica(model, inputs, forward) as replica:
+                known = self._known[model] = (forward, inspect(replica, inputs.detach(), self.layers))
         return known[1]
 
 

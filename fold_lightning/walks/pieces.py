@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from fold_lightning.activations.architecture import Architecture
-from fold_lightning.walks.record import Walks
+from fold_lightning.activations.inspection import ModelStructure
+from fold_lightning.walks.walks import Walks
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Pieces:
 
 
 @dataclass(frozen=True)
-class Traversal:
+class PieceWalks:
     """What was found on P pieces.
 
     Attributes:
@@ -70,11 +70,11 @@ class Traversal:
     complete: Tensor
     resolution: Tensor
 
-    def of(self, pieces: Tensor) -> Traversal:
+    def of(self, pieces: Tensor) -> PieceWalks:
         """What was found on some of the pieces, bool (P,), numbered anew."""
         events = pieces[self.piece]
         number = pieces.cumsum(0) - 1
-        return Traversal(
+        return PieceWalks(
             piece=number[self.piece[events]],
             position=self.position[events],
             unit=self.unit[events],
@@ -85,7 +85,7 @@ class Traversal:
         )
 
     @classmethod
-    def concatenate(cls, parts: list[Traversal]) -> Traversal:
+    def concatenate(cls, parts: list[PieceWalks]) -> PieceWalks:
         """The traversals of pieces that were walked apart, numbered through."""
         sizes = torch.tensor([0, *(len(part.exact) for part in parts[:-1])]).cumsum(0).tolist()
         together = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)}
@@ -93,7 +93,7 @@ class Traversal:
         return cls(**together)
 
 
-def join(pieces: Pieces, found: Traversal, num_segments: int, architecture: Architecture) -> Walks:
+def join(pieces: Pieces, found: PieceWalks, num_segments: int, structure: ModelStructure) -> Walks:
     """Walks of whole segments. Where a piece ends in another code than the next begins with, the units switch between them."""
     piece, position, unit = found.piece, found.position, found.unit
     if len(pieces) > num_segments:
@@ -111,8 +111,8 @@ def join(pieces: Pieces, found: Traversal, num_segments: int, architecture: Arch
         position=position[order],
         unit=unit[order],
         num_segments=num_segments,
-        num_units=architecture.num_units,
-        layers=architecture.layers,
+        num_units=structure.num_units,
+        layers=structure.layers,
         exact=all_pieces.scatter_reduce(0, pieces.segment, found.exact, "amin"),
         complete=all_pieces.scatter_reduce(0, pieces.segment, found.complete, "amin"),
         resolution=torch.zeros(num_segments, dtype=torch.float64, device=segment.device).scatter_reduce(
@@ -122,7 +122,7 @@ def join(pieces: Pieces, found: Traversal, num_segments: int, architecture: Arch
     )
 
 
-def _seams(pieces: Pieces, found: Traversal) -> tuple[Tensor, Tensor, Tensor]:
+def _seams(pieces: Pieces, found: PieceWalks) -> tuple[Tensor, Tensor, Tensor]:
     """Piece, position and unit of the events at the ends of pieces that another piece continues."""
     order = torch.argsort(pieces.begin)
     order = order[torch.argsort(pieces.segment[order], stable=True)]

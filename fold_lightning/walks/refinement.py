@@ -13,13 +13,13 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from fold_lightning.activations.architecture import Architecture
-from fold_lightning.activations.borrowing import BorrowedModel
-from fold_lightning.activations.codes import PreActivations, magnitude
-from fold_lightning.activations.table import Thresholds
+from fold_lightning.activations.codes import LayerPass, magnitude
+from fold_lightning.activations.evaluation import Replica
+from fold_lightning.activations.inspection import ModelStructure
+from fold_lightning.activations.registry import Thresholds
+from fold_lightning.walks.breakpoints import MERGE_TOLERANCE
 from fold_lightning.walks.deadline import Deadline
-from fold_lightning.walks.grid import MERGE_TOLERANCE
-from fold_lightning.walks.pieces import Pieces, Traversal
+from fold_lightning.walks.pieces import Pieces, PieceWalks
 
 CHECK = 0.381966
 """Where in an interval it is checked: not in the middle, where an odd function looks affine."""
@@ -43,8 +43,8 @@ class Samples:
     """Pre-activations minus thresholds at points of pieces, with what is 0 up to rounding set to 0.
 
     Args:
-        borrowed: The model.
-        architecture: Its activations.
+        replica: The model.
+        structure: Its activations.
         names: The activations to look at, in execution order.
         num_pieces: P.
         points: Piece (K,) and position (K,) -> inputs (K, ...).
@@ -57,19 +57,19 @@ class Samples:
 
     def __init__(
         self,
-        borrowed: BorrowedModel,
-        architecture: Architecture,
+        replica: Replica,
+        structure: ModelStructure,
         names: Sequence[str],
         num_pieces: int,
         points: Callable[[Tensor, Tensor], Tensor],
         deadline: Deadline,
     ) -> None:
         self._deadline = deadline
-        self._borrowed, self._architecture, self._points = borrowed, architecture, points
+        self._replica, self._structure, self._points = replica, structure, points
         self._numbers = {name: number for number, name in enumerate(names)}
-        widths = [architecture.num_bits(name) for name in names]
-        counted = [name in architecture.counted for name in names]
-        device = borrowed.device
+        widths = [structure.num_bits(name) for name in names]
+        counted = [name in structure.counted for name in names]
+        device = replica.device
         self.layer = torch.arange(len(widths), device=device).repeat_interleave(torch.tensor(widths, device=device))
         self.counted = torch.tensor(counted, device=device)[self.layer]
         self._largest = torch.zeros(num_pieces, len(widths), dtype=torch.float64, device=device)
@@ -80,11 +80,13 @@ class Samples:
         found: list[Tensor] = []
         if len(piece) == 0:
             return torch.empty(0, len(self.layer), dtype=torch.float64, device=piece.device)
+        if self._structure.picks_rows and len(piece) > 1:
+            return torch.cat([self(*one) for one in zip(piece.split(1), position.split(1), strict=True)])
 
         def read(layer: str, thresholds: Thresholds, z: Tensor) -> None:
             if layer not in self._numbers:
                 return
-            units = self._architecture.per_input(layer, z, len(piece))
+            units = self._structure.per_input(layer, z, len(piece))
             largest = self._largest[:, self._numbers[layer]]
             largest.scatter_reduce_(0, piece, magnitude(units).squeeze(1), "amax")
             tolerance = ON_TOLERANCE * largest[piece, None]
@@ -92,7 +94,7 @@ class Samples:
                 distance = units - threshold
                 found.append(distance.masked_fill(distance.abs() <= tolerance, 0.0))
 
-        PreActivations(self._borrowed, self._architecture.needed[-1], read).run(self._points(piece, position))
+        LayerPass(self._replica, self._structure, read).run(self._points(piece, position))
         return torch.cat(found, dim=1)
 
     def largest(self, piece: Tensor) -> Tensor:
@@ -142,7 +144,7 @@ def next_batch(todo: list[Intervals], most: int) -> Intervals:
     return intervals[:most]
 
 
-def refine(pieces: Pieces, samples: Samples, max_rows: int) -> Traversal:
+def refine(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
     """Walks pieces by forward passes over at most `max_rows` points at a time."""
     piece = torch.arange(len(pieces), device=pieces.begin.device)
     at_left, at_right = samples(piece, pieces.begin), samples(piece, pieces.end)
@@ -227,7 +229,9 @@ def _cut_at_bends(intervals: Intervals, check: Tensor, at_check: Tensor, error: 
     return intervals.cut(rows, position, at)
 
 
-def _traversal(settled: list[tuple[Tensor, Tensor, Tensor]], pieces: Pieces, unresolved: Tensor, complete: Tensor) -> Traversal:
+def _traversal(
+    settled: list[tuple[Tensor, Tensor, Tensor]], pieces: Pieces, unresolved: Tensor, complete: Tensor
+) -> PieceWalks:
     """Events between neighbouring settled intervals."""
     piece, left, codes = (torch.cat(part) for part in zip(*settled, strict=True))
     order = torch.argsort(left)
@@ -236,7 +240,7 @@ def _traversal(settled: list[tuple[Tensor, Tensor, Tensor]], pieces: Pieces, unr
     within = piece[1:] == piece[:-1]
     at, unit = ((codes[1:] != codes[:-1]) & within[:, None]).nonzero(as_tuple=True)
     starts = torch.cat([~within.new_zeros(1), ~within])
-    return Traversal(
+    return PieceWalks(
         piece=piece[at + 1],
         position=left[at + 1],
         unit=unit,

@@ -12,17 +12,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fold_lightning.activations.architecture import Architecture
-from fold_lightning.activations.borrowing import BorrowedModel
-from fold_lightning.activations.codes import TENSORS_AT_ONCE, PreActivations, magnitude
-from fold_lightning.activations.table import Thresholds
-from fold_lightning.walks.curved import walk_curved
+from fold_lightning.activations.codes import TENSORS_AT_ONCE, LayerPass, magnitude
+from fold_lightning.activations.evaluation import Replica
+from fold_lightning.activations.inspection import ModelStructure
+from fold_lightning.activations.registry import Thresholds
+from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.deadline import Deadline, OutOfTime
-from fold_lightning.walks.grid import MERGE_TOLERANCE, Grid
-from fold_lightning.walks.one_pass import OnePass, TooManyRows
-from fold_lightning.walks.pieces import Pieces, Traversal, join
-from fold_lightning.walks.record import Walks
+from fold_lightning.walks.growing_batch import GrowingBatch, TooManyRows
+from fold_lightning.walks.pieces import Pieces, PieceWalks, join
 from fold_lightning.walks.refinement import Samples, refine
+from fold_lightning.walks.smooth import walk_smooth
+from fold_lightning.walks.walks import Walks
 
 MOST_CHECKS = 2
 """Points of each piece at which the pre-activations that a pass implies are compared with a plain forward pass."""
@@ -43,12 +43,12 @@ FILLED = 0.8
 """How much of the memory pieces are to take, by what those before took of it: a pass that it does not hold is in vain."""
 
 
-class Walker:
+class PieceScheduler:
     """Walks segments of one model piece by piece.
 
     Args:
-        borrowed: The model.
-        architecture: Its activations.
+        replica: The model.
+        structure: Its activations.
         start: float64 (S, ...) where the segments begin.
         end: float64 (S, ...) where they end.
         max_bytes: Working memory.
@@ -58,22 +58,22 @@ class Walker:
 
     def __init__(
         self,
-        borrowed: BorrowedModel,
-        architecture: Architecture,
+        replica: Replica,
+        structure: ModelStructure,
         start: Tensor,
         end: Tensor,
         max_bytes: int,
         max_breakpoints: int,
         deadline: Deadline,
     ) -> None:
-        self._borrowed, self._deadline = borrowed, deadline
-        self._architecture = architecture
+        self._replica, self._deadline = replica, deadline
+        self._structure = structure
         self._start, self._end = start, end
         self._max_breakpoints = max_breakpoints
         self._left = torch.full((len(start),), max_breakpoints, device=start.device)
-        self._max_numel = max(16 * architecture.widest, max_bytes // (8 * TENSORS_AT_ONCE))
+        self._max_numel = max(16 * structure.widest, max_bytes // (8 * TENSORS_AT_ONCE))
         self._numel_at_once = FILLED * self._max_numel
-        self._density: float = FIRST_GUESS * architecture.widest
+        self._density: float = FIRST_GUESS * structure.widest
         self._has_walked = False
         self._random = torch.Generator().manual_seed(0)
 
@@ -81,7 +81,7 @@ class Walker:
         """The walks of all segments, or of those, the first ones, that were walked when time was up; None if there are none."""
         segments = torch.arange(len(self._start), device=self._start.device)
         todo = [Pieces(segments, torch.zeros_like(segments).double(), torch.ones_like(segments).double())]
-        done: list[tuple[Pieces, Traversal]] = []
+        done: list[tuple[Pieces, PieceWalks]] = []
         try:
             while todo:
                 self._go_on(todo, done)
@@ -91,7 +91,7 @@ class Walker:
             return self._joined(done, count) if count else None
         return self._joined(done, len(self._start))
 
-    def _go_on(self, todo: list[Pieces], done: list[tuple[Pieces, Traversal]]) -> None:
+    def _go_on(self, todo: list[Pieces], done: list[tuple[Pieces, PieceWalks]]) -> None:
         """Walks the pieces that come next."""
         pieces = self._within_budget(self._next(todo), done)
         if len(pieces) == 0:
@@ -105,17 +105,17 @@ class Walker:
             self._density = max(self._density, error.numel / float(pieces.length.sum()))
             todo.append(pieces if len(pieces) > 1 else pieces.cut(max(2, self._parts(pieces))))
 
-    def _walked(self, done: list[tuple[Pieces, Traversal]]) -> int:
+    def _walked(self, done: list[tuple[Pieces, PieceWalks]]) -> int:
         """How many segments were walked to their ends, before the first that was not."""
         length = self._start.new_zeros(len(self._start) + 1)
         for pieces, _ in done:
             length.index_add_(0, pieces.segment, pieces.length)
         return int((length < 1 - SHORTEST_PIECE).nonzero()[0])
 
-    def _joined(self, done: list[tuple[Pieces, Traversal]], count: int) -> Walks:
+    def _joined(self, done: list[tuple[Pieces, PieceWalks]], count: int) -> Walks:
         """The walks of so many segments."""
         parts, found = (list(each) for each in zip(*done, strict=True))
-        return join(Pieces.concatenate(parts), Traversal.concatenate(found), count, self._architecture)
+        return join(Pieces.concatenate(parts), PieceWalks.concatenate(found), count, self._structure)
 
     def _next(self, todo: list[Pieces]) -> Pieces:
         """Takes as many pieces as fit the memory, by what those before took."""
@@ -127,7 +127,7 @@ class Walker:
             todo.append(pieces[fit:])
         return pieces[:fit]
 
-    def _within_budget(self, pieces: Pieces, done: list[tuple[Pieces, Traversal]]) -> Pieces:
+    def _within_budget(self, pieces: Pieces, done: list[tuple[Pieces, PieceWalks]]) -> Pieces:
         """The pieces without those of segments whose budget is spent, which it walks as curved."""
         spent = (pieces.length < 1) & (self._left[pieces.segment] < 0)
         if bool(spent.any()):
@@ -138,10 +138,10 @@ class Walker:
         """Into how many parts a piece has to be cut."""
         return math.ceil(self._density * float(piece.length) / self._numel_at_once)
 
-    def _walk(self, pieces: Pieces, done: list[tuple[Pieces, Traversal]]) -> None:
+    def _walk(self, pieces: Pieces, done: list[tuple[Pieces, PieceWalks]]) -> None:
         """Adds what it finds on some pieces."""
-        if self._architecture.unknown:
-            self._density = FIRST_GUESS * max(self._architecture.widest, self._architecture.num_units)
+        if self._structure.unknown:
+            self._density = FIRST_GUESS * max(self._structure.widest, self._structure.num_units)
             done.append((pieces, self._as_curved(pieces, complete=True)))
             return
         try:
@@ -158,15 +158,15 @@ class Walker:
         failed = pieces[~found.exact]
         done.extend([(pieces[found.exact], found.of(found.exact)), (failed, self._refined(failed))])
 
-    def _in_one_pass(self, pieces: Pieces) -> tuple[Traversal, int]:
-        grid = Grid(pieces.begin, pieces.end)
+    def _in_one_pass(self, pieces: Pieces) -> tuple[PieceWalks, int]:
+        grid = Breakpoints(pieces.begin, pieces.end)
         probes = self._random_points(pieces)
-        one_pass = OnePass(self._borrowed, self._architecture, grid, self._max_numel, probes, self._deadline)
+        one_pass = GrowingBatch(self._replica, self._structure, grid, self._max_numel, probes, self._deadline)
         one_pass.run(torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)]))
         self._spend(pieces, torch.bincount(grid.piece) - 2)
         checks = max(1, min(MOST_CHECKS, len(grid) // (ROWS_PER_CHECK * len(pieces)))) * len(pieces)
         verified = self._verified(pieces, (probes[0][:checks], probes[1][:checks]), one_pass.probed)
-        found = Traversal(
+        found = PieceWalks(
             *one_pass.events(),
             first_codes=one_pass.first_codes(),
             exact=verified,
@@ -180,25 +180,25 @@ class Walker:
         hopeless = breakpoints / (pieces.end - pieces.begin) > 2 * self._max_breakpoints
         self._left[pieces.segment] = torch.where(hopeless, -1, self._left[pieces.segment] - breakpoints)
 
-    def _refined(self, pieces: Pieces) -> Traversal:
+    def _refined(self, pieces: Pieces) -> PieceWalks:
         """By plain passes, each layer's breakpoints after those of the layers before.
 
         Between these nothing bends but what gives no bit: a clamp or a max pool might do so twice and be missed.
         """
-        samples = self._samples(pieces, self._architecture.needed)
+        samples = self._samples(pieces, self._structure.needed)
         found = refine(pieces, samples, self._max_samples(samples))
-        return replace(found, exact=torch.zeros_like(found.exact)) if self._architecture.bends else found
+        return replace(found, exact=torch.zeros_like(found.exact)) if self._structure.bends else found
 
-    def _as_curved(self, pieces: Pieces, *, complete: bool) -> Traversal:
+    def _as_curved(self, pieces: Pieces, *, complete: bool) -> PieceWalks:
         """By plain passes that look at nothing but the bits that count."""
-        samples = self._samples(pieces, self._architecture.counted)
-        found = walk_curved(pieces, samples, self._max_samples(samples))
+        samples = self._samples(pieces, self._structure.counted)
+        found = walk_smooth(pieces, samples, self._max_samples(samples))
         return found if complete else replace(found, complete=torch.zeros_like(found.complete))
 
     def _samples(self, pieces: Pieces, names: Sequence[str]) -> Samples:
         return Samples(
-            self._borrowed,
-            self._architecture,
+            self._replica,
+            self._structure,
             names,
             len(pieces),
             lambda piece, t: self._points(pieces.segment[piece], t),
@@ -207,7 +207,7 @@ class Walker:
 
     def _max_samples(self, samples: Samples) -> int:
         """How many points are looked at together."""
-        return max(1, self._max_numel // max(self._architecture.widest, len(samples.layer)))
+        return max(1, self._max_numel // max(self._structure.widest, len(samples.layer)))
 
     def _points(self, segment: Tensor, position: Tensor) -> Tensor:
         weight = position.view(-1, *[1] * (self._start.dim() - 1))
@@ -224,11 +224,10 @@ class Walker:
         agrees = torch.ones(len(piece), dtype=torch.bool, device=piece.device)
 
         def compare(layer: str, thresholds: Thresholds, z: Tensor) -> None:
-            actual = self._architecture.per_input(layer, z, len(piece))
+            actual = self._structure.per_input(layer, z, len(piece))
             error = magnitude(actual - implied[layer][: len(piece)])
             agrees.logical_and_((error <= VALUE_TOLERANCE * magnitude(actual)).squeeze(1))
 
-        last = self._architecture.needed[-1]
-        PreActivations(self._borrowed, last, compare).run(self._points(pieces.segment[piece], position))
+        LayerPass(self._replica, self._structure, compare).run(self._points(pieces.segment[piece], position))
         verified = torch.ones(len(pieces), dtype=torch.bool, device=piece.device)
         return verified.scatter_reduce(0, piece, agrees, "amin")

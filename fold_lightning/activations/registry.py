@@ -56,17 +56,19 @@ def _gate(x: Tensor, dim: int = -1) -> Tensor:
     return x.chunk(2, dim)[1]
 
 
-_KINKED = Activation(_at(0.0), piecewise_linear=True)
+RELU = Activation(_at(0.0), piecewise_linear=True)
+"""Piecewise linear with its only kink at 0."""
+
 _SMOOTH = Activation(_at(0.0))
 
 _TABLE: dict[str, Activation] = {
     # Piecewise linear, with its only kink at 0.
-    "relu": _KINKED,
-    "leaky_relu": _KINKED,
-    "prelu": _KINKED,  # wherever its learnt slopes have gone
-    "rrelu": _KINKED,  # in evaluation mode a leaky ReLU with the mean slope
-    "abs": _KINKED,
-    "absolute": _KINKED,
+    "relu": RELU,
+    "leaky_relu": RELU,
+    "prelu": RELU,  # wherever its learnt slopes have gone
+    "rrelu": RELU,  # in evaluation mode a leaky ReLU with the mean slope
+    "abs": RELU,
+    "absolute": RELU,
     # Piecewise linear, with two kinks.
     "relu6": Activation(_at(0.0, 6.0), piecewise_linear=True),
     "hardtanh": Activation(_hardtanh, piecewise_linear=True),  # `nn.ReLU6` arrives here as hardtanh(0, 6)
@@ -108,16 +110,19 @@ def module_activation_of(module: nn.Module) -> Activation | None:
     return next((_MODULES[cls] for cls in type(module).__mro__ if cls in _MODULES), None)
 
 
-def register_activation(function: Callable[..., Any] | type[nn.Module], thresholds: tuple[float, ...] = (0.0,)) -> None:
-    """Makes an activation count that the table lacks.
+def register_activation(
+    function: Callable[..., Any] | type[nn.Module], thresholds: tuple[float, ...] = (0.0,), piecewise_linear: bool = False
+) -> None:
+    """Add an activation to those whose units count.
 
-    Its pre-activation is its first argument, its bits are whether that lies strictly above each threshold. It is taken to
-    be curved, so walks through it are found by refinement.
+    Its pre-activation is its first argument, its bits are whether that lies strictly above each threshold.
 
     Args:
         function: A function of torch (known by its name, as a method and in place too), or the class of a module. A plain
             Python function can't be seen when it is called: wrap it in a module.
         thresholds: At least one, ascending.
+        piecewise_linear: Whether it is continuous, and linear between its thresholds. Then walks through it stay exact, where
+            each of them verifies itself; otherwise they are found by refinement.
 
     Raises:
         TypeError: If `function` is neither.
@@ -136,7 +141,7 @@ def register_activation(function: Callable[..., Any] | type[nn.Module], threshol
     is_finite = all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
     if not numbers or not is_finite or any(low >= high for low, high in pairwise(numbers)):
         raise ValueError(f"`thresholds` must be finite, ascending numbers, such as (0.0,) or (-3.0, 3.0), got {thresholds!r}.")
-    activation = Activation(_at(*map(float, numbers)))
+    activation = Activation(_at(*map(float, numbers)), piecewise_linear=piecewise_linear)
     if isinstance(function, type) and issubclass(function, nn.Module):
         _MODULES[function] = activation
     elif function in torch.overrides.get_testing_overrides():

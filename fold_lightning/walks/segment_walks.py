@@ -9,13 +9,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from fold_lightning.activations.architecture import Architecture, inspect_model
-from fold_lightning.activations.borrowing import BorrowedModel, Forward, borrow
 from fold_lightning.activations.codes import check_inputs, codes_of
+from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica
+from fold_lightning.activations.inspection import ModelStructure, inspect
 from fold_lightning.activations.layers import Patterns
 from fold_lightning.walks.deadline import LATE_POINTS, Deadline, LateWalks, is_late
-from fold_lightning.walks.record import Walks
-from fold_lightning.walks.walker import Walker
+from fold_lightning.walks.scheduler import PieceScheduler
+from fold_lightning.walks.walks import Walks
 
 LOOKED_AT = 32
 """Segments of whose ends two different inputs are taken for the first look at a model."""
@@ -101,19 +101,19 @@ def segment_walks(
     _check_segments(start, end)
     _check_method(method, num_points, max_bytes, max_breakpoints, max_seconds)
     deadline = Deadline(max_seconds)
-    with borrow(model, start, forward) as borrowed:
-        architecture = inspect_model(borrowed, torch.cat([start[:LOOKED_AT], end[:LOOKED_AT]]), layers)
-        start, end = (x.detach().to(borrowed.device, torch.float64) for x in (start, end))
+    with evaluate_on_replica(model, start, forward) as replica:
+        structure = inspect(replica, torch.cat([start[:LOOKED_AT], end[:LOOKED_AT]]), layers)
+        start, end = (x.detach().to(replica.device, torch.float64) for x in (start, end))
         if num_points is not None:
-            return _uniform(borrowed, architecture, start, end, num_points, max_bytes)
-        walks = Walker(borrowed, architecture, start, end, max_bytes, max_breakpoints, deadline).walks()
+            return _uniform(replica, structure, start, end, num_points, max_bytes)
+        walks = PieceScheduler(replica, structure, start, end, max_bytes, max_breakpoints, deadline).walks()
         walked = 0 if walks is None else walks.num_segments
         if walked < len(start):
-            late = _uniform(borrowed, architecture, start[walked:], end[walked:], LATE_POINTS, max_bytes)
+            late = _uniform(replica, structure, start[walked:], end[walked:], LATE_POINTS, max_bytes)
             late = replace(late, complete=torch.zeros_like(late.complete))
             walks = late if walks is None else Walks.concatenate([walks, late])
     assert walks is not None
-    _warn(walks, curved=bool(architecture.unknown))
+    _warn(walks, curved=bool(structure.unknown))
     return walks
 
 
@@ -134,17 +134,15 @@ def _warn(walks: Walks, *, curved: bool) -> None:
         warnings.warn(f"{inexact} of {walks.num_segments} walks are not exact: see `Walks.exact`.", stacklevel=3)
 
 
-def _uniform(
-    borrowed: BorrowedModel, architecture: Architecture, start: Tensor, end: Tensor, num_points: int, max_bytes: int
-) -> Walks:
+def _uniform(replica: Replica, structure: ModelStructure, start: Tensor, end: Tensor, num_points: int, max_bytes: int) -> Walks:
     points = torch.linspace(0, 1, num_points, dtype=torch.float64, device=start.device)
     weight = points.view(-1, *[1] * (start.dim() - 1))
-    segments = max(1, max_bytes // (num_points * (8 * start[0].numel() + architecture.num_units)))
+    segments = max(1, max_bytes // (num_points * (8 * start[0].numel() + structure.num_units)))
     parts = []
     for a, b in zip(start.split(segments), end.split(segments), strict=True):
         inputs = torch.lerp(a[:, None], b[:, None], weight).flatten(0, 1)
-        bits = codes_of(borrowed, architecture, inputs, max_bytes)
-        parts.append(Walks.from_codes(bits.view(len(a), num_points, -1), layers=architecture.layers))
+        bits = codes_of(replica, structure, inputs, max_bytes)
+        parts.append(Walks.from_codes(bits.view(len(a), num_points, -1), layers=structure.layers))
     return Walks.concatenate(parts)
 
 

@@ -17,7 +17,7 @@ import torch
 from scipy.optimize.elementwise import find_root
 from torch import Tensor
 
-from fold_lightning.walks.pieces import Pieces, Traversal
+from fold_lightning.walks.pieces import Pieces, PieceWalks
 from fold_lightning.walks.refinement import CHECK, MOST_POINTS, Intervals, Samples, next_batch
 
 FIRST_INTERVALS = 64
@@ -61,7 +61,7 @@ class Settled:
         return cls(*(getattr(together, f.name)[order] for f in fields(cls)))
 
 
-def walk_curved(pieces: Pieces, samples: Samples, max_rows: int) -> Traversal:
+def walk_smooth(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
     """Walks pieces by forward passes over at most `max_rows` points at a time."""
     todo = [_first_intervals(pieces, samples)]
     resolution = torch.full_like(pieces.begin, ROOT_TOLERANCE)
@@ -83,7 +83,7 @@ def walk_curved(pieces: Pieces, samples: Samples, max_rows: int) -> Traversal:
             todo.append(intervals[again].cut(rows, check[again], at_check[again]))
     events, first_codes = _events(Settled.concatenate(settled), samples, max_rows)
     complete = looked <= MOST_POINTS
-    return Traversal(*events, first_codes, torch.zeros_like(complete), complete, resolution)
+    return PieceWalks(*events, first_codes, torch.zeros_like(complete), complete, resolution)
 
 
 def _first_intervals(pieces: Pieces, samples: Samples) -> Intervals:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fold_lightning.activations.codes import ZERO_TOLERANCE
-from fold_lightning.activations.windows import Windows
+from fold_lightning.activations.max_pooling import Windows
 from fold_lightning.walks.sparse import set_bits
 
 

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fold_lightning.activations.architecture import Architecture
-from fold_lightning.activations.borrowing import BorrowedModel
 from fold_lightning.activations.codes import ZERO_TOLERANCE, magnitude
-from fold_lightning.activations.following import follows, map_tensors, tensors_in
+from fold_lightning.activations.evaluation import Replica
+from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.interception import Interception, PassEnded
 from fold_lightning.activations.operations import CLAMPS, CREATIONS, MAX_POOLS, VIEWS_OF_SEVERAL, is_in_place
-from fold_lightning.activations.table import Thresholds
-from fold_lightning.walks.bends import MaxPool, clamp_bounds, winner_changes
+from fold_lightning.activations.registry import Thresholds
+from fold_lightning.activations.tracking import has_input_rows, map_tensors, tensors_in
+from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.deadline import Deadline
-from fold_lightning.walks.grid import MERGE_TOLERANCE, Grid
+from fold_lightning.walks.piecewise_bends import MaxPool, clamp_bounds, winner_changes
 from fold_lightning.walks.sparse import any_set, set_bits
 
 
@@ -44,12 +44,12 @@ class TooManyRows(Exception):
         self.rows, self.numel = rows, numel
 
 
-class OnePass(Interception):
+class GrowingBatch(Interception):
     """A forward pass over segments whose batch grows by the breakpoints it meets.
 
     Args:
-        borrowed: The model.
-        architecture: Its activations.
+        replica: The model.
+        structure: Its activations.
         grid: The pieces of segments, with nothing but their ends.
         max_numel: The most numbers that a tensor may hold.
         probes: Piece (K,) and position (K,) of points at which the pre-activations that the pass implies are kept.
@@ -58,20 +58,20 @@ class OnePass(Interception):
 
     def __init__(
         self,
-        borrowed: BorrowedModel,
-        architecture: Architecture,
-        grid: Grid,
+        replica: Replica,
+        structure: ModelStructure,
+        grid: Breakpoints,
         max_numel: int,
         probes: tuple[Tensor, Tensor],
         deadline: Deadline,
     ) -> None:
-        super().__init__(borrowed)
+        super().__init__(replica)
         self._deadline = deadline
         self.grid = grid
         self.probed: dict[str, Tensor] = {}
-        self._architecture = architecture
-        self._columns = {name: columns.start for name, columns in architecture.layers.items()}
-        self._last = architecture.needed[-1]
+        self._structure = structure
+        self._columns = {name: columns.start for name, columns in structure.layers.items()}
+        self._last = structure.needed[-1]
         self._max_numel = max_numel
         self.peak_numel = 0
         self._probes = probes
@@ -92,7 +92,9 @@ class OnePass(Interception):
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         self._deadline.check()
         z = self.grid.lift(z)
-        if self._architecture.batch_dims[layer] != 0 or self._architecture.units[layer] * len(z) != z.numel():
+        if self.num_activations > len(self._structure.needed) or self._structure.needed[self.num_activations - 1] != layer:
+            raise Unsupported(f"Layer {layer!r} came in place of another one.")
+        if self._structure.batch_dims[layer] != 0 or self._structure.units[layer] * len(z) != z.numel():
             raise Unsupported(f"Layer {layer!r} does not keep the batch first.")
         flat = z.reshape(len(z), -1)
         left, right, weight = self.grid.locate(*self._probes)
@@ -110,7 +112,7 @@ class OnePass(Interception):
             return self._clamp(name, function, args, kwargs)
         rows = max(self._rows_of(args, kwargs))
         shared = args if name in VIEWS_OF_SEVERAL else args[:1] if is_in_place(function, kwargs) else ()
-        for tensor in filter(follows, tensors_in(shared)):
+        for tensor in filter(has_input_rows, tensors_in(shared)):
             self._grow(tensor, rows)
         args, kwargs = self._align(args, rows), self._align(kwargs, rows)
         result = function(*self._with_batch_size(name, args, rows), **kwargs)
@@ -226,14 +228,14 @@ class OnePass(Interception):
         return of_pieces[self.grid.piece].unsqueeze(1)
 
     def _rows_of(self, *values: Any) -> list[int]:
-        rows = [len(t) for t in tensors_in(values) if follows(t)]
+        rows = [len(t) for t in tensors_in(values) if has_input_rows(t)]
         if any(count not in self._versions for count in rows):
             raise Unsupported("A tensor that follows the input lost its batch dimension.")
         return rows
 
     def _align(self, value: Any, rows: int) -> Any:
         if isinstance(value, Tensor):
-            return self.grid.lift(value, rows) if follows(value) else value
+            return self.grid.lift(value, rows) if has_input_rows(value) else value
         if type(value) in (tuple, list):
             return type(value)(self._align(item, rows) for item in value)
         if type(value) is dict:
@@ -282,7 +284,7 @@ class Crossings:
         unit: int64 (K,) which unit.
     """
 
-    def __init__(self, grid: Grid, z: Tensor, threshold: float, tolerance: Tensor) -> None:
+    def __init__(self, grid: Breakpoints, z: Tensor, threshold: float, tolerance: Tensor) -> None:
         above, below = z > threshold + tolerance, z < threshold - tolerance
         on = above == below
         self._grid = grid

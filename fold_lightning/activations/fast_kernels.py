@@ -1,4 +1,4 @@
-"""What torch is slow at in float64 on a processor, quicker and with the same results."""
+"""What torch is slow at in float64 on a processor, fast_kernel and with the same results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fold_lightning.activations.windows import Windows
+from fold_lightning.activations.max_pooling import Windows
 
 CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 
@@ -19,12 +19,12 @@ COLUMNS_BYTES = 2**20
 """Torch unfolds all inputs of a batch before it multiplies; of so many bytes the columns stay in the processor's cache."""
 
 
-def quicker(name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
+def fast_kernel(name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
     """A function that does what another of this name does, the same one where torch is not slow.
 
     Example:
         >>> x, weight = torch.randn(300, 4, 8, 8).double(), torch.randn(3, 4, 3, 3).double()
-        >>> torch.equal(quicker("conv2d", torch.conv2d, (x, weight), {})(x, weight), torch.conv2d(x, weight))
+        >>> torch.equal(fast_kernel("conv2d", torch.conv2d, (x, weight), {})(x, weight), torch.conv2d(x, weight))
         True
     """
     x = args[0] if args else None

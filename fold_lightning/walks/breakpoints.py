@@ -13,7 +13,7 @@ MERGE_TOLERANCE = 1e-12
 """Breakpoints of a piece closer than this in t are one."""
 
 
-class Grid:
+class Breakpoints:
     """The breakpoints found so far on S pieces; begins with both ends of each.
 
     Attributes:

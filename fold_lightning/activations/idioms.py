@@ -1,0 +1,102 @@
+"""ReLUs written with other operations: ``x.clamp(min=0)``, ``maximum(x, 0)``, ``where(x > 0, x, 0)``, ``x * (x > 0)``, ``x[x < 0] = 0``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from fold_lightning.activations.operations import CASTS, CLAMPS
+from fold_lightning.activations.tracking import Comparison, comparison_of, depends_on_input, mark_comparison
+
+MAXIMA = frozenset(["maximum", "fmax", "max"])
+PRODUCTS = frozenset(["mul", "multiply"])
+ABOVE = frozenset(["gt", "ge", "greater", "greater_equal"])
+BELOW = frozenset(["lt", "le", "less", "less_equal"])
+
+
+def relu_argument(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Return the pre-activation of a call that is a ReLU by another name; None for any other call.
+
+    Args:
+        name: Name of the operation, as of `operation_name`.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+    """
+    if kwargs.get("out") is not None or not args or not isinstance(args[0], Tensor):
+        return None
+    if name in CLAMPS:
+        return args[0] if _clamps_at_zero(name, args[1:], kwargs) else None
+    if name in MAXIMA:
+        return _other_than_zero(*args[:2], *([kwargs["other"]] if "other" in kwargs else []))
+    if name in PRODUCTS and len(args) == 2:
+        return _masked(args[0], args[1]) if isinstance(args[1], Tensor) else None
+    if name == "where" and len(args) == 3:
+        return _chosen(*args)
+    if name == "masked_fill" and len(args) == 3:
+        return _zeroed(args[0], args[1], args[2])
+    return _zeroed(args[0], args[1], args[2]) if name == "setitem" else None
+
+
+def note_comparison(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    """Note on a mask what it compares with which number, and keep the note through casts."""
+    if not isinstance(result, Tensor) or not args or not isinstance(args[0], Tensor):
+        return
+    if name in CASTS or name in ("logical_not", "bitwise_not", "invert"):
+        known = comparison_of(args[0])
+        if known is not None:
+            above = known.above if name in CASTS else not known.above
+            mark_comparison(result, Comparison(known.tensor, known.version, known.bound, above))
+    elif name in ABOVE | BELOW and len(args) + len(kwargs) == 2:
+        bound = _number(args[1] if len(args) == 2 else kwargs.get("other"))
+        if bound is not None:
+            mark_comparison(result, Comparison(args[0], args[0]._version, bound, name in ABOVE))
+
+
+def _clamps_at_zero(name: str, bounds: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    names = {"clamp_min": ["min"], "clamp_max": []}.get(name, ["min", "max"])
+    given = dict(zip(names, bounds, strict=False)) | kwargs
+    return given.get("max") is None and "min" in given and _number(given["min"]) == 0
+
+
+def _other_than_zero(*pair: Any) -> Tensor | None:
+    if len(pair) != 2 or not all(isinstance(item, Tensor) for item in pair):
+        return None
+    for x, other in (pair, pair[::-1]):
+        if depends_on_input(x) and _is_zero(other) and x.dim() >= other.dim():
+            return x  # type: ignore[no-any-return]
+    return None
+
+
+def _masked(*pair: Tensor) -> Tensor | None:
+    for x, mask in (pair, pair[::-1]):
+        comparison = comparison_of(mask)
+        if comparison is not None and comparison.bound == 0 and comparison.above and comparison.is_of(x):
+            return x
+    return None
+
+
+def _chosen(mask: Any, x: Any, y: Any) -> Tensor | None:
+    comparison = comparison_of(mask)
+    if comparison is None or comparison.bound != 0:
+        return None
+    kept, other = (x, y) if comparison.above else (y, x)
+    return kept if comparison.is_of(kept) and _is_zero(other) else None
+
+
+def _zeroed(x: Any, mask: Any, value: Any) -> Tensor | None:
+    comparison = comparison_of(mask)
+    is_relu = comparison is not None and comparison.bound == 0 and not comparison.above and comparison.is_of(x)
+    return x if is_relu and _is_zero(value) else None
+
+
+def _is_zero(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return not depends_on_input(value) and not bool(value.any())
+    return isinstance(value, (int, float)) and value == 0
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, Tensor):
+        return float(value) if value.numel() == 1 and not depends_on_input(value) else None
+    return float(value) if isinstance(value, (int, float)) else None

@@ -1,0 +1,313 @@
+"""A replica of a user's model, which is measured in its stead: its own modules, weights and attributes.
+
+Whatever a forward pass does to the replica, the model stays as it is. What makes a weight (parametrizations, weight norm, pruning)
+acts in the replica too, and so do hooks that change what the model computes; hooks that only observe do not run.
+"""
+
+from __future__ import annotations
+
+import dis
+import types
+from collections import Counter, OrderedDict
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from fold_lightning.activations.structural_copy import MAX_ITEMS, StructuralCopy, attributes_of, cell_contents, is_data
+
+LAYER_HOOKS = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
+"""Forward pre-hooks that make a weight."""
+
+HOOKS = {
+    "_forward_pre_hooks": ("_forward_pre_hooks_with_kwargs",),
+    "_forward_hooks": ("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+}
+"""Attributes with a module's forward hooks, and with flags of some of them."""
+
+OTHER_HOOKS = frozenset(
+    """_backward_pre_hooks _backward_hooks _state_dict_hooks _state_dict_pre_hooks _load_state_dict_pre_hooks
+    _load_state_dict_post_hooks""".split()
+)
+
+COMPILED = frozenset(["_compiled_call_impl", "_compiler_ctx"])
+
+INERT = "log log_dict print save_hyperparameters manual_backward".split()
+"""Methods of a LightningModule that do nothing in a replica."""
+
+
+class ModelCopy(StructuralCopy):
+    """Copies a module tree and values that refer to it.
+
+    Args:
+        model: The user's model.
+        device: Device of the copies.
+        dtype: Floating dtype of the copied tensors. None leaves dtypes as they are and shares parameters, and whatever else has
+            gradients.
+
+    Attributes:
+        module: The copy of the model.
+        parameters: Copies of its parameters, or the parameters.
+
+    Raises:
+        ValueError: If the model holds something of which there can be no copy: a ScriptModule, a lazy or sharded or quantized
+            weight, one on the meta device.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self._device, self._dtype = device, dtype
+        self._written: list[tuple[Tensor, Tensor, int]] = []
+        tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        self._owned = set(tensors)
+        uses = Counter(filter(None, map(_storage, tensors.values())))
+        self._storages: dict[Any, Tensor | None] = {storage: None for storage, count in uses.items() if count > 1}
+        modules = list(model.modules())
+        originals = [original_module(module) for module in modules]
+        for module in originals:
+            self._shell(module)
+        for module, original in zip(modules, originals, strict=True):
+            self._keep(module, self(original))
+        for module in dict.fromkeys(originals):
+            self._fill(module)
+        self.module: nn.Module = self(model)
+
+    def reset(self) -> None:
+        """Give modules, containers and tensors the contents that they had when they were made."""
+        super().reset()
+        for number, (tensor, made, version) in enumerate(self._written):
+            if made._version != version:
+                with torch.no_grad():
+                    made.copy_(tensor)
+                self._written[number] = (tensor, made, made._version)
+
+    def release(self) -> None:
+        """Drop all copies: modules in cycles of references would keep their tensors until Python's next collection."""
+        for original, made in self._copies.values():
+            if isinstance(made, nn.Module) and made is not original:
+                attributes_of(made).clear()
+        self._copies, self._contents, self._written, self._storages = {}, [], [], {}
+
+    def _copy(self, value: Any) -> Any:
+        if not isinstance(value, nn.Module):
+            return super()._copy(value)
+        original = original_module(value)  # of a module outside the tree, which a list or a function holds
+        if not self._knows(original):
+            tensors = (*original._parameters.values(), *original._buffers.values())
+            self._owned.update(id(tensor) for tensor in tensors if tensor is not None)
+            self._shell(original)
+            self._fill(original)
+        return self._keep(value, self(original))
+
+    def _tensor(self, value: Tensor) -> Tensor:
+        is_owned = id(value) in self._owned
+        _check_tensor(value, is_owned)
+        if not is_owned and is_data(value):
+            return value
+        if self._dtype is None and (isinstance(value, nn.Parameter) or value.requires_grad):
+            return self._keep(value, value)
+        with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+            made = self._cast_copy(value, is_owned)
+        made.requires_grad_(value.requires_grad and made.is_floating_point())
+        if isinstance(value, nn.Parameter):
+            made = nn.Parameter(made, made.requires_grad)
+        self._keep(value, made)
+        self._written.append((value, made, made._version))
+        if attributes := getattr(value, "__dict__", None):
+            vars(made).update({name: self(item) for name, item in attributes.items()})
+        return made
+
+    def _cast_copy(self, value: Tensor, is_owned: bool) -> Tensor:
+        dtype = value.dtype if self._dtype is None else double_dtype(value.dtype)
+        storage = _storage(value) if is_owned else None
+        if storage not in self._storages:
+            return value.detach().to(self._device, dtype, copy=True)
+        whole = self._storages[storage]  # what shares memory with another goes on to
+        if whole is None:
+            count = value.untyped_storage().nbytes() // value.element_size()
+            whole = value.detach().as_strided((count,), (1,), 0).to(self._device, dtype, copy=True)
+            self._storages[storage] = whole
+        return whole.as_strided(value.size(), value.stride(), value.storage_offset())
+
+    def _shell(self, module: nn.Module) -> None:
+        if self._knows(module):
+            return
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{type(module).__name__} is a ScriptModule, whose activations can't be seen: pass the module that it was made from."
+            )
+        cls: Any = type(module)
+        if hasattr(cls, "__del__"):  # the end of a copy must not end what the model holds
+            cls = type(cls.__name__, (cls,), {"__del__": lambda self: None, "__module__": cls.__module__})
+        self._note_generators(type(module))
+        self._keep(module, object.__new__(cls))
+
+    def _fill(self, module: nn.Module) -> None:
+        made, attributes = self(module), attributes_of(module)
+        target = attributes_of(made)
+        for name, value in attributes.items():
+            if name in HOOKS:
+                self._copy_hooks(name, attributes, target)
+            elif name in OTHER_HOOKS:
+                target[name] = OrderedDict()
+            elif name in ("_parameters", "_buffers", "_modules"):
+                target[name] = type(value)((key, self(item)) for key, item in value.items())
+                self._remember_contents(target[name])
+            elif name not in COMPILED and not any(name in flags for flags in HOOKS.values()):
+                target[name] = self(value)
+        target.update(training=False, _is_full_backward_hook=None)
+        if "_trainer" in target and hasattr(type(module), "configure_optimizers"):
+            target.update(dict.fromkeys(INERT, _do_nothing))
+            target["_device"] = self._device
+            if attributes["_trainer"] is not None:
+                target["_trainer"] = ReadOnlyTrainer(attributes["_trainer"], made)
+        self._copy_slots(module, made)
+        self._remember_contents(target)
+
+    def _copy_hooks(self, name: str, attributes: dict[str, Any], target: dict[str, Any]) -> None:
+        kept = {key: hook for key, hook in attributes[name].items() if self.needs_hook(hook)}
+        target[name] = OrderedDict((key, self(hook)) for key, hook in kept.items())
+        for flags in HOOKS[name]:
+            given = attributes.get(flags, {})
+            target[flags] = OrderedDict((key, given[key]) for key in kept if key in given)
+
+    def needs_hook(self, hook: Any) -> bool:
+        """Return whether a forward hook may change what the model computes."""
+        return isinstance(hook, LAYER_HOOKS) or self._reaches_model(hook, 4) or not returns_nothing(hook)
+
+    def _reaches_model(self, value: Any, depth: int) -> bool:
+        """Return whether a function, or what it holds, refers to a module of the tree."""
+        if isinstance(value, nn.Module):
+            return self._knows(value)
+        held: list[Any] = []
+        if isinstance(value, types.MethodType):
+            held = [value.__self__]
+        elif isinstance(value, partial):
+            held = [value.func, *value.args, *value.keywords.values()]
+        elif isinstance(value, types.FunctionType):
+            held = list(map(cell_contents, value.__closure__ or ()))
+        elif isinstance(value, (list, tuple, set, dict)):
+            held = list(value.values() if isinstance(value, dict) else value)
+        elif not isinstance(value, (type, types.ModuleType, Tensor)):
+            held = list((attributes_of(value) or {}).values())
+        return depth > 0 and len(held) <= MAX_ITEMS and any(self._reaches_model(item, depth - 1) for item in held)
+
+
+def double_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return float64 or complex128 for a floating or complex dtype, and any other dtype itself."""
+    if dtype.is_complex:
+        return torch.complex128
+    return torch.float64 if dtype.is_floating_point else dtype
+
+
+def original_module(model: nn.Module) -> nn.Module:
+    """Return the module that `torch.compile` or a data-parallel wrapper wrapped, or the model itself."""
+    while not isinstance(model, torch.jit.ScriptModule):
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(inner := (attributes_of(model) or {}).get("_modules", {}).get("_orig_mod"), nn.Module):
+            model = inner
+        else:
+            break
+    return model
+
+
+def returns_nothing(hook: Any) -> bool:
+    """Return whether a function can return nothing but None, by its code: such a hook observes.
+
+    Example:
+        >>> returns_nothing(lambda *_: None), returns_nothing(lambda module, args, output: 2 * output)
+        (True, False)
+    """
+    while isinstance(hook, (partial, types.MethodType)):
+        hook = hook.func if isinstance(hook, partial) else hook.__func__
+    if not isinstance(hook, types.FunctionType):
+        return False
+    instructions = [None, *dis.get_instructions(hook)]
+    for before, instruction in pairwise(instructions):
+        assert instruction is not None
+        if instruction.opname == "RETURN_CONST" and instruction.argval is not None:
+            return False
+        is_none = before is not None and before.opname == "LOAD_CONST" and before.argval is None
+        if instruction.opname == "RETURN_VALUE" and not is_none:
+            return False
+    return True
+
+
+class ReadOnlyTrainer:
+    """A Trainer of which everything can be read, and whose loggers do nothing; attributes that are set on it stay here.
+
+    Args:
+        trainer: The user's Trainer.
+        module: The LightningModule that it seems to train.
+    """
+
+    def __init__(self, trainer: Any, module: nn.Module) -> None:
+        vars(self).update(_read=trainer, lightning_module=module)
+
+    @property
+    def __class__(self) -> Any:  # `isinstance` of a Trainer holds
+        return type(vars(self)["_read"])
+
+    @property
+    def logger(self) -> Any:
+        """None where there is no logger."""
+        return _SILENT if vars(self)["_read"].logger is not None else None
+
+    @property
+    def loggers(self) -> list[Any]:
+        """As many as there are."""
+        return [_SILENT for _ in vars(self)["_read"].loggers]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_read"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        vars(self)[name] = value
+
+
+class _Silent:
+    """Stands in for a logger, its experiment, and whatever these return."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return self
+
+
+_SILENT = _Silent()
+
+
+def _do_nothing(*_: Any, **__: Any) -> None:
+    return None
+
+
+def _storage(tensor: Tensor) -> tuple[int, torch.dtype] | None:
+    """Return what two tensors on one memory have in common; None for a tensor without memory of its own."""
+    try:
+        address = tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError, ValueError):
+        return None
+    return (address, tensor.dtype) if address and tensor.layout is torch.strided else None
+
+
+def _check_tensor(tensor: Tensor, is_owned: bool) -> None:
+    """Raise for a weight that has no values which could be copied."""
+    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        raise ValueError(
+            "The model has lazy modules, whose weights are made by a first pass: call the model once with a batch before it is measured."
+        )
+    if type(tensor).__name__ == "DTensor":
+        raise ValueError("The model's weights are sharded over processes (DTensor): measure it where they are whole.")
+    if is_owned and tensor.is_meta:
+        raise ValueError("The model has weights on the meta device, which holds no values: load them first.")
+    if is_owned and tensor.is_quantized:
+        raise ValueError("The model has quantized weights: measure it before they are quantized.")

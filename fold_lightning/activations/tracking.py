@@ -1,0 +1,90 @@
+"""Marks on tensors during a pass: which have one row per input, which depend on the inputs, which compare values with a bound.
+
+A mark is an attribute of the tensor object itself, so it is found wherever the tensor is nested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+_T = TypeVar("_T")
+
+
+def mark_rows(tensor: _T, *, constant: bool = False) -> _T:
+    """Mark a tensor as having one row per input; a constant one has equal rows."""
+    tensor._input_rows = "constant" if constant else "varying"  # type: ignore[attr-defined]
+    return tensor
+
+
+def has_input_rows(tensor: Tensor) -> bool:
+    """Return whether a tensor has one row per input."""
+    return hasattr(tensor, "_input_rows")
+
+
+def depends_on_input(tensor: Tensor) -> bool:
+    """Return whether a tensor depends on the inputs."""
+    return getattr(tensor, "_input_rows", None) == "varying"
+
+
+def mark_picked(tensor: Tensor) -> None:
+    """Mark a tensor whose rows were picked or ordered by their values."""
+    tensor._picked_rows = True  # type: ignore[attr-defined]
+
+
+def has_picked_rows(tensor: Tensor) -> bool:
+    """Return whether the rows of a tensor were picked or ordered by their values."""
+    return hasattr(tensor, "_picked_rows")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a mask was made: whether `tensor`, as it was at a version, is above or below a bound."""
+
+    tensor: Tensor
+    version: int
+    bound: float
+    above: bool
+
+    def is_of(self, tensor: Any) -> bool:
+        """Return whether the mask compares these values."""
+        if not isinstance(tensor, Tensor) or self.tensor._version != self.version:
+            return False
+        same_memory = tensor.shape == self.tensor.shape and tensor.stride() == self.tensor.stride()
+        return tensor is self.tensor or (same_memory and tensor.data_ptr() == self.tensor.data_ptr())
+
+
+def mark_comparison(mask: Tensor, comparison: Comparison) -> None:
+    """Note how a mask was made."""
+    mask._comparison = comparison  # type: ignore[attr-defined]
+
+
+def comparison_of(mask: Any) -> Comparison | None:
+    """Return how a mask was made, if that is known."""
+    return getattr(mask, "_comparison", None)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors of nested tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Return the same nest of tuples, lists and dicts, with a function of each tensor."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if type(value) in (tuple, list):
+        return type(value)(map_tensors(function, item) for item in value)
+    if type(value) is dict:
+        return {key: map_tensors(function, item) for key, item in value.items()}
+    return value
