@@ -453,20 +453,20 @@ class Remembers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.net = mlp(3, 8, 8, 2)
-        self.mean: Tensor | None = None
+        self.shift: float | None = None
         self.calls, self.seen = 0, []
         self.register_buffer("total", torch.zeros(3, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.mean is None:
-            self.mean = x.detach().mean(0)
+        if self.shift is None:
+            self.shift = float(self.total.sum())
         self.calls += 1
         self.seen.append(self.calls)
         self.total += x.detach().sum(0)
-        return self.net(x - self.mean)
+        return self.net(x - self.shift - len(self.seen) - self.calls)
 
 
-def test_all_that_borrow_a_kept_model_find_it_as_the_first_did() -> None:
+def test_each_pass_finds_the_model_as_the_first_did() -> None:
     model, (x, y) = Remembers(), torch.randn(2, 6, 3).double()
 
     def found() -> list[Tensor]:
@@ -477,7 +477,9 @@ def test_all_that_borrow_a_kept_model_find_it_as_the_first_did() -> None:
     with shared_replica(model, x):
         together = found()
     assert all(torch.equal(one, two) for one, two in zip(apart, together, strict=True))
-    assert model.mean is None and model.calls == 0 and not model.seen and not model.total.any()
+    bits = (model.net[0](y - 2) > 0, model.net[2](model.net[:2](y - 2)) > 0)
+    assert torch.equal(together[0], torch.cat(bits, 1))
+    assert model.shift is None and model.calls == 0 and not model.seen and not model.total.any()
 
 
 def test_what_a_pass_writes_into_a_weight_is_gone_before_the_next() -> None:
@@ -497,7 +499,7 @@ def test_what_a_pass_writes_into_a_weight_is_gone_before_the_next() -> None:
     assert (model.weight == -3.5).all()
 
 
-def test_a_model_that_is_shared_replica_is_looked_at_once_and_then_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shared_replica_is_made_and_inspected_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, other, (x, y) = mlp(3, 8, 8, 2), mlp(3, 5, 2), torch.randn(2, 6, 3).double()
     looked: list[Replica] = []
     monkeypatch.setattr(inspection, "record_pass", lambda *given: looked.append(given[0]) or record_pass(*given))

@@ -150,10 +150,10 @@ class Snake(nn.Module):
 
 
 def test_activations_of_ones_own_are_registered_by_class_or_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fold_lightning.activations import table
+    from fold_lightning.activations import registry
 
-    monkeypatch.setattr(table, "_TABLE", dict(table._TABLE))
-    monkeypatch.setattr(table, "_MODULES", {})
+    monkeypatch.setattr(registry, "_TABLE", dict(registry._TABLE))
+    monkeypatch.setattr(registry, "_MODULES", {})
     x = torch.randn(9, 4)
     model = nn.Sequential(nn.Linear(4, 4), Snake(), nn.Linear(4, 4), Snake()).double()
     assert list(activation_codes(model, x).layers) == ["1.tanh", "3.tanh"]
@@ -173,9 +173,9 @@ def test_activations_of_ones_own_are_registered_by_class_or_function(monkeypatch
 
 
 def test_an_activation_that_the_table_lacks_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fold_lightning.activations import table
+    from fold_lightning.activations import registry
 
-    monkeypatch.setattr(table, "_TABLE", {k: v for k, v in table._TABLE.items() if k != "mish"})
+    monkeypatch.setattr(registry, "_TABLE", {k: v for k, v in registry._TABLE.items() if k != "mish"})
     model = nn.Sequential(nn.Linear(4, 4), nn.Mish(), nn.Linear(4, 4), nn.ReLU())
     with pytest.warns(
         UserWarning, match=r"Mish \('1'\): bends each element, but is not in the table.*register_activation"
@@ -329,7 +329,7 @@ def test_what_is_hidden_or_jumps_is_never_called_exact(forward: Callable[..., Te
 def test_a_clamp_that_only_plain_passes_can_walk_is_not_called_exact() -> None:
     def forward(model: nn.Module, x: Tensor) -> Tensor:
         x = x.T
-        bump = (x - 0.6).clamp(min=0.0) - 2 * (x - 0.65).clamp(min=0.0) + (x - 0.7).clamp(min=0.0)
+        bump = x.clamp(min=0.6) - 2 * x.clamp(min=0.65) + x.clamp(min=0.7)
         return torch.relu(bump.T - 0.01)
 
     with pytest.warns(UserWarning, match="1 of 1 walks are not exact"):
@@ -338,7 +338,7 @@ def test_a_clamp_that_only_plain_passes_can_walk_is_not_called_exact() -> None:
 
 
 def test_a_registered_module_must_be_called_with_its_pre_activation_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fold_lightning.activations import table
+    from fold_lightning.activations import registry
 
     class Named(nn.Module):
         def __init__(self) -> None:
@@ -348,7 +348,7 @@ def test_a_registered_module_must_be_called_with_its_pre_activation_first(monkey
         def forward(self, x: Tensor) -> Tensor:
             return self.snake(x=x)
 
-    monkeypatch.setattr(table, "_MODULES", {})
+    monkeypatch.setattr(registry, "_MODULES", {})
     register_activation(Snake)
     with pytest.raises(ValueError, match=r"Snake \('snake'\) is registered.*first positional argument"):
         activation_codes(Named(), torch.randn(3, 4))

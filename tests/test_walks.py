@@ -718,7 +718,7 @@ class TestMistakes:
             segment_walks(model, self.x, self.x)
 
     def test_another_device(self) -> None:
-        with pytest.raises(ValueError, match="on one device"):
+        with pytest.raises(ValueError, match="weights on the meta device, which holds no values: load them first"):
             segment_walks(mlp(4, 6, 2).to("meta"), self.x, self.x)
 
     def test_an_unknown_method_or_layer(self) -> None:

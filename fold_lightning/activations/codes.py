@@ -131,7 +131,7 @@ def codes_of(replica: Replica, structure: ModelStructure, inputs: Tensor, max_by
 
 
 def _rows(structure: ModelStructure, max_bytes: int = CHUNK_BYTES) -> int:
-    return 1 if structure.picks_rows else max(1, max_bytes // (8 * TENSORS_AT_ONCE * structure.widest))
+    return 1 if structure.is_row_by_row else max(1, max_bytes // (8 * TENSORS_AT_ONCE * structure.widest))
 
 
 def _chunk_codes(replica: Replica, structure: ModelStructure, inputs: Tensor, *, to_end: bool = False) -> tuple[Tensor, Any]:
@@ -190,8 +190,8 @@ class LayerPass(Interception):
         number = self.num_activations - 1
         if number < len(self._structure.needed):
             self._structure.check_layer(number, layer, z, self._num_inputs)
-            if self.picks_rows and self._num_inputs > 1 and not self._structure.picks_rows:
-                raise LayersVary(f"Layer {layer!r} got rows that were picked by their values. {VARYING_LAYERS}")
+            if self.is_row_by_row and self._num_inputs > 1 and not self._structure.is_row_by_row:
+                raise LayersVary(f"Values of the batch decide how it comes to layer {layer!r}. {VARYING_LAYERS}")
             self._read(layer, thresholds, z)
         if layer == self._structure.needed[-1] and not self._to_end:
             raise PassEnded

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from fold_lightning.activations.replica import ModelCopy, double_dtype
-from fold_lightning.activations.tracking import depends_on_input, has_input_rows, mark_rows
 
 Forward = str | Callable[..., Any] | None
 
@@ -44,6 +43,7 @@ class Replica:
 
     def __init__(self, model: nn.Module, forward: Forward, device: torch.device, *, in_float64: bool = True) -> None:
         self.device, self.in_float64 = device, in_float64
+        self._model, self._given = model, forward
         self._copy = ModelCopy(model, device, torch.float64 if in_float64 else None)
         module = self._copy.module
         self._forward = forward_function(module, self._copy(forward))
@@ -71,6 +71,15 @@ class Replica:
         """Call the copy of the model."""
         return self._forward(inputs)
 
+    def takes(self, inputs: Tensor) -> bool:
+        """Return whether the model takes inputs in its own dtype, when nothing is intercepted."""
+        plain = Replica(self._model, self._given, inputs.device, in_float64=False)
+        try:
+            plain.forward(inputs.to(self._dtype))
+        except Exception:
+            return False
+        return True
+
     def release(self) -> None:
         """Free the memory of the copy."""
         self._copy.release()
@@ -89,7 +98,9 @@ class Replica:
         if not self.in_float64 or (tensor.dtype == dtype and tensor.device == self.device):
             return tensor
         if id(tensor) not in self._doubles:  # with the original, so that no other tensor gets its id
-            self._doubles[id(tensor)] = (tensor, _like(tensor, tensor.detach().to(self.device, dtype, copy=True)))
+            made = tensor.detach().to(self.device, dtype, copy=True)
+            vars(made).update(vars(tensor))  # its marks
+            self._doubles[id(tensor)] = (tensor, made)
         return self._doubles[id(tensor)][1]
 
     def cast_copies(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -99,10 +110,6 @@ class Replica:
         target = FLOAT_CASTS.get(name) or next((a for a in [*args[1:], *kwargs.values()] if isinstance(a, torch.dtype)), None)
         # All dtypes read as float64 here, so a cast to that is most likely one to the dtype that the tensor has.
         return target is not None and target != self._dtype and not (target == torch.float64 and name not in FLOAT_CASTS)
-
-
-def _like(tensor: Tensor, made: Tensor) -> Tensor:
-    return mark_rows(made, constant=not depends_on_input(tensor)) if has_input_rows(tensor) else made
 
 
 _shared: ContextVar[tuple[nn.Module, Forward, Replica] | None] = ContextVar("shared", default=None)

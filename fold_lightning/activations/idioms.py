@@ -1,4 +1,7 @@
-"""ReLUs written with other operations: ``x.clamp(min=0)``, ``maximum(x, 0)``, ``where(x > 0, x, 0)``, ``x * (x > 0)``, ``x[x < 0] = 0``."""
+"""ReLUs written with other operations.
+
+``x.clamp(min=0)``, ``maximum(x, 0)``, ``where(x > 0, x, 0)``, ``x * (x > 0)``, ``x.masked_fill(x < 0, 0)``, ``x[x < 0] = 0``.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from fold_lightning.activations.tracking import Comparison, comparison_of, depen
 
 MAXIMA = frozenset(["maximum", "fmax", "max"])
 PRODUCTS = frozenset(["mul", "multiply"])
+NEGATIONS = frozenset("logical_not bitwise_not invert".split())
 ABOVE = frozenset(["gt", "ge", "greater", "greater_equal"])
 BELOW = frozenset(["lt", "le", "less", "less_equal"])
 
@@ -32,7 +36,10 @@ def relu_argument(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T
     if name in PRODUCTS and len(args) == 2:
         return _masked(args[0], args[1]) if isinstance(args[1], Tensor) else None
     if name == "where" and len(args) == 3:
-        return _chosen(*args)
+        is_method = comparison_of(args[0]) is None  # x.where(mask, other)
+        return _chosen(args[1], args[0], args[2]) if is_method else _chosen(*args)
+    if name == "threshold" and tuple(map(_number, args[1:3])) == (0, 0):
+        return args[0]
     if name == "masked_fill" and len(args) == 3:
         return _zeroed(args[0], args[1], args[2])
     return _zeroed(args[0], args[1], args[2]) if name == "setitem" else None
@@ -42,15 +49,20 @@ def note_comparison(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], re
     """Note on a mask what it compares with which number, and keep the note through casts."""
     if not isinstance(result, Tensor) or not args or not isinstance(args[0], Tensor):
         return
-    if name in CASTS or name in ("logical_not", "bitwise_not", "invert"):
+    if keeps_comparison(name, args):
         known = comparison_of(args[0])
-        if known is not None:
-            above = known.above if name in CASTS else not known.above
-            mark_comparison(result, Comparison(known.tensor, known.version, known.bound, above))
+        assert known is not None
+        above = known.above if name in CASTS else not known.above
+        mark_comparison(result, Comparison(known.tensor, known.version, known.bound, above))
     elif name in ABOVE | BELOW and len(args) + len(kwargs) == 2:
         bound = _number(args[1] if len(args) == 2 else kwargs.get("other"))
         if bound is not None:
             mark_comparison(result, Comparison(args[0], args[0]._version, bound, name in ABOVE))
+
+
+def keeps_comparison(name: str, args: tuple[Any, ...]) -> bool:
+    """Return whether a call casts or negates a mask that compares."""
+    return name in CASTS | NEGATIONS and bool(args) and comparison_of(args[0]) is not None
 
 
 def _clamps_at_zero(name: str, bounds: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -36,7 +38,9 @@ class ModelStructure:
         counted: The activations whose bits count.
         unknown: Operations before the last counted activation that are not known to be piecewise linear -> place of the call.
         bends: Operations before it that bend without a bit.
-        picks_rows: Whether rows are picked or ordered by their values before it, so that inputs must be passed one by one.
+        is_row_by_row: Whether what a pass does before it depends on values of its batch (rows are picked by them, or Python reads
+            them), so that inputs must be passed one by one.
+        constant_rows: Call and argument of tensors that `forward` makes with one equal row per input.
         widest: Numbers in the largest tensor that one input becomes.
     """
 
@@ -46,7 +50,8 @@ class ModelStructure:
     counted: tuple[str, ...]
     unknown: dict[str, str]
     bends: tuple[str, ...]
-    picks_rows: bool
+    is_row_by_row: bool
+    constant_rows: frozenset[tuple[int, int]]
     widest: int
 
     @property
@@ -85,8 +90,8 @@ class ModelStructure:
         expected = self.needed[number] if number < len(self.needed) else "no layer"
         if layer != expected:
             raise LayersVary(f"Layer {layer!r} came where other inputs meet {expected!r}. {VARYING_LAYERS}")
-        rows = z.shape[self.batch_dims[layer]] if self.batch_dims[layer] < z.dim() else 0
-        if rows != num_inputs or z.numel() != rows * self.units[layer]:
+        rows = z.shape[self.batch_dims[layer]] if self.batch_dims[layer] < z.dim() else 1
+        if rows % num_inputs or z.numel() != num_inputs * self.units[layer]:
             raise LayersVary(
                 f"Layer {layer!r} has pre-activations of shape {tuple(z.shape)} for {num_inputs} inputs, where it should have "
                 f"{self.units[layer]} units for each. {VARYING_LAYERS}"
@@ -116,7 +121,11 @@ class LayersVary(ValueError):
 
 
 class InputsRefused(ValueError):
-    """The model raises when it is called."""
+    """The model does not take these inputs."""
+
+
+class PassFailed(ValueError):
+    """The model takes these inputs, but not as it is measured."""
 
 
 def inspect(replica: Replica, inputs: Tensor, layers: Patterns = None) -> ModelStructure:
@@ -131,7 +140,8 @@ def inspect(replica: Replica, inputs: Tensor, layers: Patterns = None) -> ModelS
         layers: Counted layers, as of `activation_codes`.
 
     Raises:
-        InputsRefused: If the model raises.
+        InputsRefused: If the model does not take the inputs.
+        PassFailed: If it takes them, but not as it is measured.
         ValueError: If it has no activations, some that can't be seen, some that vary with the inputs, or mixes a batch.
     """
     key = inputs.shape[1:], repr(layers)
@@ -176,11 +186,12 @@ def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructu
     structure = ModelStructure(
         thresholds={name: thresholds for name, (thresholds, _) in first.met.items()},
         units={name: z.numel() // 2 for name, (_, z) in first.met.items()},
-        batch_dims={name: _batch_dim(name, first.met[name][1], second.met[name][1], before.picks_rows) for name in needed},
+        batch_dims={name: _batch_dim(name, first.met[name][1], second.met[name][1], before.is_row_by_row) for name in needed},
         counted=counted,
         unknown=before.unknown | outside,
         bends=before.bends,
-        picks_rows=before.picks_rows,
+        is_row_by_row=before.is_row_by_row,
+        constant_rows=_constant_rows(first, second),
         widest=first.largest // 2,
     )
     for name in needed:
@@ -208,10 +219,8 @@ def _companions(replica: Replica, pair: Tensor, inputs: Tensor) -> list[tuple[St
     reach = FAR * ((high - low) + (high.abs() + low.abs()) / FAR**2).clamp(min=torch.finfo(inputs.dtype).eps)
     extremes = torch.stack([torch.full_like(pair[0], float(bound)) for bound in (high + reach, low - reach)])
     found = [(record_pass(replica, pair[[row, row]]), [row, row]) for row in (0, 1)]
-    try:
+    with suppress(InputsRefused):  # a model may refuse values out of its range
         found.append((record_pass(replica, torch.cat([pair, extremes])), [0, 1]))
-    except InputsRefused:  # a model may refuse values out of its range
-        pass
     return found
 
 
@@ -239,13 +248,13 @@ def _check_nothing_escapes(two: StructurePass, three: StructurePass) -> None:
             )
 
 
-def _batch_dim(name: str, two: Tensor, three: Tensor, picks_rows: bool) -> int:
+def _batch_dim(name: str, two: Tensor, three: Tensor, is_row_by_row: bool) -> int:
     changed = [dim for dim in range(two.dim()) if two.dim() == three.dim() and two.shape[dim] != three.shape[dim]]
     if len(changed) != 1 or 3 * two.shape[changed[0]] != 2 * three.shape[changed[0]]:
         raise LayersVary(
             f"Layer {name!r} has no dimension along which its inputs lie: its pre-activations have shape {tuple(two.shape)} "
             f"for 2 inputs and {tuple(three.shape)} for 3. "
-            + (VARYING_LAYERS if picks_rows else "Leave it out with `layers=`, or pass a `forward=` that keeps them apart.")
+            + (VARYING_LAYERS if is_row_by_row else "Leave it out with `layers=`, or pass a `forward=` that keeps them apart.")
         )
     return changed[0]
 
@@ -314,7 +323,7 @@ class StructurePass(Interception):
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         """Record an activation and what came before it."""
         self.met[layer] = (thresholds, z.clone())
-        self.before[layer] = Before(self.calls, dict(self.unknown), tuple(self.bends), self.picks_rows)
+        self.before[layer] = Before(self.calls, dict(self.unknown), tuple(self.bends), self.is_row_by_row)
         self.largest = max(self.largest, z.numel())
         return call(z)
 
@@ -330,7 +339,7 @@ class StructurePass(Interception):
 
     def _keep_untracked(self, tensors: Iterable[Tensor]) -> None:
         for number, tensor in enumerate(tensors):
-            if tensor.is_floating_point() and tensor.shape[:1] == (self.num_inputs,):
+            if tensor.shape[:1] == (self.num_inputs,):
                 self.untracked_outputs[self.calls, number] = tensor.clone()
 
 
@@ -340,12 +349,12 @@ CHOOSING = frozenset("where mul multiply masked_fill setitem".split())
 
 @dataclass(frozen=True)
 class Before:
-    """Calls of functions, unknown operations, operations that bend, and whether rows were picked, before an activation."""
+    """Calls of functions, operations that curve or bend, and whether values of the batch decided, before an activation."""
 
     calls: int
     unknown: dict[str, str]
     bends: tuple[str, ...]
-    picks_rows: bool
+    is_row_by_row: bool
 
 
 def calls_outside_torch(two: StructurePass, three: StructurePass) -> list[int]:
@@ -354,16 +363,24 @@ def calls_outside_torch(two: StructurePass, three: StructurePass) -> list[int]:
     for key in two.untracked_outputs.keys() & three.untracked_outputs.keys():
         small, large = two.untracked_outputs[key], three.untracked_outputs[key]
         same_rows = large.shape[1:] == small.shape[1:] and torch.allclose(large, small[[1, 0, 1]], rtol=1e-6)
-        if same_rows and not torch.equal(small[0], small[1]):
+        if same_rows and small.is_floating_point() and not torch.equal(small[0], small[1]):
             lost.append(key[0])
     return lost
+
+
+def _constant_rows(two: StructurePass, three: StructurePass) -> frozenset[tuple[int, int]]:
+    """Return the untracked tensors that have one equal row for each of two and of three inputs."""
+    both = two.untracked_outputs.keys() & three.untracked_outputs.keys()
+    rows = {key: (two.untracked_outputs[key], three.untracked_outputs[key]) for key in both}
+    return frozenset(key for key, pair in rows.items() if all(torch.equal(part, pair[0][:1].expand_as(part)) for part in pair))
 
 
 def record_pass(replica: Replica, inputs: Tensor) -> StructurePass:
     """Pass inputs (B, ...) through the model and record what it meets.
 
     Raises:
-        InputsRefused: If the model raises.
+        InputsRefused: If the model does not take the inputs.
+        PassFailed: If it takes them, but not as it is measured.
         ValueError: If it has activations that can't be seen.
     """
     found = StructurePass(replica)
@@ -374,12 +391,43 @@ def record_pass(replica: Replica, inputs: Tensor) -> StructurePass:
             f"{error}: its activations can't be seen. Write it with modules or functions that torch calls one by one, or pass "
             "`forward=` with a part of the model that does without it."
         ) from error
+    except (LayersVary, PassFailed):
+        raise
     except Exception as error:
-        raise InputsRefused(
-            f"The model's forward pass refused a batch of shape {tuple(inputs.shape)} in float64: {type(error).__name__}: {error} "
-            "(expected: inputs as the model takes them, batch first; for a model that takes anything else, pass `forward=`)"
-        ) from error
+        raise _explained(replica, inputs, error) from error
     return found
+
+
+def _explained(replica: Replica, inputs: Tensor, error: Exception) -> ValueError:
+    """Return an error that says what to do, by whether the model takes these inputs when nobody measures it."""
+    said = f"{type(error).__name__}: {error}"
+    shape = tuple(inputs.shape)
+    quantized = [module for module in replica.module.modules() if type(module).__name__.endswith("FakeQuantize")]
+    if quantized:
+        return PassFailed(
+            f"The model's forward pass failed in {type(quantized[0]).__name__}: {said} (Fake quantization has no float64 form: "
+            "measure the model before it is prepared for quantization.)"
+        )
+    if replica.takes(inputs):
+        return PassFailed(
+            f"The model takes a batch of shape {shape}, but its forward pass fails as it is measured, which is in float64, in "
+            f"evaluation mode, on a copy of the model: {said} (Let `forward` cast by its weights' dtype and not to a fixed one, and "
+            "find modules by attributes and not by identity; or pass `forward=` with a part of the model that does.)"
+        )
+    return InputsRefused(
+        f"The model's forward pass refused a batch of shape {shape}: {said} (expected: inputs as the model takes them, batch first; "
+        f"for a model that takes anything else, pass `forward=`{_keywords_hint(replica.module)})"
+    )
+
+
+def _keywords_hint(module: nn.Module) -> str:
+    """Return how to call a forward that takes keywords."""
+    parameters = list(signature(module.forward).parameters.values())
+    named = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if [p.kind for p in parameters] == [Parameter.POSITIONAL_OR_KEYWORD]:
+        return ""
+    name = named[0] if named else "inputs"
+    return f", such as `forward=lambda model, x: model({name}=x)`"
 
 
 class _OperatorsBeneath(TorchDispatchMode):

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.fast_kernels import fast_kernel
-from fold_lightning.activations.idioms import note_comparison, relu_argument
+from fold_lightning.activations.idioms import keeps_comparison, note_comparison, relu_argument
 from fold_lightning.activations.operations import (
     CASTS,
     CLAMPS,
@@ -30,6 +30,7 @@ from fold_lightning.activations.operations import (
     MAX_POOLS,
     QUERIES,
     RESHAPED_AFTER,
+    VALUE_READS,
     is_in_place,
     is_piecewise_linear,
     operation_name,
@@ -38,6 +39,7 @@ from fold_lightning.activations.operations import (
 )
 from fold_lightning.activations.registry import RELU, Activation, Thresholds, activation_of, module_activation_of
 from fold_lightning.activations.tracking import (
+    comparison_of,
     depends_on_input,
     has_input_rows,
     has_picked_rows,
@@ -69,7 +71,7 @@ class Interception(TorchFunctionMode):
         num_unknown: Number of their calls.
         num_activations: Number of activations met.
         bends: Operations that bend without a bit.
-        picks_rows: Whether an activation was computed from rows that were picked by their values.
+        is_row_by_row: Whether what the pass does depends on values of the batch: rows were picked by them, or Python read them.
         inside_registered: Number of modules the pass is inside of that the user registered as activations.
         inside_function: Whether a torch function is running that was seen to be called, or an operation of our own.
     """
@@ -79,7 +81,7 @@ class Interception(TorchFunctionMode):
         self.unknown: dict[str, str] = {}
         self.num_unknown = 0
         self.bends: dict[str, None] = {}
-        self.picks_rows = False
+        self.is_row_by_row = False
         self.inside_function = False
         self.num_activations = 0
         self.inside_registered = 0
@@ -182,11 +184,13 @@ class Interception(TorchFunctionMode):
     ) -> Any:
         takes_shape_only = name in CREATIONS or (name in RESHAPED_AFTER and not depends_on_input(args[0]))
         varying = [] if takes_shape_only else list(filter(depends_on_input, tensors))
-        if varying and not self.inside_registered:
-            listed = activation_of(name) or (RELU if relu_argument(name, args, kwargs) is not None else None)
-            if listed is not None and not any(t.is_complex() for t in varying):
+        if varying and not self.inside_registered and not any(t.is_complex() for t in varying):
+            if (x := relu_argument(name, args, kwargs)) is not None:
+                return self._activate(RELU, name, func, args, kwargs, relu_of=x)
+            if (listed := activation_of(name)) is not None:
                 return self._activate(listed, name, func, args, kwargs)
-        if varying:
+        if varying and not self.inside_registered:
+            self.is_row_by_row |= name in VALUE_READS
             self._classify(name, varying, args, kwargs)
         result = self.operation(name, func, args, kwargs)
         picked = any(map(has_picked_rows, varying)) or (bool(varying) and picks_rows(name, args, kwargs))
@@ -214,27 +218,31 @@ class Interception(TorchFunctionMode):
         return [t for t in alive if t is not None and t is not tensor and memory and _memory(t) == memory]
 
     def _activate(
-        self, listed: Activation, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        listed: Activation,
+        name: str,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        relu_of: Tensor | None = None,
     ) -> Any:
-        if listed is RELU and activation_of(name) is None:
-            x = relu_argument(name, args, kwargs)
-            apply, arguments, options = (lambda pre: torch.relu(pre)), (), {}
-        else:
-            x, arguments = args[0], args[1:]
-            options = {key: value for key, value in kwargs.items() if key not in ("inplace", "approximate")}
-            apply = lambda pre: func(pre, *arguments, **kwargs)  # noqa: E731
+        """Handle an activation of the table, or a call that is a ReLU of a tensor by another name."""
+        in_place = is_in_place(func, kwargs)
+        x = args[0] if relu_of is None else relu_of
         if not isinstance(x, Tensor) or not depends_on_input(x) or x.numel() == 0:
             return func(*args, **kwargs)
-        self.picks_rows |= has_picked_rows(x)
-        in_place = is_in_place(func, kwargs)
-        z = x if listed.pre_activation is None else mark_rows(listed.pre_activation(x, *arguments, **options))
+        if relu_of is not None:
+            func, args, kwargs = torch.relu, (x,), {}
+        options = {key: value for key, value in kwargs.items() if key not in ("inplace", "approximate")}
+        z = x if listed.pre_activation is None else mark_rows(listed.pre_activation(x, *args[1:], **options))
+        self.is_row_by_row |= has_picked_rows(x)
 
         def call(pre: Tensor) -> Tensor:
-            result: Tensor = apply(pre if z is x else x)
+            result: Tensor = func(pre if z is x else x, *args[1:], **kwargs)
             return result
 
         self.num_activations += 1
-        result = mark_rows(self.activation(self._layer_name(name), listed.thresholds(*arguments, **options), z, call))
+        result = mark_rows(self.activation(self._layer_name(name), listed.thresholds(*args[1:], **options), z, call))
         if has_picked_rows(x):
             mark_picked(result)
         if not listed.piecewise_linear:
@@ -247,7 +255,7 @@ class Interception(TorchFunctionMode):
     def _classify(self, name: str, varying: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if name in FUSED:
             raise OutOfSightError(f"{self.caller()} is a fused {name}")
-        if name in COMPARISONS:
+        if name in COMPARISONS or keeps_comparison(name, args):
             return
         if name in MAX_POOLS or name in CLAMPS:
             self.bends[name] = None
@@ -257,7 +265,7 @@ class Interception(TorchFunctionMode):
             name in ("div", "divide", "true_divide", "truediv") and isinstance(divisor, Tensor) and depends_on_input(divisor)
         )
         known = is_piecewise_linear(name, floating, divides_by_input=divides) and not kwargs.get("rounding_mode")
-        if floating < len(varying) or not known:
+        if floating < len(varying) or not known or any(comparison_of(t) is not None for t in varying):
             self.unknown.setdefault(name, self.caller())
             self.num_unknown += 1
 
@@ -281,7 +289,7 @@ class Interception(TorchFunctionMode):
     def _activate_module(self, module: nn.Module, registered: Activation, z: Tensor) -> None:
         name = self._count_call(self._replica.path(module) or type(module).__name__)
         self.num_activations += 1
-        self.picks_rows |= has_picked_rows(z)
+        self.is_row_by_row |= has_picked_rows(z)
         with self._unseen():
             self.activation(name, registered.thresholds(), z, lambda pre: pre)
         if not registered.piecewise_linear:

@@ -71,9 +71,13 @@ CLAMPS = frozenset("clamp clip clamp_min clamp_max".split())
 """They bend without a bit at their bounds."""
 
 ELEMENTWISE = frozenset(
-    "sin cos tan asin acos atan arctan arcsin arccos sinh cosh asinh acosh atanh erf erfc sinc logaddexp".split()
+    """sin cos tan asin acos atan arctan arcsin arccos sinh cosh asinh acosh atanh erf erfc sinc logaddexp
+    sign sgn heaviside floor ceil round trunc fix frac""".split()
 )
-"""Curved functions of each element, of which no normalisation or attention is made: whoever calls one may mean an activation."""
+"""Functions of each element that curve or jump, of which no normalisation or attention is made: whoever calls one may mean an activation."""
+
+VALUE_READS = frozenset("item tolist numpy contains equal allclose is_nonzero array".split())
+"""Values leave for Python, which may decide by it what the pass does."""
 
 FUSED = frozenset("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell".split())
 """Recurrent layers whose activations no one sees from outside."""

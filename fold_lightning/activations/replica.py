@@ -67,6 +67,7 @@ class ModelCopy(StructuralCopy):
         self._owned = set(tensors)
         uses = Counter(filter(None, map(_storage, tensors.values())))
         self._storages: dict[Any, Tensor | None] = {storage: None for storage, count in uses.items() if count > 1}
+        _refuse_scripted(model)
         modules = list(model.modules())
         originals = [original_module(module) for module in modules]
         for module in originals:
@@ -137,10 +138,6 @@ class ModelCopy(StructuralCopy):
     def _shell(self, module: nn.Module) -> None:
         if self._knows(module):
             return
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ValueError(
-                f"{type(module).__name__} is a ScriptModule, whose activations can't be seen: pass the module that it was made from."
-            )
         cls: Any = type(module)
         if hasattr(cls, "__del__"):  # the end of a copy must not end what the model holds
             cls = type(cls.__name__, (cls,), {"__del__": lambda self: None, "__module__": cls.__module__})
@@ -299,11 +296,20 @@ def _storage(tensor: Tensor) -> tuple[int, torch.dtype] | None:
     return (address, tensor.dtype) if address and tensor.layout is torch.strided else None
 
 
+def _refuse_scripted(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{type(module).__name__} ({path!r}) is a ScriptModule, whose activations can't be seen: take the module that it was "
+                "made from."
+            )
+
+
 def _check_tensor(tensor: Tensor, is_owned: bool) -> None:
     """Raise for a weight that has no values which could be copied."""
     if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
         raise ValueError(
-            "The model has lazy modules, whose weights are made by a first pass: call the model once with a batch before it is measured."
+            "The model has lazy modules, whose weights are made by a first pass: call it once with a batch before it is measured."
         )
     if type(tensor).__name__ == "DTensor":
         raise ValueError("The model's weights are sharded over processes (DTensor): measure it where they are whole.")

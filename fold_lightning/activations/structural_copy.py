@@ -227,6 +227,12 @@ class StructuralCopy:
         target = value()
         return value if not self._knows(target) else self._keep(value, type(value)(self(target)))
 
+    def _weak_dict(self, value: Any) -> Any:
+        made = self._keep(value, type(value)())
+        for key, item in list(value.items()):
+            made[self._copies.get(id(key), (key, key))[1]] = self._copies.get(id(item), (item, item))[1]
+        return made
+
     def _weak_proxy(self, value: Any) -> Any:
         try:
             target = value.__repr__.__self__
@@ -253,7 +259,7 @@ class StructuralCopy:
         ):  # a copy's end would close the resource
             return value
         try:
-            made = object.__new__(cls)
+            made = (types.SimpleNamespace if isinstance(value, types.SimpleNamespace) else object).__new__(cls)
         except TypeError:  # of a class of C
             return value
         self._note_generators(cls)
@@ -285,6 +291,7 @@ _METHODS: list[tuple[Any, Callable[[StructuralCopy, Any], Any]]] = [
     ((types.BuiltinMethodType, types.MethodWrapperType), StructuralCopy._builtin_method),
     (partial, StructuralCopy._partial),
     (weakref.ref, StructuralCopy._weak_reference),
+    ((weakref.WeakKeyDictionary, weakref.WeakValueDictionary), StructuralCopy._weak_dict),
     (GENERATORS, StructuralCopy._random),
     (ITERATORS, StructuralCopy._iterator),
 ]

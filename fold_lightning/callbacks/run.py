@@ -14,8 +14,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from fold_lightning import summaries
-from fold_lightning.activations.census import InputsRefused
 from fold_lightning.activations.evaluation import preserved_random_state
+from fold_lightning.activations.inspection import InputsRefused
 from fold_lightning.callbacks.measurement import CodeCounts, Measurement
 from fold_lightning.callbacks.pace import Allowance
 from fold_lightning.callbacks.pictures import Pictures

@@ -20,7 +20,7 @@ from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.interception import Interception, PassEnded
 from fold_lightning.activations.operations import CLAMPS, CREATIONS, MAX_POOLS, VIEWS_OF_SEVERAL, is_in_place
 from fold_lightning.activations.registry import Thresholds
-from fold_lightning.activations.tracking import has_input_rows, map_tensors, tensors_in
+from fold_lightning.activations.tracking import has_input_rows, map_tensors, mark_rows, tensors_in
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.deadline import Deadline
 from fold_lightning.walks.piecewise_bends import MaxPool, clamp_bounds, winner_changes
@@ -76,6 +76,7 @@ class GrowingBatch(Interception):
         self.peak_numel = 0
         self._probes = probes
         self._versions = {len(grid)}
+        self._num_calls = 0
         self._rows: list[Tensor] = []
         self._units: list[Tensor] = []
         self._first: list[Tensor] = []
@@ -119,6 +120,13 @@ class GrowingBatch(Interception):
         if name not in CREATIONS:
             self._check_rows(result, rows)
         return result
+
+    def on_untracked(self, name: str, tensors: list[Tensor], num_tensors: int) -> None:
+        """Mark tensors with one equal row per input, which grow with the batch."""
+        self._num_calls += 1
+        for number, tensor in enumerate(tensors):
+            if (self._num_calls, number) in self._structure.constant_rows and len(tensor) in self._versions:
+                mark_rows(tensor, constant=True)
 
     def overwrite(self, tensor: Tensor, value: Tensor) -> None:
         self._grow(tensor, len(value))

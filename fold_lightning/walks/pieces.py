@@ -60,6 +60,7 @@ class PieceWalks:
         exact: bool (P,) whether it verified itself.
         complete: bool (P,) whether all of the piece was walked.
         resolution: float64 (P,) in t of the segment.
+        engine: int64 (P,), index into `ENGINES`.
     """
 
     piece: Tensor
@@ -69,6 +70,7 @@ class PieceWalks:
     exact: Tensor
     complete: Tensor
     resolution: Tensor
+    engine: Tensor
 
     def of(self, pieces: Tensor) -> PieceWalks:
         """What was found on some of the pieces, bool (P,), numbered anew."""
@@ -82,6 +84,7 @@ class PieceWalks:
             exact=self.exact[pieces],
             complete=self.complete[pieces],
             resolution=self.resolution[pieces],
+            engine=self.engine[pieces],
         )
 
     @classmethod
@@ -93,7 +96,7 @@ class PieceWalks:
         return cls(**together)
 
 
-def join(pieces: Pieces, found: PieceWalks, num_segments: int, structure: ModelStructure) -> Walks:
+def join(pieces: Pieces, found: PieceWalks, num_segments: int, structure: ModelStructure, notes: dict[int, str]) -> Walks:
     """Walks of whole segments. Where a piece ends in another code than the next begins with, the units switch between them."""
     piece, position, unit = found.piece, found.position, found.unit
     if len(pieces) > num_segments:
@@ -119,6 +122,10 @@ def join(pieces: Pieces, found: PieceWalks, num_segments: int, structure: ModelS
             0, pieces.segment, found.resolution, "amax"
         ),
         first_codes=found.first_codes[starts],
+        engine=torch.zeros(num_segments, dtype=torch.int64, device=segment.device).scatter_reduce(
+            0, pieces.segment, found.engine, "amax"
+        ),
+        notes=notes,
     )
 
 

@@ -20,6 +20,7 @@ from fold_lightning.activations.registry import Thresholds
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE
 from fold_lightning.walks.deadline import Deadline
 from fold_lightning.walks.pieces import Pieces, PieceWalks
+from fold_lightning.walks.walks import REFINEMENT
 
 CHECK = 0.381966
 """Where in an interval it is checked: not in the middle, where an odd function looks affine."""
@@ -80,7 +81,7 @@ class Samples:
         found: list[Tensor] = []
         if len(piece) == 0:
             return torch.empty(0, len(self.layer), dtype=torch.float64, device=piece.device)
-        if self._structure.picks_rows and len(piece) > 1:
+        if self._structure.is_row_by_row and len(piece) > 1:
             return torch.cat([self(*one) for one in zip(piece.split(1), position.split(1), strict=True)])
 
         def read(layer: str, thresholds: Thresholds, z: Tensor) -> None:
@@ -248,4 +249,5 @@ def _traversal(
         exact=complete & ~unresolved,
         complete=complete,
         resolution=torch.where(unresolved, SHORTEST, MERGE_TOLERANCE).double(),
+        engine=torch.full_like(pieces.segment, REFINEMENT),
     )

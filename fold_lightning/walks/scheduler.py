@@ -22,7 +22,7 @@ from fold_lightning.walks.growing_batch import GrowingBatch, TooManyRows
 from fold_lightning.walks.pieces import Pieces, PieceWalks, join
 from fold_lightning.walks.refinement import Samples, refine
 from fold_lightning.walks.smooth import walk_smooth
-from fold_lightning.walks.walks import Walks
+from fold_lightning.walks.walks import GROWING_BATCH, REFINEMENT, SMOOTH, Walks
 
 MOST_CHECKS = 2
 """Points of each piece at which the pre-activations that a pass implies are compared with a plain forward pass."""
@@ -75,6 +75,10 @@ class PieceScheduler:
         self._numel_at_once = FILLED * self._max_numel
         self._density: float = FIRST_GUESS * structure.widest
         self._has_walked = False
+        self._notes: dict[int, str] = {}
+        if structure.unknown:
+            places = ", ".join(f"{name} in {place}" for name, place in structure.unknown.items())
+            self._note(SMOOTH, f"Not known to be piecewise linear: {places}.")
         self._random = torch.Generator().manual_seed(0)
 
     def walks(self) -> Walks | None:
@@ -100,10 +104,16 @@ class PieceScheduler:
             self._walk(pieces, done)
         except TooManyRows as error:
             if len(pieces) == 1 and error.rows > self._left[pieces.segment]:
-                done.append((pieces, self._as_curved(pieces, complete=False)))
+                done.append((pieces, self._cut_off(pieces)))
                 return
             self._density = max(self._density, error.numel / float(pieces.length.sum()))
             todo.append(pieces if len(pieces) > 1 else pieces.cut(max(2, self._parts(pieces))))
+
+    def _note(self, engine: int, reason: str) -> None:
+        """Keep the first reason why segments are left to an engine."""
+        if engine == REFINEMENT and self._structure.bends:
+            reason += f" Plain passes may miss bends without a bit: {', '.join(self._structure.bends)}."
+        self._notes.setdefault(engine, reason)
 
     def _walked(self, done: list[tuple[Pieces, PieceWalks]]) -> int:
         """How many segments were walked to their ends, before the first that was not."""
@@ -115,7 +125,7 @@ class PieceScheduler:
     def _joined(self, done: list[tuple[Pieces, PieceWalks]], count: int) -> Walks:
         """The walks of so many segments."""
         parts, found = (list(each) for each in zip(*done, strict=True))
-        return join(Pieces.concatenate(parts), PieceWalks.concatenate(found), count, self._structure)
+        return join(Pieces.concatenate(parts), PieceWalks.concatenate(found), count, self._structure, self._notes)
 
     def _next(self, todo: list[Pieces]) -> Pieces:
         """Takes as many pieces as fit the memory, by what those before took."""
@@ -131,7 +141,7 @@ class PieceScheduler:
         """The pieces without those of segments whose budget is spent, which it walks as curved."""
         spent = (pieces.length < 1) & (self._left[pieces.segment] < 0)
         if bool(spent.any()):
-            done.append((pieces[spent], self._as_curved(pieces[spent], complete=False)))
+            done.append((pieces[spent], self._cut_off(pieces[spent])))
         return pieces[~spent]
 
     def _parts(self, piece: Pieces) -> int:
@@ -142,19 +152,21 @@ class PieceScheduler:
         """Adds what it finds on some pieces."""
         if self._structure.unknown:
             self._density = FIRST_GUESS * max(self._structure.widest, self._structure.num_units)
-            done.append((pieces, self._as_curved(pieces, complete=True)))
+            done.append((pieces, self._smooth(pieces)))
             return
         try:
             found, numel = self._in_one_pass(pieces)
         except TooManyRows:
             raise
-        except Exception:  # whatever a model does with a batch that grows, plain passes over points do not meet it
+        except Exception as error:  # whatever a model does with a batch that grows, plain passes over points do not meet it
+            self._note(REFINEMENT, f"The model does not take a batch that grows: {str(error) or type(error).__name__}")
             done.append((pieces, self._refined(pieces)))
             return
         self._density, self._has_walked = numel / float(pieces.length.sum()), True
         if bool(found.exact.all()):
             done.append((pieces, found))
             return
+        self._note(REFINEMENT, "At random points pre-activations were not those that the walk implies.")
         failed = pieces[~found.exact]
         done.extend([(pieces[found.exact], found.of(found.exact)), (failed, self._refined(failed))])
 
@@ -172,6 +184,7 @@ class PieceScheduler:
             exact=verified,
             complete=torch.ones_like(verified),
             resolution=torch.full_like(pieces.begin, MERGE_TOLERANCE),
+            engine=torch.full_like(pieces.segment, GROWING_BATCH),
         )
         return found, one_pass.peak_numel
 
@@ -187,13 +200,20 @@ class PieceScheduler:
         """
         samples = self._samples(pieces, self._structure.needed)
         found = refine(pieces, samples, self._max_samples(samples))
-        return replace(found, exact=torch.zeros_like(found.exact)) if self._structure.bends else found
+        if not self._structure.bends:
+            return found
+        return replace(found, exact=torch.zeros_like(found.exact))
 
-    def _as_curved(self, pieces: Pieces, *, complete: bool) -> PieceWalks:
-        """By plain passes that look at nothing but the bits that count."""
+    def _smooth(self, pieces: Pieces) -> PieceWalks:
+        """Walk pieces by plain passes that look at nothing but the bits that count."""
         samples = self._samples(pieces, self._structure.counted)
-        found = walk_smooth(pieces, samples, self._max_samples(samples))
-        return found if complete else replace(found, complete=torch.zeros_like(found.complete))
+        return walk_smooth(pieces, samples, self._max_samples(samples))
+
+    def _cut_off(self, pieces: Pieces) -> PieceWalks:
+        """Walk pieces of segments whose budget of breakpoints is spent."""
+        self._note(SMOOTH, f"More than {self._max_breakpoints:,} breakpoints: see `max_breakpoints`.")
+        found = self._smooth(pieces)
+        return replace(found, complete=torch.zeros_like(found.complete))
 
     def _samples(self, pieces: Pieces, names: Sequence[str]) -> Samples:
         return Samples(

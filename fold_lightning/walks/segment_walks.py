@@ -15,7 +15,7 @@ from fold_lightning.activations.inspection import ModelStructure, inspect
 from fold_lightning.activations.layers import Patterns
 from fold_lightning.walks.deadline import LATE_POINTS, Deadline, LateWalks, is_late
 from fold_lightning.walks.scheduler import PieceScheduler
-from fold_lightning.walks.walks import Walks
+from fold_lightning.walks.walks import UNIFORM, Walks
 
 LOOKED_AT = 32
 """Segments of whose ends two different inputs are taken for the first look at a model."""
@@ -110,7 +110,7 @@ def segment_walks(
         walked = 0 if walks is None else walks.num_segments
         if walked < len(start):
             late = _uniform(replica, structure, start[walked:], end[walked:], LATE_POINTS, max_bytes)
-            late = replace(late, complete=torch.zeros_like(late.complete))
+            late = replace(late, complete=torch.zeros_like(late.complete), notes={UNIFORM: "Time was up: see `max_seconds`."})
             walks = late if walks is None else Walks.concatenate([walks, late])
     assert walks is not None
     _warn(walks, curved=bool(structure.unknown))
@@ -131,7 +131,8 @@ def _warn(walks: Walks, *, curved: bool) -> None:
     elif unfinished:
         warnings.warn(f"{unfinished} of {walks.num_segments} walks were cut off: see `Walks.complete`.", stacklevel=3)
     elif inexact and not curved:
-        warnings.warn(f"{inexact} of {walks.num_segments} walks are not exact: see `Walks.exact`.", stacklevel=3)
+        message = f"{inexact} of {walks.num_segments} walks are not exact: see `Walks.exact`. {walks.explain()}"
+        warnings.warn(message, stacklevel=3)
 
 
 def _uniform(replica: Replica, structure: ModelStructure, start: Tensor, end: Tensor, num_points: int, max_bytes: int) -> Walks:

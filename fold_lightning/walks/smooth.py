@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fold_lightning.walks.pieces import Pieces, PieceWalks
 from fold_lightning.walks.refinement import CHECK, MOST_POINTS, Intervals, Samples, next_batch
+from fold_lightning.walks.walks import SMOOTH
 
 FIRST_INTERVALS = 64
 """Equal intervals of a piece to begin with."""
@@ -83,7 +84,8 @@ def walk_smooth(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
             todo.append(intervals[again].cut(rows, check[again], at_check[again]))
     events, first_codes = _events(Settled.concatenate(settled), samples, max_rows)
     complete = looked <= MOST_POINTS
-    return PieceWalks(*events, first_codes, torch.zeros_like(complete), complete, resolution)
+    engine = torch.full_like(pieces.segment, SMOOTH)
+    return PieceWalks(*events, first_codes, torch.zeros_like(complete), complete, resolution, engine)
 
 
 def _first_intervals(pieces: Pieces, samples: Samples) -> Intervals:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from fold_lightning.activations.layers import Patterns, columns, select_layers
+
+ENGINES = (
+    "one pass over a growing batch",
+    "refinement by plain passes",
+    "refinement of a network that curves",
+    "equidistant points",
+)
+"""Ways to walk a segment, from the first choice to the last."""
+
+GROWING_BATCH, REFINEMENT, SMOOTH, UNIFORM = range(len(ENGINES))
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +39,8 @@ class Walks:
         complete: bool (S,), False where a budget cut the walk off.
         resolution: float64 (S,), in t: steps closer than this are told apart no more.
         first_codes: bool (S, N), the code in which each walk begins.
+        engine: int64 (S,), index into `ENGINES` of the way in which each segment, or the hardest piece of it, was walked.
+        notes: Index of an engine -> the reason why segments were left to it.
     """
 
     segment: Tensor
@@ -41,6 +53,8 @@ class Walks:
     complete: Tensor
     resolution: Tensor
     first_codes: Tensor
+    engine: Tensor
+    notes: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def from_codes(cls, bits: Tensor, *, layers: dict[str, slice] | None = None) -> Walks:
@@ -85,6 +99,7 @@ class Walks:
             complete=torch.ones_like(segments),
             resolution=torch.full_like(segments, 1.0 / intervals, dtype=torch.float64),
             first_codes=bits[:, 0].clone(),
+            engine=torch.full_like(segments, UNIFORM, dtype=torch.int64),
         )
 
     @classmethod
@@ -105,6 +120,8 @@ class Walks:
             complete=joined("complete"),
             resolution=joined("resolution"),
             first_codes=joined("first_codes"),
+            engine=joined("engine"),
+            notes={engine: note for part in reversed(parts) for engine, note in part.notes.items()},
         )
 
     def select(self, layers: Patterns) -> Walks:
@@ -159,6 +176,7 @@ class Walks:
             complete=self.complete[i : i + 1],
             resolution=self.resolution[i : i + 1],
             first_codes=self.first_codes[i : i + 1],
+            engine=self.engine[i : i + 1],
         )
 
     def codes(self, i: int) -> Tensor:
@@ -179,6 +197,26 @@ class Walks:
         switches[0] = one.first_codes[0]
         switches[step + 1, unit] = True
         return switches.cumsum(0) % 2 == 1
+
+    def explain(self) -> str:
+        """Return how the segments were walked, and why some of the walks are not exact.
+
+        Example:
+            >>> print(Walks.from_codes(torch.tensor([[[False], [True]]])).explain())
+            1 of 1 segments by equidistant points: not exact.
+        """
+        lines = []
+        for engine, name in enumerate(ENGINES):
+            chosen = self.engine == engine
+            if not bool(chosen.any()):
+                continue
+            exact = int(self.exact[chosen].sum())
+            count = int(chosen.sum())
+            said = "exact" if exact == count else "not exact" if not exact else f"{exact} of them exact"
+            cut = int((~self.complete[chosen]).sum())
+            lines.append(f"{count} of {self.num_segments} segments by {name}: {said}{f', {cut} cut off' if cut else ''}.")
+            lines += [self.notes[engine]] if engine in self.notes else []
+        return "\n".join(lines)
 
     def step_ends(self) -> Tensor:
         """Bool (E,): whether an event is the last of its step."""
