@@ -188,11 +188,11 @@ class LayerPass(Interception):
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         """Check the layer and show its pre-activations."""
         number = self.num_activations - 1
+        self._structure.check_layer(number, layer, z, self._num_inputs)
         if number < len(self._structure.needed):
-            self._structure.check_layer(number, layer, z, self._num_inputs)
             if self.is_row_by_row and self._num_inputs > 1 and not self._structure.is_row_by_row:
                 raise LayersVary(f"Values of the batch decide how it comes to layer {layer!r}. {VARYING_LAYERS}")
             self._read(layer, thresholds, z)
-        if layer == self._structure.needed[-1] and not self._to_end:
+        if layer == self._structure.needed[-1] and not self._to_end and not self._structure.must_end:
             raise PassEnded
         return call(z)

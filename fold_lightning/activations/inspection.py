@@ -38,8 +38,9 @@ class ModelStructure:
         counted: The activations whose bits count.
         unknown: Operations before the last counted activation that are not known to be piecewise linear -> place of the call.
         bends: Operations before it that bend without a bit.
-        is_row_by_row: Whether what a pass does before it depends on values of its batch (rows are picked by them, or Python reads
-            them), so that inputs must be passed one by one.
+        is_row_by_row: Whether the layers may depend on values of the batch (rows are picked by them, or Python reads them), so that
+            inputs must be passed one by one.
+        is_whole: Whether the last counted activation is the last of all.
         constant_rows: Call and argument of tensors that `forward` makes with one equal row per input.
         widest: Numbers in the largest tensor that one input becomes.
     """
@@ -51,6 +52,7 @@ class ModelStructure:
     unknown: dict[str, str]
     bends: tuple[str, ...]
     is_row_by_row: bool
+    is_whole: bool
     constant_rows: frozenset[tuple[int, int]]
     widest: int
 
@@ -87,15 +89,23 @@ class ModelStructure:
             z: Its pre-activations.
             num_inputs: B.
         """
-        expected = self.needed[number] if number < len(self.needed) else "no layer"
-        if layer != expected:
-            raise LayersVary(f"Layer {layer!r} came where other inputs meet {expected!r}. {VARYING_LAYERS}")
+        if number >= len(self.needed):
+            if self.is_whole:
+                raise LayersVary(f"Layer {layer!r} came where other inputs meet no further layer. {VARYING_LAYERS}")
+            return
+        if layer != self.needed[number]:
+            raise LayersVary(f"Layer {layer!r} came where other inputs meet {self.needed[number]!r}. {VARYING_LAYERS}")
         rows = z.shape[self.batch_dims[layer]] if self.batch_dims[layer] < z.dim() else 1
         if rows % num_inputs or z.numel() != num_inputs * self.units[layer]:
             raise LayersVary(
                 f"Layer {layer!r} has pre-activations of shape {tuple(z.shape)} for {num_inputs} inputs, where it should have "
                 f"{self.units[layer]} units for each. {VARYING_LAYERS}"
             )
+
+    @property
+    def must_end(self) -> bool:
+        """Whether passes go on behind the last layer, since other inputs may meet more."""
+        return self.is_row_by_row and self.is_whole
 
     def check_end(self, number: int) -> None:
         """Raise if a pass met fewer layers than this model has."""
@@ -178,9 +188,10 @@ def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructu
         )
     counted = tuple(select_layers(layers, list(first.met)))
     needed = list(first.met)[: list(first.met).index(counted[-1]) + 1]
+    is_whole = len(needed) == len(first.met)
     others = [(second, [1, 0, 1]), *_companions(replica, pair, inputs)]
     for other, _ in others:
-        _check_same_layers(needed, list(other.met))
+        _check_same_layers(needed, list(other.met), is_whole)
     before = first.before[counted[-1]]
     outside = {"an operation outside torch": "forward"} if any(call <= before.calls for call in lost) else {}
     structure = ModelStructure(
@@ -190,7 +201,8 @@ def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructu
         counted=counted,
         unknown=before.unknown | outside,
         bends=before.bends,
-        is_row_by_row=before.is_row_by_row,
+        is_row_by_row=first.is_row_by_row if is_whole else before.is_row_by_row,
+        is_whole=is_whole,
         constant_rows=_constant_rows(first, second),
         widest=first.largest // 2,
     )
@@ -229,7 +241,9 @@ def _elementwise_modules(found: StructurePass) -> dict[str, str]:
     return {found.place(module): found.place(module) for module, x in found.curving if _bends_each_element(module, x)}
 
 
-def _check_same_layers(needed: list[str], met: list[str]) -> None:
+def _check_same_layers(needed: list[str], met: list[str], is_whole: bool) -> None:
+    if is_whole and len(met) > len(needed):
+        raise LayersVary(f"Layer {met[len(needed)]!r} came where other inputs meet no further layer. {VARYING_LAYERS}")
     for number, name in enumerate(needed):
         if number >= len(met):
             raise LayersVary(f"The pass ended before layer {name!r}, which other inputs meet. {VARYING_LAYERS}")
