@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fold_lightning import segment_walks, walk_length, walk_range
+from fold_lightning.walks.scheduler import PieceScheduler
 
 EDGES = torch.tensor([[0, 1, 2, 3, 4, 4], [1, 2, 3, 0, 0, 2]])
 """From each node to another one."""

@@ -113,7 +113,7 @@ class GrowingBatch(Interception):
         if name in INDEXED:
             args, kwargs = map_tensors(self._with_rows, (args, kwargs))
         if name in CHOICES:
-            rows = self._insert_choice_changes(name, args, kwargs, rows)
+            args, rows = self._insert_choice_changes(name, args, kwargs, rows)
         shared = args if name in VIEWS_OF_SEVERAL else args[:1] if is_in_place(function, kwargs) else ()
         for tensor in filter(has_input_rows, tensors_in(shared)):
             self._grow(tensor, rows)
@@ -185,14 +185,18 @@ class GrowingBatch(Interception):
             z[row, u] = threshold
         return z
 
-    def _insert_choice_changes(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], rows: int) -> int:
-        """Add a row wherever a call chooses another element, and return the number of rows."""
+    def _insert_choice_changes(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], rows: int
+    ) -> tuple[tuple[Any, ...], int]:
+        """Add a row wherever a call chooses another element, and return its arguments and the number of rows."""
         choice = find_choice(name, self._align(args, rows), self._align(kwargs, rows))
         if choice is None:
-            return rows
-        insert_choice_changes(self.grid, choice, self.grid.lift(choice.candidates()), self._check_size)
+            return args, rows
+        x = insert_choice_changes(self.grid, choice, self.grid.lift(choice.candidates()), self._check_size)
         self._versions.add(len(self.grid))
-        return len(self.grid)
+        if len(choice.sources) == 1:
+            args = (mark_rows(x.view(len(x), *choice.sources[0].shape[1:])), *args[1:])
+        return args, len(self.grid)
 
     def _record(self, rows: Tensor, units: Tensor, first_column: int) -> None:
         self._rows.append(rows)

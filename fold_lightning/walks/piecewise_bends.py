@@ -21,7 +21,7 @@ def clamp_bounds(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> li
     return [bound if isinstance(bound, Tensor) else float(bound) for bound in bounds if bound is not None]
 
 
-def insert_choice_changes(grid: Breakpoints, choice: Choice, x: Tensor, check_size: Callable[[int], None]) -> None:
+def insert_choice_changes(grid: Breakpoints, choice: Choice, x: Tensor, check_size: Callable[[int], None]) -> Tensor:
     """Add rows to a grid until the ranking of a choice stays between neighbouring rows, up to ties.
 
     Args:
@@ -29,6 +29,9 @@ def insert_choice_changes(grid: Breakpoints, choice: Choice, x: Tensor, check_si
         choice: What is chosen.
         x: Its candidates at all rows (R, n), affine in between.
         check_size: Takes how many numbers the candidates of all rows are, and may raise.
+
+    Returns:
+        The candidates at all rows.
     """
     numbers = choice.rank(x)
     place = grid.joined.nonzero().squeeze(1)
@@ -36,7 +39,7 @@ def insert_choice_changes(grid: Breakpoints, choice: Choice, x: Tensor, check_si
         known = len(grid)
         grid.insert(*_changes(grid, choice, x, numbers, place))
         if len(grid) == known:
-            return
+            return x
         check_size(len(grid) * x.shape[1])
         x = grid.lift(x)
         numbers = torch.cat([numbers, choice.rank(x[known:])])
