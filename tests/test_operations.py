@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fold_lightning import segment_walks, walk_length, walk_range
+from fold_lightning import activation_codes, activation_regions, segment_walks, walk_length, walk_range
 from fold_lightning.walks.scheduler import PieceScheduler
 
 EDGES = torch.tensor([[0, 1, 2, 3, 4, 4], [1, 2, 3, 0, 0, 2]])
@@ -129,13 +129,62 @@ def test_walks_are_exact_and_switch_as_one_by_one_evaluation_says(name: str, mon
     if not name.startswith("sparse"):  # whose batch comes second
         monkeypatch.setattr(PieceScheduler, "_refined", None)
     net = Network((LINEAR | CHOICES)[name])
-    start, end = segments(6)
+    start, end = segments(4)
     walks = segment_walks(net, start, end)
     sampled = segment_walks(net, start, end, method="uniform", num_points=20_001)
     assert walks.exact.all()
     reached, walked = walk_range(walks), walk_length(walks)
-    assert (walked >= walk_length(sampled)).all() and (reached >= walk_range(sampled)).all() and walked.sum() > 20
+    assert (walked >= walk_length(sampled)).all() and (reached >= walk_range(sampled)).all() and walked.sum() > 10
     for i in range(len(start)):
         expected = blackbox.walk(blackbox.Twin(net), start[i], end[i])
         assert expected.is_told
         assert (int(reached[i]), int(walked[i])) == expected.range_and_length
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_ties_of_equal_channels_and_round_weights_switch_as_the_codes_between_them_say(name: str) -> None:
+    net = Network(CHOICES[name], seed=1, quarters=True)
+    start, end = segments(8, quarters=True)
+    walks = segment_walks(net, start, end)
+    assert walks.exact.all()
+    for i in range(len(start)):
+        position = walks.position[walks.segment == i].unique_consecutive()
+        edges = torch.cat([position.new_zeros(1), position, position.new_ones(1)])
+        weight = torch.lerp(edges[:-1], edges[1:], torch.tensor([[0.07], [0.5], [0.91]]).double())
+        codes = activation_codes(net, torch.lerp(start[i], end[i], weight.view(-1, 1))).bits
+        assert torch.equal(walks.codes(i).repeat(3, 1), codes)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_half_spaces_behind_choices_are_those_that_gradients_say(name: str) -> None:
+    net, inputs = Network(CHOICES[name]), segments(5)[0]
+    regions = activation_regions(net, inputs)
+    for i, x in enumerate(inputs):
+        normals, slacks = blackbox.Twin(net).half_spaces(x[None])
+        assert torch.allclose(regions.normals[i], normals, atol=1e-11)
+        assert torch.allclose(regions.slacks[i], slacks, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_the_network_is_affine_between_its_choices(name: str) -> None:
+    net, inputs = Network(CHOICES[name]), segments(5)[0]
+    regions = activation_regions(net, inputs, choices=True)
+    assert len(regions.layers) == 3 and (regions.slacks >= -1e-12).all()
+    twin = blackbox.Twin(net)
+    for direction in F.normalize(torch.randn(40, 5, 4, dtype=torch.float64), dim=2):
+        rate = -torch.einsum("bnd,bd->bn", regions.normals, direction)
+        reach = (regions.slacks.clamp(min=0) / rate).where(rate > 1e-12, torch.inf).amin(1, keepdim=True).clamp(max=10.0)
+        line = [twin(inputs + t * reach * direction)[0] for t in (0.0, 0.4, 0.999)]
+        assert torch.allclose(line[1], line[0] + 0.4 / 0.999 * (line[2] - line[0]), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda h: torch.fft.fft(h).abs(),
+        lambda h: h.cumprod(1),
+        lambda h: h.scatter_reduce(1, EDGES[1].expand(len(h), -1), h, "prod"),
+    ],
+)
+def test_a_walk_through_what_curves_is_not_called_exact(function: Callable[[Tensor], Tensor]) -> None:
+    assert not segment_walks(Network(function), *segments(2)).exact.any()

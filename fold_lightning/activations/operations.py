@@ -42,12 +42,13 @@ AFFINE = frozenset(
     avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     max_unpool1d max_unpool2d max_unpool3d mean nanmean sum nansum sum_to_size cumsum diff gradient trace
     trapz trapezoid cumulative_trapezoid pad constant_pad_nd interpolate upsample upsample_nearest upsample_bilinear affine_grid
-    pixel_shuffle native_channel_shuffle pixel_unshuffle channel_shuffle unfold fold getitem setitem narrow narrow_copy select
-    select_copy split split_with_sizes tensor_split hsplit vsplit dsplit chunk unsafe_chunk unsafe_split unsafe_split_with_sizes
+    pixel_shuffle native_channel_shuffle pixel_unshuffle channel_shuffle unfold fold getitem setitem narrow select
+    split split_with_sizes tensor_split hsplit vsplit dsplit chunk unsafe_chunk unsafe_split unsafe_split_with_sizes
     unbind iter index_select gather take take_along_dim masked_select roll flip fliplr flipud rot90 diagonal diag diagflat
     diag_embed linalg_diagonal tril triu copy zero fill
     scatter scatter_add scatter_reduce index_add index_copy index_put index_fill index_reduce put masked_scatter masked_fill where
-    select_scatter slice_scatter diagonal_scatter slice_copy slice_inverse
+    select_scatter slice_scatter diagonal_scatter slice slice_inverse reshape_alias neg_view embedding fill_diagonal
+    deg2rad rad2deg dequantize share_memory reversed
     real imag complex view_as_real view_as_complex conj conj_physical resolve_conj resolve_neg
     fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_hfft2 fft_ihfft2
     fft_fftn fft_ifftn fft_rfftn fft_irfftn fft_hfftn fft_ihfftn fft_fftshift fft_ifftshift
@@ -59,7 +60,7 @@ MULTILINEAR = frozenset(
     """mul multiply matmul rmatmul mm bmm mv dot vdot inner outer ger addmm addmv addbmm baddbmm addr cross kron
     linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc convolution
     einsum tensordot chain_matmul linalg_multi_dot linalg_vecdot linalg_cross linalg_matmul
-    sparse_mm smm hspmm sspaddmm sparse_addmm batch_norm native_batch_norm addcmul addcdiv lerp stft istft
+    sparse_mm smm dsmm hspmm sspaddmm sparse_addmm batch_norm native_batch_norm addcmul addcdiv lerp stft istft
     div divide true_divide truediv rmul grid_sample grid_sampler grid_sampler_2d grid_sampler_3d ldexp xlogy xlog1py polar
     linalg_solve linalg_tensorsolve linalg_solve_triangular linalg_lu_solve linalg_ldl_solve lu_solve cholesky_solve
     triangular_solve ormqr""".split()
@@ -98,7 +99,8 @@ VIEWS_OF_SEVERAL = RESHAPED_AFTER | {"broadcast_tensors"}
 
 MAX_POOLS = frozenset(
     """max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
-    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d""".split()
+    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d adaptive_max_pool1d_with_indices
+    adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices""".split()
 )
 """They bend without a bit where another element wins."""
 
@@ -140,7 +142,19 @@ def operation_name(function: Callable[..., Any]) -> str:
     bare = name.partition(".")[0].strip("_").removeprefix("special_")  # operators have overloads: relu.default
     if name.startswith("__") and bare[:1] in "ri" and bare[1:] in ("add", "mul"):
         bare = bare[1:]
-    return {"isub": "sub", "itruediv": "truediv", "log_sigmoid": "logsigmoid", "expit": "sigmoid"}.get(bare, bare)
+    if bare.removesuffix("_copy") in AFFINE:
+        return bare.removesuffix("_copy")
+    return _SYNONYMS.get(bare, bare)
+
+
+_SYNONYMS = {
+    "isub": "sub",
+    "idiv": "div",
+    "itruediv": "truediv",
+    "index": "getitem",
+    "log_sigmoid": "logsigmoid",
+    "expit": "sigmoid",
+}
 
 
 def is_in_place(function: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
