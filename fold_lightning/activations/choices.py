@@ -51,8 +51,8 @@ class Choice:
         lanes.masked_fill_(self.elements < 0, -torch.inf if self.largest else torch.inf)
         if self.ranks == 1:
             return torch.argmax(lanes, -1) if self.largest else torch.argmin(lanes, -1)
-        _, numbers = torch.topk(lanes, self.ranks, largest=self.largest)
-        return numbers.flatten(1)
+        numbers: Tensor = lanes.topk(self.ranks, largest=self.largest).indices.flatten(1)
+        return numbers
 
     def places(self, numbers: Tensor, column: Tensor) -> Tensor:
         """Return the places in a row of the elements that have these numbers in these columns of `rank`."""
@@ -62,7 +62,8 @@ class Choice:
         """Return the places of the ranked elements of rows x (R, n): int64 (R, L, k)."""
         numbers = self.rank(x)
         column = torch.arange(numbers.shape[1], device=x.device).expand_as(numbers)
-        return self.places(numbers, column).unflatten(1, (-1, self.ranks))
+        places: Tensor = self.places(numbers, column).unflatten(1, (-1, self.ranks))
+        return places
 
     def shaped(self, values: Tensor, shape: torch.Size) -> Tensor:
         """Return values of the returned ranks (R, L, k') in the shape of the operation's result."""

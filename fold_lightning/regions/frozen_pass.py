@@ -138,8 +138,9 @@ class FrozenPass(Interception):
 
 def _taken(candidates: Tensor, places: Tensor) -> Tensor:
     """Return the candidates (B, r, n) at places (B, L, k) that are the same for the r rows of a group: (B, r, L, k)."""
-    taken = candidates.gather(2, places.flatten(1)[:, None].expand(-1, candidates.shape[1], -1))
-    return taken.unflatten(2, places.shape[1:])
+    index = places.flatten(1)[:, None].expand(-1, candidates.shape[1], -1)
+    taken: Tensor = candidates.gather(2, index).unflatten(2, places.shape[1:])
+    return taken
 
 
 def _leads(choice: Choice, candidates: Tensor, places: Tensor) -> Tensor:
@@ -157,7 +158,7 @@ def _leads(choice: Choice, candidates: Tensor, places: Tensor) -> Tensor:
     ranks_before = (is_ranked.cumsum(2) - is_ranked)[:, :, choice.first :].bool()
     sign = torch.where(ranks_before == choice.largest, -1.0, 1.0)[:, None]
     lanes = candidates[:, :, choice.elements.clamp(min=0)]
-    leads = sign * (_taken(candidates, places[..., choice.first :])[..., None] - lanes[:, :, :, None])
+    leads: Tensor = sign * (_taken(candidates, places[..., choice.first :])[..., None] - lanes[:, :, :, None])
     is_there = (choice.elements >= 0)[:, None].expand(leads.shape[2:])
     return leads[:, :, is_there]
 
