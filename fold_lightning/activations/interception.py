@@ -17,17 +17,18 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
+from fold_lightning.activations.choosing import find_choice
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.fast_kernels import fast_kernel
 from fold_lightning.activations.idioms import keeps_comparison, note_comparison, relu_argument
 from fold_lightning.activations.operations import (
     CASTS,
+    CHOICES,
     CLAMPS,
     COMPARISONS,
     CREATIONS,
     FINITENESS,
     FUSED,
-    MAX_POOLS,
     QUERIES,
     RESHAPED_AFTER,
     VALUE_READS,
@@ -191,7 +192,7 @@ class Interception(TorchFunctionMode):
                 return self._activate(listed, name, func, args, kwargs)
         if varying and not self.inside_registered:
             self.is_row_by_row |= name in VALUE_READS
-            self._classify(name, varying, args, kwargs)
+            self._classify(name, args, kwargs)
         result = self.operation(name, func, args, kwargs)
         picked = any(map(has_picked_rows, varying)) or (bool(varying) and picks_rows(name, args, kwargs))
         if name not in CREATIONS or _has_rows_of(result, args[0]):
@@ -252,20 +253,16 @@ class Interception(TorchFunctionMode):
             return x
         return result
 
-    def _classify(self, name: str, varying: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _classify(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if name in FUSED:
             raise OutOfSightError(f"{self.caller()} is a fused {name}")
         if name in COMPARISONS or keeps_comparison(name, args):
             return
-        if name in MAX_POOLS or name in CLAMPS:
+        chooses = name in CHOICES and find_choice(name, args, kwargs) is not None
+        if chooses or name in CLAMPS:
             self.bends[name] = None
-        floating = sum(t.is_floating_point() or t.is_complex() for t in varying)
-        divisor = args[1] if len(args) > 1 else kwargs.get("other")
-        divides = (
-            name in ("div", "divide", "true_divide", "truediv") and isinstance(divisor, Tensor) and depends_on_input(divisor)
-        )
-        known = is_piecewise_linear(name, floating, divides_by_input=divides) and not kwargs.get("rounding_mode")
-        if floating < len(varying) or not known or any(comparison_of(t) is not None for t in varying):
+        jumps = any(comparison_of(t) is not None for t in tensors_in((args, kwargs)))
+        if jumps or (not chooses and not is_piecewise_linear(name, args, kwargs)):
             self.unknown.setdefault(name, self.caller())
             self.num_unknown += 1
 

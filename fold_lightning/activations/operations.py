@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fold_lightning.activations.tracking import depends_on_input
+from fold_lightning.activations.tracking import depends_on_input, tensors_in
 
 QUERIES = frozenset(
     """shape size dim ndim ndimension numel nelement len device is_cuda is_cpu is_mps is_meta layout stride is_contiguous
@@ -34,23 +34,59 @@ CASTS = frozenset("to type type_as float double half bfloat16 cuda cpu".split())
 """Between floating dtypes, and between devices, they are the identity here: everything runs in float64 on one device."""
 
 AFFINE = frozenset(
-    """add sub subtract rsub neg negative positive cat concat concatenate hstack vstack dstack stack column_stack
-    view reshape flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes swapdims movedim moveaxis t T mT expand
-    expand_as view_as reshape_as broadcast_to broadcast_tensors repeat tile repeat_interleave contiguous clone detach data
-    alias identity dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout
-    avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum cumsum diff trace
-    pad constant_pad_nd interpolate upsample upsample_nearest upsample_bilinear pixel_shuffle pixel_unshuffle channel_shuffle
-    unfold fold getitem setitem narrow select split split_with_sizes tensor_split chunk unbind iter index_select gather
-    take_along_dim roll flip fliplr flipud rot90 diagonal diag tril triu copy zero""".split()
+    """add sub subtract rsub neg negative positive cat concat concatenate hstack vstack dstack row_stack stack column_stack
+    view reshape flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes swapdims movedim moveaxis t T mT H mH
+    adjoint expand expand_as view_as reshape_as broadcast_to broadcast_tensors atleast_1d atleast_2d atleast_3d as_strided
+    block_diag meshgrid cartesian_prod combinations repeat tile repeat_interleave contiguous clone detach data alias identity
+    dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout native_dropout nan_to_num
+    avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    max_unpool1d max_unpool2d max_unpool3d mean nanmean sum nansum sum_to_size cumsum diff gradient trace
+    trapz trapezoid cumulative_trapezoid pad constant_pad_nd interpolate upsample upsample_nearest upsample_bilinear affine_grid
+    pixel_shuffle native_channel_shuffle pixel_unshuffle channel_shuffle unfold fold getitem setitem narrow select
+    split split_with_sizes tensor_split hsplit vsplit dsplit chunk unsafe_chunk unsafe_split unsafe_split_with_sizes
+    unbind iter index_select gather take take_along_dim masked_select roll flip fliplr flipud rot90 diagonal diag diagflat
+    diag_embed linalg_diagonal tril triu copy zero fill
+    scatter scatter_add scatter_reduce index_add index_copy index_put index_fill index_reduce put masked_scatter masked_fill where
+    select_scatter slice_scatter diagonal_scatter slice slice_inverse reshape_alias neg_view embedding fill_diagonal
+    deg2rad rad2deg dequantize share_memory reversed
+    real imag complex view_as_real view_as_complex conj conj_physical resolve_conj resolve_neg
+    fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_hfft2 fft_ihfft2
+    fft_fftn fft_ifftn fft_rfftn fft_irfftn fft_hfftn fft_ihfftn fft_fftshift fft_ifftshift
+    rename align_to align_as align_tensors refine_names to_dense""".split()
 )
-"""Affine in all their tensors together."""
+"""Affine in all their tensors together; where one of them reduces, its reduction is of `LINEAR_REDUCTIONS`."""
 
 MULTILINEAR = frozenset(
-    """mul multiply matmul rmatmul mm bmm mv dot inner outer addmm addmv addbmm baddbmm linear bilinear conv1d conv2d conv3d
-    conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc einsum tensordot chain_matmul kron batch_norm
-    addcmul lerp masked_fill where div divide true_divide truediv rmul""".split()
+    """mul multiply matmul rmatmul mm bmm mv dot vdot inner outer ger addmm addmv addbmm baddbmm addr cross kron
+    linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc convolution
+    einsum tensordot chain_matmul linalg_multi_dot linalg_vecdot linalg_cross linalg_matmul
+    sparse_mm smm dsmm hspmm sspaddmm sparse_addmm batch_norm native_batch_norm addcmul addcdiv lerp stft istft
+    div divide true_divide truediv rmul grid_sample grid_sampler grid_sampler_2d grid_sampler_3d ldexp xlogy xlog1py polar
+    linalg_solve linalg_tensorsolve linalg_solve_triangular linalg_lu_solve linalg_ldl_solve lu_solve cholesky_solve
+    triangular_solve ormqr""".split()
 )
-"""Affine while only one of their tensors follows the input (for a division, the numerator)."""
+"""Affine while only one of their tensors follows the input, and no other than `CURVED_ARGUMENTS` let."""
+
+CURVED_ARGUMENTS = {
+    **dict.fromkeys("div divide true_divide truediv ldexp xlogy xlog1py".split(), ((1, "other"),)),
+    **dict.fromkeys("grid_sample grid_sampler grid_sampler_2d grid_sampler_3d".split(), ((1, "grid"),)),
+    "addcdiv": ((2, "tensor2"),),
+    "polar": ((1, "angle"),),
+    "istft": ((4, "window"),),
+    **dict.fromkeys("linalg_solve linalg_tensorsolve linalg_solve_triangular".split(), ((0, "A"),)),
+    "linalg_lu_solve": ((0, "LU"),),
+    "linalg_ldl_solve": ((0, "LD"),),
+    "lu_solve": ((1, "LU_data"),),
+    "cholesky_solve": ((1, "L"),),
+    "triangular_solve": ((1, "A"),),
+    "ormqr": ((0, "input"), (1, "tau")),
+}
+"""Arguments in which a multilinear operation is not linear, by place and name."""
+
+ADDED_TO = frozenset("addmm addmv addbmm baddbmm addr addcmul addcdiv sparse_addmm sspaddmm".split())
+"""Multilinear in all but the first of their tensors, to which they add."""
+
+LINEAR_REDUCTIONS = frozenset([None, "add", "sum", "mean"])
 
 CREATIONS = frozenset("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty".split())
 """They take nothing but a shape from what they are called on."""
@@ -63,9 +99,18 @@ VIEWS_OF_SEVERAL = RESHAPED_AFTER | {"broadcast_tensors"}
 
 MAX_POOLS = frozenset(
     """max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
-    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d""".split()
+    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d adaptive_max_pool1d_with_indices
+    adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices""".split()
 )
 """They bend without a bit where another element wins."""
+
+CHOICES = MAX_POOLS | frozenset(
+    """max min amax amin maximum minimum fmax fmin sort topk kthvalue median nanmedian scatter_reduce index_reduce""".split()
+)
+"""They return elements of their input by their order, and bend without a bit where another one takes a place."""
+
+INDEXED = frozenset("gather take_along_dim scatter scatter_add scatter_reduce grid_sample grid_sampler".split())
+"""They take an index, or a grid, that has a row for each input."""
 
 CLAMPS = frozenset("clamp clip clamp_min clamp_max".split())
 """They bend without a bit at their bounds."""
@@ -101,7 +146,19 @@ def operation_name(function: Callable[..., Any]) -> str:
     bare = name.partition(".")[0].strip("_").removeprefix("special_")  # operators have overloads: relu.default
     if name.startswith("__") and bare[:1] in "ri" and bare[1:] in ("add", "mul"):
         bare = bare[1:]
-    return {"isub": "sub", "itruediv": "truediv", "log_sigmoid": "logsigmoid", "expit": "sigmoid"}.get(bare, bare)
+    if bare.removesuffix("_copy") in AFFINE:
+        return bare.removesuffix("_copy")
+    return _SYNONYMS.get(bare, bare)
+
+
+_SYNONYMS = {
+    "isub": "sub",
+    "idiv": "div",
+    "itruediv": "truediv",
+    "index": "getitem",
+    "log_sigmoid": "logsigmoid",
+    "expit": "sigmoid",
+}
 
 
 def is_in_place(function: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
@@ -122,28 +179,43 @@ def written_by(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
 _WRITERS = frozenset("__iadd__ __isub__ __imul__ __itruediv__ __setitem__".split())
 
 
-def is_piecewise_linear(name: str, tensors: int, *, divides_by_input: bool = False) -> bool:
-    """Whether an operation keeps piecewise linear functions of the input piecewise linear.
+def is_piecewise_linear(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether an operation keeps piecewise linear functions of the input piecewise linear.
 
     Args:
-        name: The operation's name, as from :func:`operation_name`.
-        tensors: How many of its floating-point arguments follow the input.
-        divides_by_input: Whether a divisor follows the input.
+        name: Its name, as of :func:`operation_name`.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
     """
+    factors = args[1:] if name in ADDED_TO else args
+    varying = [t for t in tensors_in((factors, kwargs)) if depends_on_input(t)]
+    if not all(t.is_floating_point() or t.is_complex() for t in varying):
+        return False
     if name in MULTILINEAR:
-        return tensors <= 1 and not divides_by_input
-    return name in AFFINE or name in MAX_POOLS or (name in CLAMPS and tensors <= 1)
+        given = [args[place] if place < len(args) else kwargs.get(key) for place, key in CURVED_ARGUMENTS.get(name, ())]
+        curves = any(isinstance(value, Tensor) and depends_on_input(value) for value in given)
+        return len(varying) <= 1 and not curves and not kwargs.get("rounding_mode")
+    if name in CLAMPS:
+        return len(varying) <= 1
+    return name in AFFINE and _reduction(name, args, kwargs) in LINEAR_REDUCTIONS
+
+
+def _reduction(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    if name not in ("scatter", "scatter_reduce", "index_reduce"):
+        return None
+    return kwargs.get("reduce", next((value for value in args if isinstance(value, str)), None))
 
 
 def picks_rows(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Return whether a call picks or orders rows by values of the input: those of its result need not be those of the batch."""
     given = [*args[1:], *(kwargs[key] for key in ("dim", "index", "indices") if key in kwargs)]
+    first = (0, -args[0].dim()) if args and isinstance(args[0], Tensor) else (0,)
     if name == "getitem":
-        first = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
-        return isinstance(first, Tensor) and depends_on_input(first)
+        index = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
+        return isinstance(index, Tensor) and depends_on_input(index)
     if name in ("masked_select", "take"):
         return True
-    along_rows = any(isinstance(value, int) and value == 0 for value in given)
+    along_rows = any(type(value) is int and value in first for value in given)
     if name in ("index_select", "gather", "take_along_dim"):
         return along_rows and any(isinstance(value, Tensor) and depends_on_input(value) for value in given)
     return name in ("sort", "argsort", "topk", "msort") and (along_rows or name == "msort")

@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fold_lightning.activations.choices import Choice
+from fold_lightning.activations.choosing import find_choice
 from fold_lightning.activations.codes import ZERO_TOLERANCE, magnitude
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.interception import Interception, PassEnded
-from fold_lightning.activations.operations import CLAMPS, MAX_POOLS, is_in_place
+from fold_lightning.activations.operations import CHOICES, CLAMPS, is_in_place
 from fold_lightning.activations.registry import Thresholds
-from fold_lightning.activations.tracking import depends_on_input
-from fold_lightning.walks.piecewise_bends import MaxPool, clamp_bounds
+from fold_lightning.activations.tracking import depends_on_input, tensors_in
+from fold_lightning.walks.piecewise_bends import clamp_bounds
 
 
 class NoPolytopes(ValueError):
@@ -65,8 +67,9 @@ class FrozenPass(Interception):
         return self._join(here, slopes[:, None] * tangents, dim)
 
     def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if name in MAX_POOLS and depends_on_input(args[0]):
-            return self._max_pool(MaxPool(name, args[1:], kwargs), args[0])
+        if name in CHOICES and any(map(depends_on_input, tensors_in((args, kwargs)))):
+            choice = find_choice(name, args, kwargs)
+            return function(*args, **kwargs) if choice is None else self._choose(choice, name, function, args, kwargs)
         if name in CLAMPS and depends_on_input(args[0]):
             return self._clamp(name, function, args, kwargs)
         return function(*args, **kwargs)
@@ -89,19 +92,22 @@ class FrozenPass(Interception):
             self.bits.append(sign > 0)
             self._of_units.append((sign[:, :, None] * growth, (sign * (flat - threshold)).masked_fill(on, 0.0)))
 
-    def _max_pool(self, pool: MaxPool, x: Tensor) -> Any:
-        values, _ = self._split(x, 0)
-        _, winners = pool(values)
-        planes = x.unflatten(0, (self._groups, -1)).flatten(-pool.spatial_dims)
-        won = planes.gather(-1, winners.flatten(-pool.spatial_dims)[:, None].expand(*planes.shape[:-1], -1))
+    def _choose(
+        self, choice: Choice, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        candidates = choice.candidates().unflatten(0, (self._groups, -1))
+        places = choice.ranked_places(candidates[:, 0])
+        chosen = _taken(candidates, places[..., choice.first :])
         if self._choices:
-            element, window = pool.windows(x.shape[-pool.spatial_dims :]).nonzero(as_tuple=True)
-            leads = (won[..., window] - planes[..., element]).flatten(2)  # over itself, a winner's is 0 everywhere
-            self._keep_choice(pool.name, (leads[:, 1:] - leads[:, :1]).mT, leads[:, 0])
-        result = won.unflatten(-1, winners.shape[-pool.spatial_dims :]).flatten(0, 1)
-        if not pool.returns_indices:
-            return result
-        return result, winners.repeat_interleave(planes.shape[1], 0)
+            leads = _leads(choice, candidates, places)
+            self._keep_choice(name, (leads[:, 1:] - leads[:, :1]).mT, leads[:, 0])
+        result = function(*args, **kwargs)
+        for tensor in tensors_in(result):
+            if tensor.is_floating_point():
+                tensor.copy_(choice.shaped(chosen.flatten(0, 1), tensor.shape))
+            else:
+                tensor.unflatten(0, (self._groups, -1)).copy_(tensor.unflatten(0, (self._groups, -1))[:, :1].clone())
+        return result
 
     def _record_sides(self, name: str, values: Tensor, tangents: Tensor, bounds: list[float]) -> None:
         """On which side of each bound values are."""
@@ -128,6 +134,33 @@ class FrozenPass(Interception):
             args[0].copy_(result)
             return args[0]
         return result
+
+
+def _taken(candidates: Tensor, places: Tensor) -> Tensor:
+    """Return the candidates (B, r, n) at places (B, L, k) that are the same for the r rows of a group: (B, r, L, k)."""
+    index = places.flatten(1)[:, None].expand(-1, candidates.shape[1], -1)
+    taken: Tensor = candidates.gather(2, index).unflatten(2, places.shape[1:])
+    return taken
+
+
+def _leads(choice: Choice, candidates: Tensor, places: Tensor) -> Tensor:
+    """Return by how much each chosen element is ahead of each other one of its lane, or behind it where that ranks before.
+
+    Args:
+        choice: What is chosen.
+        candidates: From these (B, r, n).
+        places: The places of the ranked elements (B, L, k).
+
+    Returns:
+        Float64 (B, r, K), at least 0 in the first of the r rows.
+    """
+    is_ranked = (places[..., None] == choice.elements[:, None]).long()
+    ranks_before = (is_ranked.cumsum(2) - is_ranked)[:, :, choice.first :].bool()
+    sign = torch.where(ranks_before == choice.largest, -1.0, 1.0)[:, None]
+    lanes = candidates[:, :, choice.elements.clamp(min=0)]
+    leads: Tensor = sign * (_taken(candidates, places[..., choice.first :])[..., None] - lanes[:, :, :, None])
+    is_there = (choice.elements >= 0)[:, None].expand(leads.shape[2:])
+    return leads[:, :, is_there]
 
 
 def _towards_the_middle(values: Tensor, thresholds: Thresholds) -> Tensor:

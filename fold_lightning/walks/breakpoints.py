@@ -83,7 +83,8 @@ class Breakpoints:
         lifted = values.new_empty(rows, *values.shape[1:])
         lifted[:known] = values
         new = torch.index_select(values, 0, left, out=lifted[known:])
-        new.lerp_(values.index_select(0, right), weight.view(-1, *[1] * (values.dim() - 1)))
+        if values.is_floating_point() or values.is_complex():  # an index is the same in all rows
+            new.lerp_(values.index_select(0, right), weight.to(values.dtype).view(-1, *[1] * (values.dim() - 1)))
         return lifted
 
     def _brackets_of(self, known: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,16 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fold_lightning.activations.choosing import find_choice
 from fold_lightning.activations.codes import ZERO_TOLERANCE, magnitude
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.interception import Interception, PassEnded
-from fold_lightning.activations.operations import CLAMPS, CREATIONS, MAX_POOLS, VIEWS_OF_SEVERAL, is_in_place
+from fold_lightning.activations.operations import CHOICES, CLAMPS, CREATIONS, INDEXED, VIEWS_OF_SEVERAL, is_in_place
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.tracking import has_input_rows, map_tensors, mark_rows, tensors_in
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.deadline import Deadline
-from fold_lightning.walks.piecewise_bends import MaxPool, clamp_bounds, winner_changes
+from fold_lightning.walks.piecewise_bends import clamp_bounds, insert_choice_changes
 from fold_lightning.walks.sparse import any_set, set_bits
 
 
@@ -107,11 +108,13 @@ class GrowingBatch(Interception):
         self._deadline.check()
         if kwargs.get("out") is not None:
             raise Unsupported("A result of more rows than its place was made for.")
-        if name in MAX_POOLS:
-            return self._max_pool(MaxPool(name, args[1:], kwargs), args[0])
         if name in CLAMPS:
             return self._clamp(name, function, args, kwargs)
         rows = max(self._rows_of(args, kwargs))
+        if name in INDEXED:
+            args, kwargs = map_tensors(self._with_rows, (args, kwargs))
+        if name in CHOICES:
+            args, rows = self._insert_choice_changes(name, args, kwargs, rows)
         shared = args if name in VIEWS_OF_SEVERAL else args[:1] if is_in_place(function, kwargs) else ()
         for tensor in filter(has_input_rows, tensors_in(shared)):
             self._grow(tensor, rows)
@@ -190,33 +193,18 @@ class GrowingBatch(Interception):
             z[row, u] = threshold
         return z
 
-    def _max_pool(self, pool: MaxPool, x: Tensor) -> Any:
-        x = self.grid.lift(x)
-        values, winners = pool.winners(x)
-        left, right = self.grid.order[:-1][self.grid.joined], self.grid.order[1:][self.grid.joined]
-        while True:
-            bent, fraction = winner_changes(pool, x, winners, left, right)
-            known = len(self.grid)
-            self._insert_between(left[bent], right[bent], fraction)
-            if len(self.grid) == known:
-                break
-            self._check_size(len(self.grid) * x[0].numel())
-            x = self.grid.lift(x)
-            new_values, new_winners = pool.winners(x[known:])
-            values, winners = torch.cat([values, new_values]), torch.cat([winners, new_winners])
-            is_new = (self.grid.order[:-1] >= known) | (self.grid.order[1:] >= known)
-            again = is_new & self.grid.joined
-            left, right = self.grid.order[:-1][again], self.grid.order[1:][again]
-        return (values, winners) if pool.returns_indices else values
-
-    def _insert_between(self, left: Tensor, right: Tensor, fraction: Tensor) -> None:
-        begin, end = self.grid.position[left], self.grid.position[right]
-        position = begin + (end - begin) * fraction
-        inside = (position - begin > MERGE_TOLERANCE) & (end - position > MERGE_TOLERANCE)
-        place = torch.empty(len(self.grid), dtype=torch.int64, device=left.device)
-        place[self.grid.order] = torch.arange(len(self.grid), device=left.device)
-        self.grid.insert(place[left[inside]], position[inside])
+    def _insert_choice_changes(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], rows: int
+    ) -> tuple[tuple[Any, ...], int]:
+        """Add a row wherever a call chooses another element, and return its arguments and the number of rows."""
+        choice = find_choice(name, self._align(args, rows), self._align(kwargs, rows))
+        if choice is None:
+            return args, rows
+        x = insert_choice_changes(self.grid, choice, self.grid.lift(choice.candidates()), self._check_size)
         self._versions.add(len(self.grid))
+        if len(choice.sources) == 1:
+            args = (mark_rows(x.view(len(x), *choice.sources[0].shape[1:])), *args[1:])
+        return args, len(self.grid)
 
     def _record(self, rows: Tensor, units: Tensor, first_column: int) -> None:
         self._rows.append(rows)
@@ -249,6 +237,12 @@ class GrowingBatch(Interception):
         if type(value) is dict:
             return {key: self._align(item, rows) for key, item in value.items()}
         return value
+
+    def _with_rows(self, value: Tensor) -> Tensor:
+        """Return an index, or another argument of equal rows, that was expanded to the batch as one that grows with it."""
+        if has_input_rows(value) or value.dim() < 2 or len(value) not in self._versions:
+            return value
+        return mark_rows(value.view_as(value), constant=True) if torch.equal(value, value[:1].expand_as(value)) else value
 
     def _with_batch_size(self, name: str, args: tuple[Any, ...], rows: int) -> tuple[Any, ...]:
         """Renews a batch size that the model read before rows were added."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from fold_lightning.activations.choices import Choice
 from fold_lightning.activations.codes import ZERO_TOLERANCE
-from fold_lightning.activations.max_pooling import Windows
+from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.sparse import set_bits
 
 
@@ -21,77 +21,65 @@ def clamp_bounds(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> li
     return [bound if isinstance(bound, Tensor) else float(bound) for bound in bounds if bound is not None]
 
 
-class MaxPool:
-    """A max pooling call whose winners show.
+def insert_choice_changes(grid: Breakpoints, choice: Choice, x: Tensor, check_size: Callable[[int], None]) -> Tensor:
+    """Add rows to a grid until the ranking of a choice stays between neighbouring rows, up to ties.
 
     Args:
-        name: The operation's name, such as "max_pool2d".
-        args: Its arguments after the input.
-        kwargs: Its keyword arguments.
-    """
-
-    def __init__(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.name = base = name.removesuffix("_with_indices")
-        adaptive = base.startswith("adaptive")
-        self.spatial_dims = int(base[-2])
-        self.returns_indices = name.endswith("_with_indices") or bool(kwargs.get("return_indices"))
-        self._pool: Callable[..., tuple[Tensor, Tensor]] = getattr(F, base)
-        self._args = args[: 1 if adaptive else 5]
-        self._kwargs = kwargs | {"return_indices": True}
-        in_slices = not adaptive and not self.returns_indices and args[5:6] != (True,)
-        self._windows = Windows.of(self.spatial_dims, args, kwargs) if in_slices else None
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The largest value of each window, and the place of its element in the flattened plane."""
-        return self._pool(x, *self._args, **self._kwargs)
-
-    def winners(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The largest value of each window, and a number for its element, small where a byte can tell them apart."""
-        return self(x) if self._windows is None else self._windows.choices(x)
-
-    def places(self, winners: Tensor, window: Tensor, shape: torch.Size) -> Tensor:
-        """Where in a flattened plane of a shape the elements are that were numbered as `winners` of some windows."""
-        if self._windows is None:
-            return winners
-        return self._windows.elements(shape, winners.device)[window, winners.long()]
-
-    def windows(self, shape: torch.Size) -> Tensor:
-        """Which elements of a flattened plane of a shape lie in which windows: bool (P, Q)."""
-        planes = torch.eye(shape.numel(), dtype=torch.float64).view(-1, 1, *shape)
-        return self(planes)[0].flatten(1) > 0
-
-
-def winner_changes(pool: MaxPool, x: Tensor, winners: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Where between neighbouring rows another element of a window becomes the largest.
-
-    The maximum of affine functions is convex. So it is affine on an interval if the winner of one end is as large as the
-    other at one of the ends; otherwise the two winners' lines cross inside.
-
-    Args:
-        pool: The max pooling.
-        x: What it pools, R rows.
-        winners: Of all windows, as from `MaxPool.winners`.
-        left: int64 (I,), the row at the left end of each interval.
-        right: int64 (I,), the row at its right end.
+        grid: The breakpoints.
+        choice: What is chosen.
+        x: Its candidates at all rows (R, n), affine in between.
+        check_size: Takes how many numbers the candidates of all rows are, and may raise.
 
     Returns:
-        The intervals that bend (K,), as indices into ``left``, and where in them the winners cross, in (0, 1).
+        The candidates at all rows.
     """
-    shape = x.shape[-pool.spatial_dims :]
-    planes = x.reshape(len(x), -1, shape.numel())
-    winners = winners.reshape(*planes.shape[:2], -1)
-    interval, plane, window = _changes(winners[left], winners[right])
+    numbers = choice.rank(x)
+    place = grid.joined.nonzero().squeeze(1)
+    while True:
+        known = len(grid)
+        grid.insert(*_changes(grid, choice, x, numbers, place))
+        if len(grid) == known:
+            return x
+        check_size(len(grid) * x.shape[1])
+        x = grid.lift(x)
+        numbers = torch.cat([numbers, choice.rank(x[known:])])
+        is_new = (grid.order[:-1] >= known) | (grid.order[1:] >= known)
+        place = (is_new & grid.joined).nonzero().squeeze(1)
+
+
+def _changes(grid: Breakpoints, choice: Choice, x: Tensor, numbers: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where the ranking of a lane changes in intervals: place (K,) and position (K,).
+
+    A lane keeps its ranking if all its ranks at one end of the interval hold at the other end too, for affine functions cross once.
+    Otherwise it changes where the lines of two elements of one rank cross, or, if none do, somewhere: the middle is looked at.
+
+    Args:
+        grid: The breakpoints.
+        choice: What is chosen.
+        x: Its candidates (R, n).
+        numbers: Their ranks (R, L k).
+        place: The left ends of the intervals (I,), as places in the grid's order.
+    """
+    left, right = grid.order[place], grid.order[place + 1]
+    interval, column = set_bits(numbers[left] != numbers[right])
     first, last = left[interval], right[interval]
-    before, after = (pool.places(winners[row, plane, window], window, shape) for row in (first, last))
-    lead = planes[first, plane, before] - planes[first, plane, after]
-    lag = planes[last, plane, after] - planes[last, plane, before]
-    scale = torch.maximum(planes[first, plane, before].abs(), planes[last, plane, after].abs())
-    bends = (lead > ZERO_TOLERANCE * scale) & (lag > ZERO_TOLERANCE * scale)
-    return interval[bends], (lead / (lead + lag))[bends]
+    before, after = (choice.places(numbers[row, column], column) for row in (first, last))
+    lead, lag = x[first, before] - x[first, after], x[last, after] - x[last, before]
+    lane = (interval * (numbers.shape[1] // choice.ranks) + column // choice.ranks).unique_consecutive(return_inverse=True)[1]
+    scale = _over(lane, torch.maximum(x[first, before].abs(), x[last, after].abs()), "amax")
+    is_near, is_far = lead.abs() > ZERO_TOLERANCE * scale, lag.abs() > ZERO_TOLERANCE * scale
+    crosses = is_near & is_far & (lead * lag > 0)
+    begin, end = grid.position[first], grid.position[last]
+    position = begin + (end - begin) * torch.where(crosses, lead / (lead + lag), 0.5)
+    is_near &= ~crosses | (position - begin > MERGE_TOLERANCE)
+    is_far &= ~crosses | (end - position > MERGE_TOLERANCE)
+    crosses &= is_near & is_far
+    changes = _over(lane, is_near, "amax") & _over(lane, is_far, "amax") & (crosses | ~_over(lane, crosses, "amax"))
+    changes &= (position - begin > MERGE_TOLERANCE) & (end - position > MERGE_TOLERANCE)
+    return place[interval[changes]], position[changes]
 
 
-def _changes(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Row, plane and window (K,) of what differs between two (I, G, Q)."""
-    windows = before.shape[2]
-    row, column = set_bits((before != after).flatten(1))
-    return row, column // windows, column % windows
+def _over(lane: Tensor, values: Tensor, reduction: str) -> Tensor:
+    """Return for each value the reduction over all those of its lane, whose numbers ascend."""
+    count = int(lane[-1]) + 1 if len(lane) else 0
+    return values.new_zeros(count).scatter_reduce_(0, lane, values, reduction)[lane]
