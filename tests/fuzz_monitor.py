@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from integers import Integers, units_by_step
 from lightning.pytorch import LightningModule, Trainer, seed_everything
-from random_models import Draw, RandomNetwork
+from random_models import HOOK_CALLS, Draw, RandomNetwork
 from random_tasks import SHAPES, Loaders, Subject, Task
 from random_trainers import MONITOR_PREFIXES, Measured, Recorder, Settings, Witness, checkpoints, monitor_arguments
 from torch import Tensor, nn
@@ -84,6 +84,7 @@ class Training:
 
     def run(self) -> Training:
         """Trains; what is raised is kept."""
+        before = HOOK_CALLS["observed"]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
@@ -91,6 +92,7 @@ class Training:
                 self._fit()
             except Exception as error:
                 self.error = error
+        self.hook_calls = HOOK_CALLS["observed"] - before
         said = [str(warning.message) for warning in caught]
         self.warned = [message for message in said if "FoldingMonitor" in message]
         return self
@@ -124,6 +126,7 @@ class Training:
             "losses": self.witness.losses,
             "batches": self.witness.batches,
             "modes": [(m.training, [p.requires_grad for p in m.parameters()]) for m in subject.modules()],
+            "calls of hooks": self.hook_calls,
             "attributes": {name: _attributes(module) for name, module in net.named_modules()},
             "logged values": (metrics, [logger.said for logger in loggers if isinstance(logger, Recorder)]),
             "progress": (trainer.global_step, trainer.current_epoch, trainer.should_stop),

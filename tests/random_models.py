@@ -52,6 +52,27 @@ LINEAR_MODULES: dict[str, Callable[[], nn.Module]] = {
     "Softshrink": lambda: nn.Softshrink(0.2),
 }
 
+
+class Clip(torch.autograd.Function):
+    """A ReLU of the user's own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient * (x > 0)
+
+
+def _scattered(x: Tensor, reduce: str) -> Tensor:
+    """Reduces every second feature, and gives each its result."""
+    index = (torch.arange(x.shape[1]) % 2).expand(len(x), -1)
+    return x.new_full((len(x), 2), -9.0).scatter_reduce(1, index, x, reduce).gather(1, index)
+
+
 CURVED_MODULES: dict[str, Callable[[], nn.Module]] = {
     **{cls.__name__: cls for cls in (nn.GELU, nn.SiLU, nn.Tanh, nn.ELU, nn.Softplus, nn.Mish, nn.Sigmoid, nn.SELU, nn.CELU)},
     **{cls.__name__: cls for cls in (nn.Softsign, nn.Hardswish, nn.LogSigmoid)},
@@ -70,6 +91,14 @@ LINEAR_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "F.relu6": F.relu6,
     "F.hardtanh": lambda x: F.hardtanh(x, -1.0, 0.5),
     "F.softshrink": F.softshrink,
+    "clamp(min=0)": lambda x: x.clamp(min=0),
+    "clamp_min_": lambda x: x.clamp_min_(0.0),
+    "maximum of zeros": lambda x: torch.maximum(x, torch.zeros_like(x)),
+    "where": lambda x: torch.where(x > 0, x, torch.zeros_like(x)),
+    "masked": lambda x: x * (x > 0),
+    "masked by floats": lambda x: x * (x > 0).float(),
+    "masked_fill": lambda x: x.masked_fill(x < 0, 0),
+    "autograd function": lambda x: Clip.apply(x),
 }
 
 CURVED_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -85,9 +114,12 @@ CURVED_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 UNCOUNTED: dict[str, Callable[[Tensor], Tensor]] = {
     "clamp": lambda x: x.clamp(-1.0, 1.0),
     "clamp_": lambda x: (2 * x).clamp_(min=-0.3),
-    "where": lambda x: torch.where(x > 0, x, torch.zeros_like(x)),
     "where, leaky": lambda x: torch.where(x > 0, x, 0.1 * x),
-    "masked": lambda x: x * (x > 0),
+    "minimum": lambda x: torch.minimum(x, 0.3 - x),
+    "max pairs": lambda x: torch.stack([x, -2 * x]).max(0).values,
+    "top 2": lambda x: x - x.topk(min(2, x.shape[1]), 1).values.sum(1, keepdim=True),
+    "median": lambda x: x - x.median(1, keepdim=True).values,
+    "scatter_reduce": lambda x: x - _scattered(x, "amax"),
     "maximum": lambda x: torch.maximum(x, -0.5 * x),
     "max of halves": lambda x: torch.stack([x, x.flip(1)]).amax(0),
     "sort": lambda x: x.sort(1).values,
@@ -203,6 +235,70 @@ class Frozen(nn.Sequential):
         return super().train(False)
 
 
+HOOK_CALLS = {"observed": 0}
+
+
+def observe(module: nn.Module, args: Any, output: Any) -> None:
+    HOOK_CALLS["observed"] += 1
+
+
+class Hooked(nn.Module):
+    """Is observed by a hook that counts, and changed by another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_forward_hook(observe)
+        self.register_forward_hook(_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def _scale(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    return 1.5 * output
+
+
+class GraphConvolution(nn.Module):
+    """Adds to each feature those of its neighbours in a ring, edge by edge."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        source = torch.arange(x.shape[1])
+        target = source.roll(1).expand(len(x), -1)
+        return x + 0.5 * torch.zeros_like(x).scatter_add(1, target, x[:, source])
+
+
+class Spectral(nn.Module):
+    """Filters in the frequencies of a vector."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.filter = nn.Parameter(torch.randn(width // 2 + 1, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft(x) * torch.view_as_complex(self.filter).to(
+            torch.complex128 if x.dtype == torch.float64 else None
+        )
+        return torch.fft.irfft(spectrum, n=x.shape[1])
+
+
+class Gated(nn.Module):
+    """Reads an attribute that another module set from the input."""
+
+    def __init__(self, width: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.gate, self.activation = nn.Linear(width, width), activation
+        self.open: Tensor | None = None
+
+    def _set(self, x: Tensor) -> None:
+        self.open = self.activation(self.gate(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._set(x)
+        opened, self.open = self.open, None
+        assert opened is not None
+        return x + opened
+
+
 class Attention(nn.Module):
     """A transformer's layer over a vector cut into tokens."""
 
@@ -231,10 +327,47 @@ class Centred(nn.Module):
         return x - x.mean(0, keepdim=True)
 
 
+class Rescaled(nn.Module):
+    """Mixes the inputs of a batch by its extremes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - x.min()) / (x.max() - x.min() + 1.0)
+
+
+class Routed(nn.Module):
+    """Sends the inputs of a batch to one of two experts."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.ReLU()) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, first = torch.zeros_like(x), x.sum(1) > 0
+        for expert, rows in zip(self.experts, (first, ~first), strict=True):
+            out[rows] = expert(x[rows])
+        return out
+
+
+class Exits(nn.Module):
+    """Leaves out its body where a batch is sure enough."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(width, width), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.mean() > 0 else self.body(x)
+
+
+VARIES = "vary with its values"
+
 REFUSED = {
     "no activation": "meets no activation",
     "random always": "draws random numbers",
     "mixes the batch": "mixes the inputs of a batch",
+    "rescales the batch": "mixes the inputs of a batch",
+    "routes rows": VARIES,
+    "exits early": VARIES,
     "recurrent": "fused lstm",
 }
 """Networks that cannot be measured, and what the error must say."""
@@ -342,6 +475,14 @@ class RandomNetwork:
             found.append(Stateful())
         if draw.happens("uncounted", 0.2):
             found += [Bend(draw.pick("with", *UNCOUNTED)), nn.Linear(width, width), self._activation()]
+        if draw.happens("hooked", 0.2):
+            found.append(Hooked())
+        if draw.happens("graph convolution", 0.1):
+            found += [GraphConvolution(), nn.Linear(width, width), self._activation()]
+        if draw.happens("spectral", 0.1):
+            found += [Spectral(width), nn.Linear(width, width), self._activation()]
+        if draw.happens("gated", 0.1):
+            found += [Gated(width, self._activation()), nn.Linear(width, width), self._activation()]
         if width % 2 == 0 and draw.happens("attention", 0.04):
             found.append(Attention(width))
             self.has_twin = False  # its activation is called out of reach
@@ -350,7 +491,13 @@ class RandomNetwork:
     def _refused(self, kind: str | None, width: int) -> list[nn.Module]:
         if kind == "random always":
             return [Random(self._draw.pick("from", "torch", "numpy"), always=True)]
-        return {"mixes the batch": [Centred()], "recurrent": [Recurrent(width)]}.get(kind or "", [])
+        refused = {"mixes the batch": Centred, "rescales the batch": Rescaled}
+        refused |= {
+            "recurrent": lambda: Recurrent(width),
+            "routes rows": lambda: Routed(width),
+            "exits early": lambda: Exits(width),
+        }
+        return [refused[kind]()] if kind in refused else []
 
 
 def _shape_behind(layers: list[nn.Module], shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -229,10 +229,14 @@ class Subject(LightningModule):
         self.schedules = draw.happens("schedule", 0.3)
         self.automatic_optimization = not (self.optimizer != "LBFGS" and draw.happens("manual optimization", 0.06))
         self.returns = draw.pick("returns", "loss", "loss", "dict")
+        self.logs_in_forward = draw.happens("logs in forward", 0.2)
         self.logs_on = draw.pick("logs on", "step", "epoch", "both")
 
     def forward(self, x: Tensor) -> Any:
         parameter = next(self.net.parameters())
+        if self.logs_in_forward:
+            self.log("seen", x.float().mean(), batch_size=len(x))
+            self.log_dict({"least": x.float().min(), "most": x.float().max()}, batch_size=len(x))
         return self.task.dress(self.net(x.to(parameter.dtype)))
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:

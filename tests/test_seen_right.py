@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def layers(*widths: int) -> nn.ModuleList:
     torch.manual_seed(0)
-    return nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+    return nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
 
 def inputs(count: int = 12, width: int = 4) -> Tensor:
@@ -389,7 +390,7 @@ def test_a_later_input_that_meets_other_layers_is_refused(forward: Forward, kind
         same = [row for row, k in zip(x, kinds, strict=True) if k == first]
         other = next(row for row, k in zip(x, kinds, strict=True) if k != first)
         with pytest.raises(ValueError, match="[Ll]ayer 'relu"):  # the first two are inspected, the last is met later
-            activation_codes(model, torch.stack([*same[:5], other, same[5]]), forward=forward)
+            activation_codes(model, torch.stack([same[0], same[-1], other, same[0]]), forward=forward)
 
 
 @pytest.mark.filterwarnings("error")

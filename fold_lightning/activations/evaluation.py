@@ -59,7 +59,7 @@ class Replica:
 
     @property
     def module(self) -> nn.Module:
-        """The copy of the model."""
+        """The module that is passed inputs."""
         return self._copy.module
 
     def begin_pass(self) -> None:

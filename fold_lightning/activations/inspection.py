@@ -68,7 +68,7 @@ class ModelStructure:
 
     @property
     def needed(self) -> list[str]:
-        """The activations up to the last counted one: those behind it bend nothing that counts."""
+        """Activations up to the last counted one; later ones bend nothing that counts."""
         names = list(self.thresholds)
         return names[: names.index(self.counted[-1]) + 1]
 
@@ -104,7 +104,7 @@ class ModelStructure:
 
     @property
     def must_end(self) -> bool:
-        """Whether passes go on behind the last layer, since other inputs may meet more."""
+        """True if passes go on after the last layer, since other inputs may meet more."""
         return self.is_row_by_row and self.is_whole
 
     def check_end(self, number: int) -> None:

@@ -1,4 +1,4 @@
-"""Layers: which activations a forward pass met, and which of them the user asked for."""
+"""Layers: the activations of a forward pass, and those of them that the user asked for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Patterns = str | Sequence[str] | None
 
 
 def select_layers(patterns: Patterns, layers: Sequence[str]) -> list[str]:
-    """The layers that a name, a glob pattern or a sequence of them selects, in execution order.
+    """Return the layers that a name, a glob pattern or a sequence of them selects, in execution order.
 
     Raises:
         ValueError: If a pattern meets no layer.
@@ -35,7 +35,7 @@ def select_layers(patterns: Patterns, layers: Sequence[str]) -> list[str]:
 
 
 def columns(widths: dict[str, int]) -> dict[str, slice]:
-    """Layer name -> its columns, for layers laid side by side in execution order."""
+    """Return layer name -> columns, for layers side by side in execution order."""
     slices, start = {}, 0
     for layer, width in widths.items():
         slices[layer] = slice(start, start + width)

@@ -39,7 +39,7 @@ class Windows:
 
     @classmethod
     def of(cls, dims: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Windows | None:
-        """Those of a call's arguments after its input; None if it pools in a way that is not known here."""
+        """Return the windows of a call by its arguments after the input; None if it pools in another way."""
         names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
         given = dict(zip(names, args, strict=False)) | kwargs
         if "kernel_size" not in given or given.get("ceil_mode") or not given.keys() <= set(names):
@@ -52,7 +52,7 @@ class Windows:
         return cls(kernel, stride, padding, dilation) if prod(kernel) <= MOST_ELEMENTS else None
 
     def largest(self, x: Tensor) -> Tensor:
-        """The largest value of each window.
+        """Return the largest value of each window.
 
         Example:
             >>> x = torch.randn(2, 3, 7, 7)
@@ -68,7 +68,7 @@ class Windows:
         return x
 
     def choices(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The largest value of each window, and which of its `elements` it is, uint8; of equal ones the first."""
+        """Return the largest value of each window and the number of its element, uint8; of equal ones the first."""
         x = self._padded(x, -torch.inf)
         choice = torch.zeros(1, dtype=torch.uint8, device=x.device).expand(x.shape)
         elements = 1
@@ -82,7 +82,7 @@ class Windows:
         return x.contiguous(), choice.contiguous()
 
     def elements(self, shape: torch.Size, device: torch.device) -> Tensor:
-        """Where in a flattened plane of a shape each element of each window is: int64 (Q, K); -1 in the padding."""
+        """Return the place of each element of each window in a flattened plane, int64 (Q, K); -1 in the padding."""
         places = torch.arange(shape.numel(), device=device).view(1, 1, *shape)
         found = [self._padded(places, -1)]
         for dim in range(-len(self.kernel), 0):
@@ -95,13 +95,13 @@ class Windows:
         return F.pad(x, [p for p in self.padding[::-1] for _ in range(2)], value=value)
 
     def _slices(self, x: Tensor, dim: int) -> tuple[Tensor, ...]:
-        """For each element of a window along a dimension, that of all windows."""
+        """Return, for each element of a window along a dimension, that of all windows."""
         length = self.dilation[dim] * (self.kernel[dim] - 1) + 1
         return x.unfold(dim, length, self.stride[dim])[..., :: self.dilation[dim]].unbind(-1)
 
 
 def _each(value: Any, dims: int) -> tuple[int, ...]:
-    """A number for each dimension."""
+    """Return a number for each dimension."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     return values if len(values) == dims else values * dims
 
@@ -141,12 +141,12 @@ class MaxPooling(Choice):
 
     @cached_property
     def _per_plane(self) -> int:
-        """The number of windows of a plane."""
+        """Return the number of windows of a plane."""
         return self._pool(torch.zeros(1, *self._plane), *self._args, **self._kwargs)[0].numel()
 
     @cached_property
     def _in_plane(self) -> Tensor:
-        """The places in a plane of the elements of each of its windows."""
+        """Return the places in a plane of the elements of each of its windows."""
         device = self.sources[0].device
         if self._windows is not None:
             return self._windows.elements(self._plane, device)

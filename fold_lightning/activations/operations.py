@@ -1,7 +1,7 @@
-"""What torch's operations do to a function that is piecewise linear in the input.
+"""Effect of torch's operations on functions that are piecewise linear in the input.
 
-Operations are known by name: ``torch.add``, ``x.add_``, ``x + y`` and ``x.__radd__`` are all "add". What no table knows
-may be curved; a walk through it is checked everywhere instead of trusted.
+Operations are known by name: ``torch.add``, ``x.add_``, ``x + y`` and ``x.__radd__`` are all "add". An operation that no table
+knows may be curved; a walk through it is checked everywhere instead of trusted.
 """
 
 from __future__ import annotations
@@ -119,17 +119,17 @@ ELEMENTWISE = frozenset(
     """sin cos tan asin acos atan arctan arcsin arccos sinh cosh asinh acosh atanh erf erfc sinc logaddexp
     sign sgn heaviside floor ceil round trunc fix frac""".split()
 )
-"""Functions of each element that curve or jump, of which no normalisation or attention is made: whoever calls one may mean an activation."""
+"""Functions of each element that curve or jump and are part of no normalisation or attention: a call may be meant as an activation."""
 
 VALUE_READS = frozenset("item tolist numpy contains equal allclose is_nonzero array".split())
 """Values leave for Python, which may decide by it what the pass does."""
 
 FUSED = frozenset("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell".split())
-"""Recurrent layers whose activations no one sees from outside."""
+"""Recurrent layers, whose activations can't be seen from outside."""
 
 
 def operation_name(function: Callable[..., Any]) -> str:
-    """The name that a function, a method, its in-place and its reflected form share.
+    """Return the name that a function, a method, its in-place and its reflected form share.
 
     Example:
         >>> import torch
@@ -162,7 +162,7 @@ _SYNONYMS = {
 
 
 def is_in_place(function: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
-    """Whether a call writes its first argument."""
+    """Return whether a call writes its first argument."""
     name = getattr(function, "__name__", "")
     if name == "__set__":
         return operation_name(function) == "data"
@@ -170,7 +170,7 @@ def is_in_place(function: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
 
 
 def written_by(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """The tensors that a call writes."""
+    """Return the tensors that a call writes."""
     out = kwargs.get("out")
     written = [*(args[:1] if is_in_place(function, kwargs) else ()), *(out if isinstance(out, (tuple, list)) else (out,))]
     return [tensor for tensor in written if isinstance(tensor, Tensor)]

@@ -23,12 +23,12 @@ Thresholds = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Activation:
-    """How an activation gives bits.
+    """Thresholds of an activation, and its shape between them.
 
     Attributes:
         thresholds: The thresholds of the pre-activation, from the call's arguments after the input.
-        piecewise_linear: Whether it is continuous and linear between its thresholds.
-        pre_activation: What of the call's input is the pre-activation; None takes all of it.
+        piecewise_linear: Whether it is continuous, and linear between its thresholds.
+        pre_activation: Returns the part of the call's input that is the pre-activation; None takes all of it.
     """
 
     thresholds: Callable[..., Thresholds]
@@ -101,12 +101,12 @@ _MODULES: dict[type[nn.Module], Activation] = {}
 
 
 def activation_of(name: str) -> Activation | None:
-    """The activation that a function's name stands for."""
+    """Return the activation that a function's name stands for."""
     return _TABLE.get(name)
 
 
 def module_activation_of(module: nn.Module) -> Activation | None:
-    """The activation that was registered for a module's class."""
+    """Return the activation that was registered for a module's class."""
     return next((_MODULES[cls] for cls in type(module).__mro__ if cls in _MODULES), None)
 
 

@@ -258,7 +258,7 @@ class ReadOnlyTrainer:
 
     @property
     def loggers(self) -> list[Any]:
-        """As many as there are."""
+        """A silent one for each of the Trainer's."""
         return [_SILENT for _ in vars(self)["_read"].loggers]
 
     def __getattr__(self, name: str) -> Any:
