@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fold_lightning.activations.codes import ZERO_TOLERANCE, magnitude
+from fold_lightning.activations.codes import ZERO_TOLERANCE
+from fold_lightning.activations.rounding import largest as magnitude
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.interception import Interception, PassEnded

@@ -74,6 +74,12 @@ class Breakpoints:
         in_order = self.piece[self.order]
         self.joined = in_order[1:] == in_order[:-1]
 
+    def places(self) -> Tensor:
+        """Return the place of each row in the order, int64 (R,)."""
+        places = torch.empty_like(self.order)
+        places[self.order] = torch.arange(len(self), device=self.order.device)
+        return places
+
     def lift(self, values: Tensor, rows: int | None = None) -> Tensor:
         """Brings values that are affine between the rows they know, (R', ...), to the first `rows` rows, by default all."""
         known, rows = len(values), len(self) if rows is None else rows

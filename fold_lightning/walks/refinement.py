@@ -13,7 +13,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from fold_lightning.activations.codes import LayerPass, magnitude
+from fold_lightning.activations.codes import LayerPass
+from fold_lightning.activations.rounding import largest as magnitude
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.registry import Thresholds
