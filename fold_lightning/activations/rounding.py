@@ -31,7 +31,7 @@ REPEATS = 8
 ROUNDED = 3e-15
 """Share of its terms below which a pre-activation is 0."""
 
-CERTAIN = 1e-13
+CERTAIN = 1e-14
 """Share of its terms above which the sign of a pre-activation is certain."""
 
 SCREEN = 1e-11

@@ -7,8 +7,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from fold_lightning.activations.rounding import Noise, Rounding, compare
+from fold_lightning.activations.rounding import CERTAIN, ROUNDED, Noise, Rounding, compare
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.sparse import any_set, set_bits
 
@@ -28,12 +29,12 @@ class Judge(Protocol):
     def near_row(self, z: Tensor, threshold: float, row: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
         """Return which z[row, unit] (E,) are on the threshold, and of which that can't be told."""
 
-    def near_crossing(self, z: Tensor, threshold: float, row: Tensor, unit: Tensor) -> Tensor:
-        """Return which z[row, unit] (E,), that cross a threshold within the merging distance of a row, are on it there."""
+    def spread(self, interval: Tensor, unit: Tensor, slope: Tensor) -> Tensor:
+        """Return how far rounding moves the crossings of units (E,) in intervals, in t."""
 
 
 class ExactJudge:
-    """Takes values for what they are: for bends that give no bit, of which one too many does no harm."""
+    """Takes values for what they are, and places that are close for one: for bends that give no bit."""
 
     def screen(self, z: Tensor) -> Tensor:
         """Return 0."""
@@ -44,9 +45,9 @@ class ExactJudge:
         on = torch.ones_like(row, dtype=torch.bool)
         return on, ~on
 
-    def near_crossing(self, z: Tensor, threshold: float, row: Tensor, unit: Tensor) -> Tensor:
-        """Return none."""
-        return torch.zeros_like(row, dtype=torch.bool)
+    def spread(self, interval: Tensor, unit: Tensor, slope: Tensor) -> Tensor:
+        """Return that places closer than the merging distance are one."""
+        return torch.full_like(slope, MERGE_TOLERANCE / 2)
 
 
 class LayerJudge:
@@ -94,9 +95,9 @@ class LayerJudge:
             on[some], doubtful[some] = compare(distance[some], terms)
         return on | doubtful, doubtful
 
-    def near_crossing(self, z: Tensor, threshold: float, row: Tensor, unit: Tensor) -> Tensor:
-        """Return which z[row, unit] (E,), that cross a threshold within the merging distance of a row, are on it there."""
-        return (z[row, unit] - threshold).abs() <= MERGE_TOLERANCE * (self._terms(row, unit) + abs(threshold))
+    def spread(self, interval: Tensor, unit: Tensor, slope: Tensor) -> Tensor:
+        """Return how far rounding moves the crossings of units (E,) in intervals, in t."""
+        return ROUNDED * self._rounding.terms(self._layer, self._inside, interval, unit) / slope
 
     def _is_near(self, z: Tensor, row: Tensor, unit: Tensor, distance: Tensor) -> Tensor:
         """Return which distances are within the screen of their own row and its neighbours."""
@@ -112,7 +113,7 @@ class LayerJudge:
         """Return the terms of units (E,) at rows (E,)."""
         place = self._grid.places()[row]
         interval, units = torch.cat([place - 1, place]), unit.repeat(2)
-        joined = torch.nn.functional.pad(self._grid.joined, (1, 1))[interval + 1]
+        joined = F.pad(self._grid.joined, (1, 1))[interval + 1]
         terms = torch.full_like(interval, torch.inf, dtype=torch.float64)
         terms[joined] = self._rounding.terms(self._layer, self._inside, interval[joined], units[joined])
         return torch.minimum(*terms.chunk(2))
@@ -160,7 +161,7 @@ class Crossings:
     def _judge_rows(self, above: Tensor, on: Tensor, z: Tensor, threshold: float) -> None:
         row, unit = set_bits(on)
         is_on, doubtful = self._judge.near_row(z, threshold, row, unit)
-        self.doubtful_pieces = self._grid.piece[row[doubtful]]
+        self._doubt(row[doubtful])
         row, unit = row[~is_on], unit[~is_on]
         on[row, unit], above[row, unit] = False, z[row, unit] > threshold
 
@@ -180,22 +181,48 @@ class Crossings:
         near = at_left | at_right
         if bool(near.any()):
             self._snap(z, threshold, torch.where(at_left, interval, interval + 1), near)
+        if len(self.position) > 1:
+            self._unite(z)
 
     def _snap(self, z: Tensor, threshold: float, place: Tensor, near: Tensor) -> None:
-        """Take units that cross near a place for on there, where that changes no more than their rounding, or room is left for no row."""
+        """Take units that cross near a place for on there, if they are up to rounding or no row fits between."""
         row = self._grid.order[place]
-        fits = (self.position - self._grid.position[row]).abs() > 0
-        snapped = near.clone()
-        snapped[near] = self._judge.near_crossing(z, threshold, row[near], self.unit[near])
-        forced = near & ~snapped & ~fits
-        self.doubtful_pieces = torch.cat([self.doubtful_pieces, self._grid.piece[row[forced]]])
-        snapped |= forced
+        near = near.nonzero().squeeze(1)
+        on, doubtful = self._judge.near_row(z, threshold, row[near], self.unit[near])
+        forced = ~on & (self.position[near] == self._grid.position[row[near]])
+        self._doubt(row[near[doubtful | forced]])
+        self._put_on(place[near[on | forced]], self.unit[near[on | forced]])
+
+    def _doubt(self, row: Tensor) -> None:
+        self.doubtful_pieces = torch.cat([self.doubtful_pieces, self._grid.piece[row]])
+
+    def _put_on(self, place: Tensor, unit: Tensor) -> None:
         if self._on is None:
             self._on = torch.zeros_like(self._above)
-        self._on[place[snapped], self.unit[snapped]] = True
-        self._above[place[snapped], self.unit[snapped]] = False
+        self._on[place, unit] = True
+        self._above[place, unit] = False
         on = self._on[self.interval, self.unit] | self._on[self.interval + 1, self.unit]
         self.interval, self.unit, self.position = self.interval[~on], self.unit[~on], self.position[~on]
+
+    def _unite(self, z: Tensor) -> None:
+        """Give crossings of an interval that are as close as rounding moves them one position."""
+        by_position = torch.argsort(self.position)
+        by_place = by_position[torch.argsort(self.interval[by_position], stable=True)]
+        interval, position = self.interval[by_place], self.position[by_place]
+        gap = (position[1:] - position[:-1]).where(interval[1:] == interval[:-1], torch.inf)
+        close = gap <= MERGE_TOLERANCE
+        if not bool(close.any()):
+            return
+        spread = torch.zeros_like(position)
+        some = (F.pad(close, (1, 0)) | F.pad(close, (0, 1))).nonzero().squeeze(1)
+        left, right = self._grid.order[interval[some]], self._grid.order[interval[some] + 1]
+        unit = self.unit[by_place[some]]
+        length = self._grid.position[right] - self._grid.position[left]
+        spread[some] = self._judge.spread(interval[some], unit, (z[right, unit] - z[left, unit]).abs() / length)
+        reach = spread[1:] + spread[:-1]
+        self._doubt(self._grid.order[interval[1:][(gap > reach) & (gap * ROUNDED < CERTAIN * reach)]])
+        first = F.pad(gap > reach, (1, 0), value=True)
+        self.position[by_place] = position[first][first.cumsum(0) - 1]
 
     def _settle(self, on: Tensor, z: Tensor, threshold: float) -> None:
         """Sets pre-activations that are on the threshold up to rounding exactly there, for the layers behind."""

@@ -183,7 +183,7 @@ class GrowingBatch(Interception):
                 self._record(*crossings.touched(), first)
             found.append((crossings.interval, crossings.position, crossings.unit))
         interval, position, unit = (torch.cat(part) for part in zip(*found, strict=True))
-        rows = self.grid.insert(interval, position)
+        rows = self.grid.insert(interval, position, closest=0.0)
         self._check_size(len(self.grid) * z.shape[1])
         sizes = [len(part[0]) for part in found]
         if column is not None:
