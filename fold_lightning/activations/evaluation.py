@@ -51,6 +51,8 @@ class Replica:
         self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
         self._doubles: dict[int, tuple[Tensor, Tensor]] = {}
         self.structures: dict[Any, Any] = {}
+        self._arguments = model, forward, device
+        self._twin: Replica | None = None
 
     @property
     def shared_generators(self) -> list[Any]:
@@ -71,9 +73,17 @@ class Replica:
         """Call the copy of the model."""
         return self._forward(inputs)
 
+    def twin(self) -> Replica:
+        """Return another replica of the model, for passes that run while one of this is under way."""
+        if self._twin is None:
+            self._twin = Replica(*self._arguments, in_float64=self.in_float64)
+        return self._twin
+
     def release(self) -> None:
         """Free the memory of the copy."""
         self._copy.release()
+        if self._twin is not None:
+            self._twin.release()
 
     def path(self, module: nn.Module) -> str:
         """Return the path of a module in the model; for a module outside it, the name of its class."""

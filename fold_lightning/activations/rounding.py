@@ -28,7 +28,7 @@ NOISE = 2.0**-40
 REPEATS = 8
 """Noisy passes of an input. The scatter of 8 is less than a fifth of the true one in 1 of 1e4 cases."""
 
-ROUNDED = 3e-15
+ROUNDED = 1e-15
 """Share of its terms below which a pre-activation is 0."""
 
 CERTAIN = 1e-14
@@ -140,7 +140,8 @@ class Rounding:
     def _usual_terms(self, sample: Tensor) -> dict[str, Tensor]:
         """Return the terms of each layer's units (n,), or one number (1,) where all are alike."""
         rows, usual = torch.arange(len(sample), device=sample.device), {}
-        for layer, terms in self._scatter(self._structure.needed, lambda noise, row: noise.of(sample[row]), rows).items():
+        inputs: Inputs = lambda noise, row: noise.of(sample[row])  # noqa: E731
+        for layer, terms in self._scatter(self._replica, self._structure.needed, inputs, rows).items():
             most = terms.amax(0)
             known = most[most > 0]
             most = most.where(most > 0, known.median() if len(known) else 1.0)
@@ -168,13 +169,13 @@ class Rounding:
         size = max(1, MAX_BYTES // (8 * TENSORS_AT_ONCE * REPEATS * self._structure.widest))
         for begin in range(0, len(points), size):
             here = (place >= begin) & (place < begin + size)
-            terms = self._scatter([layer], inputs, points[begin : begin + size])[layer]
+            terms = self._scatter(self._replica.twin(), [layer], inputs, points[begin : begin + size])[layer]
             found[here] = terms[place[here] - begin, unit[here]]
         return found
 
-    def _scatter(self, layers: Sequence[str], inputs: Inputs, points: Tensor) -> dict[str, Tensor]:
+    def _scatter(self, replica: Replica, layers: Sequence[str], inputs: Inputs, points: Tensor) -> dict[str, Tensor]:
         """Return the terms of all units of layers, in execution order, at points (K,): (K, n) each."""
-        noise, found = Noise(self._replica.device), dict[str, list[Tensor]]()
+        noise, found = Noise(replica.device), dict[str, list[Tensor]]()
 
         def read(layer: str, z: Tensor) -> None:
             if layer in layers:
@@ -182,7 +183,7 @@ class Rounding:
 
         noisy = inputs(noise, points.repeat(REPEATS))
         for batch in noisy.split(1 if self._structure.picks_rows else len(noisy)):
-            NoisyPass(self._replica, self._structure, layers[-1], noise, read).run(batch)
+            NoisyPass(replica, self._structure, layers[-1], noise, read).run(batch)
         return {layer: torch.cat(z).view(REPEATS, len(points), -1).std(0) / NOISE for layer, z in found.items()}
 
 
@@ -210,18 +211,22 @@ class NearThreshold:
         row, unit = near.nonzero(as_tuple=True) if bool(near.any()) else near.new_empty(2, 0, dtype=torch.int64)
         return cls(layer, threshold, row, unit, z[row, unit] - threshold)
 
-    def judge(self, rounding: Rounding, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: Tensor) -> NearThreshold:
+        return NearThreshold(self.layer, self.threshold, self.row[index], self.unit[index], self.distance[index])
+
+    def judge(self, rounding: Rounding, inputs: Inputs, times: float = 1.0) -> tuple[Tensor, Tensor]:
         """Return which are 0 up to rounding, and of which that can't be told, bool (E,) each.
 
         Args:
             rounding: Rounding of the model.
             inputs: Inputs of the rows.
+            times: Rounding, as a multiple of that of one computation.
         """
         zero, doubtful = self.distance == 0, torch.zeros_like(self.distance, dtype=torch.bool)
         near = (~zero).nonzero().squeeze(1)
         if len(near):
             terms = rounding.terms(self.layer, inputs, self.row[near], self.unit[near]) + abs(self.threshold)
-            zero[near], doubtful[near] = compare(self.distance[near], terms)
+            zero[near], doubtful[near] = compare(self.distance[near], times * terms)
         return zero, doubtful
 
 

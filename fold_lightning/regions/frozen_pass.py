@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fold_lightning.activations.codes import ZERO_TOLERANCE
-from fold_lightning.activations.rounding import largest as magnitude
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.interception import Interception, PassEnded
 from fold_lightning.activations.operations import CLAMPS, MAX_POOLS, is_in_place
 from fold_lightning.activations.registry import Thresholds
+from fold_lightning.activations.rounding import NearThreshold, Rounding
 from fold_lightning.activations.tracking import depends_on_input
 from fold_lightning.walks.piecewise_bends import MaxPool, clamp_bounds
 
@@ -29,18 +28,22 @@ class FrozenPass(Interception):
     Args:
         replica: The model.
         structure: Its activations.
-        groups: B; the inputs are B groups of 1 + m rows.
+        rounding: Rounding of the model.
+        points: The first row of each group (B, ...); the inputs are B groups of 1 + m rows.
         choices: Whether to keep those of max pooling and clamps too.
     """
 
-    def __init__(self, replica: Replica, structure: ModelStructure, groups: int, *, choices: bool = False) -> None:
+    def __init__(
+        self, replica: Replica, structure: ModelStructure, rounding: Rounding, points: Tensor, *, choices: bool = False
+    ) -> None:
         super().__init__(replica)
         self.bits: list[Tensor] = []
         self.rows_of_choices: dict[str, int] = {}
         self._of_units: list[tuple[Tensor, Tensor]] = []
         self._of_choices: list[tuple[Tensor, Tensor]] = []
         self._structure = structure
-        self._groups = groups
+        self._rounding, self._points, self._groups = rounding, points, len(points)
+        self._reach = rounding.reach(points)
         self._choices = choices
 
     @property
@@ -56,6 +59,7 @@ class FrozenPass(Interception):
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         dim = self._structure.batch_dims[layer]
         values, tangents = self._split(z, dim)
+        values = self._settled(layer, thresholds, values)
         if layer in self._structure.counted:
             self._record(values, tangents, thresholds)
         if layer == self._structure.needed[-1]:
@@ -81,14 +85,22 @@ class FrozenPass(Interception):
         together = torch.cat([values[:, None], values[:, None] + tangents], dim=1)
         return together.flatten(0, 1).movedim(0, dim)
 
+    def _settled(self, layer: str, thresholds: Thresholds, values: Tensor) -> Tensor:
+        """Pre-activations with those that are on a threshold up to rounding exactly there."""
+        flat = values.flatten(1).clone()
+        screen = self._rounding.screen(layer, torch.maximum(self._rounding.size(layer, flat), self._reach))
+        for threshold in thresholds:
+            near = NearThreshold.of(layer, threshold, flat, (flat - threshold).abs() <= screen)
+            on, _ = near.judge(self._rounding, lambda noise, row: noise.of(self._points[row]))
+            flat[near.row[on], near.unit[on]] = threshold
+        return flat.view_as(values)
+
     def _record(self, values: Tensor, tangents: Tensor, thresholds: Thresholds) -> None:
         flat, growth = values.flatten(1), tangents.flatten(2).mT
-        tolerance = ZERO_TOLERANCE * magnitude(flat)
         for threshold in thresholds:
-            sign = torch.where(flat > threshold + tolerance, 1.0, -1.0)
-            on = (flat - threshold).abs() <= tolerance
+            sign = torch.where(flat > threshold, 1.0, -1.0)
             self.bits.append(sign > 0)
-            self._of_units.append((sign[:, :, None] * growth, (sign * (flat - threshold)).masked_fill(on, 0.0)))
+            self._of_units.append((sign[:, :, None] * growth, sign * (flat - threshold)))
 
     def _max_pool(self, pool: MaxPool, x: Tensor) -> Any:
         values, _ = self._split(x, 0)

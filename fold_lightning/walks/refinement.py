@@ -8,16 +8,16 @@ first layer with crossings has them, or where a bend was seen, and its parts are
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from fold_lightning.activations.codes import LayerPass
-from fold_lightning.activations.rounding import largest as magnitude
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.registry import Thresholds
+from fold_lightning.activations.rounding import SCREEN, NearThreshold, Noise, Rounding
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE
 from fold_lightning.walks.deadline import Deadline
 from fold_lightning.walks.pieces import Pieces, PieceWalks
@@ -25,11 +25,17 @@ from fold_lightning.walks.pieces import Pieces, PieceWalks
 CHECK = 0.381966
 """Where in an interval it is checked: not in the middle, where an odd function looks affine."""
 
-ON_TOLERANCE = 1e-12
-"""Of a layer's largest magnitude: a point's position is rounded to 1e-16, and steep pre-activations turn that into more."""
+POSITION_ROUNDING = 30.0
+"""How many times the rounding of its terms a pre-activation is off at a crossing of another, whose position is rounded itself."""
 
 AFFINE_TOLERANCE = 1e-10
-"""Of a layer's largest magnitude."""
+"""Share of its terms by which a pre-activation may miss a straight line."""
+
+CLEARLY_BENT = 1e-6
+"""Share of its layer's largest, in units of usual terms, above which a pre-activation misses a straight line beyond doubt."""
+
+ONE_PLACE = 1e-14
+"""In t, up to where places that are taken for one are so beyond doubt; rounding leaves 1e-16 of well-conditioned crossings."""
 
 SHORTEST = 1e-11
 """Intervals shorter than this in t are taken as affine; a walk that needs it is not exact."""
@@ -47,13 +53,16 @@ class Samples:
         replica: The model.
         structure: Its activations.
         names: The activations to look at, in execution order.
-        num_pieces: P.
         points: Piece (K,) and position (K,) -> inputs (K, ...).
         deadline: Ends the walk at the points that are looked at next.
+        rounding: Rounding of the model.
+        noisy_points: Noise, piece (K,) and position (K,) -> inputs (K, ...) with errors.
+        reach: How large the inputs of each piece are (P, 1).
 
     Attributes:
         layer: int64 (M,) the number of each unit's layer.
         counted: bool (M,) whether its bit counts.
+        doubtful: bool (P,), whether it can't be told of a pre-activation on which side it is.
     """
 
     def __init__(
@@ -61,46 +70,93 @@ class Samples:
         replica: Replica,
         structure: ModelStructure,
         names: Sequence[str],
-        num_pieces: int,
         points: Callable[[Tensor, Tensor], Tensor],
         deadline: Deadline,
+        rounding: Rounding,
+        noisy_points: Callable[[Noise, Tensor, Tensor], Tensor],
+        reach: Tensor,
     ) -> None:
         self._deadline = deadline
         self._replica, self._structure, self._points = replica, structure, points
+        self._names = list(names)
         self._numbers = {name: number for number, name in enumerate(names)}
         widths = [structure.num_bits(name) for name in names]
         counted = [name in structure.counted for name in names]
         device = replica.device
         self.layer = torch.arange(len(widths), device=device).repeat_interleave(torch.tensor(widths, device=device))
         self.counted = torch.tensor(counted, device=device)[self.layer]
-        self._largest = torch.zeros(num_pieces, len(widths), dtype=torch.float64, device=device)
+        self._rounding, self._noisy_points, self._reach = rounding, noisy_points, reach
+        self.doubtful = torch.zeros(len(reach), dtype=torch.bool, device=device)
 
-    def __call__(self, piece: Tensor, position: Tensor) -> Tensor:
-        """float64 (K, M), M units of the layers looked at, two for an activation with two thresholds."""
+    def __call__(self, piece: Tensor, position: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Return float64 (K, M), M units of the layers looked at, two for an activation with two thresholds.
+
+        Args:
+            piece: int64 (K,).
+            position: float64 (K,).
+            known: Points (E,) and units (E,) that are on their threshold.
+        """
+        if self._structure.picks_rows and len(piece) > 1 and known is None:
+            return torch.cat([self(*one) for one in zip(piece.split(1), position.split(1), strict=True)])
+        found, near = self._look(piece, position)
+        if known is not None:
+            found[known] = 0.0
+        first = 0
+        for some, width in near:
+            zero = found[some.row, first + some.unit] == 0
+            some = some[~zero]
+            on, doubtful = some.judge(self._rounding, self._noisy(piece, position), POSITION_ROUNDING)
+            found[some.row[on], first + some.unit[on]] = 0.0
+            self.doubtful[piece[some.row[doubtful]]] = True
+            first += width
+        return found
+
+    def raw(self, piece: Tensor, position: Tensor) -> Tensor:
+        """Return the same without a look at rounding."""
+        return self._look(piece, position)[0]
+
+    def _look(self, piece: Tensor, position: Tensor) -> tuple[Tensor, list[tuple[NearThreshold, int]]]:
         self._deadline.check()
         found: list[Tensor] = []
+        near: list[tuple[NearThreshold, int]] = []
         if len(piece) == 0:
-            return torch.empty(0, len(self.layer), dtype=torch.float64, device=piece.device)
-        if self._structure.picks_rows and len(piece) > 1:
-            return torch.cat([self(*one) for one in zip(piece.split(1), position.split(1), strict=True)])
+            return torch.empty(0, len(self.layer), dtype=torch.float64, device=piece.device), near
 
         def read(layer: str, thresholds: Thresholds, z: Tensor) -> None:
             if layer not in self._numbers:
                 return
             units = self._structure.per_input(layer, z, len(piece))
-            largest = self._largest[:, self._numbers[layer]]
-            largest.scatter_reduce_(0, piece, magnitude(units).squeeze(1), "amax")
-            tolerance = ON_TOLERANCE * largest[piece, None]
+            screen = self._rounding.screen(layer, torch.maximum(self._rounding.size(layer, units), self._reach[piece]))
             for threshold in thresholds:
-                distance = units - threshold
-                found.append(distance.masked_fill(distance.abs() <= tolerance, 0.0))
+                found.append(units - threshold)
+                near.append((NearThreshold.of(layer, threshold, units, found[-1].abs() <= screen), units.shape[1]))
 
         LayerPass(self._replica, self._structure, read).run(self._points(piece, position))
-        return torch.cat(found, dim=1)
+        return torch.cat(found, dim=1), near
 
-    def largest(self, piece: Tensor) -> Tensor:
-        """The largest magnitude seen of each unit's layer on given pieces (K, M)."""
-        return self._largest[piece][:, self.layer]
+    def _noisy(self, piece: Tensor, position: Tensor) -> Callable[[Noise, Tensor], Tensor]:
+        return lambda noise, point: self._noisy_points(noise, piece[point], position[point])
+
+    def bent(self, piece: Tensor, position: Tensor, error: Tensor, values: Tensor) -> Tensor:
+        """Return which units miss a straight line at points (K,) by more than rounding, bool (K, M).
+
+        Args:
+            piece: int64 (K,).
+            position: float64 (K,).
+            error: float64 (K, M), by how much.
+            values: float64 (K, M), largest magnitudes of each unit near the point.
+        """
+        bent = error > AFFINE_TOLERANCE * values
+        for number, name in enumerate(self._names):
+            columns = (self.layer == number).nonzero().squeeze(1)
+            size = torch.maximum(self._rounding.size(name, values[:, columns[: self._structure.units[name]]]), self._reach[piece])
+            clearly = (CLEARLY_BENT / SCREEN) * self._rounding.screen(name, size)
+            clearly = clearly.repeat(1, len(columns) // clearly.shape[1])
+            point, column = (bent[:, columns] & (error[:, columns] <= clearly)).nonzero(as_tuple=True)
+            if len(point):
+                terms = self._rounding.terms(name, self._noisy(piece, position), point, column % self._structure.units[name])
+                bent[point, columns[column]] = error[point, columns[column]] > AFFINE_TOLERANCE * terms
+        return bent
 
 
 @dataclass(frozen=True)
@@ -162,7 +218,8 @@ def refine(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
             settled.append((some.piece, some.left, ((some.at_left > 0) | (some.at_right > 0))[:, samples.counted]))
         if not bool(given_up.all()):
             todo.append(parts[~given_up])
-    return _traversal(settled, pieces, unresolved, looked <= MOST_POINTS)
+    found = _traversal(settled, pieces, unresolved, looked <= MOST_POINTS)
+    return replace(found, exact=found.exact & ~samples.doubtful)
 
 
 def _look(intervals: Intervals, samples: Samples, unresolved: Tensor) -> tuple[Intervals, Intervals]:
@@ -170,9 +227,9 @@ def _look(intervals: Intervals, samples: Samples, unresolved: Tensor) -> tuple[I
     length = intervals.right - intervals.left
     check = intervals.left + CHECK * length
     at_check = samples(intervals.piece, check)
-    scale = samples.largest(intervals.piece)
     error = (at_check - torch.lerp(intervals.at_left, intervals.at_right, CHECK)).abs()
-    bent = _first_layer(error > AFFINE_TOLERANCE * scale, samples)
+    values = torch.maximum(torch.maximum(intervals.at_left.abs(), intervals.at_right.abs()), at_check.abs())
+    bent = _first_layer(samples.bent(intervals.piece, check, error, values), samples)
     crosses = intervals.at_left * intervals.at_right < 0
     crossed = _first_layer(crosses, samples)
     at_bend = (bent <= crossed) & (bent < NEVER)  # a crossing bends the layers behind it
@@ -199,7 +256,9 @@ def _cut_at_crossings(intervals: Intervals, crosses: Tensor, samples: Samples) -
     left, right = intervals.left[interval], intervals.right[interval]
     position = left + (right - left) * (before / (before - after))
     for side, ends in ((intervals.at_left, left), (intervals.at_right, right)):
-        near = (position - ends).abs() <= MERGE_TOLERANCE
+        distance = (position - ends).abs()
+        near = distance <= MERGE_TOLERANCE
+        samples.doubtful[intervals.piece[interval[near & (distance > ONE_PLACE)]]] = True
         side[interval[near], unit[near]] = 0.0
     inside = (position - left > MERGE_TOLERANCE) & (right - position > MERGE_TOLERANCE)
     interval, unit, position = interval[inside], unit[inside], position[inside]
@@ -207,9 +266,10 @@ def _cut_at_crossings(intervals: Intervals, crosses: Tensor, samples: Samples) -
     order = order[torch.argsort(interval[order], stable=True)]
     interval, unit, position = interval[order], unit[order], position[order]
     fresh = torch.ones_like(interval, dtype=torch.bool)
-    fresh[1:] = (interval[1:] != interval[:-1]) | (position[1:] - position[:-1] > MERGE_TOLERANCE)
-    at = samples(intervals.piece[interval[fresh]], position[fresh])
-    at[fresh.cumsum(0) - 1, unit] = 0.0
+    gap = (position[1:] - position[:-1]).where(interval[1:] == interval[:-1], torch.inf)
+    fresh[1:] = gap > MERGE_TOLERANCE
+    samples.doubtful[intervals.piece[interval[1:][(gap <= MERGE_TOLERANCE) & (gap > ONE_PLACE)]]] = True
+    at = samples(intervals.piece[interval[fresh]], position[fresh], (fresh.cumsum(0) - 1, unit))
     return intervals.cut(interval[fresh], position[fresh], at)
 
 
@@ -220,8 +280,8 @@ def _cut_at_bends(intervals: Intervals, check: Tensor, at_check: Tensor, error: 
     step = (intervals.right - intervals.left) / 128
     near_left, near_right = intervals.left + step, intervals.right - step
     first, last = intervals.at_left[rows, unit], intervals.at_right[rows, unit]
-    rise = (samples(intervals.piece, near_left)[rows, unit] - first) / step
-    fall = (last - samples(intervals.piece, near_right)[rows, unit]) / step
+    rise = (samples.raw(intervals.piece, near_left)[rows, unit] - first) / step
+    fall = (last - samples.raw(intervals.piece, near_right)[rows, unit]) / step
     meet = (last - first + fall * intervals.left - fall * intervals.right) / (rise - fall) + intervals.left
     meets = (meet > near_left) & (meet < near_right)
     position = torch.where(meets, meet, check)

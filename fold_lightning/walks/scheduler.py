@@ -207,9 +207,11 @@ class PieceScheduler:
             self._replica,
             self._structure,
             names,
-            len(pieces),
             lambda piece, t: self._points(pieces.segment[piece], t),
             self._deadline,
+            self._rounding,
+            lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
+            torch.maximum(*(self._rounding.reach(side[pieces.segment]) for side in (self._start, self._end))),
         )
 
     def _max_samples(self, samples: Samples) -> int:

@@ -128,7 +128,7 @@ def _locate(piece: Tensor, unit: Tensor, left: Tensor, right: Tensor, samples: S
     def value(position: np.ndarray[Any, Any], piece: np.ndarray[Any, Any], unit: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         t, p, u = (torch.from_numpy(np.ascontiguousarray(a)).to(left.device) for a in (position, piece, unit))
         found = [
-            samples(a, b).gather(1, c[:, None]).squeeze(1)
+            samples.raw(a, b).gather(1, c[:, None]).squeeze(1)
             for a, b, c in zip(p.split(max_rows), t.split(max_rows), u.split(max_rows), strict=True)
         ]
         return np.asarray(torch.cat(found).cpu())
