@@ -13,9 +13,13 @@ from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.interception import Interception, PassEnded
 from fold_lightning.activations.operations import CLAMPS, MAX_POOLS, is_in_place
 from fold_lightning.activations.registry import Thresholds
-from fold_lightning.activations.rounding import NearThreshold, Rounding
+from fold_lightning.activations.rounding import NearThreshold, Noise, Rounding
 from fold_lightning.activations.tracking import depends_on_input
 from fold_lightning.walks.piecewise_bends import MaxPool, clamp_bounds
+
+
+CONSTANT = 100.0
+"""How many times the rounding of its terms a unit may grow along a step and be constant: several layers' roundings add up."""
 
 
 class NoPolytopes(ValueError):
@@ -61,7 +65,7 @@ class FrozenPass(Interception):
         values, tangents = self._split(z, dim)
         values = self._settled(layer, thresholds, values)
         if layer in self._structure.counted:
-            self._record(values, tangents, thresholds)
+            self._record(layer, values, tangents, thresholds)
         if layer == self._structure.needed[-1]:
             raise PassEnded
         inner = _towards_the_middle(values, thresholds)
@@ -91,12 +95,27 @@ class FrozenPass(Interception):
         screen = self._rounding.screen(layer, torch.maximum(self._rounding.size(layer, flat), self._reach))
         for threshold in thresholds:
             near = NearThreshold.of(layer, threshold, flat, (flat - threshold).abs() <= screen)
-            on, _ = near.judge(self._rounding, lambda noise, row: noise.of(self._points[row]))
+            on, _ = near.judge(self._rounding, self._noisy)
             flat[near.row[on], near.unit[on]] = threshold
         return flat.view_as(values)
 
-    def _record(self, values: Tensor, tangents: Tensor, thresholds: Thresholds) -> None:
-        flat, growth = values.flatten(1), tangents.flatten(2).mT
+    def _without_rounding(self, layer: str, values: Tensor, growth: Tensor) -> Tensor:
+        """Growths (B, n, m) with those of units that are constant up to rounding exactly 0."""
+        largest = growth.abs().amax(2)
+        screen = self._rounding.screen(layer, torch.maximum(self._rounding.size(layer, values), self._reach))
+        near = NearThreshold.of(layer, 0.0, largest, (largest <= screen) & (largest > 0))
+        constant, _ = near.judge(self._rounding, self._noisy, CONSTANT)
+        if bool(constant.any()):
+            growth = growth.clone()
+            growth[near.row[constant], near.unit[constant]] = 0.0
+        return growth
+
+    def _noisy(self, noise: Noise, row: Tensor) -> Tensor:
+        return noise.of(self._points[row])
+
+    def _record(self, layer: str, values: Tensor, tangents: Tensor, thresholds: Thresholds) -> None:
+        flat = values.flatten(1)
+        growth = self._without_rounding(layer, flat, tangents.flatten(2).mT)
         for threshold in thresholds:
             sign = torch.where(flat > threshold, 1.0, -1.0)
             self.bits.append(sign > 0)
@@ -145,11 +164,12 @@ class FrozenPass(Interception):
 
 def _towards_the_middle(values: Tensor, thresholds: Thresholds) -> Tensor:
     """A step from each value that stays in its piece; on a threshold the piece is the one below it."""
-    step = torch.full_like(values, -1.0)
+    size = torch.exp2(torch.log2(values.abs()).floor()).where(values != 0, 1.0)  # of a value's own digits, none are lost
+    step = -size
     for low, high in zip(thresholds, [*thresholds[1:], float("inf")], strict=True):
         inside = values > low
         if high == float("inf"):
-            step = torch.where(inside, 1.0, step)
+            step = torch.where(inside, size, step)
         else:
             to_low, to_high = (low - values) / 2, (high - values) / 2
             step = torch.where(inside, torch.where(to_high > -to_low, to_high, to_low), step)
