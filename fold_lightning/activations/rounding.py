@@ -150,17 +150,18 @@ class Rounding:
 
     def reach(self, inputs: Tensor) -> Tensor:
         """Return how large inputs (B, ...) are, as a multiple of usual ones (B, 1)."""
-        sizes = inputs.reshape(len(inputs), -1).abs().amax(1, keepdim=True)
+        sizes = largest(inputs.reshape(len(inputs), -1))
         return sizes / self._usual_size if self._usual_size else torch.ones_like(sizes)
 
     def size(self, layer: str, z: Tensor) -> Tensor:
         """Return how large a layer's pre-activations (B, n) are, in units of usual terms (B, 1)."""
-        usual = self._usual[layer]
+        usual: Tensor = self._usual[layer]
         return largest(z) / usual if len(usual) == 1 else largest(z / usual)
 
     def screen(self, layer: str, size: Tensor) -> Tensor:
         """Return the distance from a threshold (B, 1) or (B, n) within which to judge rows of a size (B, 1)."""
-        return SCREEN * size * self._usual[layer]
+        usual: Tensor = self._usual[layer]
+        return SCREEN * size * usual
 
     def terms(self, layer: str, inputs: Inputs, point: Tensor, unit: Tensor) -> Tensor:
         """Return the terms (E,) of units (E,) at the points of these numbers (E,)."""

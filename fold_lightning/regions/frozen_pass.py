@@ -17,7 +17,6 @@ from fold_lightning.activations.rounding import NearThreshold, Noise, Rounding
 from fold_lightning.activations.tracking import depends_on_input
 from fold_lightning.walks.piecewise_bends import MaxPool, clamp_bounds
 
-
 CONSTANT = 100.0
 """How many times the rounding of its terms a unit may grow along a step and be constant: several layers' roundings add up."""
 
