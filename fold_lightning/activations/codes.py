@@ -43,7 +43,7 @@ class ActivationCodes:
 def activation_codes(model: nn.Module, inputs: Tensor, *, layers: Patterns = None, forward: Forward = None) -> ActivationCodes:
     """The activation pattern of each input: one bit for each hidden unit.
 
-    A bit is 1 iff the unit's pre-activation is strictly positive ("ReLU Code Space", Definition 1); less than 3e-15 of the terms
+    A bit is 1 iff the unit's pre-activation is strictly positive ("ReLU Code Space", Definition 1); less than 1e-15 of the terms
     it is computed from counts as 0, for that is what rounding leaves of exact zeros. Activations with two kinks (ReLU6,
     Hardtanh) give a bit for each, all low-threshold bits of a layer before its high ones (this project's reading). The model
     is measured in evaluation mode with its stored weights in float64, and nothing of it changes.

@@ -28,8 +28,11 @@ NOISE = 2.0**-40
 REPEATS = 8
 """Noisy passes of an input. The scatter of 8 is less than a fifth of the true one in 1 of 1e4 cases."""
 
+FEW_REPEATS = 4
+"""Noisy passes that show the usual terms of units, which need not be known closely."""
+
 ROUNDED = 1e-15
-"""Share of its terms below which a pre-activation is 0."""
+"""Share of its terms below which a pre-activation is 0: of 1,709 units that cancel, all were below 1e-15, most at 3e-17 to 3e-16."""
 
 CERTAIN = 1e-14
 """Share of its terms above which the sign of a pre-activation is certain."""
@@ -141,7 +144,7 @@ class Rounding:
         """Return the terms of each layer's units (n,), or one number (1,) where all are alike."""
         rows, usual = torch.arange(len(sample), device=sample.device), {}
         inputs: Inputs = lambda noise, row: noise.of(sample[row])  # noqa: E731
-        for layer, terms in self._scatter(self._replica, self._structure.needed, inputs, rows).items():
+        for layer, terms in self._scatter(self._replica, self._structure.needed, inputs, rows, FEW_REPEATS).items():
             most = terms.amax(0)
             known = most[most > 0]
             most = most.where(most > 0, known.median() if len(known) else 1.0)
@@ -174,7 +177,9 @@ class Rounding:
             found[here] = terms[place[here] - begin, unit[here]]
         return found
 
-    def _scatter(self, replica: Replica, layers: Sequence[str], inputs: Inputs, points: Tensor) -> dict[str, Tensor]:
+    def _scatter(
+        self, replica: Replica, layers: Sequence[str], inputs: Inputs, points: Tensor, repeats: int = REPEATS
+    ) -> dict[str, Tensor]:
         """Return the terms of all units of layers, in execution order, at points (K,): (K, n) each."""
         noise, found = Noise(replica.device), dict[str, list[Tensor]]()
 
@@ -182,10 +187,10 @@ class Rounding:
             if layer in layers:
                 found.setdefault(layer, []).append(z.clone())
 
-        noisy = inputs(noise, points.repeat(REPEATS))
+        noisy = inputs(noise, points.repeat(repeats))
         for batch in noisy.split(1 if self._structure.picks_rows else len(noisy)):
             NoisyPass(replica, self._structure, layers[-1], noise, read).run(batch)
-        return {layer: torch.cat(z).view(REPEATS, len(points), -1).std(0) / NOISE for layer, z in found.items()}
+        return {layer: torch.cat(z).view(repeats, len(points), -1).std(0) / NOISE for layer, z in found.items()}
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,10 @@ class FrozenPass(Interception):
 
     def _without_rounding(self, layer: str, values: Tensor, growth: Tensor) -> Tensor:
         """Growths (B, n, m) with those of units that are constant up to rounding exactly 0."""
-        largest = growth.abs().amax(2)
         screen = self._rounding.screen(layer, torch.maximum(self._rounding.size(layer, values), self._reach))
+        row, unit = (growth[:, :, 0].abs() <= screen).nonzero(as_tuple=True)  # most units show along the first step
+        largest = torch.zeros_like(values)
+        largest[row, unit] = growth[row, unit].abs().amax(1)
         near = NearThreshold.of(layer, 0.0, largest, (largest <= screen) & (largest > 0))
         constant, _ = near.judge(self._rounding, self._noisy, CONSTANT)
         if bool(constant.any()):

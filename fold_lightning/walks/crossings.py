@@ -16,6 +16,9 @@ from fold_lightning.walks.sparse import any_set, set_bits
 INSIDE = 0.381966
 """Where in an interval its terms are looked at."""
 
+ALONG_APART = 1e-10
+"""Crossings that are farther apart than this in t need no closer look; far above `MERGE_TOLERANCE`, and rounding at 1e5 intervals."""
+
 SAMPLED_ROWS = 8
 """Every so many rows show how large a layer becomes on a piece; all rows would take a tenth of a pass."""
 
@@ -206,6 +209,9 @@ class Crossings:
 
     def _unite(self, z: Tensor) -> None:
         """Give crossings of an interval that are as close as rounding moves them one position."""
+        along = (self.interval + self.position).sort().values  # of 11 digits, in which generic crossings are apart
+        if bool((along[1:] - along[:-1] > ALONG_APART).all()):
+            return
         by_position = torch.argsort(self.position)
         by_place = by_position[torch.argsort(self.interval[by_position], stable=True)]
         interval, position = self.interval[by_place], self.position[by_place]
