@@ -171,7 +171,7 @@ def region_graph(
         if structure.unknown or structure.bends:
             raise NoPolytopes(
                 "The nodes of the graph are regions in which the network is affine, told by their codes; this network has "
-                f"{', '.join(structure.unknown + structure.bends)}, which bends inside them."
+                f"{', '.join((*structure.unknown, *structure.bends))}, which bends inside them."
             )
         search = _Search(replica, structure, start.shape[1:], max_regions)
         for found in search.run(start.detach().to(replica.device, torch.float64).flatten(1)):

@@ -14,11 +14,12 @@ from fold_lightning.activations.inspection import VARYING_LAYERS, LayersVary, Mo
 from fold_lightning.activations.interception import Interception, PassEnded
 from fold_lightning.activations.layers import Patterns
 from fold_lightning.activations.registry import Thresholds
+from fold_lightning.activations.rounding import NearThreshold, Rounding
 
 T = TypeVar("T")
 
 ZERO_TOLERANCE = 1e-13
-"""A pre-activation below this share of its layer's largest is 0: rounding leaves exact zeros at about 1e-16."""
+"""Share of a larger value below which the lead of one value over another is 0: rounding leaves about 1e-16."""
 
 CHUNK_BYTES = 2**27
 
@@ -42,8 +43,8 @@ class ActivationCodes:
 def activation_codes(model: nn.Module, inputs: Tensor, *, layers: Patterns = None, forward: Forward = None) -> ActivationCodes:
     """The activation pattern of each input: one bit for each hidden unit.
 
-    A bit is 1 iff the unit's pre-activation is strictly positive ("ReLU Code Space", Definition 1); less than 1e-13 of the
-    layer's largest magnitude counts as 0, for that is what rounding leaves of exact zeros. Activations with two kinks (ReLU6,
+    A bit is 1 iff the unit's pre-activation is strictly positive ("ReLU Code Space", Definition 1); less than 1e-15 of the terms
+    it is computed from counts as 0, for that is what rounding leaves of exact zeros. Activations with two kinks (ReLU6,
     Hardtanh) give a bit for each, all low-threshold bits of a layer before its high ones (this project's reading). The model
     is measured in evaluation mode with its stored weights in float64, and nothing of it changes.
 
@@ -92,9 +93,10 @@ def codes_and_outputs(
     check_inputs(inputs)
     with evaluate_on_replica(model, inputs, forward) as replica:
         structure = inspect(replica, inputs, layers)
+        rounding = Rounding(replica, structure, inputs)
         bits, found = [], []
         for chunk in inputs.split(_rows(structure)):
-            some, output = _chunk_codes(replica, structure, chunk, to_end=True)
+            some, output = _chunk_codes(replica, structure, rounding, chunk, to_end=True)
             bits.append(some)
             found.append(read(output))
     return ActivationCodes(torch.cat(bits).to(inputs.device), structure.layers), found
@@ -126,7 +128,8 @@ def check_inputs(inputs: Tensor, name: str = "inputs", *, finite: bool = True) -
 
 def codes_of(replica: Replica, structure: ModelStructure, inputs: Tensor, max_bytes: int = CHUNK_BYTES) -> Tensor:
     """Codes bool (B, N) on the replica model's device, in chunks of bounded working memory."""
-    chunks = [_chunk_codes(replica, structure, chunk) for chunk in inputs.split(_rows(structure, max_bytes))]
+    rounding = Rounding(replica, structure, inputs)
+    chunks = [_chunk_codes(replica, structure, rounding, chunk) for chunk in inputs.split(_rows(structure, max_bytes))]
     return torch.cat([bits for bits, _ in chunks])
 
 
@@ -134,23 +137,27 @@ def _rows(structure: ModelStructure, max_bytes: int = CHUNK_BYTES) -> int:
     return 1 if structure.is_row_by_row else max(1, max_bytes // (8 * TENSORS_AT_ONCE * structure.widest))
 
 
-def _chunk_codes(replica: Replica, structure: ModelStructure, inputs: Tensor, *, to_end: bool = False) -> tuple[Tensor, Any]:
+def _chunk_codes(
+    replica: Replica, structure: ModelStructure, rounding: Rounding, inputs: Tensor, *, to_end: bool = False
+) -> tuple[Tensor, Any]:
+    inputs = inputs.to(replica.device, torch.float64)
+    reach = rounding.reach(inputs)
     found: list[Tensor] = []
+    near: list[NearThreshold] = []
 
     def read(layer: str, thresholds: Thresholds, z: Tensor) -> None:
         if layer in structure.counted:
             units = structure.per_input(layer, z, len(inputs))
-            tolerance = ZERO_TOLERANCE * magnitude(units)
-            found.extend(units > threshold + tolerance for threshold in thresholds)
+            screen = rounding.screen(layer, torch.maximum(rounding.size(layer, units), reach))
+            for threshold in thresholds:
+                found.append(units > threshold + screen)
+                near.append(NearThreshold.of(layer, threshold, units, found[-1] ^ (units >= threshold - screen)))
 
-    output = LayerPass(replica, structure, read, to_end=to_end).run(inputs.to(replica.device, torch.float64))
+    output = LayerPass(replica, structure, read, to_end=to_end).run(inputs)
+    for bits, some in zip(found, near, strict=True):
+        zero, _ = some.judge(rounding, lambda noise, row: noise.of(inputs[row]))
+        bits[some.row, some.unit] = (some.distance > 0) & ~zero
     return torch.cat(found, dim=1), output
-
-
-def magnitude(z: Tensor) -> Tensor:
-    """Largest |z| of each row, (B, 1)."""
-    # The maximum norm, of which torch's own takes four to ten times as long.
-    return torch.maximum(z.amax(1, keepdim=True), -z.amin(1, keepdim=True))
 
 
 class LayerPass(Interception):

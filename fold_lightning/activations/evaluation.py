@@ -43,7 +43,6 @@ class Replica:
 
     def __init__(self, model: nn.Module, forward: Forward, device: torch.device, *, in_float64: bool = True) -> None:
         self.device, self.in_float64 = device, in_float64
-        self._model, self._given = model, forward
         self._copy = ModelCopy(model, device, torch.float64 if in_float64 else None)
         module = self._copy.module
         self._forward = forward_function(module, self._copy(forward))
@@ -51,6 +50,9 @@ class Replica:
         self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
         self._doubles: dict[int, tuple[Tensor, Tensor]] = {}
         self.structures: dict[Any, Any] = {}
+        self._arguments = model, forward, device
+        self._twin: Replica | None = None
+        self._is_stateful = False
 
     @property
     def shared_generators(self) -> list[Any]:
@@ -62,10 +64,19 @@ class Replica:
         """The module that is passed inputs."""
         return self._copy.module
 
-    def begin_pass(self) -> None:
-        """Take back what the last pass changed: each pass finds the model as the user left it."""
-        self._copy.reset()
-        self._doubles.clear()
+    def begin_pass(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """Take back what the last pass changed: each pass finds the model as the user left it.
+
+        Returns:
+            State of the pass that is under way, if this one runs within it, for `end_pass`.
+        """
+        self._is_stateful |= self._copy.reset()
+        outer, self._doubles = self._doubles, {}
+        return outer
+
+    def end_pass(self, outer: dict[int, tuple[Tensor, Tensor]]) -> None:
+        """Go on with the pass that was under way."""
+        self._doubles = outer
 
     def forward(self, inputs: Tensor) -> Any:
         """Call the copy of the model."""
@@ -73,20 +84,32 @@ class Replica:
 
     def takes(self, inputs: Tensor) -> bool:
         """Return whether the model takes inputs in its own dtype, when nothing is intercepted."""
-        plain = Replica(self._model, self._given, inputs.device, in_float64=False)
+        model, forward, _ = self._arguments
+        plain = Replica(model, forward, inputs.device, in_float64=False)
         try:
             plain.forward(inputs.to(self._dtype))
         except Exception:
             return False
         return True
 
+    def twin(self) -> Replica:
+        """Return a replica for passes that run while one of this is under way: another one if passes leave something behind."""
+        if not self._is_stateful:
+            return self
+        if self._twin is None:
+            self._twin = Replica(*self._arguments, in_float64=self.in_float64)
+        return self._twin
+
     def release(self) -> None:
         """Free the memory of the copy."""
         self._copy.release()
+        if self._twin is not None:
+            self._twin.release()
 
     def path(self, module: nn.Module) -> str:
         """Return the path of a module in the model; for a module outside it, the name of its class."""
-        return self._paths.get(id(module), type(module).__name__)
+        name: str = self._paths.get(id(module), type(module).__name__)
+        return name
 
     def double(self, tensor: Tensor) -> Tensor:
         """Return a tensor as operations get it: in float64 or complex128, on the device of the passes.

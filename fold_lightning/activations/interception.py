@@ -54,6 +54,10 @@ MAX_NOTED = 10_000
 """Tensors of a pass that are noted, alive or not, before those that are gone are forgotten."""
 
 
+_RUNNING: list[Interception] = []
+"""Passes under way: within one, another may look closer at some rows, and each sees its own modules alone."""
+
+
 class PassEnded(BaseException):
     """End a forward pass that has shown all it had to; no ``except Exception`` of a model swallows it."""
 
@@ -116,10 +120,11 @@ class Interception(TorchFunctionMode):
         Returns:
             What the model returns; None if the pass was ended.
         """
+        outer = self._replica.begin_pass()
+        _RUNNING.append(self)
         before = register_module_forward_pre_hook(self._enter_module)
         after = register_module_forward_hook(self._leave_module, always_call=True)
         try:
-            self._replica.begin_pass()
             with self:
                 return self._replica.forward(mark_rows(inputs))
         except PassEnded:
@@ -127,6 +132,8 @@ class Interception(TorchFunctionMode):
         finally:
             before.remove()
             after.remove()
+            _RUNNING.pop()
+            self._replica.end_pass(outer)
             self._callers.clear()
             self._counts_at_entry.clear()
             self._calls.clear()
@@ -267,6 +274,8 @@ class Interception(TorchFunctionMode):
             self.num_unknown += 1
 
     def _enter_module(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if _RUNNING[-1] is not self:
+            return
         if isinstance(module, torch.jit.ScriptModule):
             raise OutOfSightError(f"{self.place(module)} is a ScriptModule")
         self._callers.append(module)
@@ -293,7 +302,7 @@ class Interception(TorchFunctionMode):
             self.unknown.setdefault(type(module).__name__, self.place(module))
 
     def _leave_module(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if not self._callers:
+        if _RUNNING[-1] is not self or not self._callers:
             return
         self._callers.pop()
         before = self._counts_at_entry.pop()

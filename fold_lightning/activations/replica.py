@@ -78,14 +78,16 @@ class ModelCopy(StructuralCopy):
             self._fill(module)
         self.module: nn.Module = self(model)
 
-    def reset(self) -> None:
-        """Give modules, containers and tensors the contents that they had when they were made."""
-        super().reset()
+    def reset(self) -> bool:
+        """Give modules, containers and tensors the contents that they had when they were made; return whether any differed."""
+        differed = super().reset()
         for number, (tensor, made, version) in enumerate(self._written):
             if made._version != version:
                 with torch.no_grad():
                     made.copy_(tensor)
                 self._written[number] = (tensor, made, made._version)
+                differed = True
+        return differed
 
     def release(self) -> None:
         """Drop all copies: modules in cycles of references would keep their tensors until Python's next collection."""
@@ -247,7 +249,7 @@ class ReadOnlyTrainer:
     def __init__(self, trainer: Any, module: nn.Module) -> None:
         vars(self).update(_read=trainer, lightning_module=module)
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:  # `isinstance` of a Trainer holds
         return type(vars(self)["_read"])
 
@@ -307,7 +309,7 @@ def _refuse_scripted(model: nn.Module) -> None:
 
 def _check_tensor(tensor: Tensor, is_owned: bool) -> None:
     """Raise for a weight that has no values which could be copied."""
-    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+    if nn.parameter.is_lazy(tensor):
         raise ValueError(
             "The model has lazy modules, whose weights are made by a first pass: call it once with a batch before it is measured."
         )

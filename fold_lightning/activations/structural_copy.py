@@ -50,7 +50,7 @@ SHARED = (type, types.ModuleType, str, bytes, int, float, complex, type(None), E
 
 GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 
-ITERATORS = (itertools.count, itertools.cycle, *(type(iter(empty)) for empty in ([], (), {}, range(0), set())))
+ITERATORS = (itertools.count, itertools.cycle, *map(type, (iter([]), iter(()), iter({}), iter(range(0)), iter(set()))))
 
 ABSENT = object()
 """Stands in for the contents of an empty cell."""
@@ -84,21 +84,22 @@ class StructuralCopy:
         if known is not None:
             return known[1]  # type: ignore[no-any-return]
         if isinstance(value, weakref.ProxyTypes):  # before all else, for it says that it is what it stands for
-            return self._weak_proxy(value)  # type: ignore[return-value]
+            return self._weak_proxy(value)  # type: ignore[no-any-return]
         if isinstance(value, SHARED) or self._depth >= MAX_DEPTH or self._num_objects >= MAX_OBJECTS:
             return value
         self._depth += 1
         self._num_objects += 1
         try:
-            return self._copy(value)
+            return self._copy(value)  # type: ignore[no-any-return]
         finally:
             self._depth -= 1
 
-    def reset(self) -> None:
-        """Give all copied containers and objects the contents that they had when they were made."""
-        for value, before in self._contents:
-            if _differs(value, before):
-                _fill(value, before)
+    def reset(self) -> bool:
+        """Give all copied containers and objects the contents that they had when they were made; return whether any differed."""
+        changed = [(value, before) for value, before in self._contents if _differs(value, before)]
+        for value, before in changed:
+            _fill(value, before)
+        return bool(changed)
 
     def _copy(self, value: Any) -> Any:
         for kinds, method in _METHODS:
@@ -138,7 +139,7 @@ class StructuralCopy:
         base = OrderedDict if isinstance(value, OrderedDict) else dict
         made = self._keep(value, base.__new__(type(value)))
         if isinstance(value, defaultdict):
-            made.default_factory = self(value.default_factory)
+            made.default_factory = self(value.default_factory)  # type: ignore[attr-defined]
         for key, item in zip(base.keys(value), self._items(list(base.values(value))), strict=True):
             base.__setitem__(made, self._copies.get(id(key), (key, key))[1], item)
         return self._with_attributes(value, made)
@@ -344,9 +345,9 @@ def _differs(value: Any, before: Any) -> bool:
     if isinstance(value, types.CellType):
         return cell_contents(value) is not before
     if isinstance(value, np.ndarray):
-        return value.tobytes() != before.tobytes()
+        return bool(value.tobytes() != before.tobytes())
     if isinstance(value, set):
-        return value != before
+        return bool(value != before)
     if len(value) != len(before):
         return True
     if isinstance(value, dict):

@@ -18,9 +18,6 @@ NONE, WALL = -1, -2
 FAR_AWAY = 1e8
 """Where walls stand, in median distances of the planes: what lies behind them does not count."""
 
-ZERO_ROW = 1e-12
-"""A normal shorter than this part of its layer's longest is 0: its unit is constant on the region."""
-
 UNREACHED = 1e12
 """A plane so many times as far as any of the first layer's is none: its normal is what rounding leaves of 0."""
 
@@ -94,9 +91,8 @@ class Rows:
 def rows_of(regions: ActivationRegions) -> Rows:
     """All half-spaces but those of units that are constant on their region."""
     length, slacks = regions.normals.norm(dim=2), regions.slacks.clamp(min=0)
-    layers = [part for part in regions.layers.values() if part.stop > part.start]
-    longest = torch.cat([length[:, part].amax(1, keepdim=True).expand_as(length[:, part]) for part in layers], dim=1)
-    real, first = length > ZERO_ROW * longest, layers[0]
+    first = next(part for part in regions.layers.values() if part.stop > part.start)
+    real = length > 0
     farthest = (slacks[:, first] / length[:, first]).where(real[:, first], 0.0).amax(1, keepdim=True)
     real &= (slacks <= UNREACHED * farthest * length) | (farthest == 0)
     index = torch.arange(length.shape[1], device=length.device).expand_as(length)

@@ -33,7 +33,7 @@ def supporting_units(regions: ActivationRegions, *, method: Method = "exact", nu
     that implies it, or either by a linear program of its own where numbers leave that open.
 
     What is decided where papers are silent (this project's own): a unit that is constant on the region has no face (its normal is
-    less than 1e-12 of its layer's longest, or its plane 1e12 times as far as all of the first layer's); of planes that agree to 1e-9
+    0 up to rounding, or its plane 1e12 times as far as all of the first layer's); of planes that agree to 1e-9
     of their distance from the region's analytic center the first has it; a plane that cuts off no more than 1e-10 of that distance,
     or touches the region in less than a face, has none, nor one that cuts only beyond 1e8 times the median distance of the planes,
     where those meet that are parallel but for rounding; and a region without interior, such as a single point, has none at all.

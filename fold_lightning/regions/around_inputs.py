@@ -16,6 +16,7 @@ from fold_lightning.activations.codes import TENSORS_AT_ONCE, check_inputs
 from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica
 from fold_lightning.activations.inspection import ModelStructure, inspect
 from fold_lightning.activations.layers import Patterns, columns
+from fold_lightning.activations.rounding import Rounding
 from fold_lightning.regions.frozen_pass import FrozenPass, NoPolytopes
 
 MAX_BYTES = 2**28
@@ -203,12 +204,13 @@ def half_spaces(
     rows = 1 + (points[0].numel() if basis is None else basis.shape[1])
     numel = rows * max(TENSORS_AT_ONCE * structure.widest, structure.num_units)
     size = max(1, MAX_BYTES // (8 * numel))
+    rounding = Rounding(replica, structure, points)
     normals: list[Tensor] = []
     slacks: list[Tensor] = []
     bits: list[Tensor] = []
     for begin in range(0, len(points), size):
         some = points[begin : begin + size]
-        frozen = FrozenPass(replica, structure, len(some), choices=choices)
+        frozen = FrozenPass(replica, structure, rounding, some, choices=choices)
         length = _step_lengths(some)
         frozen.run(_with_steps(some, length, None if basis is None else basis[begin : begin + size]))
         normals.append(torch.cat(frozen.normals, 1).div_(length[:, None, None]))

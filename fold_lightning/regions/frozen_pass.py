@@ -10,14 +10,17 @@ from torch import Tensor
 
 from fold_lightning.activations.choices import Choice
 from fold_lightning.activations.choosing import find_choice
-from fold_lightning.activations.codes import ZERO_TOLERANCE, magnitude
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.interception import Interception, PassEnded
 from fold_lightning.activations.operations import CHOICES, CLAMPS, is_in_place
 from fold_lightning.activations.registry import Thresholds
+from fold_lightning.activations.rounding import NearThreshold, Noise, Rounding
 from fold_lightning.activations.tracking import depends_on_input, tensors_in
 from fold_lightning.walks.piecewise_bends import clamp_bounds
+
+CONSTANT = 100.0
+"""How many times the rounding of its terms a unit may grow along a step and be constant: several layers' roundings add up."""
 
 
 class NoPolytopes(ValueError):
@@ -30,18 +33,22 @@ class FrozenPass(Interception):
     Args:
         replica: The model.
         structure: Its activations.
-        groups: B; the inputs are B groups of 1 + m rows.
+        rounding: Rounding of the model.
+        points: The first row of each group (B, ...); the inputs are B groups of 1 + m rows.
         choices: Whether to keep those of max pooling and clamps too.
     """
 
-    def __init__(self, replica: Replica, structure: ModelStructure, groups: int, *, choices: bool = False) -> None:
+    def __init__(
+        self, replica: Replica, structure: ModelStructure, rounding: Rounding, points: Tensor, *, choices: bool = False
+    ) -> None:
         super().__init__(replica)
         self.bits: list[Tensor] = []
         self.rows_of_choices: dict[str, int] = {}
         self._of_units: list[tuple[Tensor, Tensor]] = []
         self._of_choices: list[tuple[Tensor, Tensor]] = []
         self._structure = structure
-        self._groups = groups
+        self._rounding, self._points, self._groups = rounding, points, len(points)
+        self._reach = rounding.reach(points)
         self._choices = choices
 
     @property
@@ -57,8 +64,9 @@ class FrozenPass(Interception):
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         dim = self._structure.batch_dims[layer]
         values, tangents = self._split(z, dim)
+        values = self._settled(layer, thresholds, values)
         if layer in self._structure.counted:
-            self._record(values, tangents, thresholds)
+            self._record(layer, values, tangents, thresholds)
         if layer == self._structure.needed[-1]:
             raise PassEnded
         inner = _towards_the_middle(values, thresholds)
@@ -83,14 +91,39 @@ class FrozenPass(Interception):
         together = torch.cat([values[:, None], values[:, None] + tangents], dim=1)
         return together.flatten(0, 1).movedim(0, dim)
 
-    def _record(self, values: Tensor, tangents: Tensor, thresholds: Thresholds) -> None:
-        flat, growth = values.flatten(1), tangents.flatten(2).mT
-        tolerance = ZERO_TOLERANCE * magnitude(flat)
+    def _settled(self, layer: str, thresholds: Thresholds, values: Tensor) -> Tensor:
+        """Pre-activations with those that are on a threshold up to rounding exactly there."""
+        flat = values.flatten(1).clone()
+        screen = self._rounding.screen(layer, torch.maximum(self._rounding.size(layer, flat), self._reach))
         for threshold in thresholds:
-            sign = torch.where(flat > threshold + tolerance, 1.0, -1.0)
-            on = (flat - threshold).abs() <= tolerance
+            near = NearThreshold.of(layer, threshold, flat, (flat - threshold).abs() <= screen)
+            on, _ = near.judge(self._rounding, self._noisy)
+            flat[near.row[on], near.unit[on]] = threshold
+        return flat.view_as(values)
+
+    def _without_rounding(self, layer: str, values: Tensor, growth: Tensor) -> Tensor:
+        """Growths (B, n, m) with those of units that are constant up to rounding exactly 0."""
+        screen = self._rounding.screen(layer, torch.maximum(self._rounding.size(layer, values), self._reach))
+        row, unit = (growth[:, :, 0].abs() <= screen).nonzero(as_tuple=True)  # most units show along the first step
+        largest = torch.zeros_like(values)
+        largest[row, unit] = growth[row, unit].abs().amax(1)
+        near = NearThreshold.of(layer, 0.0, largest, (largest <= screen) & (largest > 0))
+        constant, _ = near.judge(self._rounding, self._noisy, CONSTANT)
+        if bool(constant.any()):
+            growth = growth.clone()
+            growth[near.row[constant], near.unit[constant]] = 0.0
+        return growth
+
+    def _noisy(self, noise: Noise, row: Tensor) -> Tensor:
+        return noise.of(self._points[row])
+
+    def _record(self, layer: str, values: Tensor, tangents: Tensor, thresholds: Thresholds) -> None:
+        flat = values.flatten(1)
+        growth = self._without_rounding(layer, flat, tangents.flatten(2).mT)
+        for threshold in thresholds:
+            sign = torch.where(flat > threshold, 1.0, -1.0)
             self.bits.append(sign > 0)
-            self._of_units.append((sign[:, :, None] * growth, (sign * (flat - threshold)).masked_fill(on, 0.0)))
+            self._of_units.append((sign[:, :, None] * growth, sign * (flat - threshold)))
 
     def _choose(
         self, choice: Choice, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -165,11 +198,12 @@ def _leads(choice: Choice, candidates: Tensor, places: Tensor) -> Tensor:
 
 def _towards_the_middle(values: Tensor, thresholds: Thresholds) -> Tensor:
     """A step from each value that stays in its piece; on a threshold the piece is the one below it."""
-    step = torch.full_like(values, -1.0)
+    size = torch.exp2(torch.log2(values.abs()).floor()).where(values != 0, 1.0)  # of a value's own digits, none are lost
+    step = -size
     for low, high in zip(thresholds, [*thresholds[1:], float("inf")], strict=True):
         inside = values > low
         if high == float("inf"):
-            step = torch.where(inside, 1.0, step)
+            step = torch.where(inside, size, step)
         else:
             to_low, to_high = (low - values) / 2, (high - values) / 2
             step = torch.where(inside, torch.where(to_high > -to_low, to_high, to_low), step)

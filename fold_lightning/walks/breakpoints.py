@@ -35,21 +35,22 @@ class Breakpoints:
     def __len__(self) -> int:
         return len(self.piece)
 
-    def insert(self, interval: Tensor, position: Tensor) -> Tensor:
+    def insert(self, interval: Tensor, position: Tensor, closest: float = MERGE_TOLERANCE) -> Tensor:
         """Adds a row for each distinct position inside given intervals.
 
         Args:
             interval: int64 (K,) indices of intervals, as places of their left ends in ``order``.
-            position: float64 (K,) farther than `MERGE_TOLERANCE` from the intervals' ends.
+            position: float64 (K,) inside the intervals.
+            closest: Distance up to which positions share a row.
 
         Returns:
-            int64 (K,) the row of each position; positions closer than the tolerance share one.
+            int64 (K,) the row of each position.
         """
         by_position = torch.argsort(position)
         by_place = by_position[torch.argsort(interval[by_position], stable=True)]
         interval, position = interval[by_place], position[by_place]
         fresh = torch.ones_like(interval, dtype=torch.bool)
-        fresh[1:] = (interval[1:] != interval[:-1]) | (position[1:] - position[:-1] > MERGE_TOLERANCE)
+        fresh[1:] = (interval[1:] != interval[:-1]) | (position[1:] - position[:-1] > closest)
         number = fresh.cumsum(0) - 1
         rows = torch.empty_like(number)
         rows[by_place] = number + len(self)
@@ -73,6 +74,12 @@ class Breakpoints:
     def _index(self) -> None:
         in_order = self.piece[self.order]
         self.joined = in_order[1:] == in_order[:-1]
+
+    def places(self) -> Tensor:
+        """Return the place of each row in the order, int64 (R,)."""
+        places = torch.empty_like(self.order)
+        places[self.order] = torch.arange(len(self), device=self.order.device)
+        return places
 
     def lift(self, values: Tensor, rows: int | None = None) -> Tensor:
         """Brings values that are affine between the rows they know, (R', ...), to the first `rows` rows, by default all."""

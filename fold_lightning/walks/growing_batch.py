@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from fold_lightning.activations.choosing import find_choice
-from fold_lightning.activations.codes import ZERO_TOLERANCE, magnitude
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.interception import Interception, PassEnded
 from fold_lightning.activations.operations import CHOICES, CLAMPS, CREATIONS, INDEXED, VIEWS_OF_SEVERAL, is_in_place
 from fold_lightning.activations.registry import Thresholds
+from fold_lightning.activations.rounding import Noise, Rounding
 from fold_lightning.activations.tracking import has_input_rows, map_tensors, mark_rows, tensors_in
-from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
+from fold_lightning.walks.breakpoints import Breakpoints
+from fold_lightning.walks.crossings import Crossings, ExactJudge, LayerJudge
 from fold_lightning.walks.deadline import Deadline
 from fold_lightning.walks.piecewise_bends import clamp_bounds, insert_choice_changes
-from fold_lightning.walks.sparse import any_set, set_bits
 
 
 class Unsupported(Exception):
@@ -55,6 +55,8 @@ class GrowingBatch(Interception):
         max_numel: The most numbers that a tensor may hold.
         probes: Piece (K,) and position (K,) of points at which the pre-activations that the pass implies are kept.
         deadline: Ends the pass at the operation that comes next.
+        rounding: Rounding of the model.
+        points: Noise, piece (K,) and position (K,) -> inputs (K, ...) with errors.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class GrowingBatch(Interception):
         max_numel: int,
         probes: tuple[Tensor, Tensor],
         deadline: Deadline,
+        rounding: Rounding,
+        points: Callable[[Noise, Tensor, Tensor], Tensor],
     ) -> None:
         super().__init__(replica)
         self._deadline = deadline
@@ -76,11 +80,19 @@ class GrowingBatch(Interception):
         self._max_numel = max_numel
         self.peak_numel = 0
         self._probes = probes
+        self._rounding, self._points = rounding, points
+        self.doubtful = torch.zeros(grid.num_pieces, dtype=torch.bool, device=grid.piece.device)
+        self._reach = torch.empty(0, 1)
         self._versions = {len(grid)}
         self._num_calls = 0
         self._rows: list[Tensor] = []
         self._units: list[Tensor] = []
         self._first: list[Tensor] = []
+
+    def run(self, inputs: Tensor) -> Any:
+        """Pass both ends of each piece, all starts before all ends, through the model."""
+        self._reach = torch.maximum(*self._rounding.reach(inputs).chunk(2))
+        return super().run(inputs)
 
     def events(self) -> tuple[Tensor, Tensor, Tensor]:
         """Piece, position and unit of each event (E,), in no particular order."""
@@ -101,7 +113,7 @@ class GrowingBatch(Interception):
         flat = z.reshape(len(z), -1)
         left, right, weight = self.grid.locate(*self._probes)
         self.probed[layer] = torch.lerp(flat[left], flat[right], weight[:, None])
-        flat = self._bend(flat, thresholds, self._columns.get(layer), is_last=layer == self._last)
+        flat = self._bend(flat, thresholds, layer)
         return call(flat.reshape(-1, *z.shape[1:]))
 
     def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -155,37 +167,40 @@ class GrowingBatch(Interception):
             if isinstance(bound, Tensor):
                 x = x.expand(len(x), *torch.broadcast_shapes(x.shape[1:], bound.shape))
                 level = bound.expand(x.shape[1:]).reshape(-1)
-                z = self._bend(x.reshape(len(x), -1) - level, (0.0,), None) + level
+                z = self._bend(x.reshape(len(x), -1) - level, (0.0,)) + level
             else:
-                z = self._bend(x.reshape(len(x), -1), (bound,), None)
+                z = self._bend(x.reshape(len(x), -1), (bound,))
             x = z.reshape(-1, *x.shape[1:])
         if not is_in_place(function, kwargs):
             return function(x, *options, **kwargs)
         self.overwrite(args[0], x)
         return function(args[0], *options, **kwargs)
 
-    def _bend(self, z: Tensor, thresholds: Thresholds, column: int | None, *, is_last: bool = False) -> Tensor:
+    def _bend(self, z: Tensor, thresholds: Thresholds, layer: str | None = None) -> Tensor:
         """Adds rows where z (R, n) crosses a threshold, and returns z at all rows, exactly on it where it crosses.
 
-        Records the events if the bits count from a `column` on.
+        Records the events if z are pre-activations of a `layer` that counts.
         """
-        tolerance = ZERO_TOLERANCE * self._scale(z)
+        column = self._columns.get(layer) if layer else None
+        judge = LayerJudge(self._rounding, layer, self.grid, self._reach, self._points) if layer else ExactJudge()
+        screen = judge.screen(z)
         found = []
         for number, threshold in enumerate(thresholds):
-            crossings = Crossings(self.grid, z, threshold, tolerance)
+            crossings = Crossings(self.grid, z, threshold, screen, judge)
+            self.doubtful[crossings.doubtful_pieces] = True
             if column is not None:
                 first = column + number * z.shape[1]
                 self._first.append(crossings.first_bits())
                 self._record(*crossings.touched(), first)
             found.append((crossings.interval, crossings.position, crossings.unit))
         interval, position, unit = (torch.cat(part) for part in zip(*found, strict=True))
-        rows = self.grid.insert(interval, position)
+        rows = self.grid.insert(interval, position, closest=0.0)
         self._check_size(len(self.grid) * z.shape[1])
         sizes = [len(part[0]) for part in found]
         if column is not None:
             for number, (row, u) in enumerate(zip(rows.split(sizes), unit.split(sizes), strict=True)):
                 self._record(row, u, column + number * z.shape[1])
-        if is_last:
+        if layer == self._last:
             raise PassEnded
         self._versions.add(len(self.grid))
         z = self.grid.lift(z)
@@ -209,19 +224,6 @@ class GrowingBatch(Interception):
     def _record(self, rows: Tensor, units: Tensor, first_column: int) -> None:
         self._rows.append(rows)
         self._units.append(units + first_column)
-
-    def _scale(self, z: Tensor) -> Tensor:
-        """Roughly the largest magnitude on each row's piece (R, 1): that of both ends and of some rows between."""
-        pieces = self.grid.num_pieces
-        for stride in (8, 1):
-            rows = torch.cat(
-                [torch.arange(2 * pieces, device=z.device), torch.arange(2 * pieces, len(z), stride, device=z.device)]
-            )
-            largest = magnitude(z[rows]).squeeze(1)
-            of_pieces = largest.new_zeros(pieces).scatter_reduce_(0, self.grid.piece[rows], largest, "amax")
-            if bool(of_pieces.all()):
-                break
-        return of_pieces[self.grid.piece].unsqueeze(1)
 
     def _rows_of(self, *values: Any) -> list[int]:
         rows = [len(t) for t in tensors_in(values) if has_input_rows(t)]
@@ -272,73 +274,3 @@ def _of_one_input(bound: Tensor, dims: int) -> Tensor:
     if not torch.equal(bound, bound[:1].expand_as(bound)):
         raise Unsupported("A clamp has other bounds for each input.")
     return bound[0]
-
-
-class Crossings:
-    """Where one threshold is met by pre-activations that are affine between the rows of a grid.
-
-    A pre-activation is above, below or exactly on the threshold at each row. Above beside below means a crossing in
-    between, unless it lies within the tolerance of a row; then the unit is taken to be exactly on at that row.
-
-    Attributes:
-        interval: int64 (K,) where units cross inside an interval, as places of left ends in the grid's order.
-        position: float64 (K,) where.
-        unit: int64 (K,) which unit.
-    """
-
-    def __init__(self, grid: Breakpoints, z: Tensor, threshold: float, tolerance: Tensor) -> None:
-        above, below = z > threshold + tolerance, z < threshold - tolerance
-        on = above == below
-        self._grid = grid
-        self._above = above[grid.order]
-        self._on = on[grid.order] if any_set(on) else None
-        self._find(z, threshold)
-        if self._on is not None:
-            self._settle(self._on, z, threshold)
-
-    def _find(self, z: Tensor, threshold: float) -> None:
-        grid = self._grid
-        interval, unit = set_bits(self._above[:-1] ^ self._above[1:])
-        keep = grid.joined[interval]
-        if self._on is not None:
-            keep &= ~(self._on[interval, unit] | self._on[interval + 1, unit])
-        interval, unit = interval[keep], unit[keep]
-        left, right = grid.order[interval], grid.order[interval + 1]
-        before, after = z[left, unit] - threshold, z[right, unit] - threshold
-        begin, end = grid.position[left], grid.position[right]
-        self.interval, self.unit = interval, unit
-        self.position = begin + (end - begin) * (before / (before - after))
-        at_left, at_right = self.position - begin <= MERGE_TOLERANCE, end - self.position <= MERGE_TOLERANCE
-        snapped = at_left | at_right
-        if bool(snapped.any()):
-            self._snap(torch.where(at_left, interval, interval + 1)[snapped], snapped)
-
-    def _snap(self, place: Tensor, snapped: Tensor) -> None:
-        if self._on is None:
-            self._on = torch.zeros_like(self._above)
-        self._on[place, self.unit[snapped]] = True
-        self._above[place, self.unit[snapped]] = False
-        on = self._on[self.interval, self.unit] | self._on[self.interval + 1, self.unit]
-        self.interval, self.unit, self.position = self.interval[~on], self.unit[~on], self.position[~on]
-
-    def _settle(self, on: Tensor, z: Tensor, threshold: float) -> None:
-        """Sets pre-activations that are on the threshold up to rounding exactly there, for the layers behind."""
-        place, unit = set_bits(on)
-        z[self._grid.order[place], unit] = threshold
-
-    def touched(self) -> tuple[Tensor, Tensor]:
-        """Rows and units (K,) where a unit switches at a row that was there already: on, with one side above."""
-        if self._on is None or len(self._on) < 3:
-            nothing = self.unit[:0]
-            return nothing, nothing
-        interior = (self._grid.joined[:-1] & self._grid.joined[1:])[:, None]
-        switches = self._on[1:-1] & (self._above[:-2] ^ self._above[2:]) & interior
-        place, unit = set_bits(switches)
-        return self._grid.order[place + 1], unit
-
-    def first_bits(self) -> Tensor:
-        """Bits bool (P, n) just behind each piece's start."""
-        start = torch.cat([self._grid.joined.new_ones(1), ~self._grid.joined]).nonzero().squeeze(1)
-        if self._on is None:
-            return self._above[start]
-        return self._above[start] | (self._on[start] & self._above[start + 1])

@@ -13,10 +13,11 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from fold_lightning.activations.codes import LayerPass, magnitude
+from fold_lightning.activations.codes import LayerPass
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.registry import Thresholds
+from fold_lightning.activations.rounding import largest
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE
 from fold_lightning.walks.deadline import Deadline
 from fold_lightning.walks.pieces import Pieces, PieceWalks
@@ -88,9 +89,9 @@ class Samples:
             if layer not in self._numbers:
                 return
             units = self._structure.per_input(layer, z, len(piece))
-            largest = self._largest[:, self._numbers[layer]]
-            largest.scatter_reduce_(0, piece, magnitude(units).squeeze(1), "amax")
-            tolerance = ON_TOLERANCE * largest[piece, None]
+            of_layer = self._largest[:, self._numbers[layer]]
+            of_layer.scatter_reduce_(0, piece, largest(units).squeeze(1), "amax")
+            tolerance = ON_TOLERANCE * of_layer[piece, None]
             for threshold in thresholds:
                 distance = units - threshold
                 found.append(distance.masked_fill(distance.abs() <= tolerance, 0.0))

@@ -12,16 +12,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fold_lightning.activations.codes import TENSORS_AT_ONCE, LayerPass, magnitude
+from fold_lightning.activations.codes import TENSORS_AT_ONCE, LayerPass
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.registry import Thresholds
+from fold_lightning.activations.rounding import Noise, Rounding
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.deadline import Deadline, OutOfTime
 from fold_lightning.walks.growing_batch import GrowingBatch, TooManyRows
 from fold_lightning.walks.pieces import Pieces, PieceWalks, join
 from fold_lightning.walks.refinement import Samples, refine
 from fold_lightning.walks.smooth import walk_smooth
+from fold_lightning.walks.sparse import set_bits
 from fold_lightning.walks.walks import GROWING_BATCH, REFINEMENT, SMOOTH, Walks
 
 MOST_CHECKS = 2
@@ -31,7 +33,7 @@ ROWS_PER_CHECK = 50
 """Fewer rows have fewer checks, at least one: a check costs as much as a row, and more where early layers are the dear ones."""
 
 VALUE_TOLERANCE = 1e-9
-"""Of a layer's largest magnitude; rounding stays orders below, a missed bend shows orders above."""
+"""Of a unit's terms; rounding stays orders below, a missed bend shows orders above."""
 
 FIRST_GUESS = 1000
 """Rows of a segment, before any was walked."""
@@ -80,6 +82,7 @@ class PieceScheduler:
             places = ", ".join(f"{name} in {place}" for name, place in structure.unknown.items())
             self._note(SMOOTH, f"Not known to be piecewise linear: {places}.")
         self._random = torch.Generator().manual_seed(0)
+        self._rounding = Rounding(replica, structure, torch.cat([start[:1], end[:1]]))
 
     def walks(self) -> Walks | None:
         """The walks of all segments, or of those, the first ones, that were walked when time was up; None if there are none."""
@@ -155,7 +158,7 @@ class PieceScheduler:
             done.append((pieces, self._smooth(pieces)))
             return
         try:
-            found, numel = self._in_one_pass(pieces)
+            found, verified, numel = self._in_one_pass(pieces)
         except TooManyRows:
             raise
         except Exception as error:  # whatever a model does with a batch that grows, plain passes over points do not meet it
@@ -163,17 +166,21 @@ class PieceScheduler:
             done.append((pieces, self._refined(pieces)))
             return
         self._density, self._has_walked = numel / float(pieces.length.sum()), True
-        if bool(found.exact.all()):
+        if bool(verified.all()):
             done.append((pieces, found))
             return
         self._note(REFINEMENT, "At random points pre-activations were not those that the walk implies.")
-        failed = pieces[~found.exact]
-        done.extend([(pieces[found.exact], found.of(found.exact)), (failed, self._refined(failed))])
+        failed = pieces[~verified]
+        done.extend([(pieces[verified], found.of(verified)), (failed, self._refined(failed))])
 
-    def _in_one_pass(self, pieces: Pieces) -> tuple[PieceWalks, int]:
+    def _in_one_pass(self, pieces: Pieces) -> tuple[PieceWalks, Tensor, int]:
+        """What one pass found, on which pieces it was verified, and how much of the memory it took."""
         grid = Breakpoints(pieces.begin, pieces.end)
         probes = self._random_points(pieces)
-        one_pass = GrowingBatch(self._replica, self._structure, grid, self._max_numel, probes, self._deadline)
+        one_pass = GrowingBatch(
+            *(self._replica, self._structure, grid, self._max_numel, probes, self._deadline, self._rounding),
+            lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
+        )
         one_pass.run(torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)]))
         self._spend(pieces, torch.bincount(grid.piece) - 2)
         checks = max(1, min(MOST_CHECKS, len(grid) // (ROWS_PER_CHECK * len(pieces)))) * len(pieces)
@@ -181,12 +188,12 @@ class PieceScheduler:
         found = PieceWalks(
             *one_pass.events(),
             first_codes=one_pass.first_codes(),
-            exact=verified,
+            exact=verified & ~one_pass.doubtful,
             complete=torch.ones_like(verified),
             resolution=torch.full_like(pieces.begin, MERGE_TOLERANCE),
             engine=torch.full_like(pieces.segment, GROWING_BATCH),
         )
-        return found, one_pass.peak_numel
+        return found, verified, one_pass.peak_numel
 
     def _spend(self, pieces: Pieces, breakpoints: Tensor) -> None:
         """Counts breakpoints against the budget; a piece so dense that its segment can't keep within it uses up all of it."""
@@ -200,9 +207,12 @@ class PieceScheduler:
         """
         samples = self._samples(pieces, self._structure.needed)
         found = refine(pieces, samples, self._max_samples(samples))
-        if not self._structure.bends:
-            return found
-        return replace(found, exact=torch.zeros_like(found.exact))
+        uneven = [layer for layer in self._structure.needed if not self._rounding.is_even(layer)]
+        if uneven:
+            self._notes[REFINEMENT] += (
+                f" Units of layer {uneven[0]!r} differ too much in size for plain passes to tell rounding."
+            )
+        return replace(found, exact=torch.zeros_like(found.exact)) if uneven or self._structure.bends else found
 
     def _smooth(self, pieces: Pieces) -> PieceWalks:
         """Walk pieces by plain passes that look at nothing but the bits that count."""
@@ -233,6 +243,11 @@ class PieceScheduler:
         weight = position.view(-1, *[1] * (self._start.dim() - 1))
         return torch.lerp(self._start[segment], self._end[segment], weight)
 
+    def _noisy_points(self, noise: Noise, segment: Tensor, position: Tensor) -> Tensor:
+        """Points whose ends and position have errors, for what cancels between the ends rounds as they do."""
+        weight = (position + noise.errors(position)).view(-1, *[1] * (self._start.dim() - 1))
+        return (1 - weight) * noise.of(self._start[segment]) + weight * noise.of(self._end[segment])
+
     def _random_points(self, pieces: Pieces) -> tuple[Tensor, Tensor]:
         piece = torch.arange(len(pieces), device=pieces.begin.device).repeat(MOST_CHECKS)
         fraction = torch.rand(len(piece), generator=self._random, dtype=torch.float64).to(pieces.begin.device)
@@ -241,13 +256,21 @@ class PieceScheduler:
     def _verified(self, pieces: Pieces, points: tuple[Tensor, Tensor], implied: dict[str, Tensor]) -> Tensor:
         """Whether a plain forward pass at some points of each piece has the pre-activations that the pass implies."""
         piece, position = points
-        agrees = torch.ones(len(piece), dtype=torch.bool, device=piece.device)
+        verified = torch.ones(len(pieces), dtype=torch.bool, device=piece.device)
+        apart: list[tuple[str, Tensor, Tensor, Tensor]] = []
 
         def compare(layer: str, thresholds: Thresholds, z: Tensor) -> None:
             actual = self._structure.per_input(layer, z, len(piece))
-            error = magnitude(actual - implied[layer][: len(piece)])
-            agrees.logical_and_((error <= VALUE_TOLERANCE * magnitude(actual)).squeeze(1))
+            error = (actual - implied[layer][: len(piece)]).abs()
+            point, unit = set_bits(error > VALUE_TOLERANCE * actual.abs())
+            apart.append((layer, point, unit, error[point, unit]))
 
-        LayerPass(self._replica, self._structure, compare).run(self._points(pieces.segment[piece], position))
-        verified = torch.ones(len(pieces), dtype=torch.bool, device=piece.device)
-        return verified.scatter_reduce(0, piece, agrees, "amin")
+        segment = pieces.segment[piece]
+        LayerPass(self._replica, self._structure, compare).run(self._points(segment, position))
+        for layer, point, unit, error in apart:
+            if len(point):
+                terms = self._rounding.terms(
+                    layer, lambda noise, k: self._noisy_points(noise, segment[k], position[k]), point, unit
+                )
+                verified[piece[point[error > VALUE_TOLERANCE * terms]]] = False
+        return verified

@@ -55,8 +55,9 @@ def segment_walks(
 
     The function measured is the model's in evaluation mode, with its stored weights in float64; the model does not change.
     Codes are those of the open intervals between breakpoints: what switches at one t is one step, and a unit that only
-    touches its threshold does not switch. Breakpoints of piecewise linear networks closer than 1e-12 in t are one, and a
-    pre-activation below 1e-13 of its layer's largest magnitude on the segment is 0, for that is what rounding leaves.
+    touches its threshold does not switch. A pre-activation below 1e-15 of the terms it is computed from is 0, for that is what
+    rounding leaves, and breakpoints that rounding moves as far as they are apart are one; below 1e-14 a sign can't be told, and
+    `Walks.exact` is False.
 
     A walk costs about one forward pass over a point of each breakpoint, in float64, or less: those of all layers up to the last that
     counts for a piecewise linear network, 64 intervals and those around each switch of a counted unit for a curved one. Images of a
