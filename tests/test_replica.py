@@ -366,7 +366,7 @@ def test_a_forward_that_refers_to_the_model_calls_the_replica(form: str) -> None
         "name": "encode",
     }
     codes = activation_codes(model, x, forward=forwards[form])
-    assert list(codes.layers)[0] == "net.1" and model.calls == 0 and head.training
+    assert next(iter(codes.layers)) == "net.1" and model.calls == 0 and head.training
     if "head" in forwards[form].__code__.co_freevars if form in ("lambda", "closure") else False:
         assert torch.equal(codes.bits[:, -3:], head[0](model.net(x)) > 0)
 

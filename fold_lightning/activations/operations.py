@@ -119,7 +119,7 @@ ELEMENTWISE = frozenset(
     """sin cos tan asin acos atan arctan arcsin arccos sinh cosh asinh acosh atanh erf erfc sinc logaddexp
     sign sgn heaviside floor ceil round trunc fix frac""".split()
 )
-"""Functions of each element that curve or jump and are part of no normalisation or attention: a call may be meant as an activation."""
+"""Functions of each element that curve or jump and are no part of a normalisation or attention: they may be meant as activations."""
 
 VALUE_READS = frozenset("item tolist numpy contains equal allclose is_nonzero array".split())
 """Values leave for Python, which may decide by it what the pass does."""

@@ -43,6 +43,9 @@ SCREEN = 1e-11
 ALIKE = 1e3
 """Ratio of the largest to the smallest usual terms of a layer up to which one number stands for all of its units."""
 
+EVEN = 1e6
+"""Ratio up to which rounding of the largest unit of a layer says enough of the smallest: CantorNet's reaches 1e4, rightly walked."""
+
 SAMPLED = 2
 """Inputs from which the usual terms of units are found."""
 
@@ -114,7 +117,8 @@ class NoisyPass(Interception):
         memory = {t.untyped_storage().data_ptr() for t in tensors_in((args, kwargs))}
         computed = [t for t in tensors_in(result) if t.untyped_storage().data_ptr() not in memory]
         for tensor in (*computed, *written_by(function, args, kwargs)):
-            if tensor.is_floating_point() or tensor.is_complex():
+            is_expanded = any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+            if (tensor.is_floating_point() or tensor.is_complex()) and not is_expanded:
                 self._noise.add_to(tensor)
         return result
 
@@ -153,7 +157,7 @@ class Rounding:
 
     def is_even(self, layer: str) -> bool:
         """Return whether the terms of a layer's units are alike, so that its largest pre-activation tells the rounding of all."""
-        return len(self._usual[layer]) == 1
+        return bool(self._usual[layer].amax() <= EVEN * self._usual[layer].amin())
 
     def reach(self, inputs: Tensor) -> Tensor:
         """Return how large inputs (B, ...) are, as a multiple of usual ones (B, 1)."""
