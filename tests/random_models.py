@@ -359,7 +359,7 @@ class Exits(nn.Module):
         return x if x.mean() > 0 else self.body(x)
 
 
-VARIES = "vary with its values"
+VARIES = "vary with its inputs"
 
 REFUSED = {
     "no activation": "meets no activation",

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fold_lightning.activations.evaluation import Replica, undisturbed
+from fold_lightning.activations.idioms import keeps_comparison
 from fold_lightning.activations.interception import Interception, OutOfSightError
 from fold_lightning.activations.layers import Patterns, columns, select_layers
-from fold_lightning.activations.operations import ELEMENTWISE, operation_name
+from fold_lightning.activations.operations import COMPARISONS, ELEMENTWISE, operation_name
 from fold_lightning.activations.registry import Thresholds, activation_of
 from fold_lightning.activations.tracking import comparison_of, depends_on_input, has_input_rows, tensors_in
 
@@ -114,9 +115,9 @@ class ModelStructure:
 
 
 VARYING_LAYERS = (
-    "The layers that an input meets vary with its values (early exit, depth that depends on the input, experts that inputs are "
-    "routed to), and codes need the same units for every input: leave the layers that vary out with `layers=`, or pass a `forward=` "
-    "that computes all of them for every input."
+    "The layers that a pass meets vary with its inputs (early exit, depth that depends on values, experts that inputs are routed to, "
+    "a loop over the rows of a batch), and codes need the same units for every input: leave the layers that vary out with `layers=`, "
+    "or pass a `forward=` that computes all of them for every input."
 )
 
 MIXED_BATCH = (
@@ -177,7 +178,8 @@ def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructu
     if unlisted:
         warnings.warn(
             f"{unlisted}: bends each element, but is not in the table of activations, so its units do not count. If it is meant as "
-            "one, `fold_lightning.register_activation` adds it, as a function of torch or as the class of a module.",
+            "one, write it as a module and register its class with `fold_lightning.register_activation`; a function of torch that "
+            "bends by itself, such as `torch.sin`, can be registered too.",
             stacklevel=4,
         )
     if lost:
@@ -344,7 +346,8 @@ class StructurePass(Interception):
     def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record an operation that may be an activation, and the largest tensor."""
         varying = [t for t in tensors_in((args, kwargs)) if depends_on_input(t)]
-        chooses = name in CHOOSING and any(comparison_of(t) is not None for t in varying)
+        masks = [t for t in varying if comparison_of(t) is not None]
+        chooses = 0 < len(masks) < len(varying) and name not in COMPARISONS and not keeps_comparison(name, args)
         if (chooses or name in ELEMENTWISE) and not self.inside_registered and varying:
             self.unlisted.setdefault(self.caller(), f"{name} in {self.caller()}")
         result = super().operation(name, function, args, kwargs)
@@ -355,10 +358,6 @@ class StructurePass(Interception):
         for number, tensor in enumerate(tensors):
             if tensor.shape[:1] == (self.num_inputs,):
                 self.untracked_outputs[self.calls, number] = tensor.clone()
-
-
-CHOOSING = frozenset("where mul multiply masked_fill setitem".split())
-"""Operations that bend each element by a mask that compares it."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from fold_lightning.activations.choosing import find_choice
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.fast_kernels import fast_kernel
-from fold_lightning.activations.idioms import keeps_comparison, note_comparison, relu_argument
+from fold_lightning.activations.idioms import Part, find_part, keeps_comparison, note_comparison
 from fold_lightning.activations.operations import (
     CASTS,
     CHOICES,
@@ -193,8 +193,8 @@ class Interception(TorchFunctionMode):
         takes_shape_only = name in CREATIONS or (name in RESHAPED_AFTER and not depends_on_input(args[0]))
         varying = [] if takes_shape_only else list(filter(depends_on_input, tensors))
         if varying and not self.inside_registered and not any(t.is_complex() for t in varying):
-            if (x := relu_argument(name, args, kwargs)) is not None:
-                return self._activate(RELU, name, func, args, kwargs, relu_of=x)
+            if (x := find_part(name, args, kwargs)) is not None:
+                return self._activate(RELU, name, func, args, kwargs, part=x)
             if (listed := activation_of(name)) is not None:
                 return self._activate(listed, name, func, args, kwargs)
         if varying and not self.inside_registered:
@@ -221,9 +221,9 @@ class Interception(TorchFunctionMode):
 
     def sharing(self, tensor: Tensor) -> list[Tensor]:
         """Return the other tensors of this pass that share a tensor's memory."""
-        memory = _memory(tensor)
+        memory = memory_of(tensor)
         alive = (weak() for weak in self._alive.values())
-        return [t for t in alive if t is not None and t is not tensor and memory and _memory(t) == memory]
+        return [t for t in alive if t is not None and t is not tensor and memory and memory_of(t) == memory]
 
     def _activate(
         self,
@@ -232,15 +232,15 @@ class Interception(TorchFunctionMode):
         func: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        relu_of: Tensor | None = None,
+        part: Part | None = None,
     ) -> Any:
-        """Handle an activation of the table, or a call that is a ReLU of a tensor by another name."""
+        """Handle an activation of the table, or a call that takes the positive or negative part of a tensor."""
         in_place = is_in_place(func, kwargs)
-        x = args[0] if relu_of is None else relu_of
+        x = args[0] if part is None else part.of
         if not isinstance(x, Tensor) or not depends_on_input(x) or x.numel() == 0:
             return func(*args, **kwargs)
-        if relu_of is not None:
-            func, args, kwargs = torch.relu, (x,), {}
+        if part is not None:
+            func, args, kwargs = part.take, (x,), {}
         options = {key: value for key, value in kwargs.items() if key not in ("inplace", "approximate")}
         z = x if listed.pre_activation is None else mark_rows(listed.pre_activation(x, *args[1:], **options))
         self.is_row_by_row |= has_picked_rows(x)
@@ -342,7 +342,8 @@ def _stays_float64(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return all(dtype.is_floating_point for dtype in dtypes)
 
 
-def _memory(tensor: Tensor) -> int:
+def memory_of(tensor: Tensor) -> int:
+    """Return the address of a tensor's memory; 0 for one without memory of its own."""
     try:
         return tensor.untyped_storage().data_ptr()
     except (NotImplementedError, RuntimeError):  # sparse tensors and those of torch.func have none of their own

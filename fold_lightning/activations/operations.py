@@ -191,6 +191,9 @@ def is_piecewise_linear(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     varying = [t for t in tensors_in((factors, kwargs)) if depends_on_input(t)]
     if not all(t.is_floating_point() or t.is_complex() for t in varying):
         return False
+    if name == "lerp" and len(varying) > 1:
+        weight = args[2] if len(args) > 2 else kwargs.get("weight")
+        return not (isinstance(weight, Tensor) and depends_on_input(weight))
     if name in MULTILINEAR:
         given = [args[place] if place < len(args) else kwargs.get(key) for place, key in CURVED_ARGUMENTS.get(name, ())]
         curves = any(isinstance(value, Tensor) and depends_on_input(value) for value in given)

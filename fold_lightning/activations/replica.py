@@ -20,6 +20,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from fold_lightning.activations.structural_copy import MAX_ITEMS, StructuralCopy, attributes_of, cell_contents, is_data
+from fold_lightning.activations.tracking import forget_marks
 
 LAYER_HOOKS = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
 """Forward pre-hooks that make a weight."""
@@ -85,6 +86,7 @@ class ModelCopy(StructuralCopy):
             if made._version != version:
                 with torch.no_grad():
                     made.copy_(tensor)
+                forget_marks(made)
                 self._written[number] = (tensor, made, made._version)
                 differed = True
         return differed

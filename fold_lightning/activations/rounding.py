@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
-from fold_lightning.activations.interception import Interception, PassEnded
+from fold_lightning.activations.interception import Interception, PassEnded, memory_of
 from fold_lightning.activations.operations import CREATIONS, written_by
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.tracking import depends_on_input, tensors_in
@@ -73,7 +73,7 @@ class Noise:
 
     def add_to(self, x: Tensor) -> None:
         """Give a tensor random relative errors in place."""
-        x.mul_(1 + self.errors(x))
+        x.data.mul_(1 + self.errors(x))  # a gradient within `forward` may need it, and then forbids that it is written
 
 
 class NoisyPass(Interception):
@@ -114,13 +114,19 @@ class NoisyPass(Interception):
         given = [t for t in tensors_in((args, kwargs)) if depends_on_input(t)]
         if name in CREATIONS or not given:
             return result
-        memory = {t.untyped_storage().data_ptr() for t in tensors_in((args, kwargs))}
-        computed = [t for t in tensors_in(result) if t.untyped_storage().data_ptr() not in memory]
+        memory = {memory_of(t) for t in tensors_in((args, kwargs))}
+        computed = [t for t in tensors_in(result) if memory_of(t) not in memory]
         for tensor in (*computed, *written_by(function, args, kwargs)):
-            is_expanded = any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
-            if (tensor.is_floating_point() or tensor.is_complex()) and not is_expanded:
+            if (tensor.is_floating_point() or tensor.is_complex()) and not _is_expanded(tensor):
                 self._noise.add_to(tensor)
         return result
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    """Return whether several elements of a tensor share a place in memory, so that it can't be written; sparse ones neither."""
+    if tensor.layout is not torch.strided:
+        return True
+    return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 Inputs = Callable[[Noise, Tensor], Tensor]

@@ -67,6 +67,12 @@ def comparison_of(mask: Any) -> Comparison | None:
     return getattr(mask, "_comparison", None)
 
 
+def forget_marks(tensor: Tensor) -> None:
+    """Take all marks off a tensor, whose values are no longer those of the pass that marked it."""
+    for mark in ("_input_rows", "_picked_rows", "_comparison"):
+        vars(tensor).pop(mark, None)
+
+
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Yield the tensors of nested tuples, lists and dicts."""
     if isinstance(value, Tensor):
