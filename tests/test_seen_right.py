@@ -88,6 +88,9 @@ RELUS: dict[str, Callable[[Tensor], Tensor]] = {
     "mul": lambda h: h * (h > 0),
     "mul of floats": lambda h: (h > 0).float() * h,
     "mul of a cast": lambda h: h * h.ge(0).type_as(h),
+    "mul of integers": lambda h: h * (h > 0).int(),
+    "clamp_min of zeros": lambda h: torch.clamp_min(h, torch.zeros(6)),
+    "masked_scatter": lambda h: h.masked_scatter(h < 0, torch.zeros_like(h)),
     "mul of a negation": lambda h: h * ~(h <= 0),
     "masked_fill": lambda h: h.masked_fill(h < 0, 0),
     "setitem": written,
@@ -112,9 +115,27 @@ def test_a_relu_by_any_name_is_one(name: str) -> None:
     assert_walks(model, forward, x)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "negative", [lambda h: h.clamp(max=0), lambda h: torch.minimum(h, torch.zeros(6)), lambda h: h.clamp_max_(0.0)]
+)
+def test_a_negative_part_bends_where_a_relu_does(negative: Callable[[Tensor], Tensor]) -> None:
+    model, x = layers(4, 6, 6), inputs()
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = m[0](x)
+        return F.relu(m[1](h - negative(h.clone())))
+
+    codes = activation_codes(model, x, forward=forward)
+    assert torch.equal(codes.bits, activation_codes(model, x, forward=lambda m, x: F.relu(m[1](F.relu(m[0](x))))).bits)
+    assert_walks(model, forward, x)
+
+
 @pytest.mark.parametrize(
     ("function", "name"),
     [
+        (lambda h: torch.einsum("bi,bi->bi", h, (h > 0).to(h.dtype)), "einsum in forward"),
+        (lambda h: torch.addcmul(torch.zeros(6), h, (h > 0).float()), "addcmul in forward"),
         (lambda h: torch.where(h > 0, h, 0.1 * h), "where in forward"),
         (lambda h: h * torch.sign(h), "sign in forward"),
         (lambda h: h * torch.heaviside(h, torch.zeros(1)), "heaviside in forward"),
