@@ -65,10 +65,12 @@ class StructuralCopy:
 
     Example:
         >>> copied = StructuralCopy()
-        >>> seen = []
-        >>> keep = copied(lambda value: seen.append(value))
-        >>> keep(3), seen, copied(seen)
-        (None, [], [3])
+        >>> value = {"seen": [1]}
+        >>> value["keep"] = value["seen"].append
+        >>> twin = copied(value)
+        >>> twin["keep"](2)
+        >>> value["seen"], twin["seen"]
+        ([1], [1, 2])
     """
 
     def __init__(self) -> None:
