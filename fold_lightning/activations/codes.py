@@ -127,7 +127,7 @@ def check_inputs(inputs: Tensor, name: str = "inputs", *, finite: bool = True) -
 
 
 def codes_of(replica: Replica, structure: ModelStructure, inputs: Tensor, max_bytes: int = CHUNK_BYTES) -> Tensor:
-    """Codes bool (B, N) on the replica model's device, in chunks of bounded working memory."""
+    """Return codes bool (B, N), on the replica's device, in chunks of bounded working memory."""
     rounding = Rounding(replica, structure, inputs)
     chunks = [_chunk_codes(replica, structure, rounding, chunk) for chunk in inputs.split(_rows(structure, max_bytes))]
     return torch.cat([bits for bits, _ in chunks])

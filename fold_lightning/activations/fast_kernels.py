@@ -1,4 +1,4 @@
-"""What torch is slow at in float64 on a processor, fast_kernel and with the same results."""
+"""Faster functions with the same results, for operations at which torch is slow in float64 on a processor."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A replica of a user's model, which is measured in its stead: its own modules, weights and attributes.
 
-Whatever a forward pass does to the replica, the model stays as it is. What makes a weight (parametrizations, weight norm, pruning)
-acts in the replica too, and so do hooks that change what the model computes; hooks that only observe do not run.
+Whatever a forward pass does to the replica, the model stays as it is. Parametrizations, weight norm and pruning
+act in the replica too, and so do hooks that change what the model computes; hooks that only observe do not run.
 """
 
 from __future__ import annotations
