@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -122,7 +123,9 @@ def check_inputs(inputs: Tensor, name: str = "inputs", *, finite: bool = True) -
         raise ValueError(f"`{name}` must hold at least one input along its first dimension, got shape {tuple(inputs.shape)}.")
     if inputs.is_meta:
         raise ValueError(f"`{name}` is on the meta device, which holds no values: make it on the model's device.")
-    if finite and not bool(torch.isfinite(inputs).all()):
+    if (
+        finite and inputs.numel() and not all(map(math.isfinite, inputs.detach().aminmax()))
+    ):  # a tenth of the time of `torch.isfinite`
         raise ValueError(f"`{name}` must be finite, got NaN or infinite values: clean or normalise the data first.")
 
 
@@ -143,20 +146,23 @@ def _chunk_codes(
     inputs = inputs.to(replica.device, torch.float64)
     reach = rounding.reach(inputs)
     found: list[Tensor] = []
-    near: list[NearThreshold] = []
+    near: list[tuple[Tensor, NearThreshold]] = []
 
     def read(layer: str, thresholds: Thresholds, z: Tensor) -> None:
         if layer in structure.counted:
             units = structure.per_input(layer, z, len(inputs))
             screen = rounding.screen(layer, torch.maximum(rounding.size(layer, units), reach))
             for threshold in thresholds:
-                found.append(units > threshold + screen)
-                near.append(NearThreshold.of(layer, threshold, units, found[-1] ^ (units >= threshold - screen)))
+                distance = units - threshold
+                found.append(distance > 0)
+                margin = distance.abs_().sub_(screen)
+                if not bool(margin.amin() > 0):  # a search for the few that are near takes three times as long
+                    near.append((found[-1], NearThreshold.of(layer, threshold, units, margin <= 0)))
 
     output = LayerPass(replica, structure, read, to_end=to_end).run(inputs)
-    for bits, some in zip(found, near, strict=True):
+    for bits, some in near:
         zero, _ = some.judge(rounding, lambda noise, row: noise.of(inputs[row]))
-        bits[some.row, some.unit] = (some.distance > 0) & ~zero
+        bits[some.row[zero], some.unit[zero]] = False
     return torch.cat(found, dim=1), output
 
 
@@ -183,11 +189,9 @@ class LayerPass(Interception):
     ) -> None:
         super().__init__(replica)
         self._structure, self._read, self._to_end = structure, read, to_end
-        self._num_inputs = 0
 
     def run(self, inputs: Tensor) -> Any:
         """Pass inputs (B, ...) through the model."""
-        self._num_inputs = len(inputs)
         output = super().run(inputs)
         self._structure.check_end(self.num_activations)
         return output
@@ -195,9 +199,9 @@ class LayerPass(Interception):
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         """Check the layer and show its pre-activations."""
         number = self.num_activations - 1
-        self._structure.check_layer(number, layer, z, self._num_inputs)
+        self._structure.check_layer(number, layer, z, self.num_inputs)
         if number < len(self._structure.needed):
-            if self.is_row_by_row and self._num_inputs > 1 and not self._structure.is_row_by_row:
+            if self.is_row_by_row and self.num_inputs > 1 and not self._structure.is_row_by_row:
                 raise LayersVary(f"Values of the batch decide how it comes to layer {layer!r}. {VARYING_LAYERS}")
             self._read(layer, thresholds, z)
         if layer == self._structure.needed[-1] and not self._to_end and not self._structure.must_end:

@@ -111,17 +111,23 @@ class Replica:
         name: str = self._paths.get(id(module), type(module).__name__)
         return name
 
+    def is_double(self, tensor: Tensor) -> bool:
+        """Return whether operations get a tensor as it is."""
+        dtype = tensor.dtype
+        return not self.in_float64 or (
+            tensor.device == self.device and (dtype is torch.float64 or dtype is double_dtype(dtype))
+        )
+
     def double(self, tensor: Tensor) -> Tensor:
         """Return a tensor as operations get it: in float64 or complex128, on the device of the passes.
 
         Tensors that `forward` makes or finds outside the model are converted, each once in a pass, so that what is written into
         one is there when it is read again.
         """
-        dtype = double_dtype(tensor.dtype)
-        if not self.in_float64 or (tensor.dtype == dtype and tensor.device == self.device):
+        if self.is_double(tensor):
             return tensor
         if id(tensor) not in self._doubles:  # with the original, so that no other tensor gets its id
-            made = tensor.detach().to(self.device, dtype, copy=True)
+            made = tensor.detach().to(self.device, double_dtype(tensor.dtype), copy=True)
             vars(made).update(vars(tensor))  # its marks
             self._doubles[id(tensor)] = (tensor, made)
         return self._doubles[id(tensor)][1]

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from inspect import Parameter, signature
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fold_lightning.activations.evaluation import Replica, undisturbed
-from fold_lightning.activations.idioms import keeps_comparison
-from fold_lightning.activations.interception import Interception, OutOfSightError
+from fold_lightning.activations.interception import OutOfSightError
 from fold_lightning.activations.layers import Patterns, columns, select_layers
-from fold_lightning.activations.operations import COMPARISONS, ELEMENTWISE, operation_name
-from fold_lightning.activations.registry import Thresholds, activation_of
-from fold_lightning.activations.tracking import comparison_of, depends_on_input, has_input_rows, tensors_in
+from fold_lightning.activations.registry import Thresholds
+from fold_lightning.activations.structure_pass import RecordingPass, StructurePass
+
+Recording = TypeVar("Recording", bound=RecordingPass)
 
 PROBED_MASKS = 3
 """Random halves of a module's input that are changed to see whether it works element by element."""
+
+SWAPPED = [1, 0, 1]
+"""Order in which a second pass gets the two inputs of the first: with another size of the batch and other places in it."""
 
 FAR = 8.0
 """Distance of the extreme inputs that accompany others, in ranges of the inputs: they change any statistic of a batch."""
@@ -67,7 +69,7 @@ class ModelStructure:
         """Number of counted bits."""
         return sum(map(self.num_bits, self.counted))
 
-    @property
+    @cached_property
     def needed(self) -> list[str]:
         """Activations up to the last counted one; later ones bend nothing that counts."""
         names = list(self.thresholds)
@@ -81,6 +83,13 @@ class ModelStructure:
         """Return a layer's pre-activations as (B, n)."""
         return z.movedim(self.batch_dims[layer], 0).reshape(num_inputs, -1)
 
+    def check_name(self, number: int, layer: str) -> None:
+        """Raise if an activation is not the one that this model has after so many others."""
+        if number < len(self.needed) and layer != self.needed[number]:
+            raise LayersVary(f"Layer {layer!r} came where other inputs meet {self.needed[number]!r}. {VARYING_LAYERS}")
+        if number >= len(self.needed) and self.is_whole:
+            raise LayersVary(f"Layer {layer!r} came where other inputs meet no further layer. {VARYING_LAYERS}")
+
     def check_layer(self, number: int, layer: str, z: Tensor, num_inputs: int) -> None:
         """Raise if a pass meets another layer than this model has at this place, or one of another width.
 
@@ -90,12 +99,9 @@ class ModelStructure:
             z: Its pre-activations.
             num_inputs: B.
         """
+        self.check_name(number, layer)
         if number >= len(self.needed):
-            if self.is_whole:
-                raise LayersVary(f"Layer {layer!r} came where other inputs meet no further layer. {VARYING_LAYERS}")
             return
-        if layer != self.needed[number]:
-            raise LayersVary(f"Layer {layer!r} came where other inputs meet {self.needed[number]!r}. {VARYING_LAYERS}")
         rows = z.shape[self.batch_dims[layer]] if self.batch_dims[layer] < z.dim() else 1
         if rows % num_inputs or z.numel() != num_inputs * self.units[layer]:
             raise LayersVary(
@@ -164,11 +170,11 @@ def inspect(replica: Replica, inputs: Tensor, layers: Patterns = None) -> ModelS
 
 def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructure:
     pair = _two_different(inputs)
-    first = record_pass(replica, pair)
+    first = record_pass(replica, pair, StructurePass)
     unlisted = ", ".join({**first.unlisted, **_elementwise_modules(first)}.values())
-    second = record_pass(replica, pair[[1, 0, 1]])
+    second = record_pass(replica, pair[SWAPPED], StructurePass)
     _check_nothing_escapes(first, second)
-    lost = calls_outside_torch(first, second)
+    lost, constant_rows = _compare_untracked(first, second)
     if not first.met:
         raise ValueError(
             "The forward pass meets no activation with a threshold (ReLU and its kin, GELU, SiLU, Tanh, ...)"
@@ -189,68 +195,53 @@ def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructu
             stacklevel=4,
         )
     counted = tuple(select_layers(layers, list(first.met)))
-    needed = list(first.met)[: list(first.met).index(counted[-1]) + 1]
-    is_whole = len(needed) == len(first.met)
-    others = [(second, [1, 0, 1]), *_companions(replica, pair, inputs)]
-    for other, _ in others:
-        _check_same_layers(needed, list(other.met), is_whole)
-    before = first.before[counted[-1]]
-    outside = {"an operation outside torch": "forward"} if any(call <= before.calls for call in lost) else {}
+    last, is_whole = first.met[counted[-1]], counted[-1] == list(first.met)[-1]
+    outside = {"an operation outside torch": "forward"} if any(call <= last.num_calls for call in lost) else {}
     structure = ModelStructure(
-        thresholds={name: thresholds for name, (thresholds, _) in first.met.items()},
-        units={name: z.numel() // 2 for name, (_, z) in first.met.items()},
-        batch_dims={name: _batch_dim(name, first.met[name][1], second.met[name][1], before.is_row_by_row) for name in needed},
+        thresholds={name: met.thresholds for name, met in first.met.items()},
+        units={name: met.z.numel() // 2 for name, met in first.met.items()},
+        batch_dims={},
         counted=counted,
-        unknown=before.unknown | outside,
-        bends=before.bends,
-        is_row_by_row=first.is_row_by_row if is_whole else before.is_row_by_row,
+        unknown=last.unknown | outside,
+        bends=last.bends,
+        is_row_by_row=first.is_row_by_row if is_whole else last.is_row_by_row,
         is_whole=is_whole,
-        constant_rows=_constant_rows(first, second),
-        widest=first.largest // 2,
+        constant_rows=constant_rows,
+        widest=max(first.largest, *(met.z.numel() for met in first.met.values())) // 2,
     )
-    for name in needed:
-        expected = structure.per_input(name, first.met[name][1], 2)
-        for other, rows in others:
-            structure.check_layer(needed.index(name), name, other.met[name][1], other.num_inputs)
-            _check_independence(
-                name, expected[rows], structure.per_input(name, other.met[name][1], other.num_inputs)[: len(rows)]
-            )
+    for number, name in enumerate(second.met):
+        structure.check_name(number, name)
+    structure.check_end(len(second.met))
+    dims = {name: _batch_dim(name, first.met[name].z, second.met[name].z, last.is_row_by_row) for name in structure.needed}
+    structure = replace(structure, batch_dims=dims)
+    for other, rows in [(second, SWAPPED), *_companions(replica, pair, inputs)]:
+        _check_companion(structure, first, other, rows)
     return structure
 
 
 def _two_different(inputs: Tensor) -> Tensor:
     """Return the first input and another; if there is no other, one that is a little smaller."""
-    others = (inputs != inputs[:1]).flatten(1).any(1).nonzero() if inputs.dim() > 1 else (inputs != inputs[0]).nonzero()
-    return inputs[[0, int(others[-1])]] if len(others) else torch.stack([inputs[0], inputs[0] * 0.999])
+    other = next((row for row in reversed(inputs[1:]) if not torch.equal(row, inputs[0])), inputs[0] * 0.999)
+    return torch.stack([inputs[0], other])
 
 
-def _companions(replica: Replica, pair: Tensor, inputs: Tensor) -> list[tuple[StructurePass, list[int]]]:
+def _companions(replica: Replica, pair: Tensor, inputs: Tensor) -> list[tuple[RecordingPass, list[int]]]:
     """Pass both inputs with a copy of themselves, and with extreme inputs; return with which of the pair each pass begins.
 
     A sum over the batch shows beside a copy, a maximum or a rescaling beside an extreme.
     """
-    low, high = inputs.amin(), inputs.amax()
+    low, high = inputs.aminmax()
     reach = FAR * ((high - low) + (high.abs() + low.abs()) / FAR**2).clamp(min=torch.finfo(inputs.dtype).eps)
     extremes = torch.stack([torch.full_like(pair[0], float(bound)) for bound in (high + reach, low - reach)])
-    found = [(record_pass(replica, pair[[row, row]]), [row, row]) for row in (0, 1)]
+    found = [(record_pass(replica, pair[[row, row]], RecordingPass), [row, row]) for row in (0, 1)]
     with suppress(InputsRefused):  # a model may refuse values out of its range
-        found.append((record_pass(replica, torch.cat([pair, extremes])), [0, 1]))
+        found.append((record_pass(replica, torch.cat([pair, extremes]), RecordingPass), [0, 1]))
     return found
 
 
 def _elementwise_modules(found: StructurePass) -> dict[str, str]:
     """Return the places of modules that bend each element of their input apart, without an activation of the table."""
     return {found.place(module): found.place(module) for module, x in found.curving if _bends_each_element(module, x)}
-
-
-def _check_same_layers(needed: list[str], met: list[str], is_whole: bool) -> None:
-    if is_whole and len(met) > len(needed):
-        raise LayersVary(f"Layer {met[len(needed)]!r} came where other inputs meet no further layer. {VARYING_LAYERS}")
-    for number, name in enumerate(needed):
-        if number >= len(met):
-            raise LayersVary(f"The pass ended before layer {name!r}, which other inputs meet. {VARYING_LAYERS}")
-        if met[number] != name:
-            raise LayersVary(f"Layer {met[number]!r} came where other inputs meet {name!r}. {VARYING_LAYERS}")
 
 
 def _check_nothing_escapes(two: StructurePass, three: StructurePass) -> None:
@@ -275,120 +266,36 @@ def _batch_dim(name: str, two: Tensor, three: Tensor, is_row_by_row: bool) -> in
     return changed[0]
 
 
-def _check_independence(name: str, expected: Tensor, found: Tensor) -> None:
-    if not bool(torch.isfinite(expected).all()):
-        raise ValueError(f"Layer {name!r} has NaN or infinite pre-activations: the model's weights have diverged.")
-    if bool(((found - expected).abs() <= 1e-6 * expected.abs().amax()).all()):
-        return
-    raise ValueError(f"Layer {name!r} gives an input another pre-activation beside other inputs: {MIXED_BATCH}")
+def _check_companion(structure: ModelStructure, first: RecordingPass, other: RecordingPass, rows: list[int]) -> None:
+    """Raise if a pass that begins with these rows of the first meets other layers or pre-activations."""
+    for number, (name, met) in enumerate(other.met.items()):
+        structure.check_layer(number, name, met.z, other.num_inputs)
+        if number >= len(structure.needed):
+            break
+        expected = structure.per_input(name, first.met[name].z, 2)[rows]
+        found = structure.per_input(name, met.z, other.num_inputs)[: len(rows)]
+        if not bool(((found - expected).abs() <= 1e-6 * expected.abs().amax()).all()):
+            if not bool(torch.isfinite(expected).all()):
+                raise ValueError(f"Layer {name!r} has NaN or infinite pre-activations: the model's weights have diverged.")
+            raise ValueError(f"Layer {name!r} gives an input another pre-activation beside other inputs: {MIXED_BATCH}")
+    structure.check_end(len(other.met))
 
 
-class StructurePass(Interception):
-    """A pass that records activations and operations that may be some.
-
-    Attributes:
-        met: Activation name -> its thresholds and pre-activations.
-        before: Activation name -> what was on the way to it.
-        unlisted: Operations that bend each element and are not in the table, by the module that calls them.
-        curving: Modules that call unknown operations and no activation, with their inputs.
-        skipped_activations: Name and shape of each activation of a tensor without rows of the input, such as a weight.
-        untracked_outputs: Call and argument -> a tensor with as many rows as the input that could not be traced from it, and met
-            one that could; outputs of the model as of the last call.
-        largest: Numbers in the largest tensor.
-        num_inputs: B.
-    """
-
-    def __init__(self, replica: Replica) -> None:
-        super().__init__(replica)
-        self.met: dict[str, tuple[Thresholds, Tensor]] = {}
-        self.before: dict[str, Before] = {}
-        self.unlisted: dict[str, str] = {}
-        self.curving: list[tuple[nn.Module, Tensor]] = []
-        self.skipped_activations: list[tuple[str, torch.Size]] = []
-        self.untracked_outputs: dict[tuple[int, int], Tensor] = {}
-        self.largest = 0
-        self.calls = 0
-        self.num_inputs = 0
-
-    def run(self, inputs: Tensor) -> None:
-        """Pass inputs (B, ...) through the model."""
-        self.num_inputs = len(inputs)
-        with _OperatorsBeneath(self):
-            output = super().run(inputs)
-        self.calls += 1
-        self._keep_untracked(t for t in tensors_in(output) if not has_input_rows(t))
-
-    def on_untracked(self, name: str, tensors: list[Tensor], num_tensors: int) -> None:
-        """Keep arguments that may have left torch on their way from the input."""
-        self.calls += 1
-        if len(tensors) == num_tensors and activation_of(name) is not None:
-            self.skip_activation(name, tensors)
-        if len(tensors) < num_tensors:
-            self._keep_untracked(tensors)
-
-    def skip_activation(self, name: str, tensors: Iterable[Tensor]) -> None:
-        """Record an activation of tensors that have no rows of the input."""
-        self.skipped_activations.extend((name, tensor.shape) for tensor in tensors)
-
-    def on_module_exit(self, module: nn.Module, args: tuple[Any, ...], before: tuple[int, int]) -> None:
-        """Keep a module that may be an activation, to be tried when the pass is over."""
-        curves = before[0] == self.num_activations and before[1] < self.num_unknown
-        if curves and args and isinstance(args[0], Tensor) and depends_on_input(args[0]):
-            self.curving.append((module, args[0].detach().clone()))
-
-    def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
-        """Record an activation and what came before it."""
-        self.met[layer] = (thresholds, z.clone())
-        self.before[layer] = Before(self.calls, dict(self.unknown), tuple(self.bends), self.is_row_by_row)
-        self.largest = max(self.largest, z.numel())
-        return call(z)
-
-    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Record an operation that may be an activation, and the largest tensor."""
-        varying = [t for t in tensors_in((args, kwargs)) if depends_on_input(t)]
-        masks = [t for t in varying if comparison_of(t) is not None]
-        chooses = 0 < len(masks) < len(varying) and name not in COMPARISONS and not keeps_comparison(name, args)
-        if (chooses or name in ELEMENTWISE) and not self.inside_registered and varying:
-            self.unlisted.setdefault(self.caller(), f"{name} in {self.caller()}")
-        result = super().operation(name, function, args, kwargs)
-        self.largest = max(self.largest, *(t.numel() for t in tensors_in((args, result)) if has_input_rows(t)), 0)
-        return result
-
-    def _keep_untracked(self, tensors: Iterable[Tensor]) -> None:
-        for number, tensor in enumerate(tensors):
-            if tensor.shape[:1] == (self.num_inputs,):
-                self.untracked_outputs[self.calls, number] = tensor.clone()
-
-
-@dataclass(frozen=True)
-class Before:
-    """Calls of functions, operations that curve or bend, and whether values of the batch decided, before an activation."""
-
-    calls: int
-    unknown: dict[str, str]
-    bends: tuple[str, ...]
-    is_row_by_row: bool
-
-
-def calls_outside_torch(two: StructurePass, three: StructurePass) -> list[int]:
-    """Return the calls that took a tensor that depends on the input and can't be traced from it, as two and three inputs show."""
-    lost = []
-    for key in two.untracked_outputs.keys() & three.untracked_outputs.keys():
-        small, large = two.untracked_outputs[key], three.untracked_outputs[key]
-        same_rows = large.shape[1:] == small.shape[1:] and torch.allclose(large, small[[1, 0, 1]], rtol=1e-6)
-        if same_rows and small.is_floating_point() and not torch.equal(small[0], small[1]):
+def _compare_untracked(two: StructurePass, three: StructurePass) -> tuple[list[int], frozenset[tuple[int, int]]]:
+    """Return the calls of tensors that depend on the input and can't be traced from it, and the tensors with equal rows."""
+    lost, constant = [], set()
+    for key in two.untracked.keys() & three.untracked.keys():
+        small, large = two.untracked[key], three.untracked[key]
+        if large.shape[1:] != small.shape[1:]:
+            continue
+        if all(torch.equal(part, small[:1].expand_as(part)) for part in (small, large)):
+            constant.add(key)
+        elif small.is_floating_point() and torch.allclose(large, small[SWAPPED], rtol=1e-6):
             lost.append(key[0])
-    return lost
+    return lost, frozenset(constant)
 
 
-def _constant_rows(two: StructurePass, three: StructurePass) -> frozenset[tuple[int, int]]:
-    """Return the untracked tensors that have one equal row for each of two and of three inputs."""
-    both = two.untracked_outputs.keys() & three.untracked_outputs.keys()
-    rows = {key: (two.untracked_outputs[key], three.untracked_outputs[key]) for key in both}
-    return frozenset(key for key, pair in rows.items() if all(torch.equal(part, pair[0][:1].expand_as(part)) for part in pair))
-
-
-def record_pass(replica: Replica, inputs: Tensor) -> StructurePass:
+def record_pass(replica: Replica, inputs: Tensor, kind: type[Recording]) -> Recording:
     """Pass inputs (B, ...) through the model and record what it meets.
 
     Raises:
@@ -396,7 +303,7 @@ def record_pass(replica: Replica, inputs: Tensor) -> StructurePass:
         PassFailed: If it takes them, but not as it is measured.
         ValueError: If it has activations that can't be seen.
     """
-    found = StructurePass(replica)
+    found = kind(replica)
     try:
         found.run(inputs.to(replica.device, torch.float64))
     except OutOfSightError as error:
@@ -404,8 +311,6 @@ def record_pass(replica: Replica, inputs: Tensor) -> StructurePass:
             f"{error}: its activations can't be seen. Write it with modules or functions that torch calls one by one, or pass "
             "`forward=` with a part of the model that does without it."
         ) from error
-    except (LayersVary, PassFailed):
-        raise
     except Exception as error:
         raise _explained(replica, inputs, error) from error
     return found
@@ -441,24 +346,6 @@ def _keywords_hint(module: nn.Module) -> str:
         return ""
     name = named[0] if named else "inputs"
     return f", such as `forward=lambda model, x: model({name}=x)`"
-
-
-class _OperatorsBeneath(TorchDispatchMode):
-    """Sees the operators beneath torch's functions, and records activations that no function announced."""
-
-    supports_higher_order_operators = True
-
-    def __init__(self, found: StructurePass) -> None:
-        super().__init__()
-        self._found = found
-
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        name = operation_name(func)
-        if not self._found.inside_function and activation_of(name) is not None:
-            self._found.skip_activation(name, tensors_in((args, kwargs)))
-        return func(*args, **(kwargs or {}))
 
 
 def _bends_each_element(module: nn.Module, x: Tensor) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from weakref import ref
 
@@ -53,6 +55,7 @@ from fold_lightning.activations.tracking import (
 MAX_NOTED = 10_000
 """Tensors of a pass that are noted, alive or not, before those that are gone are forgotten."""
 
+_name_of = lru_cache(2048)(operation_name)  # it is asked for at every call
 
 _RUNNING: list[Interception] = []
 """Passes under way: within one, another may look closer at some rows, and each sees its own modules alone."""
@@ -66,6 +69,16 @@ class OutOfSightError(ValueError):
     """A part of the model computes activations that no interception sees."""
 
 
+@dataclass(frozen=True)
+class Entered:
+    """A module that a pass is inside of, and the numbers of activations and unknown operations met before it."""
+
+    module: nn.Module
+    is_registered: bool
+    num_activations: int
+    num_unknown: int
+
+
 class Interception(TorchFunctionMode):
     """One forward pass in view. Subclasses define what happens at activations and at other operations.
 
@@ -75,6 +88,8 @@ class Interception(TorchFunctionMode):
         unknown: Operations on the input's path that are not known to be piecewise linear, with the place of the first call.
         num_unknown: Number of their calls.
         num_activations: Number of activations met.
+        num_calls: Number of calls of functions met.
+        num_inputs: B.
         bends: Operations that bend without a bit.
         is_row_by_row: Whether what the pass does depends on values of the batch: rows were picked by them, or Python read them.
         inside_registered: Number of modules the pass is inside of that the user registered as activations.
@@ -89,11 +104,12 @@ class Interception(TorchFunctionMode):
         self.is_row_by_row = False
         self.inside_function = False
         self.num_activations = 0
+        self.num_calls = 0
+        self.num_inputs = 0
         self.inside_registered = 0
         self._replica = replica
-        self._callers: list[nn.Module] = []
+        self._entered: list[Entered] = []
         self._calls: Counter[str] = Counter()
-        self._counts_at_entry: list[tuple[int, int]] = []
         self._alive: dict[int, ref[Tensor]] = {}  # by id: weak sets compare their members, which tensors refuse
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
@@ -111,8 +127,8 @@ class Interception(TorchFunctionMode):
     def on_untracked(self, name: str, tensors: list[Tensor], num_tensors: int) -> None:
         """Handle the arguments of an operation, of `num_tensors`, that have no row per input."""
 
-    def on_module_exit(self, module: nn.Module, args: tuple[Any, ...], before: tuple[int, int]) -> None:
-        """Handle the return of a module, with the numbers of activations and unknown operations met before it."""
+    def on_module_exit(self, entered: Entered, args: tuple[Any, ...]) -> None:
+        """Handle the return of a module that was called with these positional arguments."""
 
     def run(self, inputs: Tensor) -> Any:
         """Pass inputs (B, ...), on the replica's device, until the model returns or an override raises `PassEnded`.
@@ -120,6 +136,7 @@ class Interception(TorchFunctionMode):
         Returns:
             What the model returns; None if the pass was ended.
         """
+        self.num_inputs = len(inputs)
         outer = self._replica.begin_pass()
         _RUNNING.append(self)
         before = register_module_forward_pre_hook(self._enter_module)
@@ -134,8 +151,7 @@ class Interception(TorchFunctionMode):
             after.remove()
             _RUNNING.pop()
             self._replica.end_pass(outer)
-            self._callers.clear()
-            self._counts_at_entry.clear()
+            self._entered.clear()
             self._calls.clear()
             self._alive.clear()
             self.inside_registered = 0
@@ -150,7 +166,7 @@ class Interception(TorchFunctionMode):
             self.inside_function = False
 
     @contextmanager
-    def _unseen(self) -> Iterator[None]:
+    def unseen(self) -> Iterator[None]:
         """Hide the operations in this context, which are our own."""
         was_inside, self.inside_function = self.inside_function, True
         try:
@@ -160,27 +176,31 @@ class Interception(TorchFunctionMode):
             self.inside_function = was_inside
 
     def _see(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name = operation_name(func)
+        name = _name_of(func)
         if name in QUERIES or (name == "type" and len(args) == 1 and not kwargs):
             return func(*args, **kwargs)
         if name == "dtype" and self._replica.in_float64:
             return torch.float64 if args[0].is_floating_point() else args[0].dtype
         if not args and isinstance(kwargs.get("input"), Tensor):
             args, kwargs = (kwargs["input"],), {key: value for key, value in kwargs.items() if key != "input"}
-        args, kwargs = map_tensors(self._replica.double, (args, kwargs))
+        tensors = tensors_in((args, kwargs))
+        if not all(map(self._replica.is_double, tensors)):
+            args, kwargs = map_tensors(self._replica.double, (args, kwargs))
+            tensors = tensors_in((args, kwargs))
         if name in CASTS and args and self._replica.in_float64 and _stays_float64(args, kwargs):
             if not self._replica.cast_copies(name, args, kwargs):
                 return args[0]
-            name, func, args, kwargs = "clone", Tensor.clone, args[:1], {}
+            name, func, args, kwargs, tensors = "clone", Tensor.clone, args[:1], {}, tensors[:1]
         if name in CASTS and args and not has_input_rows(args[0]):  # a cast takes nothing but the type of its target
             return func(*args, **kwargs)
         func = fast_kernel(name, func, args, kwargs)
-        tensors = list(tensors_in((args, kwargs)))
         self._note(tensors)
         if activation_of(name) is not None and any(map(_is_transformed, tensors)):
             raise OutOfSightError(f"The {name} of {self.caller()} runs inside a transformation of functions such as torch.vmap")
-        self.on_untracked(name, [t for t in tensors if not has_input_rows(t)], len(tensors))
-        if not any(map(has_input_rows, tensors)) or name in FINITENESS:
+        self.num_calls += 1
+        untracked = [t for t in tensors if not has_input_rows(t)]
+        self.on_untracked(name, untracked, len(tensors))
+        if len(untracked) == len(tensors) or name in FINITENESS:
             result = func(*args, **kwargs)
         else:
             result = self._on_tracked(name, func, args, kwargs, tensors)
@@ -199,7 +219,7 @@ class Interception(TorchFunctionMode):
                 return self._activate(listed, name, func, args, kwargs)
         if varying and not self.inside_registered:
             self.is_row_by_row |= name in VALUE_READS
-            self._classify(name, args, kwargs)
+            self._classify(name, args, kwargs, tensors)
         result = self.operation(name, func, args, kwargs)
         picked = any(map(has_picked_rows, varying)) or (bool(varying) and picks_rows(name, args, kwargs))
         if name not in CREATIONS or _has_rows_of(result, args[0]):
@@ -260,7 +280,7 @@ class Interception(TorchFunctionMode):
             return x
         return result
 
-    def _classify(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _classify(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]) -> None:
         if name in FUSED:
             raise OutOfSightError(f"{self.caller()} is a fused {name}")
         if name in COMPARISONS or keeps_comparison(name, args):
@@ -268,7 +288,7 @@ class Interception(TorchFunctionMode):
         chooses = name in CHOICES and find_choice(name, args, kwargs) is not None
         if chooses or name in CLAMPS:
             self.bends[name] = None
-        jumps = any(comparison_of(t) is not None for t in tensors_in((args, kwargs)))
+        jumps = any(comparison_of(t) is not None for t in tensors)
         if jumps or (not chooses and not is_piecewise_linear(name, args, kwargs)):
             self.unknown.setdefault(name, self.caller())
             self.num_unknown += 1
@@ -278,9 +298,8 @@ class Interception(TorchFunctionMode):
             return
         if isinstance(module, torch.jit.ScriptModule):
             raise OutOfSightError(f"{self.place(module)} is a ScriptModule")
-        self._callers.append(module)
-        self._counts_at_entry.append((self.num_activations, self.num_unknown))
         registered = module_activation_of(module)
+        self._entered.append(Entered(module, registered is not None, self.num_activations, self.num_unknown))
         if registered is None:
             return
         if not args or not isinstance(args[0], Tensor):
@@ -296,32 +315,28 @@ class Interception(TorchFunctionMode):
         name = self._count_call(self._replica.path(module) or type(module).__name__)
         self.num_activations += 1
         self.is_row_by_row |= has_picked_rows(z)
-        with self._unseen():
+        with self.unseen():
             self.activation(name, registered.thresholds(), z, lambda pre: pre)
         if not registered.piecewise_linear:
             self.unknown.setdefault(type(module).__name__, self.place(module))
 
     def _leave_module(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if _RUNNING[-1] is not self or not self._callers:
+        if _RUNNING[-1] is not self or not self._entered:
             return
-        self._callers.pop()
-        before = self._counts_at_entry.pop()
-        if module_activation_of(module) is not None:
-            self.inside_registered -= 1
-        with self._unseen():
-            self.on_module_exit(module, args, before)
+        entered = self._entered.pop()
+        self.inside_registered -= entered.is_registered
+        self.on_module_exit(entered, args)
 
     def _layer_name(self, function: str) -> str:
-        path, is_activation = "", False
-        if self._callers:
-            path = self._replica.path(self._callers[-1])
-            is_activation = _is_activation_module(self._callers[-1])
-        name = path if is_activation and path else ".".join(filter(None, (path, function)))
-        return self._count_call(name)
+        if not self._entered:
+            return self._count_call(function)
+        module = self._entered[-1].module
+        path = self._replica.path(module)
+        return self._count_call(path if path and _is_activation_module(module) else ".".join(filter(None, (path, function))))
 
     def caller(self) -> str:
         """Return where the call that is being looked at comes from."""
-        return self.place(self._callers[-1]) if self._callers else "forward"
+        return self.place(self._entered[-1].module) if self._entered else "forward"
 
     def place(self, module: nn.Module) -> str:
         """Return a module's class and path."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import Enum
 from functools import partial
+from operator import is_
 from typing import Any, TypeVar
 
 import numpy as np
@@ -350,11 +351,9 @@ def _differs(value: Any, before: Any) -> bool:
         return bool(value.tobytes() != before.tobytes())
     if isinstance(value, set):
         return bool(value != before)
-    if len(value) != len(before):
+    if len(value) != len(before) or not all(map(is_, value, before)):
         return True
-    if isinstance(value, dict):
-        return any(a is not b or value[a] is not before[b] for a, b in zip(value, before, strict=True))
-    return any(a is not b for a, b in zip(value, before, strict=True))
+    return isinstance(value, dict) and not all(map(is_, value.values(), before.values()))
 
 
 def _fill(value: Any, contents: Any) -> None:

@@ -5,7 +5,7 @@ A mark is an attribute of the tensor object itself, so it is found wherever the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -73,16 +73,15 @@ def forget_marks(tensor: Tensor) -> None:
         vars(tensor).pop(mark, None)
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors of nested tuples, lists and dicts."""
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors of nested tuples, lists and dicts."""
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_in(item)
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (tuple, list)):
+        return []
+    return [tensor for item in value for tensor in tensors_in(item)]
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -84,7 +84,6 @@ class GrowingBatch(Interception):
         self.doubtful = torch.zeros(grid.num_pieces, dtype=torch.bool, device=grid.piece.device)
         self._reach = torch.empty(0, 1)
         self._versions = {len(grid)}
-        self._num_calls = 0
         self._rows: list[Tensor] = []
         self._units: list[Tensor] = []
         self._first: list[Tensor] = []
@@ -138,9 +137,8 @@ class GrowingBatch(Interception):
 
     def on_untracked(self, name: str, tensors: list[Tensor], num_tensors: int) -> None:
         """Mark tensors with one equal row per input, which grow with the batch."""
-        self._num_calls += 1
         for number, tensor in enumerate(tensors):
-            if (self._num_calls, number) in self._structure.constant_rows and len(tensor) in self._versions:
+            if (self.num_calls, number) in self._structure.constant_rows and len(tensor) in self._versions:
                 mark_rows(tensor, constant=True)
 
     def overwrite(self, tensor: Tensor, value: Tensor) -> None:
