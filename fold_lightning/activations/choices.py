@@ -45,14 +45,17 @@ class Choice:
         rows = [source.reshape(len(source), -1) for source in self.sources]
         return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
 
-    def rank(self, x: Tensor) -> Tensor:
-        """Return a number for the element of each rank in each lane of rows x (R, n): (R, L k)."""
+    def rank(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return a number for the element of each rank in each lane of rows x (R, n), and the operation's result if it shows.
+
+        Returns:
+            Numbers (R, L k), and what the operation returns (R, ...), or None where ranking does not find it on the way.
+        """
         lanes = x.index_select(1, self.elements.flatten().clamp(min=0)).view(len(x), *self.elements.shape)
         lanes.masked_fill_(self.elements < 0, -torch.inf if self.largest else torch.inf)
         if self.ranks == 1:
-            return torch.argmax(lanes, -1) if self.largest else torch.argmin(lanes, -1)
-        numbers: Tensor = lanes.topk(self.ranks, largest=self.largest).indices.flatten(1)
-        return numbers
+            return torch.argmax(lanes, -1) if self.largest else torch.argmin(lanes, -1), None
+        return lanes.topk(self.ranks, largest=self.largest).indices.flatten(1), None
 
     def places(self, numbers: Tensor, column: Tensor) -> Tensor:
         """Return the places in a row of the elements that have these numbers in these columns of `rank`."""
@@ -60,7 +63,7 @@ class Choice:
 
     def ranked_places(self, x: Tensor) -> Tensor:
         """Return the places of the ranked elements of rows x (R, n): int64 (R, L, k)."""
-        numbers = self.rank(x)
+        numbers, _ = self.rank(x)
         column = torch.arange(numbers.shape[1], device=x.device).expand_as(numbers)
         places: Tensor = self.places(numbers, column).unflatten(1, (-1, self.ranks))
         return places

@@ -70,16 +70,18 @@ class Windows:
     def choices(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the largest value of each window and the number of its element, uint8; of equal ones the first."""
         x = self._padded(x, -torch.inf)
-        choice = torch.zeros(1, dtype=torch.uint8, device=x.device).expand(x.shape)
+        choice = torch.zeros(1, dtype=torch.uint8, device=x.device)  # of a window of one element, wherever it is
         elements = 1
         for dim in range(-1, -len(self.kernel) - 1, -1):
-            (x, *others), (choice, *theirs) = self._slices(x, dim), self._slices(choice, dim)
+            best, *others = self._slices(x, dim)
+            x = best if others else best.clone()
+            choice, *theirs = self._slices(choice, dim) if choice.dim() > 1 else [choice] * self.kernel[dim]
             for number, (other, their) in enumerate(zip(others, theirs, strict=True), 1):
                 wins = (other > x).view(torch.uint8)
                 choice = choice + wins * (their + number * elements - choice)  # several times faster than torch.where of bytes
                 x = torch.maximum(x, other)
             elements *= self.kernel[dim]
-        return x.contiguous(), choice.contiguous()
+        return x.contiguous(), choice.expand(x.shape).contiguous()
 
     def elements(self, shape: torch.Size, device: torch.device) -> Tensor:
         """Return the place of each element of each window in a flattened plane, int64 (Q, K); -1 in the padding."""
@@ -127,11 +129,13 @@ class MaxPooling(Choice):
         in_slices = not is_adaptive and not kwargs.get("return_indices")
         self._windows = Windows.of(dims, self._args, kwargs) if in_slices else None
 
-    def rank(self, x: Tensor) -> Tensor:
-        """Return a number for the winner of each window, a byte where that can tell them apart: (R, L)."""
+    def rank(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return a number for the winner of each window (R, L), a byte where that can tell them apart, and the largest values."""
         x = x.view(len(x), *self._row)
-        winners = self._pool(x, *self._args, **self._kwargs)[1] if self._windows is None else self._windows.choices(x)[1]
-        return winners.flatten(1)
+        if self._windows is None:
+            return self._pool(x, *self._args, **self._kwargs)[1].flatten(1), None
+        largest, winners = self._windows.choices(x)
+        return winners.flatten(1), largest
 
     def places(self, numbers: Tensor, column: Tensor) -> Tensor:
         """Return the places in a row of the elements that have these numbers in these columns of `rank`."""

@@ -125,7 +125,10 @@ class GrowingBatch(Interception):
         if name in INDEXED:
             args, kwargs = map_tensors(self._with_rows, (args, kwargs))
         if name in CHOICES:
-            args, rows = self._insert_choice_changes(name, args, kwargs, rows)
+            args, rows, result = self._insert_choice_changes(name, args, kwargs, rows)
+            if result is not None:
+                self._check_rows(result, rows)
+                return result
         shared = args if name in VIEWS_OF_SEVERAL else args[:1] if is_in_place(function, kwargs) else ()
         for tensor in filter(has_input_rows, tensors_in(shared)):
             self._grow(tensor, rows)
@@ -208,16 +211,16 @@ class GrowingBatch(Interception):
 
     def _insert_choice_changes(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], rows: int
-    ) -> tuple[tuple[Any, ...], int]:
-        """Add a row wherever a call chooses another element, and return its arguments and the number of rows."""
+    ) -> tuple[tuple[Any, ...], int, Tensor | None]:
+        """Add a row wherever a call chooses another element, and return its arguments, the rows, and its result if known."""
         choice = find_choice(name, self._align(args, rows), self._align(kwargs, rows))
         if choice is None:
-            return args, rows
-        x = insert_choice_changes(self.grid, choice, self.grid.lift(choice.candidates()), self._check_size)
+            return args, rows, None
+        x, result = insert_choice_changes(self.grid, choice, self.grid.lift(choice.candidates()), self._check_size)
         self._versions.add(len(self.grid))
         if len(choice.sources) == 1:
             args = (mark_rows(x.view(len(x), *choice.sources[0].shape[1:])), *args[1:])
-        return args, len(self.grid)
+        return args, len(self.grid), result
 
     def _record(self, rows: Tensor, units: Tensor, first_column: int) -> None:
         self._rows.append(rows)

@@ -21,7 +21,9 @@ def clamp_bounds(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> li
     return [bound if isinstance(bound, Tensor) else float(bound) for bound in bounds if bound is not None]
 
 
-def insert_choice_changes(grid: Breakpoints, choice: Choice, x: Tensor, check_size: Callable[[int], None]) -> Tensor:
+def insert_choice_changes(
+    grid: Breakpoints, choice: Choice, x: Tensor, check_size: Callable[[int], None]
+) -> tuple[Tensor, Tensor | None]:
     """Add rows to a grid until the ranking of a choice stays between neighbouring rows, up to ties.
 
     Args:
@@ -31,18 +33,20 @@ def insert_choice_changes(grid: Breakpoints, choice: Choice, x: Tensor, check_si
         check_size: Takes how many numbers the candidates of all rows are, and may raise.
 
     Returns:
-        The candidates at all rows.
+        The candidates at all rows, and the result of the operation there, if ranking finds it on the way.
     """
-    numbers = choice.rank(x)
+    numbers, result = choice.rank(x)
     place = grid.joined.nonzero().squeeze(1)
     while True:
         known = len(grid)
         grid.insert(*_changes(grid, choice, x, numbers, place))
         if len(grid) == known:
-            return x
+            return x, result
         check_size(len(grid) * x.shape[1])
         x = grid.lift(x)
-        numbers = torch.cat([numbers, choice.rank(x[known:])])
+        new_numbers, new_result = choice.rank(x[known:])
+        numbers = torch.cat([numbers, new_numbers])
+        result = None if result is None or new_result is None else torch.cat([result, new_result])
         is_new = (grid.order[:-1] >= known) | (grid.order[1:] >= known)
         place = (is_new & grid.joined).nonzero().squeeze(1)
 
