@@ -19,9 +19,6 @@ from fold_lightning.activations.rounding import NearThreshold, Rounding
 
 T = TypeVar("T")
 
-ZERO_TOLERANCE = 1e-13
-"""Share of a larger value below which the lead of one value over another is 0: rounding leaves about 1e-16."""
-
 CHUNK_BYTES = 2**27
 
 TENSORS_AT_ONCE = 6

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -199,34 +200,22 @@ def undisturbed(*, gradients: bool = False) -> Iterator[None]:
 @contextmanager
 def preserved_random_state(*generators: Any) -> Iterator[None]:
     """Give back the random states of Python, NumPy, torch and some generators, also after an exception."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    states = [(generator, _state_of(generator)) for generator in generators]
+    on_gpus = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
+    restorers = [_restorer(source) for source in (*generators, random, np.random, torch.default_generator, *on_gpus)]
     try:
         yield
     finally:
-        for generator, state in states:
-            _set_state(generator, state)
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(cpu)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
+        for restore in restorers:
+            restore()
 
 
-def _state_of(generator: Any) -> Any:
-    if isinstance(generator, random.Random):
-        return generator.getstate()
-    return generator.bit_generator.state if isinstance(generator, np.random.Generator) else generator.get_state()
-
-
-def _set_state(generator: Any, state: Any) -> None:
-    if isinstance(generator, random.Random):
-        generator.setstate(state)
-    elif isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = state
-    else:
-        generator.set_state(state)
+def _restorer(source: Any) -> Callable[[], None]:
+    """Return a function that gives a source of random numbers the state that it has now."""
+    if isinstance(source, np.random.Generator):
+        return partial(setattr, source.bit_generator, "state", source.bit_generator.state)
+    if hasattr(source, "getstate"):  # Python's own
+        return partial(source.setstate, source.getstate())
+    return partial(source.set_state, source.get_state())
 
 
 def forward_function(model: nn.Module, forward: Forward) -> Callable[[Tensor], Any]:

@@ -49,6 +49,7 @@ from fold_lightning.activations.tracking import (
     map_tensors,
     mark_picked,
     mark_rows,
+    memory_of,
     tensors_in,
 )
 
@@ -80,7 +81,7 @@ class Entered:
 
 
 class Interception(TorchFunctionMode):
-    """One forward pass in view. Subclasses define what happens at activations and at other operations.
+    """One forward pass in view, which runs once. Subclasses define what happens at activations and at other operations.
 
     The operations that a subclass makes of its own are never taken for the model's.
 
@@ -151,10 +152,6 @@ class Interception(TorchFunctionMode):
             after.remove()
             _RUNNING.pop()
             self._replica.end_pass(outer)
-            self._entered.clear()
-            self._calls.clear()
-            self._alive.clear()
-            self.inside_registered = 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -355,14 +352,6 @@ def _stays_float64(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     targets = [a for a in [*args[1:], *kwargs.values()] if isinstance(a, (torch.dtype, Tensor))]
     dtypes = [t if isinstance(t, torch.dtype) else t.dtype for t in targets]
     return all(dtype.is_floating_point for dtype in dtypes)
-
-
-def memory_of(tensor: Tensor) -> int:
-    """Return the address of a tensor's memory; 0 for one without memory of its own."""
-    try:
-        return tensor.untyped_storage().data_ptr()
-    except (NotImplementedError, RuntimeError):  # sparse tensors and those of torch.func have none of their own
-        return 0
 
 
 def _has_rows_of(result: Any, tensor: Any) -> bool:

@@ -20,7 +20,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from fold_lightning.activations.structural_copy import MAX_ITEMS, StructuralCopy, attributes_of, cell_contents, is_data
-from fold_lightning.activations.tracking import forget_marks
+from fold_lightning.activations.tracking import forget_marks, memory_of
 
 LAYER_HOOKS = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
 """Forward pre-hooks that make a weight."""
@@ -293,10 +293,7 @@ def _do_nothing(*_: Any, **__: Any) -> None:
 
 def _storage(tensor: Tensor) -> tuple[int, torch.dtype] | None:
     """Return what two tensors on one memory have in common; None for a tensor without memory of its own."""
-    try:
-        address = tensor.untyped_storage().data_ptr()
-    except (NotImplementedError, RuntimeError, ValueError):
-        return None
+    address = memory_of(tensor)
     return (address, tensor.dtype) if address and tensor.layout is torch.strided else None
 
 

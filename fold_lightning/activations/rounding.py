@@ -17,10 +17,10 @@ from torch import Tensor
 
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
-from fold_lightning.activations.interception import Interception, PassEnded, memory_of
+from fold_lightning.activations.interception import Interception, PassEnded
 from fold_lightning.activations.operations import CREATIONS, written_by
 from fold_lightning.activations.registry import Thresholds
-from fold_lightning.activations.tracking import depends_on_input, tensors_in
+from fold_lightning.activations.tracking import depends_on_input, memory_of, tensors_in
 
 NOISE = 2.0**-40
 """Relative error of each result in a noisy pass: 1e4 times rounding, and so small that it reaches no kink that is 1e-11 away."""

@@ -252,9 +252,6 @@ class StructuralCopy:
         is_system = isinstance(value, random.SystemRandom)  # it has no state
         return value if is_system else self._keep(value, copy.deepcopy(value))
 
-    def _iterator(self, value: Any) -> Any:
-        return self._keep(value, copy.copy(value))
-
     def _object(self, value: Any) -> Any:
         cls = type(value)
         is_container = isinstance(value, (Dataset, Sampler, types.SimpleNamespace))
@@ -297,7 +294,7 @@ _METHODS: list[tuple[Any, Callable[[StructuralCopy, Any], Any]]] = [
     (weakref.ref, StructuralCopy._weak_reference),
     ((weakref.WeakKeyDictionary, weakref.WeakValueDictionary), StructuralCopy._weak_dict),
     (GENERATORS, StructuralCopy._random),
-    (ITERATORS, StructuralCopy._iterator),
+    (ITERATORS, lambda self, value: self._keep(value, copy.copy(value))),
 ]
 
 

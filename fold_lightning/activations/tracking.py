@@ -93,3 +93,11 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     if type(value) is dict:
         return {key: map_tensors(function, item) for key, item in value.items()}
     return value
+
+
+def memory_of(tensor: Tensor) -> int:
+    """Return the address of a tensor's memory; 0 for one without memory of its own."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError, ValueError):  # sparse tensors and those of torch.func have none of their own
+        return 0

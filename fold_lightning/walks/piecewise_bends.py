@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from fold_lightning.activations.choices import Choice
-from fold_lightning.activations.codes import ZERO_TOLERANCE
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.sparse import set_bits
+
+ZERO_TOLERANCE = 1e-13
+"""Share of a larger value below which the lead of one value over another is 0: rounding leaves about 1e-16."""
 
 
 def clamp_bounds(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[float | Tensor]:
