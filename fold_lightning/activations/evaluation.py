@@ -114,10 +114,7 @@ class Replica:
 
     def is_double(self, tensor: Tensor) -> bool:
         """Return whether operations get a tensor as it is."""
-        dtype = tensor.dtype
-        return not self.in_float64 or (
-            tensor.device == self.device and (dtype is torch.float64 or dtype is double_dtype(dtype))
-        )
+        return not self.in_float64 or (tensor.device == self.device and tensor.dtype == double_dtype(tensor.dtype))
 
     def double(self, tensor: Tensor) -> Tensor:
         """Return a tensor as operations get it: in float64 or complex128, on the device of the passes.

@@ -113,6 +113,10 @@ class StructuralCopy:
     def _knows(self, value: Any) -> bool:
         return id(value) in self._copies
 
+    def _known(self, value: Any) -> Any:
+        """Return the copy of a value if there is one already, else the value itself."""
+        return self._copies.get(id(value), (value, value))[1]
+
     def _keep(self, value: Any, made: _T) -> _T:
         self._copies[id(value)] = (value, made)
         return made
@@ -122,7 +126,7 @@ class StructuralCopy:
 
     def _items(self, values: list[Any]) -> list[Any]:
         if len(values) > MAX_ITEMS:
-            return [self._copies.get(id(item), (item, item))[1] for item in values]
+            return list(map(self._known, values))
         return [self(item) for item in values]
 
     def _sequence(self, value: Any) -> Any:
@@ -131,7 +135,7 @@ class StructuralCopy:
         if isinstance(value, deque):
             deque.__init__(made, maxlen=value.maxlen)
         base.__ior__(made, set(self._items(list(value)))) if base is set else made.extend(self._items(list(value)))
-        return self._with_attributes(value, made)
+        return self._container(value, made)
 
     def _tuple(self, value: tuple[Any, ...]) -> Any:
         items = self._items(list(value))
@@ -144,14 +148,13 @@ class StructuralCopy:
         if isinstance(value, defaultdict):
             made.default_factory = self(value.default_factory)  # type: ignore[attr-defined]
         for key, item in zip(base.keys(value), self._items(list(base.values(value))), strict=True):
-            base.__setitem__(made, self._copies.get(id(key), (key, key))[1], item)
-        return self._with_attributes(value, made)
+            base.__setitem__(made, self._known(key), item)
+        return self._container(value, made)
 
-    def _with_attributes(self, value: Any, made: Any) -> Any:
+    def _container(self, value: Any, made: Any) -> Any:
         self._remember_contents(made)
-        if attributes := getattr(value, "__dict__", None):
-            vars(made).update({name: self(item) for name, item in attributes.items()})
-            self._remember_contents(vars(made))
+        if attributes_of(value):
+            self._copy_attributes(value, made)
         return made
 
     def _array(self, value: np.ndarray[Any, Any]) -> Any:
@@ -234,7 +237,7 @@ class StructuralCopy:
     def _weak_dict(self, value: Any) -> Any:
         made = self._keep(value, type(value)())
         for key, item in list(value.items()):
-            made[self._copies.get(id(key), (key, key))[1]] = self._copies.get(id(item), (item, item))[1]
+            made[self._known(key)] = self._known(item)
         return made
 
     def _weak_proxy(self, value: Any) -> Any:
@@ -255,8 +258,8 @@ class StructuralCopy:
     def _object(self, value: Any) -> Any:
         cls = type(value)
         is_container = isinstance(value, (Dataset, Sampler, types.SimpleNamespace))
-        if (_library_of(cls) in LIBRARIES and not is_container) or hasattr(
-            cls, "__del__"
+        if hasattr(cls, "__del__") or (
+            _library_of(cls) in LIBRARIES and not is_container
         ):  # a copy's end would close the resource
             return value
         try:
