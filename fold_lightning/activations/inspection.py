@@ -221,8 +221,8 @@ def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructu
 
 def _two_different(inputs: Tensor) -> Tensor:
     """Return the first input and another; if there is no other, one that is a little smaller."""
-    other = next((row for row in reversed(inputs[1:]) if not torch.equal(row, inputs[0])), inputs[0] * 0.999)
-    return torch.stack([inputs[0], other])
+    other = next((row for row in range(len(inputs) - 1, 0, -1) if not torch.equal(inputs[row], inputs[0])), None)
+    return torch.stack([inputs[0], inputs[0] * 0.999 if other is None else inputs[other]])
 
 
 def _companions(replica: Replica, pair: Tensor, inputs: Tensor) -> list[tuple[RecordingPass, list[int]]]:

@@ -129,7 +129,6 @@ class _OperatorsBeneath(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        name = operation_name(func)
-        if not self._found.inside_function and activation_of(name) is not None:
+        if not self._found.inside_function and activation_of(name := operation_name(func)) is not None:
             self._found.skip_activation(name, tensors_in((args, kwargs)))
         return func(*args, **(kwargs or {}))
