@@ -46,8 +46,7 @@ class Breakpoints:
         Returns:
             int64 (K,) the row of each position.
         """
-        by_position = torch.argsort(position)
-        by_place = by_position[torch.argsort(interval[by_position], stable=True)]
+        by_place = order_by(interval, position)
         interval, position = interval[by_place], position[by_place]
         fresh = torch.ones_like(interval, dtype=torch.bool)
         fresh[1:] = (interval[1:] != interval[:-1]) | (position[1:] - position[:-1] > closest)
@@ -116,3 +115,16 @@ class Breakpoints:
         left, right = ordered[place - 1], ordered[place]
         begin, end = self.position[left], self.position[right]
         return left, right, ((position - begin) / (end - begin)).clamp(0.0, 1.0)
+
+
+def order_by(*keys: Tensor) -> Tensor:
+    """The indices that sort by the first key, then by the second, and so on.
+
+    Example:
+        >>> order_by(torch.tensor([1, 0, 1]), torch.tensor([0.5, 0.9, 0.1]))
+        tensor([1, 2, 0])
+    """
+    order = torch.argsort(keys[-1])
+    for key in reversed(keys[:-1]):
+        order = order[torch.argsort(key[order], stable=True)]
+    return order

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fold_lightning.activations.inspection import ModelStructure
+from fold_lightning.walks.breakpoints import order_by
 from fold_lightning.walks.walks import Walks
 
 
@@ -103,9 +104,7 @@ def join(pieces: Pieces, found: PieceWalks, num_segments: int, structure: ModelS
         seams = _seams(pieces, found)
         piece, position, unit = (torch.cat(pair) for pair in zip((piece, position, unit), seams, strict=True))
     segment = pieces.segment[piece]
-    order = torch.argsort(unit)
-    order = order[torch.argsort(position[order], stable=True)]
-    order = order[torch.argsort(segment[order], stable=True)]
+    order = order_by(segment, position, unit)
     starts = (pieces.begin == 0).nonzero().squeeze(1)
     starts = starts[torch.argsort(pieces.segment[starts])]
     all_pieces = torch.ones(num_segments, dtype=torch.bool, device=segment.device)
@@ -131,8 +130,7 @@ def join(pieces: Pieces, found: PieceWalks, num_segments: int, structure: ModelS
 
 def _seams(pieces: Pieces, found: PieceWalks) -> tuple[Tensor, Tensor, Tensor]:
     """Piece, position and unit of the events at the ends of pieces that another piece continues."""
-    order = torch.argsort(pieces.begin)
-    order = order[torch.argsort(pieces.segment[order], stable=True)]
+    order = order_by(pieces.segment, pieces.begin)
     continued = pieces.segment[order[1:]] == pieces.segment[order[:-1]]
     before, after = order[:-1][continued], order[1:][continued]
     switches = torch.zeros_like(found.first_codes, dtype=torch.int64)
