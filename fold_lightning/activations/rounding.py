@@ -43,7 +43,8 @@ SCREEN = 1e-11
 
 ABSORBED = 1e-12
 """Share of the terms of a unit below which a constant of the network may be lost in them, so that a 0 can't be told from a tie:
-1e3 times `ROUNDED`, for what constants make of inputs may be smaller than they are."""
+what they make of inputs may be smaller. Of walks called exact in random networks with weights of 1e11 to 1e13, 3 of 60 were wrong
+with 1e-15, 1 of 58 with 1e-14, none of 57 with 1e-13."""
 
 ALIKE = 1e3
 """Ratio of the largest to the smallest usual terms of a layer up to which one number stands for all of its units."""
