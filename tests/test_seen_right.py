@@ -141,6 +141,10 @@ def test_a_negative_part_bends_where_a_relu_does(negative: Callable[[Tensor], Te
         (lambda h: h * torch.heaviside(h, torch.zeros(1)), "heaviside in forward"),
         (lambda h: h * (h > 0.5), "mul in forward"),
         (lambda h: torch.where(h > 0, torch.sin(h), h), "sin in forward"),
+        (lambda h: torch.clamp(h, min=0, out=torch.empty_like(h)), "clamp in forward"),
+        (lambda h: torch.maximum(h, torch.zeros(6), out=torch.empty_like(h)), "maximum in forward"),
+        (lambda h: torch.log1p(torch.exp(h)), "log1p in forward"),
+        (lambda h: h + F.l1_loss(h, torch.zeros_like(h), reduction="none"), "l1_loss in forward"),
     ],
 )
 def test_an_unknown_bend_is_named_once_and_walked_as_a_curve(function: Callable[[Tensor], Tensor], name: str) -> None:
@@ -206,6 +210,23 @@ def test_a_registered_activation_that_is_piecewise_linear_keeps_walks_exact(
     assert bool(walks.exact.all()) == is_linear
     if is_linear:
         assert_walks(model, None, x)
+
+
+class Curved(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x) + 1e-4 * x * x
+
+
+@pytest.mark.usefixtures("own_registry")
+@pytest.mark.filterwarnings("ignore:.*not exact")
+@pytest.mark.parametrize(("module", "thresholds"), [(Curved, (0.0,)), (nn.Hardswish, (-3.0, 3.0))])
+def test_a_curved_activation_that_claims_to_be_piecewise_linear_is_found_out(
+    module: type[nn.Module], thresholds: tuple[float, ...]
+) -> None:
+    register_activation(module, thresholds, piecewise_linear=True)
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 6), module(), nn.Linear(6, 5), nn.ReLU()).double(), inputs(4).double()
+    assert not segment_walks(model, x[:2], x[2:]).exact.any()
 
 
 class Gate(nn.Module):

@@ -117,7 +117,8 @@ CLAMPS = frozenset("clamp clip clamp_min clamp_max".split())
 
 ELEMENTWISE = frozenset(
     """sin cos tan asin acos atan arctan arcsin arccos sinh cosh asinh acosh atanh erf erfc sinc logaddexp
-    sign sgn heaviside floor ceil round trunc fix frac""".split()
+    sign sgn heaviside floor ceil round trunc fix frac
+    copysign hypot remainder fmod log1p expm1 logaddexp2 bucketize l1_loss smooth_l1_loss huber_loss""".split()
 )
 """Functions of each element that curve or jump and are no part of a normalisation or attention: they may be meant as activations."""
 

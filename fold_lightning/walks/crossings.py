@@ -32,8 +32,8 @@ class Judge(Protocol):
     def near_row(self, z: Tensor, threshold: float, row: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
         """Return which z[row, unit] (E,) are on the threshold, and of which that can't be told."""
 
-    def spread(self, interval: Tensor, unit: Tensor, slope: Tensor) -> Tensor:
-        """Return how far rounding moves the crossings of units (E,) in intervals, in t."""
+    def spread(self, interval: Tensor, unit: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how far rounding moves the crossings of units (E,) in intervals, in t, and of which that can't be told."""
 
 
 class ExactJudge:
@@ -48,9 +48,9 @@ class ExactJudge:
         on = torch.ones_like(row, dtype=torch.bool)
         return on, ~on
 
-    def spread(self, interval: Tensor, unit: Tensor, slope: Tensor) -> Tensor:
+    def spread(self, interval: Tensor, unit: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Return that places closer than the merging distance are one."""
-        return torch.full_like(slope, MERGE_TOLERANCE / 2)
+        return torch.full_like(slope, MERGE_TOLERANCE / 2), torch.zeros_like(slope, dtype=torch.bool)
 
 
 class LayerJudge:
@@ -77,6 +77,7 @@ class LayerJudge:
     ) -> None:
         self._rounding, self._layer = rounding, layer
         self._grid, self._reach, self._points = grid, reach, points
+        self._size = reach
 
     def screen(self, z: Tensor) -> Tensor:
         """Return the distance from a threshold (R, 1) or (R, n) within which z (R, n) has to be judged."""
@@ -84,23 +85,28 @@ class LayerJudge:
         between = torch.arange(2 * pieces, len(z), SAMPLED_ROWS, device=z.device)
         rows = torch.cat([torch.arange(2 * pieces, device=z.device), between])
         size = self._rounding.size(self._layer, z[rows])
-        size = self._reach.scatter_reduce(0, piece[rows, None], size, "amax")
-        return self._rounding.screen(self._layer, size[piece])
+        self._size = self._reach.scatter_reduce(0, piece[rows, None], size, "amax")
+        return self._rounding.screen(self._layer, self._size[piece])
 
     def near_row(self, z: Tensor, threshold: float, row: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
         """Return which z[row, unit] (E,) are on the threshold, and of which that can't be told."""
         distance = z[row, unit] - threshold
         on, doubtful = distance == 0, torch.zeros_like(row, dtype=torch.bool)
+        absorbs = self._rounding.may_absorb(self._size)
         some = (~on).nonzero().squeeze(1)
         some = some[self._is_near(z, row[some], unit[some], distance[some])] if len(some) else some
+        some = torch.cat([some, on.nonzero().squeeze(1)]) if absorbs else some
         if len(some):
             terms = self._terms(row[some], unit[some]) + abs(threshold)
             on[some], doubtful[some] = compare(distance[some], terms)
+            if absorbs:
+                doubtful[some] |= on[some] & (terms > self._rounding.absorbing)
         return on | doubtful, doubtful
 
-    def spread(self, interval: Tensor, unit: Tensor, slope: Tensor) -> Tensor:
-        """Return how far rounding moves the crossings of units (E,) in intervals, in t."""
-        return ROUNDED * self._rounding.terms(self._layer, self._inside, interval, unit) / slope
+    def spread(self, interval: Tensor, unit: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how far rounding moves the crossings of units (E,) in intervals, in t, and of which that can't be told."""
+        terms = self._rounding.terms(self._layer, self._inside, interval, unit)
+        return ROUNDED * terms / slope, terms > self._rounding.absorbing
 
     def _is_near(self, z: Tensor, row: Tensor, unit: Tensor, distance: Tensor) -> Tensor:
         """Return which distances are within the screen of their own row and its neighbours."""
@@ -224,8 +230,9 @@ class Crossings:
         left, right = self._grid.order[interval[some]], self._grid.order[interval[some] + 1]
         unit = self.unit[by_place[some]]
         length = self._grid.position[right] - self._grid.position[left]
-        spread[some] = self._judge.spread(interval[some], unit, (z[right, unit] - z[left, unit]).abs() / length)
+        spread[some], lost = self._judge.spread(interval[some], unit, (z[right, unit] - z[left, unit]).abs() / length)
         reach = spread[1:] + spread[:-1]
+        self._doubt(self._grid.order[interval[some[lost]]])
         self._doubt(self._grid.order[interval[1:][(gap > reach) & (gap * ROUNDED < CERTAIN * reach)]])
         first = F.pad(gap > reach, (1, 0), value=True)
         self.position[by_place] = position[first][first.cumsum(0) - 1]

@@ -2,7 +2,8 @@
 
 Slower than one pass, but it asks nothing of the model except that inputs keep apart: an interval is settled once a point
 inside it shows that every pre-activation is affine there and none crosses its threshold. Otherwise it is cut where the
-first layer with crossings has them, or where a bend was seen, and its parts are looked at again.
+first layer with crossings has them, or where a bend was seen, and its parts are looked at again. A bend that no threshold
+explains is one that the model is not known to have, and the walk is not exact.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ AFFINE_TOLERANCE = 1e-10
 """Of a layer's largest magnitude."""
 
 SHORTEST = 1e-11
-"""Intervals shorter than this in t are taken as affine; a walk that needs it is not exact."""
+"""Intervals shorter than this in t are taken as affine."""
 
 MOST_POINTS = 200_000
 """Points looked at on a piece before it is given up."""
@@ -178,7 +179,7 @@ def _look(intervals: Intervals, samples: Samples, unresolved: Tensor) -> tuple[I
     crossed = _first_layer(crosses, samples)
     at_bend = (bent <= crossed) & (bent < NEVER)  # a crossing bends the layers behind it
     short = length < SHORTEST
-    unresolved[intervals.piece[at_bend & short]] = True
+    unresolved[intervals.piece[at_bend]] = True
     at_bend &= ~short
     at_crossings = (crossed < NEVER) & ~at_bend
     error = error.where(samples.layer == bent[:, None], 0.0)

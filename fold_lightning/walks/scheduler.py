@@ -38,6 +38,9 @@ VALUE_TOLERANCE = 1e-9
 FIRST_GUESS = 1000
 """Rows of a segment, before any was walked."""
 
+FIRST_ENDS = 4
+"""Segments whose ends show the usual terms of units."""
+
 SHORTEST_PIECE = 1e-9
 """In t, far below what is left of a segment while a piece of it is not walked."""
 
@@ -82,7 +85,7 @@ class PieceScheduler:
             places = ", ".join(f"{name} in {place}" for name, place in structure.unknown.items())
             self._note(SMOOTH, f"Not known to be piecewise linear: {places}.")
         self._random = torch.Generator().manual_seed(0)
-        self._rounding = Rounding(replica, structure, torch.cat([start[:1], end[:1]]))
+        self._rounding = Rounding(replica, structure, torch.cat([start[:FIRST_ENDS], end[:FIRST_ENDS]]))
 
     def walks(self) -> Walks | None:
         """The walks of all segments, or of those, the first ones, that were walked when time was up; None if there are none."""
@@ -182,6 +185,10 @@ class PieceScheduler:
             lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
         )
         one_pass.run(torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)]))
+        if bool(one_pass.doubtful.any()):
+            self._note(
+                GROWING_BATCH, "Some pre-activations are near a threshold, or some switches together, up to rounding alone."
+            )
         self._spend(pieces, torch.bincount(grid.piece) - 2)
         checks = max(1, min(MOST_CHECKS, len(grid) // (ROWS_PER_CHECK * len(pieces)))) * len(pieces)
         verified = self._verified(pieces, (probes[0][:checks], probes[1][:checks]), one_pass.probed)

@@ -57,7 +57,8 @@ def segment_walks(
     Codes are those of the open intervals between breakpoints: what switches at one t is one step, and a unit that only
     touches its threshold does not switch. A pre-activation below 1e-15 of the terms it is computed from is 0, for that is what
     rounding leaves, and breakpoints that rounding moves as far as they are apart are one; below 1e-14 a sign can't be told, and
-    `Walks.exact` is False.
+    `Walks.exact` is False. So it is where something is 0, or two breakpoints are one, among terms 1e12 times as large as the
+    smallest of the network's biases, columns and rows of weights: that may have been lost in them.
 
     A walk costs about one forward pass over a point of each breakpoint, in float64, or less: those of all layers up to the last that
     counts for a piecewise linear network, 64 intervals and those around each switch of a counted unit for a curved one. Images of a
