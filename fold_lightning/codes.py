@@ -111,7 +111,7 @@ def code_fingerprints(bits: Tensor) -> Tensor:
                 [ 5630485794218670064,  8081807842571389803],
                 [-6260422260257928355,   995913058819629248]])
     """
-    _check_bits(bits)
+    check_bits(bits)
     words = max(1, -(-bits.shape[1] // WORD_BITS))
     rows = max(1, CHUNK_BYTES // (words * WORD_BITS))
     random = torch.from_numpy(_random_numbers(words)).to(bits.device)
@@ -180,7 +180,7 @@ def _random_numbers(words: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.frombuffer(stream, dtype="<i8").astype(np.int64).reshape(words + 1, 4)
 
 
-def _check_bits(bits: Tensor) -> None:
+def check_bits(bits: Tensor) -> None:
     _check_bool(bits)
     if bits.dim() != 2:
         raise ValueError(f"Codes must have shape (inputs, units), got {tuple(bits.shape)}: flatten the rest into units.")

@@ -136,7 +136,7 @@ class TestDistinctCodes:
     def test_the_state_grows_with_distinct_codes_not_with_inputs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from fold_lightning.metrics import distinct_codes
 
-        monkeypatch.setattr(distinct_codes, "FEWEST_PENDING", 1000)
+        monkeypatch.setattr(distinct_codes, "MIN_PENDING", 1000)
         bits = torch.randint(2, (100, 40)).bool()
         distinct, largest = DistinctCodes(), 0
         for _ in range(300):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import pickle
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +20,19 @@ from torchmetrics import MetricCollection
 
 from fold_lightning import (
     ActivationCodes,
+    CodeDistances,
     DistinctCodes,
     FaceStatistics,
     GlobalFolding,
     SpaceFolding,
+    UnitActivity,
     Walks,
     activation_codes,
     global_folding,
     space_folding,
 )
 from fold_lightning.folding import summarize_folding
+from fold_lightning.metrics import code_distances
 
 STATISTICS = ["mean", "median", "max", "fraction"]
 
@@ -185,6 +191,146 @@ def test_distinct_codes_are_counted_layer_by_layer() -> None:
     assert forward(layered(0)) == len(layered(0).bits.unique(dim=0))
     assert forward(layered(1)) == len(layered(1).bits.unique(dim=0))
     assert forward.compute() == len(torch.cat([layered(0).bits, layered(1).bits]).unique(dim=0))
+
+
+def activity_by_loops(bits: list[list[bool]]) -> dict[str, float]:
+    number = [sum(unit) for unit in zip(*bits, strict=True)]
+    shares = {"dead": number.count(0), "always_active": number.count(len(bits)), "active": sum(n / len(bits) for n in number)}
+    return {name: value / len(number) for name, value in shares.items()}
+
+
+@pytest.mark.parametrize("inputs", [1, 2, 3, 500])
+def test_activity_of_units_is_that_of_loops_over_them(inputs: int) -> None:
+    model, activity = mlp(3, 6, 5, 2), UnitActivity()
+    codes = activation_codes(model, torch.randn(inputs, 3))
+    for some in codes.bits.split(199):
+        activity.update(ActivationCodes(some, codes.layers))
+    assert as_numbers(activity.compute()) == pytest.approx(activity_by_loops(codes.bits.tolist()), rel=1e-14)
+    layers = activity.per_layer()
+    assert list(layers) == list(codes.layers)
+    for name, columns in codes.layers.items():
+        assert as_numbers(layers[name]) == pytest.approx(activity_by_loops(codes.bits[:, columns].tolist()), rel=1e-14)
+
+
+def test_dead_and_always_active_units_are_told_from_those_that_switch() -> None:
+    activity = UnitActivity()
+    activity.update(torch.tensor([[True, False, True], [True, False, False]]))
+    assert as_numbers(activity.compute()) == {"dead": 1 / 3, "always_active": 1 / 3, "active": 0.5}
+    activity.update(torch.tensor([[False, True, True]]))
+    assert as_numbers(activity.compute()) == {"dead": 0, "always_active": 0, "active": 5 / 9}
+    assert activity.per_layer() == {}
+    activity.reset()
+    activity.update(torch.ones(4, 7).bool())
+    assert as_numbers(activity.compute()) == {"dead": 0, "always_active": 1, "active": 1}
+
+
+def test_a_threshold_of_relu6_is_a_unit_of_its_own() -> None:
+    model, activity = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.ReLU6()), UnitActivity()
+    torch.nn.init.ones_(model[0].weight), torch.nn.init.zeros_(model[0].bias)
+    activity.update(activation_codes(model, torch.tensor([[1.0], [5.0]])))  # above the first kink, below the second
+    assert as_numbers(activity.compute()) == {"dead": 0.5, "always_active": 0.5, "active": 0.5}
+
+
+def as_numbers(values: dict[str, Tensor]) -> dict[str, float]:
+    assert all(value.dtype == torch.float64 and value.shape == () for value in values.values())
+    return {name: value.item() for name, value in values.items()}
+
+
+def distances_by_loops(bits: Tensor, labels: Tensor) -> dict[str, float]:
+    distances: dict[bool, list[int]] = {True: [], False: []}
+    for (a, label), (b, other) in itertools.combinations(zip(bits.tolist(), labels.tolist(), strict=True), 2):
+        distances[label == other].append(sum(x != y for x, y in zip(a, b, strict=True)))
+    mean = {same: Fraction(sum(some), len(some) * bits.shape[1]) if some else math.nan for same, some in distances.items()}
+    return {"within": float(mean[True]), "between": float(mean[False])}
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5, 40])
+def test_distances_of_codes_are_those_of_loops_over_pairs(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code_distances, "CHUNK_ELEMENTS", 35)  # a few rows, and a few columns, at a time
+    codes, distances = layered(1, 90), CodeDistances(classes + 1)  # the last class has no inputs
+    labels = torch.randint(classes, (90,), generator=torch.Generator().manual_seed(classes))
+    for some, its_labels in zip(codes.bits.split(37), labels.split(37), strict=True):
+        distances.update(ActivationCodes(some, codes.layers), its_labels)
+    torch.testing.assert_close(
+        as_numbers(distances.compute()), distances_by_loops(codes.bits, labels), rtol=0, atol=0, equal_nan=True
+    )
+    layers = {name: as_numbers(values) for name, values in distances.per_layer().items()}
+    expected = {name: distances_by_loops(codes.bits[:, columns], labels) for name, columns in codes.layers.items()}
+    torch.testing.assert_close(layers, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_distances_of_classes_with_a_code_each_are_known() -> None:
+    corners, distances = torch.eye(4).bool(), CodeDistances(4)
+    distances.update(corners.repeat_interleave(3, dim=0), torch.arange(4).repeat_interleave(3))
+    assert as_numbers(distances.compute()) == {"within": 0, "between": 0.5}
+    distances.reset()
+    distances.update(corners, torch.zeros(4, dtype=torch.int32))
+    assert distances.compute()["within"] == 0.5 and distances.compute()["between"].isnan()
+    distances.update(~corners, torch.ones(4, dtype=torch.uint8))
+    assert as_numbers(distances.compute()) == {"within": 0.5, "between": 10 / 16}
+    assert distances.per_layer() == {}
+
+
+def test_sums_over_pairs_beyond_int64_are_exact() -> None:
+    distances = CodeDistances(2)
+    distances.update(torch.tensor([[True], [False]]).repeat(1, 64), torch.tensor([0, 1]))
+    half = 2**29  # of each class; 64 units tell 2**58 pairs apart each, in each class
+    distances.num_inputs = torch.full((2,), 2 * half)
+    distances.num_active = torch.full((2, 64), half, dtype=torch.int32)
+    pairs = half * (2 * half - 1) * 2
+    assert as_numbers(distances.compute()) == {"within": float(Fraction(2 * half**2, pairs)), "between": 0.5}
+    with pytest.raises(ValueError, match="must be at most 2,147,483,647, got 2,147,483,649: reset the metric before"):
+        distances.update(torch.zeros(1, 64).bool(), torch.tensor([0]))
+
+
+@pytest.mark.parametrize(
+    ("codes", "error", "message"),
+    [
+        (torch.zeros(2, 3), TypeError, "bool tensor, got torch.float32"),
+        (torch.zeros(2).bool(), ValueError, r"shape \(inputs, units\), got \(2,\)"),
+        (torch.zeros(2, 4).bool(), ValueError, r"as those before, got 4 units in \[\] after 3 units"),
+        (ActivationCodes(torch.zeros(2, 3).bool(), {"a": slice(0, 3)}), ValueError, r"\['a \(3\)'\] after 3 units in \[\]"),
+    ],
+)
+def test_codes_that_do_not_fit_are_refused(codes: Any, error: type[Exception], message: str) -> None:
+    activity, distances = UnitActivity(), CodeDistances(3)
+    activity.update(torch.zeros(1, 3).bool())
+    distances.update(torch.zeros(1, 3).bool(), torch.tensor([0]))
+    with pytest.raises(error, match=message):
+        activity.update(codes)
+    with pytest.raises(error, match=message):
+        distances.update(codes, torch.zeros(2).long())
+    assert activity.num_inputs == 1 and distances.num_inputs.tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (torch.zeros(2), TypeError, r"`labels` must be a tensor of integer classes \(B,\), got torch.float32"),
+        ([0, 1], TypeError, r"integer classes \(B,\), got list"),
+        (torch.zeros(3).long(), ValueError, r"a class for each of 2 inputs, got shape \(3,\)"),
+        (torch.tensor([0, 3]), ValueError, "`labels` must lie in 0 to 2 for `num_classes=3`, got 0 to 3"),
+        (torch.tensor([-1, 0]), ValueError, "got -1 to 0"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels: Any, error: type[Exception], message: str) -> None:
+    distances = CodeDistances(3)
+    with pytest.raises(error, match=message):
+        distances.update(torch.zeros(2, 3).bool(), labels)
+    assert distances.num_inputs.tolist() == [0, 0, 0]
+
+
+def test_distances_between_no_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match="`num_classes` must be a whole number of at least 1, got 0"):
+        CodeDistances(0)
+
+
+def test_codes_without_inputs_or_units_have_no_activity_and_no_distances() -> None:
+    for shape in ((0, 3), (4, 0)):
+        activity, distances = UnitActivity(), CodeDistances(2)
+        activity.update(torch.zeros(shape).bool())
+        distances.update(torch.zeros(shape).bool(), torch.zeros(shape[0]).long())
+        assert all(value.isnan() for value in (activity.compute() | distances.compute()).values())
 
 
 def some_counts(seed: int) -> Tensor:
