@@ -558,7 +558,6 @@ def _gathered(case: Case, seeds: list[int]) -> dict[str, Any]:
     found["later"] = metric.compute()
     found["steps"] = [on_step(*case.batch(seed + rank)) for seed in (0, 2)]
     found["after steps"] = on_step.compute()
-    metric.sync()
     metric.reset()
     metric.update(*case.batch(rank))
     found["again"] = metric.compute()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fold_lightning.activations import ActivationCodes
+from fold_lightning.codes import count_active
 from fold_lightning.folding.between_classes import check_num_classes
 from fold_lightning.metrics.code_metric import CodeMetric, bits_of
 
@@ -79,16 +80,15 @@ class CodeDistances(CodeMetric):
         """
         layout, bits = self.check_layout(codes), bits_of(codes)
         _check_labels(labels, len(bits), self.num_classes)
-        labels = labels.to(self.device).long()
-        num_inputs = self.num_inputs + torch.bincount(labels, minlength=self.num_classes)
+        labels = labels.to(bits.device).long()
+        num_inputs = self.num_inputs + torch.bincount(labels, minlength=self.num_classes).to(self.device)
         if num_inputs.sum() > MAX_INPUTS:
             raise ValueError(
                 f"The inputs must be at most {MAX_INPUTS:,}, got {int(num_inputs.sum()):,}: reset the metric before."
             )
         num_active = self.num_active.expand(-1, layout.num_units).clone()
-        rows = max(1, CHUNK_ELEMENTS // max(1, layout.num_units))
-        for some, classes in zip(bits.split(rows), labels.split(rows), strict=True):
-            num_active.index_add_(0, classes, some.to(self.device, torch.int32))
+        for label in labels.unique():
+            num_active[label] += count_active(bits[labels == label]).to(self.device)
         self.num_inputs, self.num_active = num_inputs, num_active
         self.remember(layout)
 
@@ -124,9 +124,9 @@ class CodeDistances(CodeMetric):
         """Return how many pairs each unit tells apart, int64 (N,), within classes and between them."""
         number, within, every = self.num_inputs[:, None], [], []
         for active in self.num_active.split(max(1, CHUNK_ELEMENTS // self.num_classes), dim=1):
-            active = active.long()
+            active, total = active.long(), active.sum(0)
             within.append((active * (number - active)).sum(0))
-            every.append(active.sum(0) * (number - active).sum(0))
+            every.append(total * (number.sum() - total))
         inside = torch.cat(within)
         return {"within": inside, "between": torch.cat(every) - inside}
 

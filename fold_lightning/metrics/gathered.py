@@ -50,12 +50,6 @@ class GatheredMetric(Metric):
         super().merge_state(incoming_state)
         self._computed = None  # torchmetrics would return the value from before
 
-    def reset(self) -> None:
-        """Forget all that was seen."""
-        for name in self._empty:  # the metrics of a compute group have one list, which torchmetrics clears for all of them
-            setattr(self, name, [])
-        super().reset()
-
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Gather the states of all processes."""
         empty = [name for name in self._empty if isinstance(state := getattr(self, name), list) and not state]

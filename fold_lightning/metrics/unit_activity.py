@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fold_lightning.activations import ActivationCodes
+from fold_lightning.codes import count_active
 from fold_lightning.metrics.code_metric import CodeMetric, bits_of
 
 
@@ -59,7 +60,7 @@ class UnitActivity(CodeMetric):
             TypeError: If the codes are not bool.
         """
         layout, bits = self.check_layout(codes), bits_of(codes)
-        self.num_active = self.num_active + bits.sum(0).to(self.device)
+        self.num_active = self.num_active + count_active(bits).to(self.device)
         self.num_inputs = self.num_inputs + len(bits)
         self.remember(layout)
 
