@@ -16,7 +16,7 @@ import torch.multiprocessing as mp
 from networks import mlp
 from reference import folding_between_classes
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from fold_lightning import (
     ActivationCodes,
@@ -224,6 +224,17 @@ def test_dead_and_always_active_units_are_told_from_those_that_switch() -> None:
     assert as_numbers(activity.compute()) == {"dead": 0, "always_active": 1, "active": 1}
 
 
+def test_metrics_of_codes_in_one_collection_take_what_they_need() -> None:
+    collection = MetricCollection(UnitActivity(), CodeDistances(CLASSES), DistinctCodes())
+    codes, labels = labelled(0)
+    for _ in range(2):
+        values = collection(codes=codes, labels=labels)
+    expected = activity_by_loops(codes.bits.tolist()) | distances_by_loops(codes.bits, labels)
+    assert values.pop("DistinctCodes") == len(codes.bits.unique(dim=0))
+    assert as_numbers(values) == pytest.approx(expected, rel=1e-14)
+    assert len(collection.compute_groups) == 3
+
+
 def test_a_threshold_of_relu6_is_a_unit_of_its_own() -> None:
     model, activity = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.ReLU6()), UnitActivity()
     torch.nn.init.ones_(model[0].weight), torch.nn.init.zeros_(model[0].bias)
@@ -356,11 +367,24 @@ def test_face_statistics_are_those_of_all_regions_together() -> None:
 def test_what_is_no_number_of_faces_is_refused() -> None:
     metric = FaceStatistics()
     for counts in (torch.ones(3), torch.ones(3).bool(), [3]):
-        with pytest.raises(TypeError, match="`face_counts` must be whole numbers"):
+        with pytest.raises(TypeError, match="`face_counts` must be integers"):
             metric.update(counts)  # type: ignore[arg-type]
     for counts in (torch.ones(2, 2, dtype=torch.int64), torch.tensor([3, -1])):
         with pytest.raises(ValueError, match="must be \\(B,\\) and at least 0, got shape"):
             metric.update(counts)
+
+
+CLASSES = 4
+
+
+def labelled(seed: int) -> tuple[ActivationCodes, Tensor]:
+    return layered(seed), torch.randint(CLASSES, (300,), generator=torch.Generator().manual_seed(seed))
+
+
+def together(metric: Metric, *batches: tuple[Any, ...]) -> Any:
+    for batch in batches:
+        metric.update(*batch)
+    return metric
 
 
 SEEDS = {"both": ([0, 2, 4], [1, 3]), "one alone": ([0, 1, 2, 3, 4], [])}
@@ -369,11 +393,14 @@ SEEDS = {"both": ([0, 2, 4], [1, 3]), "one alone": ([0, 1, 2, 3, 4], [])}
 def _process(rank: int, folder: str, seeds: tuple[list[int], list[int]]) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     folding, codes, faces = SpaceFolding("median"), DistinctCodes(), FaceStatistics()
+    activity, distances = UnitActivity(), CodeDistances(CLASSES)
     between = [GlobalFolding(4, *choice) for choice in CHOICES]
     for seed in seeds[rank]:
         folding.update(some_walks(seed))
         faces.update(some_counts(seed))
         codes.update(layered(seed, 100 * seed + 50))
+        activity.update(layered(seed))
+        distances.update(*labelled(seed))
         for metric in between:
             metric.update(*some_segments(seed))
     values = {
@@ -381,6 +408,8 @@ def _process(rank: int, folder: str, seeds: tuple[list[int], list[int]]) -> None
         "codes": codes.compute(),
         "faces": faces.compute(),
         "layers": codes.per_layer(),
+        "activity": activity.per_layer(),
+        "distances": distances.per_layer(),
         "phi": torch.stack([metric.compute() for metric in between]),
         "matrix": torch.stack([metric.matrix() for metric in between]),
     }
@@ -404,6 +433,8 @@ def test_two_processes_give_the_values_of_one(tmp_path: Path, share: str) -> Non
         assert values["codes"] == len(bits.unique(dim=0))
         assert values["faces"]["median"] == torch.cat([some_counts(seed) for seed in range(5)]).double().quantile(0.5)
         assert values["layers"] == {"low": len(bits[:, :3].unique(dim=0)), "high": len(bits[:, 3:].unique(dim=0))}
+        assert values["activity"] == together(UnitActivity(), *[(layered(seed),) for seed in range(5)]).per_layer()
+        assert values["distances"] == together(CodeDistances(CLASSES), *map(labelled, range(5))).per_layer()
         assert torch.allclose(values["phi"], torch.stack([phi for phi, _ in between]), rtol=0, atol=1e-12)
         expected = torch.stack([matrix for _, matrix in between])
         assert torch.allclose(values["matrix"], expected, rtol=0, atol=1e-12, equal_nan=True)

@@ -22,16 +22,16 @@ CHUNK_ELEMENTS = 2**22
 class CodeDistances(CodeMetric):
     """Mean Hamming distance of two inputs of one class, and of two inputs of different classes, as shares of units.
 
-    The means are over all unordered pairs of the inputs seen, exactly, and no pair is ever formed. A unit tells a pair apart
-    if it is 1 for one of them and 0 for the other. Of n inputs of which n1 have the bit 1, so n0 = n - n1 have 0, it tells
-    n1 * n0 pairs apart. So the Hamming distances of all pairs sum to the sum of n1 * n0 over units: with the n and n1 of each
-    class this gives the pairs within classes, with those of all inputs it gives all pairs, and the difference is the pairs
-    between classes. "ReLU Code Space" (Shepeleva et al. 2020) has the distance; its means within and between classes are this
-    project's reading of how codes separate classes.
+    The Hamming distance is that of "ReLU Code Space" (Shepeleva et al. 2020, Definition 1); its means within and between
+    classes are this project's own. They are exact means over all unordered pairs of the inputs seen, and need no pairs: a unit
+    that n1 of n inputs activate differs in n1 * (n - n1) pairs of them, so the distances of all pairs sum to the sum of
+    n1 * (n - n1) over units. Taken over the inputs of each class this gives the pairs within classes, taken over all inputs it
+    gives all pairs, and the difference is the pairs between classes.
 
-    The state is the number of inputs of each class that activate each unit, C * N int32: 4 bytes for each class and unit,
-    400 MB for 1,000 classes and 100,000 units. Processes and metrics merge by addition, if their units and layers are the same, so
-    the value is that of one process. Bits of activations with two thresholds, such as ReLU6, count as units of their own.
+    The state is the number of inputs of each class that activate each unit, int32 (C, N): 400 MB for 1,000 classes and 100,000
+    units, and as much again during an update. Processes and metrics merge by addition, if their units and layers are the same,
+    so the value is that of one process. Activations with two thresholds, such as ReLU6, have two bits a unit, and "unit" means a
+    bit here.
 
     Args:
         num_classes: C, at least 1; classes are 0 to C - 1.
@@ -121,7 +121,7 @@ class CodeDistances(CodeMetric):
         return found
 
     def _differing_pairs(self) -> dict[str, Tensor]:
-        """Return how many pairs each unit tells apart, int64 (N,), within classes and between them."""
+        """Return in how many pairs each unit differs, int64 (N,), within classes and between them."""
         number, within, every = self.num_inputs[:, None], [], []
         for active in self.num_active.split(max(1, CHUNK_ELEMENTS // self.num_classes), dim=1):
             active, total = active.long(), active.sum(0)

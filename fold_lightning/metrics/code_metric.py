@@ -37,12 +37,12 @@ class Layout:
 
     @classmethod
     def decoded(cls, line: str) -> Layout:
-        """Return the layout that a line of JSON says."""
+        """Return the layout of a line of JSON."""
         num_units, layers = json.loads(line)
         return cls(num_units, {name: tuple(columns) for name, columns in layers.items()})
 
     def encoded(self) -> Tensor:
-        """Return it as a line of JSON, uint8 (length,)."""
+        """Return the layout as a line of JSON, uint8 (length,)."""
         return torch.tensor(list(f"{json.dumps([self.num_units, self.layers])}\n".encode()), dtype=torch.uint8)
 
     def columns(self) -> dict[str, slice]:
@@ -50,7 +50,7 @@ class Layout:
         return {name: slice(*columns) for name, columns in self.layers.items()}
 
     def __str__(self) -> str:
-        """Describe it in an error message."""
+        """Return the numbers of units, for error messages."""
         return f"{self.num_units} units in {[f'{name} ({len(range(*columns))})' for name, columns in self.layers.items()]}"
 
 
@@ -96,7 +96,7 @@ class CodeMetric(GatheredMetric):
             self.layouts.append(layout.encoded().to(self.home))
 
     def compact(self) -> None:
-        """Keep once what came twice when states were added to each other."""
+        """Drop what is twice in the states after states were added to them."""
         self.layouts = self.layouts[:1]
 
     def forward(self, codes: ActivationCodes | Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -98,7 +98,7 @@ class DistinctCodes(CodeMetric):
             return self.num_inputs.clone()
 
     def compact(self) -> None:
-        """Keep once what came twice when states were added to each other."""
+        """Drop what is twice in the states after states were added to them."""
         super().compact()
         self._drop_many_duplicates()
 

@@ -13,15 +13,16 @@ from fold_lightning.metrics.code_metric import CodeMetric, bits_of
 
 
 class UnitActivity(CodeMetric):
-    """Shares of units that no input activates, that every input activates, and that an input activates in the mean.
+    """Shares of units that are dead, always active, and active in the mean.
 
-    A unit that no input seen activates is "dead" (Lu et al., "Dying ReLU and Initialization: Theory and Numerical Examples",
-    2019, have the term): a ReLU gives 0 for all of them. A unit that every input activates is linear on them, so it does not
-    bend the network there. The state is the number of inputs that activate each unit, 8 bytes; processes and metrics merge by
-    addition, if their units and layers are the same, so the value is that of one process.
+    A unit is active on an input if its bit in the code is 1. A unit that no input activates is dead: a ReLU outputs 0 for all
+    of them ("Dying ReLU and Initialization", Lu et al. 2019). A unit that every input activates is linear on them. Both are
+    statements on the inputs seen; others may activate a unit that is dead here. The state is the number of inputs that activate
+    each unit, 8 bytes; processes and metrics merge by addition, if their units and layers are the same, so the value is that of
+    one process.
 
-    Activations with two thresholds, such as ReLU6, have two bits a unit, and each bit counts as a unit here: the low one is
-    active above the first kink, the high one above the second.
+    Activations with two thresholds, such as ReLU6, have two bits a unit, and "unit" means a bit here: the low one is active
+    above the first kink, the high one above the second.
 
     Args:
         kwargs: Passed on to `torchmetrics.Metric`.
