@@ -29,7 +29,7 @@ def test_fingerprints_are_the_documented_hash(units: int) -> None:
 
 
 def test_fingerprints_are_the_same_forever() -> None:
-    """A hash that changed would make states of old runs worthless."""
+    """States of old runs are comparable only while the hash stays."""
     bits = torch.arange(70)[None] % 3 == 0
     assert code_fingerprints(bits).tolist() == [FOREVER]
 
@@ -66,18 +66,18 @@ def test_no_inputs_and_no_units() -> None:
 @pytest.mark.parametrize(
     ("bits", "error"), [(torch.zeros(2, 3), TypeError), ([True], TypeError), (torch.zeros(3).bool(), ValueError)]
 )
-def test_what_are_no_codes_has_no_fingerprints(bits: object, error: type[Exception]) -> None:
+def test_fingerprints_of_invalid_codes_are_refused(bits: object, error: type[Exception]) -> None:
     with pytest.raises(error, match="Codes must"):
         code_fingerprints(bits)
 
 
 @pytest.mark.parametrize("given", [torch.zeros(3, 3).long(), torch.zeros(3, 2), torch.zeros(3).long(), [[1, 2]]])
-def test_what_are_no_fingerprints_is_refused(given: object) -> None:
+def test_invalid_fingerprints_are_refused(given: object) -> None:
     with pytest.raises(ValueError, match=r"must be int64 \(B, 2\), got"):
         distinct_fingerprints(given)
 
 
-def test_distances_of_what_are_no_codes_are_refused() -> None:
+def test_distances_of_invalid_codes_are_refused() -> None:
     a, b = torch.zeros(3, 5).bool(), torch.zeros(4, 5).bool()
     with pytest.raises(ValueError, match=r"leading dimensions of codes must broadcast, got shapes \(3, 5\) and \(4, 5\)"):
         hamming_distance(a, b)
@@ -172,7 +172,8 @@ class TestDistinctCodes:
         assert correct.compute() == len(bits[mask].unique(dim=0)) and correct.num_inputs == mask.sum()
         assert distinct.per_layer() == {}
         distinct.reset()
-        assert distinct.compute() == 0 and distinct.num_inputs == 0
+        with pytest.warns(UserWarning, match="was called before the ``update``"):
+            assert distinct.compute() == 0 and distinct.num_inputs == 0
         distinct.update(bits[:, :4])
         assert distinct.compute() == 16
 
@@ -188,7 +189,7 @@ class TestDistinctCodes:
         assert distinct.compute() == 100 and distinct.num_inputs == 300 * 64
         assert largest <= 100 + 1000 + 64
 
-    def test_what_does_not_fit_is_refused(self) -> None:
+    def test_codes_and_masks_that_do_not_fit_are_refused(self) -> None:
         bits = torch.zeros(3, 4).bool()
         distinct = DistinctCodes()
         distinct.update(bits)

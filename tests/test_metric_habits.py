@@ -1,4 +1,4 @@
-"""The metrics go through all that torchmetrics and Lightning do with a metric, and keep their values."""
+"""Metrics keep their values through everything that torchmetrics and Lightning do with them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def faces_of(seeds: list[int]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Case:
-    """A metric, what it is given, what comes of all that at once, and what it refuses."""
+    """A metric, its batches by seed, its value over several batches, and a batch that it refuses."""
 
     make: Callable[..., Metric]
     batch: Callable[[int], tuple[Any, ...]]
@@ -115,7 +115,7 @@ class Case:
     refused: tuple[Any, ...]
 
     def seen(self, *seeds: int, **kwargs: Any) -> Metric:
-        """A metric that has seen some batches."""
+        """Return a metric that has seen some batches."""
         metric = self.make(**kwargs)
         for seed in seeds:
             metric.update(*self.batch(seed))
@@ -156,7 +156,7 @@ def _no_warnings() -> Iterator[None]:
 
 
 def check(value: Any, expected: Any) -> None:
-    """The value, its type and its shape; the last digit of means of sums may differ, as their order does."""
+    """Compare value, type and shape; the last digit of a mean may differ, because it depends on the order of sums."""
     torch.testing.assert_close(value, expected, rtol=2e-14, atol=0, equal_nan=True)
 
 
@@ -165,7 +165,7 @@ def states(metric: Metric) -> dict[str, Any]:
 
 
 def check_states(metric: Metric, expected: dict[str, Any]) -> None:
-    """The same lists of the same tensors, to the last digit."""
+    """Compare states: the same lists of equal tensors."""
     torch.testing.assert_close(metric.metric_state, expected, rtol=0, atol=0)
 
 
@@ -354,7 +354,7 @@ def test_merging_is_seeing_the_batches_of_both(case: Case, as_states: bool) -> N
     check(other.compute(), case.value([1, 2]))
 
 
-def test_merging_with_what_saw_nothing_changes_nothing(case: Case) -> None:
+def test_merging_with_an_empty_metric_changes_nothing(case: Case) -> None:
     metric = case.make()
     for other in (case.seen(0, 1), case.make()):
         metric.merge_state(other)
@@ -385,7 +385,7 @@ def test_codes_of_other_layers_are_not_merged(as_states: bool) -> None:
 
 
 def named(case: Case, seeds: list[int], *names: str) -> dict[str, Any]:
-    """The values of a collection: those of a metric that returns several have its name before theirs."""
+    """Return the values of a collection, in which names of a metric with several values begin with its own name."""
     value = case.value(seeds)
     if not isinstance(value, dict):
         return dict.fromkeys(names, value)
@@ -434,7 +434,7 @@ def test_a_member_of_a_group_knows_the_layers_that_the_group_saw() -> None:
         collection["b"].update(other_layers(2))
 
 
-def test_nothing_seen_is_a_warning_and_a_value_that_says_so(case: Case) -> None:
+def test_without_inputs_compute_warns_and_gives_nan_or_zero(case: Case) -> None:
     metric = case.make()
     with pytest.warns(UserWarning, match="was called before the ``update``"):
         value = metric.compute()
@@ -488,7 +488,7 @@ def test_folding_between_classes_is_drawn_as_its_matrix(plt: Any) -> None:
 
 
 class Watched(LightningModule):
-    """Logs a metric of each kind as objects, from batches that are numbered; trains on them, too, so as to use both modes."""
+    """A module that logs metrics as objects, in training and in validation."""
 
     NAMES = ("folding median", "between max median", "between mean max", "codes")
 
@@ -611,7 +611,7 @@ def test_two_processes_give_the_values_of_one(processes: list[dict[Any, Any]], n
         check(found["again"], value([0, 1]))
 
 
-def test_processes_that_count_codes_of_other_layers_are_told_so(processes: list[dict[Any, Any]]) -> None:
+def test_processes_with_codes_of_other_layers_or_units_are_refused(processes: list[dict[Any, Any]]) -> None:
     for process in processes:
         assert len(process["layers"]) == 6
         for message in process["layers"]:

@@ -1,10 +1,10 @@
-"""The metrics behave as torchmetrics' own do, and give in two processes what they give in one."""
+"""Values of the metrics, against plain Python and in two processes."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import pickle
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from fold_lightning import (
 )
 from fold_lightning.folding import summarize_folding
 from fold_lightning.metrics import code_distances
+from fold_lightning.metrics.code_metric import CodeMetric
 
 STATISTICS = ["mean", "median", "max", "fraction"]
 
@@ -52,33 +53,6 @@ def test_the_value_is_that_of_all_walks_together(statistic: str) -> None:
     metric.reset()
     metric.update(parts[0])
     assert torch.equal(metric.compute(), summarize_folding(space_folding(parts[0]), statistic))
-
-
-def test_forward_gives_the_value_of_the_batch_and_goes_on() -> None:
-    metric = SpaceFolding("mean")
-    for seed in range(3):
-        walks = some_walks(seed)
-        assert torch.equal(metric(walks), space_folding(walks).mean())
-    assert metric.compute() == torch.cat([space_folding(some_walks(seed)) for seed in range(3)]).mean()
-
-
-def test_a_collection_shares_one_state_and_keeps_four_values() -> None:
-    collection = MetricCollection({statistic: SpaceFolding(statistic) for statistic in STATISTICS})
-    collection.update(some_walks(0))
-    collection.update(some_walks(1))
-    chi = torch.cat([space_folding(some_walks(seed)) for seed in range(2)])
-    for statistic, value in collection.compute().items():
-        assert torch.equal(value, summarize_folding(chi, statistic))
-
-
-def test_metrics_merge_and_survive_pickling() -> None:
-    one, two = SpaceFolding("median"), SpaceFolding("median")
-    one.update(some_walks(0))
-    two.update(some_walks(1))
-    pickle.loads(pickle.dumps(one))
-    one.merge_state(two)
-    chi = torch.cat([space_folding(some_walks(seed)) for seed in range(2)])
-    assert torch.equal(one.compute(), summarize_folding(chi, "median"))
 
 
 def test_no_walks_give_nan_and_an_unknown_statistic_is_refused() -> None:
@@ -161,7 +135,7 @@ def test_a_pair_that_does_not_fold_counts_as_zero_and_one_without_segments_not_a
         ({"num_classes": 2.0}, ValueError, "`num_classes` must be a whole number of at least 1, got 2.0"),
     ],
 )
-def test_what_is_no_folding_between_classes_is_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_invalid_folding_between_classes_is_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
     given = {"chi": torch.tensor([0.5, 0.5]), "start_class": torch.tensor([0, 1]), "end_class": torch.tensor([1, 0])}
     with pytest.raises(error, match=message):
         global_folding(**({"num_classes": 2} | given | change))
@@ -184,13 +158,6 @@ def test_distinct_codes_are_counted_layer_by_layer() -> None:
         distinct.update(ActivationCodes(some, codes.layers))
     assert distinct.compute() == len(codes.bits.unique(dim=0))
     assert distinct.per_layer() == {name: len(codes.bits[:, columns].unique(dim=0)) for name, columns in codes.layers.items()}
-    copy = pickle.loads(pickle.dumps(distinct)).clone()
-    copy.merge_state(distinct)
-    assert copy.compute() == distinct.compute() and copy.per_layer() == distinct.per_layer()
-    forward = DistinctCodes()
-    assert forward(layered(0)) == len(layered(0).bits.unique(dim=0))
-    assert forward(layered(1)) == len(layered(1).bits.unique(dim=0))
-    assert forward.compute() == len(torch.cat([layered(0).bits, layered(1).bits]).unique(dim=0))
 
 
 def activity_by_loops(bits: list[list[bool]]) -> dict[str, float]:
@@ -257,7 +224,7 @@ def distances_by_loops(bits: Tensor, labels: Tensor) -> dict[str, float]:
 
 @pytest.mark.parametrize("classes", [1, 2, 5, 40])
 def test_distances_of_codes_are_those_of_loops_over_pairs(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code_distances, "CHUNK_ELEMENTS", 35)  # a few rows, and a few columns, at a time
+    monkeypatch.setattr(code_distances, "CHUNK_ELEMENTS", 35)  # a few columns at a time
     codes, distances = layered(1, 90), CodeDistances(classes + 1)  # the last class has no inputs
     labels = torch.randint(classes, (90,), generator=torch.Generator().manual_seed(classes))
     for some, its_labels in zip(codes.bits.split(37), labels.split(37), strict=True):
@@ -358,13 +325,9 @@ def test_face_statistics_are_those_of_all_regions_together() -> None:
     counts = torch.cat([some_counts(seed) for seed in range(4)]).numpy()
     expected = {"mean": counts.mean(), "median": np.median(counts), "max": counts.max(), "min": counts.min()}
     assert {name: value.item() for name, value in metric.compute().items()} == expected
-    copy = pickle.loads(pickle.dumps(metric)).clone()
-    copy.merge_state(metric)
-    assert copy.compute()["mean"] == pytest.approx(counts.mean()) and len(copy.face_counts) == 8
-    assert metric(some_counts(9))["max"] == some_counts(9).max() and metric.compute()["max"] >= counts.max()
 
 
-def test_what_is_no_number_of_faces_is_refused() -> None:
+def test_invalid_face_counts_are_refused() -> None:
     metric = FaceStatistics()
     for counts in (torch.ones(3), torch.ones(3).bool(), [3]):
         with pytest.raises(TypeError, match="`face_counts` must be integers"):
@@ -387,54 +350,44 @@ def together(metric: Metric, *batches: tuple[Any, ...]) -> Any:
     return metric
 
 
-SEEDS = {"both": ([0, 2, 4], [1, 3]), "one alone": ([0, 1, 2, 3, 4], [])}
+SEEDS: dict[str, tuple[list[int], list[int]]] = {"both": ([0, 2, 4], [1, 3]), "one alone": ([0, 1, 2, 3, 4], [])}
 
 
-def _process(rank: int, folder: str, seeds: tuple[list[int], list[int]]) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    folding, codes, faces = SpaceFolding("median"), DistinctCodes(), FaceStatistics()
-    activity, distances = UnitActivity(), CodeDistances(CLASSES)
-    between = [GlobalFolding(4, *choice) for choice in CHOICES]
-    for seed in seeds[rank]:
-        folding.update(some_walks(seed))
-        faces.update(some_counts(seed))
-        codes.update(layered(seed, 100 * seed + 50))
-        activity.update(layered(seed))
-        distances.update(*labelled(seed))
-        for metric in between:
-            metric.update(*some_segments(seed))
-    values = {
-        "folding": folding.compute(),
-        "codes": codes.compute(),
-        "faces": faces.compute(),
-        "layers": codes.per_layer(),
-        "activity": activity.per_layer(),
-        "distances": distances.per_layer(),
-        "phi": torch.stack([metric.compute() for metric in between]),
-        "matrix": torch.stack([metric.matrix() for metric in between]),
+def some_metrics() -> dict[str, tuple[Metric, Callable[[int], tuple[Any, ...]]]]:
+    """Return metrics that have values besides `compute`, and their batches by seed."""
+    return {
+        "codes": (DistinctCodes(), lambda seed: (layered(seed, 100 * seed + 50),)),
+        "activity": (UnitActivity(), lambda seed: (layered(seed),)),
+        "distances": (CodeDistances(CLASSES), labelled),
+        **{within: (GlobalFolding(CLASSES, within), some_segments) for within in AGGREGATES},
     }
-    assert seeds[rank] or codes.num_inputs == 0  # what was gathered is given back
-    torch.save(values, f"{folder}/{rank}.pt")
+
+
+def _process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    found = {}
+    for share, seeds in SEEDS.items():
+        for name, (metric, batch) in some_metrics().items():
+            together(metric, *map(batch, seeds[rank]))
+            found[share, name] = further_values(metric)
+            assert metric.update_count == len(seeds[rank])
+            if isinstance(metric, CodeMetric):
+                assert (metric.num_inputs.sum() == 0) == (not seeds[rank])  # gathered states were given back
+    torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("share", SEEDS)
-def test_two_processes_give_the_values_of_one(tmp_path: Path, share: str) -> None:
-    mp.spawn(_process, (str(tmp_path), SEEDS[share]), nprocs=2)
-    chi = torch.cat([space_folding(some_walks(seed)) for seed in range(5)])
-    bits = torch.cat([layered(seed, 100 * seed + 50).bits for seed in range(5)])
-    segments = [some_segments(seed) for seed in range(5)]
-    chis = torch.cat([space_folding(walks) for walks, _, _ in segments])
-    start, end = (torch.cat([classes[i] for classes in segments]) for i in (1, 2))
-    between = [global_folding(chis, start, end, 4, within=within, across=across) for within, across in CHOICES]
-    for rank in range(2):
-        values = torch.load(tmp_path / f"{rank}.pt")
-        assert torch.equal(values["folding"], summarize_folding(chi, "median"))
-        assert values["codes"] == len(bits.unique(dim=0))
-        assert values["faces"]["median"] == torch.cat([some_counts(seed) for seed in range(5)]).double().quantile(0.5)
-        assert values["layers"] == {"low": len(bits[:, :3].unique(dim=0)), "high": len(bits[:, 3:].unique(dim=0))}
-        assert values["activity"] == together(UnitActivity(), *[(layered(seed),) for seed in range(5)]).per_layer()
-        assert values["distances"] == together(CodeDistances(CLASSES), *map(labelled, range(5))).per_layer()
-        assert torch.allclose(values["phi"], torch.stack([phi for phi, _ in between]), rtol=0, atol=1e-12)
-        expected = torch.stack([matrix for _, matrix in between])
-        assert torch.allclose(values["matrix"], expected, rtol=0, atol=1e-12, equal_nan=True)
+def further_values(metric: Any) -> Any:
+    return metric.matrix() if isinstance(metric, GlobalFolding) else metric.per_layer()
+
+
+def test_two_processes_give_the_layers_and_matrices_of_one(tmp_path: Path) -> None:
+    mp.spawn(_process, (str(tmp_path),), nprocs=2)
+    expected = {
+        name: further_values(together(metric, *map(batch, range(5)))) for name, (metric, batch) in some_metrics().items()
+    }
+    for rank, share in itertools.product(range(2), SEEDS):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        for name, value in expected.items():
+            torch.testing.assert_close(found[share, name], value, rtol=1e-14, atol=0, equal_nan=True)
