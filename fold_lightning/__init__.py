@@ -6,7 +6,7 @@ from fold_lightning.activations import ActivationCodes, activation_codes, regist
 from fold_lightning.codes import code_fingerprints, distinct_fingerprints, hamming_distance
 from fold_lightning.faces import face_counts, supporting_units
 from fold_lightning.folding import folding_profile, global_folding, space_folding, walk_length, walk_range
-from fold_lightning.metrics import DistinctCodes, FaceStatistics, GlobalFolding, SpaceFolding
+from fold_lightning.metrics import CodeDistances, DistinctCodes, FaceStatistics, GlobalFolding, SpaceFolding, UnitActivity
 from fold_lightning.region_graph import RegionGraph, region_graph
 from fold_lightning.regions import ActivationRegions, activation_regions
 from fold_lightning.regularizer import FoldingRegularizer
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ActivationCodes",
     "ActivationRegions",
+    "CodeDistances",
     "DistinctCodes",
     "FaceStatistics",
     "FoldingMonitor",
@@ -27,6 +28,7 @@ __all__ = [
     "RegionGraph",
     "RegionShape",
     "SpaceFolding",
+    "UnitActivity",
     "Walks",
     "activation_codes",
     "activation_regions",

@@ -1,8 +1,9 @@
-"""Codes: one bit for each hidden unit; distances between them, and fingerprints by which many are told apart."""
+"""Codes, one bit for each hidden unit: counts, distances, and 128-bit fingerprints."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -11,24 +12,35 @@ import torch
 from torch import Tensor
 
 WORD_BITS = 32
-HALF = 0xFFFFFFFF
-"""The low half of a 64-bit number."""
 
-GATHER = 0x0102040810204080
-"""Times this, a number of eight bytes that are 0 or 1 has them as the bits of its highest byte, the first byte lowest."""
+LOW_HALF = 0xFFFFFFFF
+"""Mask of the low half of a 64-bit number."""
+
+PACKING_FACTOR = 0x0102040810204080
+"""Factor that packs eight bytes of 0 or 1 into bits: they are the highest byte of the product, the first byte lowest."""
 
 CHUNK_BYTES = 2**21
-"""Codes looked at together, so that what is computed of them stays in the processor's cache."""
+"""Bytes of codes that are hashed at a time, 2 MiB, so that intermediate values stay in the processor's cache."""
 
 SORTED_AT_ONCE = 2**21
-"""Fingerprints."""
+"""Fingerprints that are sorted at a time, 32 MiB; sorting takes several times the memory of its numbers."""
 
 MAX_PAIR_BYTES = 2**28
-"""Bits compared at a time where codes are broadcast against each other."""
+"""Bytes of intermediate values where codes are compared with codes, 256 MiB."""
+
+MIN_PRODUCT_ROWS = 32
+"""Codes on each side from which the distances of all pairs come from a matrix product. With 16 codes of 512 units on each side
+broadcasting takes 0.07 ms and the product 0.13 ms, with 64 they take 2.9 ms and 0.25 ms."""
+
+MAX_EXACT_FLOAT = 2**24
+"""Largest integer up to which all integers are exact in float32, so units that one product may sum."""
+
+MAX_UINT8 = 255
+"""Codes whose bits uint8 can sum: 1,000 codes of 100,000 units take 0.1 s, summed as int64 2 s."""
 
 
 def hamming_distance(a: Tensor, b: Tensor, *, threshold: int | None = None) -> Tensor:
-    """Number of units in which two codes differ.
+    """Return the number of units in which two codes differ.
 
     ``d_H`` in "ReLU Code Space" (Shepeleva et al. 2020, Definitions 1 and 2). With a threshold it is the truncated
     distance ``min(d_H, threshold)``; ``threshold=2`` gives the paper's adjacency distance: 0 for the same region, 1 for
@@ -37,13 +49,13 @@ def hamming_distance(a: Tensor, b: Tensor, *, threshold: int | None = None) -> T
     Args:
         a: Codes, bool ``(..., N)`` with N units along the last dimension.
         b: Codes, bool ``(..., N)``; the leading dimensions broadcast against those of ``a``.
-        threshold: Largest distance that is told apart, at least 1; None does not truncate.
+        threshold: Largest distance that is returned, at least 1; None does not truncate.
 
     Returns:
-        int64 ``(...)``.
+        int64 ``(...)``. All pairs of many codes (``a[:, None]`` and ``b``) are computed by a matrix product.
 
     Raises:
-        ValueError: If the codes have different numbers of units or do not broadcast, or the threshold is no whole number of
+        ValueError: If the codes have different numbers of units or do not broadcast, or the threshold is no integer of
             at least 1.
         TypeError: If the codes are not bool.
 
@@ -68,31 +80,70 @@ def hamming_distance(a: Tensor, b: Tensor, *, threshold: int | None = None) -> T
             f"The leading dimensions of codes must broadcast, got shapes {tuple(a.shape)} and {tuple(b.shape)}: for all pairs, "
             "pass `a[:, None]` and `b`."
         )
-    if threshold is not None and (not isinstance(threshold, int) or threshold < 1):
-        raise ValueError(
-            f"`threshold` must be a whole number of at least 1, got {threshold!r}: below that every distance is 0."
-        )
+    if threshold is not None and (not isinstance(threshold, int) or isinstance(threshold, bool) or threshold < 1):
+        raise ValueError(f"`threshold` must be an integer of at least 1, got {threshold!r}: below that every distance is 0.")
     distance = _distance(a, b)
     return distance if threshold is None else distance.clamp(max=threshold)
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
     shape = torch.broadcast_shapes(a.shape, b.shape)
+    num_dims = len(shape) - 1
+    a_dims, b_dims = ((1,) * (num_dims + 1 - codes.dim()) + codes.shape[:-1] for codes in (a, b))
+    is_outer = all(1 in dims for dims in zip(a_dims, b_dims, strict=True))
+    if is_outer and min(math.prod(a_dims), math.prod(b_dims)) >= MIN_PRODUCT_ROWS:
+        rows = [codes.reshape(math.prod(codes.shape[:-1]), shape[-1]) for codes in (a, b)]
+        distance = _all_distances(*rows).view(*a_dims, *b_dims)
+        interleaved = [dim for i in range(num_dims) for dim in (i, num_dims + i)]  # one of each two has size 1
+        return distance.permute(interleaved).reshape(shape[:-1])
     if len(shape) < 2 or shape.numel() <= MAX_PAIR_BYTES:
         return (a != b).sum(-1)
     a, b = a.expand(shape), b.expand(shape)
-    rows = max(1, MAX_PAIR_BYTES // shape[1:].numel())
-    return torch.cat([(x != y).sum(-1) for x, y in zip(a.split(rows), b.split(rows), strict=True)])
+    size = max(1, MAX_PAIR_BYTES // shape[1:].numel())
+    return torch.cat([(x != y).sum(-1) for x, y in zip(a.split(size), b.split(size), strict=True)])
+
+
+def _all_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Return the distance of each of A codes to each of B, int64 (A, B): |a| + |b| - 2 a.b."""
+    distance = a.sum(1)[:, None] + b.sum(1)
+    units = min(MAX_EXACT_FLOAT, max(1, MAX_PAIR_BYTES // (4 * (len(a) + len(b)))))
+    rows = max(1, MAX_PAIR_BYTES // (16 * len(b)))
+    with torch.autocast(a.device.type, enabled=False):  # half precision would round the sums
+        for x, y in zip(a.split(units, dim=1), b.split(units, dim=1), strict=True):
+            columns = y.float().T
+            for part, some in zip(distance.split(rows), x.split(rows), strict=True):
+                part -= (some.float() @ columns).long().mul_(2)
+    return distance
+
+
+def count_active(bits: Tensor) -> Tensor:
+    """Return how many of B codes have a 1 for each unit.
+
+    Args:
+        bits: Codes, bool (B, N).
+
+    Returns:
+        int64 (N,).
+
+    Example:
+        >>> import torch
+        >>> count_active(torch.tensor([[True, False], [True, True]]))
+        tensor([2, 1])
+    """
+    count = torch.zeros(bits.shape[1], dtype=torch.int64, device=bits.device)
+    for some in bits.split(MAX_UINT8):
+        count += some.sum(0, dtype=torch.uint8)
+    return count
 
 
 def code_fingerprints(bits: Tensor) -> Tensor:
-    """A 128-bit hash of each code, the same on every device, in every process and with every version of PyTorch.
+    """Return a 128-bit hash of each code, the same on every device, in every process and with every version of PyTorch.
 
     The bits are cut into 32-bit words w_j; each quarter of the hash is the upper half of ``r_0 + sum_j r_j w_j mod 2^64``, with
     64-bit numbers r of its own that are random and fixed once and for all (SHAKE-256). This family of hashes is strongly
     universal (Lemire and Kaser, "Strongly universal string hashing is fast", 2014): over the choice of r, two different
     codes collide with probability 2^-128, so some two of n codes do with a probability of at most n^2 / 2^129, 1.5e-21 for a
-    billion codes. Equal codes have equal fingerprints. This is no defence against codes made to collide.
+    billion codes. Equal codes have equal fingerprints. Codes constructed to collide are not excluded.
 
     Args:
         bits: Codes, bool (B, N).
@@ -102,7 +153,7 @@ def code_fingerprints(bits: Tensor) -> Tensor:
 
     Raises:
         TypeError: If the codes are not bool.
-        ValueError: If their shape is another.
+        ValueError: If the codes are not (B, N).
 
     Example:
         >>> import torch
@@ -111,7 +162,7 @@ def code_fingerprints(bits: Tensor) -> Tensor:
                 [ 5630485794218670064,  8081807842571389803],
                 [-6260422260257928355,   995913058819629248]])
     """
-    _check_bits(bits)
+    check_bits(bits)
     words = max(1, -(-bits.shape[1] // WORD_BITS))
     rows = max(1, CHUNK_BYTES // (words * WORD_BITS))
     random = torch.from_numpy(_random_numbers(words)).to(bits.device)
@@ -119,7 +170,7 @@ def code_fingerprints(bits: Tensor) -> Tensor:
 
 
 def distinct_fingerprints(fingerprints: Tensor) -> tuple[Tensor, Tensor]:
-    """The different ones among fingerprints, and how often each is there.
+    """Return the different fingerprints, and how often each occurs.
 
     Args:
         fingerprints: int64 (B, 2).
@@ -143,7 +194,7 @@ def distinct_fingerprints(fingerprints: Tensor) -> tuple[Tensor, Tensor]:
             else type(fingerprints).__name__
         )
         raise ValueError(f"Fingerprints must be int64 (B, 2), got {got}: take them from `code_fingerprints`.")
-    if len(fingerprints) > SORTED_AT_ONCE:  # in shares of the first half's range, lest sorting take several times the memory
+    if len(fingerprints) > SORTED_AT_ONCE:  # by ranges of the first half, to bound the memory of sorting
         shares = fingerprints[:, 0] >> 60
         parts = [_distinct(fingerprints[shares == share]) for share in range(-8, 8)]
         return torch.cat([part for part, _ in parts]), torch.cat([counts for _, counts in parts])
@@ -153,7 +204,7 @@ def distinct_fingerprints(fingerprints: Tensor) -> tuple[Tensor, Tensor]:
 def _distinct(fingerprints: Tensor) -> tuple[Tensor, Tensor]:
     ordered = fingerprints[torch.argsort(fingerprints[:, 0])]
     same = ordered[1:] == ordered[:-1]
-    if bool((same[:, 0] & ~same[:, 1]).any()):  # 2^-64 for each pair: first halves alone do not bring equals together
+    if bool((same[:, 0] & ~same[:, 1]).any()):  # probability 2^-64 for each pair: equal ones may be apart
         by_second = fingerprints[torch.argsort(fingerprints[:, 1])]
         ordered = by_second[torch.argsort(by_second[:, 0], stable=True)]
         same = ordered[1:] == ordered[:-1]
@@ -167,20 +218,21 @@ def _distinct(fingerprints: Tensor) -> tuple[Tensor, Tensor]:
 def _fingerprints(bits: Tensor, random: Tensor) -> Tensor:
     padded = bits.new_zeros(len(bits), (len(random) - 1) * WORD_BITS)
     padded[:, : bits.shape[1]] = bits
-    octets = (padded.view(torch.int64) * GATHER).bitwise_right_shift_(56).to(torch.uint8)
-    words = octets.view(torch.int32).to(torch.int64).bitwise_and_(HALF)
+    octets = (padded.view(torch.int64) * PACKING_FACTOR).bitwise_right_shift_(56).to(torch.uint8)
+    words = octets.view(torch.int32).to(torch.int64).bitwise_and_(LOW_HALF)
     quarters = (words[:, None] * random[1:].T).sum(2) + random[0]
-    return (quarters[:, 0::2] & ~HALF) | ((quarters[:, 1::2] >> 32) & HALF)
+    return (quarters[:, 0::2] & ~LOW_HALF) | ((quarters[:, 1::2] >> 32) & LOW_HALF)
 
 
 @lru_cache(maxsize=16)
 def _random_numbers(words: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """int64 (words + 1, 4): r_0 and the factor of each word, for the four quarters of a fingerprint."""
+    """Return r_0 and the factor of each word, for the four quarters of a fingerprint, int64 (words + 1, 4)."""
     stream = hashlib.shake_256(b"fold_lightning code fingerprints").digest(8 * 4 * (words + 1))
     return np.frombuffer(stream, dtype="<i8").astype(np.int64).reshape(words + 1, 4)
 
 
-def _check_bits(bits: Tensor) -> None:
+def check_bits(bits: Tensor) -> None:
+    """Raise unless codes are bool (B, N)."""
     _check_bool(bits)
     if bits.dim() != 2:
         raise ValueError(f"Codes must have shape (inputs, units), got {tuple(bits.shape)}: flatten the rest into units.")

@@ -9,6 +9,7 @@ import torch
 
 from fold_lightning import ActivationCodes, DistinctCodes, code_fingerprints, distinct_fingerprints, hamming_distance
 from fold_lightning import codes as module
+from fold_lightning.codes import count_active
 
 
 def fingerprint(code: list[bool]) -> list[int]:
@@ -28,7 +29,7 @@ def test_fingerprints_are_the_documented_hash(units: int) -> None:
 
 
 def test_fingerprints_are_the_same_forever() -> None:
-    """A hash that changed would make states of old runs worthless."""
+    """States of old runs are comparable only while the hash stays."""
     bits = torch.arange(70)[None] % 3 == 0
     assert code_fingerprints(bits).tolist() == [FOREVER]
 
@@ -65,18 +66,18 @@ def test_no_inputs_and_no_units() -> None:
 @pytest.mark.parametrize(
     ("bits", "error"), [(torch.zeros(2, 3), TypeError), ([True], TypeError), (torch.zeros(3).bool(), ValueError)]
 )
-def test_what_are_no_codes_has_no_fingerprints(bits: object, error: type[Exception]) -> None:
+def test_fingerprints_of_invalid_codes_are_refused(bits: object, error: type[Exception]) -> None:
     with pytest.raises(error, match="Codes must"):
         code_fingerprints(bits)
 
 
 @pytest.mark.parametrize("given", [torch.zeros(3, 3).long(), torch.zeros(3, 2), torch.zeros(3).long(), [[1, 2]]])
-def test_what_are_no_fingerprints_is_refused(given: object) -> None:
+def test_invalid_fingerprints_are_refused(given: object) -> None:
     with pytest.raises(ValueError, match=r"must be int64 \(B, 2\), got"):
         distinct_fingerprints(given)
 
 
-def test_distances_of_what_are_no_codes_are_refused() -> None:
+def test_distances_of_invalid_codes_are_refused() -> None:
     a, b = torch.zeros(3, 5).bool(), torch.zeros(4, 5).bool()
     with pytest.raises(ValueError, match=r"leading dimensions of codes must broadcast, got shapes \(3, 5\) and \(4, 5\)"):
         hamming_distance(a, b)
@@ -85,8 +86,8 @@ def test_distances_of_what_are_no_codes_are_refused() -> None:
         hamming_distance(a.float(), a)
     with pytest.raises(TypeError, match="got ActivationCodes: take the `bits`"):
         hamming_distance(ActivationCodes(a, {}), a)
-    for threshold in (0, 1.5, "2"):
-        with pytest.raises(ValueError, match="`threshold` must be a whole number"):
+    for threshold in (0, 1.5, "2", True):
+        with pytest.raises(ValueError, match="`threshold` must be an integer of at least 1, got"):
             hamming_distance(a, a, threshold=threshold)
 
 
@@ -109,12 +110,54 @@ def test_many_fingerprints_are_sorted_in_shares(monkeypatch: pytest.MonkeyPatch)
     assert len(expected[0]) < 256 and expected[1].sum() == 900
 
 
-def test_pairs_of_many_inputs_are_compared_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    a, b = torch.rand(13, 1, 20) > 0.5, torch.rand(7, 20) > 0.5
-    expected = hamming_distance(a, b, threshold=2)
-    assert expected.shape == (13, 7) and expected.max() == 2
-    monkeypatch.setattr(module, "MAX_PAIR_BYTES", 300)
-    assert torch.equal(hamming_distance(a, b, threshold=2), expected)
+def distances_by_loops(a: list[list[bool]], b: list[list[bool]]) -> list[list[int]]:
+    return [[sum(x != y for x, y in zip(first, second, strict=True)) for second in b] for first in a]
+
+
+@pytest.mark.parametrize("sizes", [(13, 7), (40, 33), (32, 32), (31, 200)])
+@pytest.mark.parametrize("max_bytes", [300, 5000, 2**28])
+def test_distances_of_all_pairs_are_those_of_loops(
+    sizes: tuple[int, int], max_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PAIR_BYTES", max_bytes)
+    a, b = torch.rand(sizes[0], 21) > 0.5, torch.rand(sizes[1], 21) > 0.3
+    expected = torch.tensor(distances_by_loops(a.tolist(), b.tolist()))
+    assert torch.equal(hamming_distance(a[:, None], b), expected)
+    assert torch.equal(hamming_distance(a, b[:, None]), expected.T)
+    assert torch.equal(hamming_distance(a[:, None], b, threshold=5), expected.clamp(max=5))
+
+
+@pytest.mark.parametrize(
+    ("a_shape", "b_shape"),
+    [
+        ((40, 1), (50,)),
+        ((50,), (40, 1)),
+        ((1, 6, 1, 7), (8, 1, 5, 1)),
+        ((6, 7, 1, 1), (8, 5)),
+        ((40, 1, 1), (2, 50)),
+        ((3, 40, 1), (3, 1, 50)),
+    ],
+)
+def test_a_product_has_the_shape_of_broadcasting(a_shape: tuple[int, ...], b_shape: tuple[int, ...]) -> None:
+    a, b = torch.rand(*a_shape, 9) > 0.5, torch.rand(*b_shape, 9) > 0.5
+    assert torch.equal(hamming_distance(a, b), (a != b).sum(-1))
+    assert hamming_distance(a[..., :0], b[..., :0]).shape == torch.broadcast_shapes(a_shape, b_shape)
+
+
+def test_distances_are_exact_where_floats_would_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = torch.ones(32, 1, 3001).bool(), torch.zeros(32, 3001).bool()
+    b[:, :2999] = True  # the product is 2,999, which bfloat16 rounds to 2,992
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (hamming_distance(a, b) == 2).all()
+    monkeypatch.setattr(module, "MAX_EXACT_FLOAT", 100)
+    assert (hamming_distance(a, b) == 2).all()
+
+
+@pytest.mark.parametrize("inputs", [0, 1, 255, 256, 1000])
+def test_active_units_are_counted_without_overflow(inputs: int) -> None:
+    bits = torch.rand(inputs, 3) > torch.tensor([0.5, -1, 2])
+    assert count_active(bits).tolist() == [sum(unit) for unit in bits.T.tolist()]
+    assert count_active(bits)[1:].tolist() == [inputs, 0]
 
 
 class TestDistinctCodes:
@@ -129,14 +172,15 @@ class TestDistinctCodes:
         assert correct.compute() == len(bits[mask].unique(dim=0)) and correct.num_inputs == mask.sum()
         assert distinct.per_layer() == {}
         distinct.reset()
-        assert distinct.compute() == 0 and distinct.num_inputs == 0
+        with pytest.warns(UserWarning, match="was called before the ``update``"):
+            assert distinct.compute() == 0 and distinct.num_inputs == 0
         distinct.update(bits[:, :4])
         assert distinct.compute() == 16
 
     def test_the_state_grows_with_distinct_codes_not_with_inputs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from fold_lightning.metrics import distinct_codes
 
-        monkeypatch.setattr(distinct_codes, "FEWEST_PENDING", 1000)
+        monkeypatch.setattr(distinct_codes, "MIN_PENDING", 1000)
         bits = torch.randint(2, (100, 40)).bool()
         distinct, largest = DistinctCodes(), 0
         for _ in range(300):
@@ -145,7 +189,7 @@ class TestDistinctCodes:
         assert distinct.compute() == 100 and distinct.num_inputs == 300 * 64
         assert largest <= 100 + 1000 + 64
 
-    def test_what_does_not_fit_is_refused(self) -> None:
+    def test_codes_and_masks_that_do_not_fit_are_refused(self) -> None:
         bits = torch.zeros(3, 4).bool()
         distinct = DistinctCodes()
         distinct.update(bits)

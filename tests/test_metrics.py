@@ -1,8 +1,11 @@
-"""The metrics behave as torchmetrics' own do, and give in two processes what they give in one."""
+"""Values of the metrics, against plain Python and in two processes."""
 
 from __future__ import annotations
 
-import pickle
+import itertools
+import math
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +16,24 @@ import torch.multiprocessing as mp
 from networks import mlp
 from reference import folding_between_classes
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from fold_lightning import (
     ActivationCodes,
+    CodeDistances,
     DistinctCodes,
     FaceStatistics,
     GlobalFolding,
     SpaceFolding,
+    UnitActivity,
     Walks,
     activation_codes,
     global_folding,
     space_folding,
 )
 from fold_lightning.folding import summarize_folding
+from fold_lightning.metrics import code_distances
+from fold_lightning.metrics.code_metric import CodeMetric
 
 STATISTICS = ["mean", "median", "max", "fraction"]
 
@@ -46,33 +53,6 @@ def test_the_value_is_that_of_all_walks_together(statistic: str) -> None:
     metric.reset()
     metric.update(parts[0])
     assert torch.equal(metric.compute(), summarize_folding(space_folding(parts[0]), statistic))
-
-
-def test_forward_gives_the_value_of_the_batch_and_goes_on() -> None:
-    metric = SpaceFolding("mean")
-    for seed in range(3):
-        walks = some_walks(seed)
-        assert torch.equal(metric(walks), space_folding(walks).mean())
-    assert metric.compute() == torch.cat([space_folding(some_walks(seed)) for seed in range(3)]).mean()
-
-
-def test_a_collection_shares_one_state_and_keeps_four_values() -> None:
-    collection = MetricCollection({statistic: SpaceFolding(statistic) for statistic in STATISTICS})
-    collection.update(some_walks(0))
-    collection.update(some_walks(1))
-    chi = torch.cat([space_folding(some_walks(seed)) for seed in range(2)])
-    for statistic, value in collection.compute().items():
-        assert torch.equal(value, summarize_folding(chi, statistic))
-
-
-def test_metrics_merge_and_survive_pickling() -> None:
-    one, two = SpaceFolding("median"), SpaceFolding("median")
-    one.update(some_walks(0))
-    two.update(some_walks(1))
-    pickle.loads(pickle.dumps(one))
-    one.merge_state(two)
-    chi = torch.cat([space_folding(some_walks(seed)) for seed in range(2)])
-    assert torch.equal(one.compute(), summarize_folding(chi, "median"))
 
 
 def test_no_walks_give_nan_and_an_unknown_statistic_is_refused() -> None:
@@ -155,7 +135,7 @@ def test_a_pair_that_does_not_fold_counts_as_zero_and_one_without_segments_not_a
         ({"num_classes": 2.0}, ValueError, "`num_classes` must be a whole number of at least 1, got 2.0"),
     ],
 )
-def test_what_is_no_folding_between_classes_is_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_invalid_folding_between_classes_is_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
     given = {"chi": torch.tensor([0.5, 0.5]), "start_class": torch.tensor([0, 1]), "end_class": torch.tensor([1, 0])}
     with pytest.raises(error, match=message):
         global_folding(**({"num_classes": 2} | given | change))
@@ -178,13 +158,157 @@ def test_distinct_codes_are_counted_layer_by_layer() -> None:
         distinct.update(ActivationCodes(some, codes.layers))
     assert distinct.compute() == len(codes.bits.unique(dim=0))
     assert distinct.per_layer() == {name: len(codes.bits[:, columns].unique(dim=0)) for name, columns in codes.layers.items()}
-    copy = pickle.loads(pickle.dumps(distinct)).clone()
-    copy.merge_state(distinct)
-    assert copy.compute() == distinct.compute() and copy.per_layer() == distinct.per_layer()
-    forward = DistinctCodes()
-    assert forward(layered(0)) == len(layered(0).bits.unique(dim=0))
-    assert forward(layered(1)) == len(layered(1).bits.unique(dim=0))
-    assert forward.compute() == len(torch.cat([layered(0).bits, layered(1).bits]).unique(dim=0))
+
+
+def activity_by_loops(bits: list[list[bool]]) -> dict[str, float]:
+    number = [sum(unit) for unit in zip(*bits, strict=True)]
+    shares = {"dead": number.count(0), "always_active": number.count(len(bits)), "active": sum(n / len(bits) for n in number)}
+    return {name: value / len(number) for name, value in shares.items()}
+
+
+@pytest.mark.parametrize("inputs", [1, 2, 3, 500])
+def test_activity_of_units_is_that_of_loops_over_them(inputs: int) -> None:
+    model, activity = mlp(3, 6, 5, 2), UnitActivity()
+    codes = activation_codes(model, torch.randn(inputs, 3))
+    for some in codes.bits.split(199):
+        activity.update(ActivationCodes(some, codes.layers))
+    assert as_numbers(activity.compute()) == pytest.approx(activity_by_loops(codes.bits.tolist()), rel=1e-14)
+    layers = activity.per_layer()
+    assert list(layers) == list(codes.layers)
+    for name, columns in codes.layers.items():
+        assert as_numbers(layers[name]) == pytest.approx(activity_by_loops(codes.bits[:, columns].tolist()), rel=1e-14)
+
+
+def test_dead_and_always_active_units_are_told_from_those_that_switch() -> None:
+    activity = UnitActivity()
+    activity.update(torch.tensor([[True, False, True], [True, False, False]]))
+    assert as_numbers(activity.compute()) == {"dead": 1 / 3, "always_active": 1 / 3, "active": 0.5}
+    activity.update(torch.tensor([[False, True, True]]))
+    assert as_numbers(activity.compute()) == {"dead": 0, "always_active": 0, "active": 5 / 9}
+    assert activity.per_layer() == {}
+    activity.reset()
+    activity.update(torch.ones(4, 7).bool())
+    assert as_numbers(activity.compute()) == {"dead": 0, "always_active": 1, "active": 1}
+
+
+def test_metrics_of_codes_in_one_collection_take_what_they_need() -> None:
+    collection = MetricCollection(UnitActivity(), CodeDistances(CLASSES), DistinctCodes())
+    codes, labels = labelled(0)
+    for _ in range(2):
+        values = collection(codes=codes, labels=labels)
+    expected = activity_by_loops(codes.bits.tolist()) | distances_by_loops(codes.bits, labels)
+    assert values.pop("DistinctCodes") == len(codes.bits.unique(dim=0))
+    assert as_numbers(values) == pytest.approx(expected, rel=1e-14)
+    assert len(collection.compute_groups) == 3
+
+
+def test_a_threshold_of_relu6_is_a_unit_of_its_own() -> None:
+    model, activity = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.ReLU6()), UnitActivity()
+    torch.nn.init.ones_(model[0].weight), torch.nn.init.zeros_(model[0].bias)
+    activity.update(activation_codes(model, torch.tensor([[1.0], [5.0]])))  # above the first kink, below the second
+    assert as_numbers(activity.compute()) == {"dead": 0.5, "always_active": 0.5, "active": 0.5}
+
+
+def as_numbers(values: dict[str, Tensor]) -> dict[str, float]:
+    assert all(value.dtype == torch.float64 and value.shape == () for value in values.values())
+    return {name: value.item() for name, value in values.items()}
+
+
+def distances_by_loops(bits: Tensor, labels: Tensor) -> dict[str, float]:
+    distances: dict[bool, list[int]] = {True: [], False: []}
+    for (a, label), (b, other) in itertools.combinations(zip(bits.tolist(), labels.tolist(), strict=True), 2):
+        distances[label == other].append(sum(x != y for x, y in zip(a, b, strict=True)))
+    mean = {same: Fraction(sum(some), len(some) * bits.shape[1]) if some else math.nan for same, some in distances.items()}
+    return {"within": float(mean[True]), "between": float(mean[False])}
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5, 40])
+def test_distances_of_codes_are_those_of_loops_over_pairs(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code_distances, "CHUNK_ELEMENTS", 35)  # a few columns at a time
+    codes, distances = layered(1, 90), CodeDistances(classes + 1)  # the last class has no inputs
+    labels = torch.randint(classes, (90,), generator=torch.Generator().manual_seed(classes))
+    for some, its_labels in zip(codes.bits.split(37), labels.split(37), strict=True):
+        distances.update(ActivationCodes(some, codes.layers), its_labels)
+    torch.testing.assert_close(
+        as_numbers(distances.compute()), distances_by_loops(codes.bits, labels), rtol=0, atol=0, equal_nan=True
+    )
+    layers = {name: as_numbers(values) for name, values in distances.per_layer().items()}
+    expected = {name: distances_by_loops(codes.bits[:, columns], labels) for name, columns in codes.layers.items()}
+    torch.testing.assert_close(layers, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_distances_of_classes_with_a_code_each_are_known() -> None:
+    corners, distances = torch.eye(4).bool(), CodeDistances(4)
+    distances.update(corners.repeat_interleave(3, dim=0), torch.arange(4).repeat_interleave(3))
+    assert as_numbers(distances.compute()) == {"within": 0, "between": 0.5}
+    distances.reset()
+    distances.update(corners, torch.zeros(4, dtype=torch.int32))
+    assert distances.compute()["within"] == 0.5 and distances.compute()["between"].isnan()
+    distances.update(~corners, torch.ones(4, dtype=torch.uint8))
+    assert as_numbers(distances.compute()) == {"within": 0.5, "between": 10 / 16}
+    assert distances.per_layer() == {}
+
+
+def test_sums_over_pairs_beyond_int64_are_exact() -> None:
+    distances = CodeDistances(2)
+    distances.update(torch.tensor([[True], [False]]).repeat(1, 64), torch.tensor([0, 1]))
+    half = 2**29  # of each class; 64 units tell 2**58 pairs apart each, in each class
+    distances.num_inputs = torch.full((2,), 2 * half)
+    distances.num_active = torch.full((2, 64), half, dtype=torch.int32)
+    pairs = half * (2 * half - 1) * 2
+    assert as_numbers(distances.compute()) == {"within": float(Fraction(2 * half**2, pairs)), "between": 0.5}
+    with pytest.raises(ValueError, match="must be at most 2,147,483,647, got 2,147,483,649: reset the metric before"):
+        distances.update(torch.zeros(1, 64).bool(), torch.tensor([0]))
+
+
+@pytest.mark.parametrize(
+    ("codes", "error", "message"),
+    [
+        (torch.zeros(2, 3), TypeError, "bool tensor, got torch.float32"),
+        (torch.zeros(2).bool(), ValueError, r"shape \(inputs, units\), got \(2,\)"),
+        (torch.zeros(2, 4).bool(), ValueError, r"as those before, got 4 units in \[\] after 3 units"),
+        (ActivationCodes(torch.zeros(2, 3).bool(), {"a": slice(0, 3)}), ValueError, r"\['a \(3\)'\] after 3 units in \[\]"),
+    ],
+)
+def test_codes_that_do_not_fit_are_refused(codes: Any, error: type[Exception], message: str) -> None:
+    activity, distances = UnitActivity(), CodeDistances(3)
+    activity.update(torch.zeros(1, 3).bool())
+    distances.update(torch.zeros(1, 3).bool(), torch.tensor([0]))
+    with pytest.raises(error, match=message):
+        activity.update(codes)
+    with pytest.raises(error, match=message):
+        distances.update(codes, torch.zeros(2).long())
+    assert activity.num_inputs == 1 and distances.num_inputs.tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (torch.zeros(2), TypeError, r"`labels` must be a tensor of integer classes \(B,\), got torch.float32"),
+        ([0, 1], TypeError, r"integer classes \(B,\), got list"),
+        (torch.zeros(3).long(), ValueError, r"a class for each of 2 inputs, got shape \(3,\)"),
+        (torch.tensor([0, 3]), ValueError, "`labels` must lie in 0 to 2 for `num_classes=3`, got 0 to 3"),
+        (torch.tensor([-1, 0]), ValueError, "got -1 to 0"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels: Any, error: type[Exception], message: str) -> None:
+    distances = CodeDistances(3)
+    with pytest.raises(error, match=message):
+        distances.update(torch.zeros(2, 3).bool(), labels)
+    assert distances.num_inputs.tolist() == [0, 0, 0]
+
+
+def test_distances_between_no_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match="`num_classes` must be a whole number of at least 1, got 0"):
+        CodeDistances(0)
+
+
+def test_codes_without_inputs_or_units_have_no_activity_and_no_distances() -> None:
+    for shape in ((0, 3), (4, 0)):
+        activity, distances = UnitActivity(), CodeDistances(2)
+        activity.update(torch.zeros(shape).bool())
+        distances.update(torch.zeros(shape).bool(), torch.zeros(shape[0]).long())
+        assert all(value.isnan() for value in (activity.compute() | distances.compute()).values())
 
 
 def some_counts(seed: int) -> Tensor:
@@ -201,63 +325,69 @@ def test_face_statistics_are_those_of_all_regions_together() -> None:
     counts = torch.cat([some_counts(seed) for seed in range(4)]).numpy()
     expected = {"mean": counts.mean(), "median": np.median(counts), "max": counts.max(), "min": counts.min()}
     assert {name: value.item() for name, value in metric.compute().items()} == expected
-    copy = pickle.loads(pickle.dumps(metric)).clone()
-    copy.merge_state(metric)
-    assert copy.compute()["mean"] == pytest.approx(counts.mean()) and len(copy.face_counts) == 8
-    assert metric(some_counts(9))["max"] == some_counts(9).max() and metric.compute()["max"] >= counts.max()
 
 
-def test_what_is_no_number_of_faces_is_refused() -> None:
+def test_invalid_face_counts_are_refused() -> None:
     metric = FaceStatistics()
     for counts in (torch.ones(3), torch.ones(3).bool(), [3]):
-        with pytest.raises(TypeError, match="`face_counts` must be whole numbers"):
+        with pytest.raises(TypeError, match="`face_counts` must be integers"):
             metric.update(counts)  # type: ignore[arg-type]
     for counts in (torch.ones(2, 2, dtype=torch.int64), torch.tensor([3, -1])):
         with pytest.raises(ValueError, match="must be \\(B,\\) and at least 0, got shape"):
             metric.update(counts)
 
 
-SEEDS = {"both": ([0, 2, 4], [1, 3]), "one alone": ([0, 1, 2, 3, 4], [])}
+CLASSES = 4
 
 
-def _process(rank: int, folder: str, seeds: tuple[list[int], list[int]]) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    folding, codes, faces = SpaceFolding("median"), DistinctCodes(), FaceStatistics()
-    between = [GlobalFolding(4, *choice) for choice in CHOICES]
-    for seed in seeds[rank]:
-        folding.update(some_walks(seed))
-        faces.update(some_counts(seed))
-        codes.update(layered(seed, 100 * seed + 50))
-        for metric in between:
-            metric.update(*some_segments(seed))
-    values = {
-        "folding": folding.compute(),
-        "codes": codes.compute(),
-        "faces": faces.compute(),
-        "layers": codes.per_layer(),
-        "phi": torch.stack([metric.compute() for metric in between]),
-        "matrix": torch.stack([metric.matrix() for metric in between]),
+def labelled(seed: int) -> tuple[ActivationCodes, Tensor]:
+    return layered(seed), torch.randint(CLASSES, (300,), generator=torch.Generator().manual_seed(seed))
+
+
+def together(metric: Metric, *batches: tuple[Any, ...]) -> Any:
+    for batch in batches:
+        metric.update(*batch)
+    return metric
+
+
+SEEDS: dict[str, tuple[list[int], list[int]]] = {"both": ([0, 2, 4], [1, 3]), "one alone": ([0, 1, 2, 3, 4], [])}
+
+
+def some_metrics() -> dict[str, tuple[Metric, Callable[[int], tuple[Any, ...]]]]:
+    """Return metrics that have values besides `compute`, and their batches by seed."""
+    return {
+        "codes": (DistinctCodes(), lambda seed: (layered(seed, 100 * seed + 50),)),
+        "activity": (UnitActivity(), lambda seed: (layered(seed),)),
+        "distances": (CodeDistances(CLASSES), labelled),
+        **{within: (GlobalFolding(CLASSES, within), some_segments) for within in AGGREGATES},
     }
-    assert seeds[rank] or codes.num_inputs == 0  # what was gathered is given back
-    torch.save(values, f"{folder}/{rank}.pt")
+
+
+def _process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    found = {}
+    for share, seeds in SEEDS.items():
+        for name, (metric, batch) in some_metrics().items():
+            together(metric, *map(batch, seeds[rank]))
+            found[share, name] = further_values(metric)
+            assert metric.update_count == len(seeds[rank])
+            if isinstance(metric, CodeMetric):
+                assert (metric.num_inputs.sum() == 0) == (not seeds[rank])  # gathered states were given back
+    torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("share", SEEDS)
-def test_two_processes_give_the_values_of_one(tmp_path: Path, share: str) -> None:
-    mp.spawn(_process, (str(tmp_path), SEEDS[share]), nprocs=2)
-    chi = torch.cat([space_folding(some_walks(seed)) for seed in range(5)])
-    bits = torch.cat([layered(seed, 100 * seed + 50).bits for seed in range(5)])
-    segments = [some_segments(seed) for seed in range(5)]
-    chis = torch.cat([space_folding(walks) for walks, _, _ in segments])
-    start, end = (torch.cat([classes[i] for classes in segments]) for i in (1, 2))
-    between = [global_folding(chis, start, end, 4, within=within, across=across) for within, across in CHOICES]
-    for rank in range(2):
-        values = torch.load(tmp_path / f"{rank}.pt")
-        assert torch.equal(values["folding"], summarize_folding(chi, "median"))
-        assert values["codes"] == len(bits.unique(dim=0))
-        assert values["faces"]["median"] == torch.cat([some_counts(seed) for seed in range(5)]).double().quantile(0.5)
-        assert values["layers"] == {"low": len(bits[:, :3].unique(dim=0)), "high": len(bits[:, 3:].unique(dim=0))}
-        assert torch.allclose(values["phi"], torch.stack([phi for phi, _ in between]), rtol=0, atol=1e-12)
-        expected = torch.stack([matrix for _, matrix in between])
-        assert torch.allclose(values["matrix"], expected, rtol=0, atol=1e-12, equal_nan=True)
+def further_values(metric: Any) -> Any:
+    return metric.matrix() if isinstance(metric, GlobalFolding) else metric.per_layer()
+
+
+def test_two_processes_give_the_layers_and_matrices_of_one(tmp_path: Path) -> None:
+    mp.spawn(_process, (str(tmp_path),), nprocs=2)
+    expected = {
+        name: further_values(together(metric, *map(batch, range(5)))) for name, (metric, batch) in some_metrics().items()
+    }
+    for rank, share in itertools.product(range(2), SEEDS):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        for name, value in expected.items():
+            torch.testing.assert_close(found[share, name], value, rtol=1e-14, atol=0, equal_nan=True)

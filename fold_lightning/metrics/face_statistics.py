@@ -1,4 +1,4 @@
-"""How many faces regions have, as a metric."""
+"""Statistics of the numbers of faces of regions, as a metric."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from fold_lightning.metrics.gathered import GatheredMetric
 class FaceStatistics(GatheredMetric):
     """Mean, median, maximum and minimum of the numbers of faces of the regions seen.
 
-    The numbers are those of `face_counts`; the mean over **all** regions of a network is at most 2d ("Characterizing the Discrete
-    Geometry of ReLU Networks", Gaines and Bi 2026, Theorem 3.4), over regions around data it may be more. The state is the number
-    of each region, 8 bytes; processes merge by concatenation, so the value is that of one process.
+    The numbers are those of `face_counts`. The mean over **all** regions of a network with d input features is at most 2d
+    ("Characterizing the Discrete Geometry of ReLU Networks", Gaines and Bi 2026, Theorem 3.4); over regions around data it may
+    be more. The state is the number of each region, 8 bytes; processes merge by concatenation, so the value is that of one
+    process.
 
     Args:
-        kwargs: What `torchmetrics.Metric` takes.
+        kwargs: Passed on to `torchmetrics.Metric`.
 
     Example:
         >>> import torch
@@ -42,18 +43,18 @@ class FaceStatistics(GatheredMetric):
         self.add_list("face_counts", torch.empty(0, dtype=torch.int64))
 
     def update(self, face_counts: Tensor) -> None:
-        """Adds B regions.
+        """Add the face counts of B regions.
 
         Args:
-            face_counts: int64 (B,), how many faces each has.
+            face_counts: Integer (B,), how many faces each region has.
 
         Raises:
-            TypeError: If they are no whole numbers.
-            ValueError: If they are not (B,), or less than 0.
+            TypeError: If they are no integers.
+            ValueError: If they are not (B,), or some are less than 0.
         """
         if not isinstance(face_counts, Tensor) or face_counts.is_floating_point() or face_counts.dtype == torch.bool:
             got = face_counts.dtype if isinstance(face_counts, Tensor) else type(face_counts).__name__
-            raise TypeError(f"`face_counts` must be whole numbers (B,), got {got}: take them from `face_counts(regions)`.")
+            raise TypeError(f"`face_counts` must be integers (B,), got {got}: take them from `face_counts(regions)`.")
         if face_counts.dim() != 1 or (face_counts < 0).any():
             raise ValueError(
                 f"`face_counts` must be (B,) and at least 0, got shape {tuple(face_counts.shape)}"
@@ -62,7 +63,11 @@ class FaceStatistics(GatheredMetric):
         self.face_counts.append(face_counts.to(self.device, torch.int64))
 
     def compute(self) -> dict[str, Tensor]:
-        """float64 () each: "mean", "median" (the mean of the middle two), "max" and "min"; NaN if there were no regions."""
+        """Return the statistics over all regions seen, float64 () each.
+
+        Returns:
+            "mean", "median" (NumPy's, the mean of the two middle values), "max" and "min"; NaN if there were no regions.
+        """
         counts = self.joined("face_counts").double()
         if len(counts) == 0:
             return dict.fromkeys(("mean", "median", "max", "min"), counts.new_tensor(torch.nan))

@@ -15,18 +15,18 @@ from fold_lightning.walks import Walks
 
 
 class GlobalFolding(GatheredMetric):
-    """Phi_N over all walks seen, and the matrix of class pairs behind it.
+    """Phi_N over all walks seen, and the matrix of class pairs that it summarises.
 
-    The value is that of `global_folding` on all segments together, whose docstring has the definition, what of it is this
-    project's reading, and what comes of pairs without segments. The state is of the size of the matrix, whatever the number of
-    segments; with ``within="median"`` it is 16 bytes for each segment that folds. Processes merge exactly (``"mean"`` up to the
-    rounding of sums).
+    Phi_N is the global folding between classes of "The Space Between" (Lewandowski et al. 2025), in this project's reading. The
+    value is that of `global_folding` on all segments together; its docstring has the definition, and says how pairs without
+    segments count. The state has the size of the matrix, whatever the number of segments; with ``within="median"`` it is
+    16 bytes for each segment that folds. Processes merge exactly (``"mean"`` up to the rounding of sums).
 
     Args:
         num_classes: C, at least 1; classes are 0 to C - 1.
         within: "max", "median" or "mean" over the segments of a pair that fold.
         across: "max", "median" or "mean" over ordered pairs of different classes.
-        kwargs: What `torchmetrics.Metric` takes.
+        kwargs: Passed on to `torchmetrics.Metric`.
 
     Raises:
         ValueError: For an unknown aggregate, or fewer classes than 1.
@@ -76,10 +76,10 @@ class GlobalFolding(GatheredMetric):
             self.add_list("pair", torch.empty(0, dtype=torch.int64))
 
     def update(self, walks: Walks, start_class: Tensor, end_class: Tensor) -> None:
-        """Adds the walks of S segments.
+        """Add the walks of S segments.
 
         Args:
-            walks: S walks.
+            walks: S walks, as from `segment_walks`.
             start_class: int64 (S,), the class in which each starts.
             end_class: int64 (S,), the class in which it ends.
 
@@ -101,16 +101,16 @@ class GlobalFolding(GatheredMetric):
             self.pair.append(pair)
 
     def compute(self) -> Tensor:
-        """Phi_N, float64 (); NaN if no pair of different classes has segments."""
+        """Return Phi_N, float64 (); NaN if no pair of different classes has segments."""
         return fold_across(self._matrix(), self.across)
 
     def matrix(self) -> Tensor:
-        """The folding of each ordered pair of classes, float64 (C, C); NaN for pairs without segments."""
+        """Return the folding of each ordered pair of classes, float64 (C, C); NaN for pairs without segments."""
         with self.gathered():
             return self._matrix()
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Draws the matrix, or one value or several of Phi_N.
+        """Draw the matrix, or one value or several of Phi_N.
 
         Args:
             val: A value of `compute` or `forward`, or a list of them, one for each step; None draws `matrix()`.

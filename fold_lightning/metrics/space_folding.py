@@ -15,16 +15,16 @@ from fold_lightning.walks import Walks
 class SpaceFolding(GatheredMetric):
     """The space folding measure chi over all walks seen.
 
-    chi is that of "On Space Folds of ReLU Neural Networks" (Lewandowski et al. 2025), see `space_folding`; how it is
-    summarised over segments is the user's choice, see `summarize_folding`. The state is chi of each segment, 8 bytes; processes
-    merge by concatenation, so the value is that of one process.
+    chi is the measure of "On Space Folds of ReLU Neural Networks" (Lewandowski et al. 2025), whose definition `space_folding`
+    has; it lies in [0, 1), and 0 is a segment that does not fold. The state is chi of each segment, 8 bytes; processes merge by
+    concatenation, so the value is that of one process.
 
     Args:
         statistic: "mean", "median" (of the segments that fold), "max", or "fraction" (of segments that fold).
-        kwargs: What `torchmetrics.Metric` takes.
+        kwargs: Passed on to `torchmetrics.Metric`.
 
     Raises:
-        ValueError: If the statistic is another.
+        ValueError: If the statistic is none of these.
 
     Example:
         >>> import torch
@@ -54,9 +54,13 @@ class SpaceFolding(GatheredMetric):
         self.add_list("chi", torch.empty(0, dtype=torch.float64))
 
     def update(self, walks: Walks) -> None:
-        """Adds the walks of S segments."""
+        """Add the walks of S segments.
+
+        Args:
+            walks: S walks, as from `segment_walks`.
+        """
         self.chi.append(space_folding(walks).to(self.device))
 
     def compute(self) -> Tensor:
-        """The statistic over all segments seen, float64 (); NaN if there were none."""
+        """Return the statistic over all segments seen, float64 (); NaN if there were none."""
         return summarize_folding(self.joined("chi"), self.statistic)
