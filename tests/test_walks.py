@@ -541,7 +541,7 @@ class Tokens(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net, self.end = mlp(3, 8, 8, 5), nn.Linear(10, 6)
+        self.net, self.end = mlp(3, 8, 8, 5).float(), nn.Linear(10, 6).float()
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.net(x.reshape(-1, 3).to(torch.float32))

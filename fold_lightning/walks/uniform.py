@@ -187,10 +187,11 @@ def _blocks(
     # An inspection tells what mixes a batch, or bends, from rounding: float64 is needed, and cheap for its few inputs.
     with evaluate_on_replica(model, start, forward) as replica:
         structure = inspect(replica, ends_to_inspect(start, end), layers)
-    points = torch.linspace(0, 1, num_points, dtype=torch.promote_types(start.dtype, torch.float32), device=start.device)
     dtype = _input_dtype(model, start)
     rows = _rows(structure, dtype, max_bytes)
-    parts = points.tensor_split(math.ceil(num_points / rows))
+    # Half precision would round the positions.
+    precise = torch.promote_types(torch.promote_types(start.dtype, dtype), torch.float32)
+    parts = torch.linspace(0, 1, num_points, dtype=precise, device=start.device).tensor_split(math.ceil(num_points / rows))
     replica = replica_in_own_precision(model, start, forward)
     try:
         for a, b in zip(*(x.detach().split(max(1, rows // num_points)) for x in (start, end)), strict=True):
