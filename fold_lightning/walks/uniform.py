@@ -188,7 +188,7 @@ def _blocks(
     with evaluate_on_replica(model, start, forward) as replica:
         structure = inspect(replica, ends_to_inspect(start, end), layers)
     dtype = _input_dtype(model, start)
-    rows = _rows(structure, dtype, max_bytes)
+    rows = rows_at_once(structure, dtype, max_bytes)
     # Half precision would round the positions.
     precise = torch.promote_types(torch.promote_types(start.dtype, dtype), torch.float32)
     parts = torch.linspace(0, 1, num_points, dtype=precise, device=start.device).tensor_split(math.ceil(num_points / rows))
@@ -205,7 +205,7 @@ def _blocks(
         replica.release()
 
 
-def _rows(structure: ModelStructure, dtype: torch.dtype, max_bytes: int) -> int:
+def rows_at_once(structure: ModelStructure, dtype: torch.dtype, max_bytes: int) -> int:
     """Return the number of points whose pass and codes fit the memory."""
     if structure.is_row_by_row:
         return 1
