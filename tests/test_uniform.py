@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from fold_lightning import Walks, segment_walks, space_folding
 from fold_lightning.folding import PerSegment, measure_segments
-from fold_lightning.walks import count_switches, sampled_distances, walk_chunks
+from fold_lightning.walks import count_switches, exact_costs, sampled_distances, walk_chunks
+from fold_lightning.walks.estimate import CURVED_ROWS
 from fold_lightning.walks.sparse import count_bits
 
 T = 17
@@ -221,6 +222,12 @@ def test_counted_switches_are_a_lower_bound_of_the_breakpoints_of_all_layers_bef
     assert (count_switches(model, start, end, num_points=2) <= counts).all()
     finest = count_switches(model, start, end, num_points=20_001)
     assert (finest - breakpoints).abs().max() <= 2
+
+
+def test_costs_of_exact_walks_are_switches_times_units_and_more_where_the_network_curves() -> None:
+    model, start, end = dense(), 2 * torch.randn(5, 6), 2 * torch.randn(5, 6)
+    assert torch.equal(exact_costs(model, start, end, layers="1"), 24 * count_switches(model, start, end, layers="1"))
+    assert torch.equal(exact_costs(model, start, end), 66 * CURVED_ROWS * count_switches(model, start, end))
 
 
 def test_units_that_are_zero_up_to_rounding_do_not_switch() -> None:

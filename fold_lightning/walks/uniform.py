@@ -227,7 +227,7 @@ def _codes(replica: Replica, structure: ModelStructure, points: Tensor) -> dict[
         if layer in structure.counted:
             units = structure.per_input(layer, z, len(inputs))
             bits = [units > threshold for threshold in thresholds]
-            found[layer] = torch.cat(bits, 1).unflatten(0, points.shape[:2])
+            found[layer] = (bits[0] if len(bits) == 1 else torch.cat(bits, 1)).unflatten(0, points.shape[:2])
 
     LayerPass(replica, structure, read).run(inputs)
     return found
