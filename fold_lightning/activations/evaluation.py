@@ -178,7 +178,7 @@ def evaluate_on_replica(model: nn.Module, inputs: Tensor, forward: Forward = Non
 def replica_in_own_precision(model: nn.Module, inputs: Tensor, forward: Forward = None) -> Replica:
     """Make a replica of a model in its own dtypes, on the inputs' device, for passes `in_own_precision`.
 
-    Its weights are copies, since a forward pass may write them; a ResNet-18's take 10 ms. Release it when it is done.
+    Its weights are copies, since a forward pass may write them; a ResNet-18's take 25 ms. Release it when it is done.
 
     The arguments and errors are those of `evaluate_on_replica`.
     """

@@ -30,7 +30,7 @@ from fold_lightning.walks.sparse import count_bits, set_bits
 from fold_lightning.walks.walks import UNIFORM, Walks
 
 MAX_BYTES = 2**27
-"""Working memory of a block of points, in bytes."""
+"""Working memory of a block of points, in bytes: half or a quarter of it made a ResNet-18's passes a sixth slower on a processor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ def walk_chunks(
 ) -> Iterator[Walks]:
     """Yield the walks of a few segments at a time, in order: of one, or of as many as fit the memory.
 
-    An event takes 24 bytes, and a ResNet-18 has a million on a segment and more. The arguments and errors are those of
+    An event takes 24 bytes, and a ResNet-18 has 100,000 on a segment before training. The arguments and errors are those of
     `segment_walks` with ``method="uniform"``.
     """
     device = float64_device(start.device)
