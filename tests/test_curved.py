@@ -41,6 +41,7 @@ def assert_finds_what_dense_sampling_brackets(walks: Walks, dense: Walks) -> Non
 
 
 def compare(model: nn.Module, start: Tensor, end: Tensor) -> None:
+    model = copy.deepcopy(model).double()
     dense = segment_walks(model, start, end, method="uniform", num_points=DENSE)
     assert_finds_what_dense_sampling_brackets(segment_walks(model, start, end), dense)
 

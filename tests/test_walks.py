@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import warnings
 from collections.abc import Callable
 
 import pytest
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fold_lightning import Walks, activation_codes, segment_walks, space_folding, walk_length, walk_range
-from fold_lightning.walks import deadline, is_late, scheduler
+from fold_lightning.walks import scheduler
 
 
 def steps_of(walks: Walks, i: int) -> list[tuple[float, tuple[int, ...]]]:
@@ -542,7 +541,7 @@ class Tokens(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net, self.end = mlp(3, 8, 8, 5), nn.Linear(10, 6)
+        self.net, self.end = mlp(3, 8, 8, 5).float(), nn.Linear(10, 6).float()
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.net(x.reshape(-1, 3).to(torch.float32))
@@ -629,65 +628,6 @@ def test_beyond_the_budget_a_walk_says_so_and_is_refined_instead(max_breakpoints
     assert (walk_length(whole) - walk_length(some)).abs().max() <= 2  # refinement may miss what its criterion misses
 
 
-class Ticks:
-    """A clock that goes on by one whenever it is looked at."""
-
-    def __init__(self) -> None:
-        self.now = 0
-
-    def perf_counter(self) -> int:
-        self.now += 1
-        return self.now
-
-
-@pytest.mark.parametrize("max_bytes", [10_000, 2**27])
-@pytest.mark.parametrize("max_breakpoints", [5, 10_000])
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
-def test_what_is_walked_in_time_is_as_without_limit_and_the_rest_is_looked_at_in_points(
-    monkeypatch: pytest.MonkeyPatch, engine: str, activation: type[nn.Module], max_breakpoints: int, max_bytes: int
-) -> None:
-    model = nn.Sequential(nn.Linear(4, 12), activation(), nn.Linear(12, 12), activation())
-    start, end = torch.randn(6, 4), torch.randn(6, 4)
-    clock, walked = Ticks(), []
-    monkeypatch.setattr(deadline, "time", clock)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        whole = segment_walks(model, start, end, max_bytes=max_bytes, max_breakpoints=max_breakpoints)
-        points = segment_walks(model, start, end, method="uniform", num_points=33)
-        for ticks in [0, 1, 3, 7, 15, 31, *range(50, 2000, 150), 10**9]:
-            some = segment_walks(model, start, end, max_bytes=max_bytes, max_breakpoints=max_breakpoints, max_seconds=ticks)
-            late = is_late(some.resolution)
-            walked.append(int((~late).sum()))
-            assert not late[: walked[-1]].any() and not (some.exact | some.complete)[late].any()
-            for i, other in enumerate([whole] * walked[-1] + [points] * (6 - walked[-1])):
-                for name in ("position", "unit", "first_codes", "exact", "resolution"):
-                    assert torch.equal(getattr(some.only(i), name), getattr(other.only(i), name))
-    assert walked == sorted(walked) and walked[0] == 0 and walked[-1] == 6
-    if max_bytes == 10_000 and engine == "one pass" and activation is nn.ReLU:
-        assert set(walked) - {0, 6}  # the first ones are done while others are not
-
-
-def test_walks_that_take_too_long_are_told() -> None:
-    model, x = mlp(3, 8, 8, 2), torch.randn(5, 3)
-    with pytest.warns(UserWarning, match="5 of 5 walks took longer than `max_seconds`.*33 points: see `Walks.complete`"):
-        walks = segment_walks(model, x, -x, max_seconds=0.0)
-    assert not (walks.exact | walks.complete).any() and (walks.resolution == 1 / 32).all()
-
-
-def test_a_model_that_swallows_exceptions_is_cut_off_too() -> None:
-    class Stubborn(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            for _ in range(3):
-                try:
-                    return torch.relu(x)
-                except Exception:
-                    continue
-            raise AssertionError
-
-    with pytest.warns(UserWarning, match="took longer"):
-        assert not segment_walks(Stubborn(), torch.randn(2, 3), torch.randn(2, 3), max_seconds=0.0).complete.any()
-
-
 class TestMistakes:
     model = mlp(4, 6, 2)
     x = torch.randn(3, 4)
@@ -736,12 +676,8 @@ class TestMistakes:
             segment_walks(self.model, self.x, self.x, method="uniform")
         with pytest.raises(ValueError, match="meets every region"):
             segment_walks(self.model, self.x, self.x, num_points=100)
-        with pytest.raises(ValueError, match="`max_bytes` must be a whole number of at least 1"):
+        with pytest.raises(ValueError, match="`max_bytes` must be an integer of at least 1"):
             segment_walks(self.model, self.x, self.x, max_bytes=0)
-        with pytest.raises(ValueError, match="`max_seconds` must be a number of seconds of at least 0, or None"):
-            segment_walks(self.model, self.x, self.x, max_seconds=-1)
-        with pytest.raises(ValueError, match="goes with `method='exact'`"):
-            segment_walks(self.model, self.x, self.x, method="uniform", num_points=9, max_seconds=1)
 
     def test_no_activation(self) -> None:
         with pytest.raises(ValueError, match="meets no activation"):

@@ -48,8 +48,9 @@ class ModelCopy(StructuralCopy):
     Args:
         model: The user's model.
         device: Device of the copies.
-        dtype: Floating dtype of the copied tensors. None leaves dtypes as they are and shares parameters, and whatever else has
-            gradients.
+        dtype: Floating dtype of the copied tensors. None leaves dtypes as they are.
+        shares_parameters: Whether parameters, and whatever else has gradients, are the model's own. None shares them where dtypes
+            are left as they are.
 
     Attributes:
         module: The copy of the model.
@@ -60,9 +61,12 @@ class ModelCopy(StructuralCopy):
             weight, one on the meta device.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:
+    def __init__(
+        self, model: nn.Module, device: torch.device, dtype: torch.dtype | None, *, shares_parameters: bool | None = None
+    ) -> None:
         super().__init__()
         self._device, self._dtype = device, dtype
+        self._shares_parameters = dtype is None if shares_parameters is None else shares_parameters
         self._written: list[tuple[Tensor, Tensor, int]] = []
         tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         self._owned = set(tensors)
@@ -114,7 +118,7 @@ class ModelCopy(StructuralCopy):
         _check_tensor(value, is_owned)
         if not is_owned and is_data(value):
             return value
-        if self._dtype is None and (isinstance(value, nn.Parameter) or value.requires_grad):
+        if self._shares_parameters and (isinstance(value, nn.Parameter) or value.requires_grad):
             return self._keep(value, value)
         with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
             made = self._cast_copy(value, is_owned)

@@ -73,7 +73,7 @@ def space_folding(walks: Walks) -> Tensor:
         >>> space_folding(Walks.from_codes(tent))
         tensor([0.2500], dtype=torch.float64)
     """
-    return _folding(walk_range(walks), walk_length(walks))
+    return folding_of(walk_range(walks), walk_length(walks))
 
 
 def summarize_folding(chi: Tensor, statistic: Statistic = "mean") -> Tensor:
@@ -127,7 +127,7 @@ def folding_profile(walks: Walks, i: int) -> Tensor:
     """
     one = walks.only(i)
     walked = torch.cat([one.unit.new_zeros(1), one.step_ends().nonzero().squeeze(1) + 1])
-    return _folding(distance_profile(walks, i).cummax(0).values, walked)
+    return folding_of(distance_profile(walks, i).cummax(0).values, walked)
 
 
 def distance_profile(walks: Walks, i: int) -> Tensor:
@@ -143,7 +143,8 @@ def distance_profile(walks: Walks, i: int) -> Tensor:
     return torch.cat([distance.new_zeros(1), distance[one.step_ends()]])
 
 
-def _folding(reached: Tensor, walked: Tensor) -> Tensor:
+def folding_of(reached: Tensor, walked: Tensor) -> Tensor:
+    """Return chi of walks from their range and their length, float64."""
     # A walk that never leaves its region has length 0: no fold, not 0/0.
     return torch.where(walked > 0, 1.0 - reached.double() / walked.clamp(min=1), 0.0)
 

@@ -24,7 +24,6 @@ from fold_lightning.activations.rounding import Noise, Rounding
 from fold_lightning.activations.tracking import has_input_rows, map_tensors, mark_rows, tensors_in
 from fold_lightning.walks.breakpoints import Breakpoints
 from fold_lightning.walks.crossings import Crossings, ExactJudge, LayerJudge
-from fold_lightning.walks.deadline import Deadline
 from fold_lightning.walks.piecewise_bends import clamp_bounds, insert_choice_changes
 
 
@@ -54,7 +53,6 @@ class GrowingBatch(Interception):
         grid: The pieces of segments, with nothing but their ends.
         max_numel: The most numbers that a tensor may hold.
         probes: Piece (K,) and position (K,) of points at which the pre-activations that the pass implies are kept.
-        deadline: Ends the pass at the operation that comes next.
         rounding: Rounding of the model.
         points: Noise, piece (K,) and position (K,) -> inputs (K, ...) with errors.
     """
@@ -66,12 +64,10 @@ class GrowingBatch(Interception):
         grid: Breakpoints,
         max_numel: int,
         probes: tuple[Tensor, Tensor],
-        deadline: Deadline,
         rounding: Rounding,
         points: Callable[[Noise, Tensor, Tensor], Tensor],
     ) -> None:
         super().__init__(replica)
-        self._deadline = deadline
         self.grid = grid
         self.probed: dict[str, Tensor] = {}
         self._structure = structure
@@ -103,7 +99,6 @@ class GrowingBatch(Interception):
         return torch.cat(self._first, dim=1)
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
-        self._deadline.check()
         z = self.grid.lift(z)
         if self.num_activations > len(self._structure.needed) or self._structure.needed[self.num_activations - 1] != layer:
             raise Unsupported(f"Layer {layer!r} came in place of another one.")
@@ -116,7 +111,6 @@ class GrowingBatch(Interception):
         return call(flat.reshape(-1, *z.shape[1:]))
 
     def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._deadline.check()
         if kwargs.get("out") is not None:
             raise Unsupported("A result of more rows than its place was made for.")
         if name in CLAMPS:

@@ -20,7 +20,6 @@ from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import largest
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE
-from fold_lightning.walks.deadline import Deadline
 from fold_lightning.walks.pieces import Pieces, PieceWalks
 from fold_lightning.walks.walks import REFINEMENT
 
@@ -51,7 +50,6 @@ class Samples:
         names: The activations to look at, in execution order.
         num_pieces: P.
         points: Piece (K,) and position (K,) -> inputs (K, ...).
-        deadline: Ends the walk at the points that are looked at next.
 
     Attributes:
         layer: int64 (M,) the number of each unit's layer.
@@ -65,9 +63,7 @@ class Samples:
         names: Sequence[str],
         num_pieces: int,
         points: Callable[[Tensor, Tensor], Tensor],
-        deadline: Deadline,
     ) -> None:
-        self._deadline = deadline
         self._replica, self._structure, self._points = replica, structure, points
         self._numbers = {name: number for number, name in enumerate(names)}
         widths = [structure.num_bits(name) for name in names]
@@ -79,7 +75,6 @@ class Samples:
 
     def __call__(self, piece: Tensor, position: Tensor) -> Tensor:
         """float64 (K, M), M units of the layers looked at, two for an activation with two thresholds."""
-        self._deadline.check()
         found: list[Tensor] = []
         if len(piece) == 0:
             return torch.empty(0, len(self.layer), dtype=torch.float64, device=piece.device)

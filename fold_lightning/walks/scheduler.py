@@ -18,7 +18,6 @@ from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import Noise, Rounding
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
-from fold_lightning.walks.deadline import Deadline, OutOfTime
 from fold_lightning.walks.growing_batch import GrowingBatch, TooManyRows
 from fold_lightning.walks.pieces import Pieces, PieceWalks, join
 from fold_lightning.walks.refinement import Samples, refine
@@ -38,12 +37,6 @@ VALUE_TOLERANCE = 1e-9
 FIRST_GUESS = 1000
 """Rows of a segment, before any was walked."""
 
-FIRST_ENDS = 4
-"""Segments whose ends show the usual terms of units."""
-
-SHORTEST_PIECE = 1e-9
-"""In t, far below what is left of a segment while a piece of it is not walked."""
-
 FILLED = 0.8
 """How much of the memory pieces are to take, by what those before took of it: a pass that it does not hold is in vain."""
 
@@ -58,7 +51,6 @@ class PieceScheduler:
         end: float64 (S, ...) where they end.
         max_bytes: Working memory.
         max_breakpoints: How many breakpoints of a segment to follow exactly.
-        deadline: Until when.
     """
 
     def __init__(
@@ -69,10 +61,8 @@ class PieceScheduler:
         end: Tensor,
         max_bytes: int,
         max_breakpoints: int,
-        deadline: Deadline,
     ) -> None:
-        self._replica, self._deadline = replica, deadline
-        self._structure = structure
+        self._replica, self._structure = replica, structure
         self._start, self._end = start, end
         self._max_breakpoints = max_breakpoints
         self._left = torch.full((len(start),), max_breakpoints, device=start.device)
@@ -87,19 +77,16 @@ class PieceScheduler:
         self._random = torch.Generator().manual_seed(0)
         self._rounding = Rounding(replica, structure, torch.cat([start[:FIRST_ENDS], end[:FIRST_ENDS]]))
 
-    def walks(self) -> Walks | None:
-        """The walks of all segments, or of those, the first ones, that were walked when time was up; None if there are none."""
+    def walks(self) -> Walks:
+        """Return the walks of all segments."""
         segments = torch.arange(len(self._start), device=self._start.device)
         todo = [Pieces(segments, torch.zeros_like(segments).double(), torch.ones_like(segments).double())]
         done: list[tuple[Pieces, PieceWalks]] = []
-        try:
-            while todo:
-                self._go_on(todo, done)
-        except OutOfTime:
-            count = self._walked(done)
-            done = [(pieces[kept], found.of(kept)) for pieces, found in done if bool((kept := pieces.segment < count).any())]
-            return self._joined(done, count) if count else None
-        return self._joined(done, len(self._start))
+        while todo:
+            self._go_on(todo, done)
+        parts, found = (list(each) for each in zip(*done, strict=True))
+        pieces = Pieces.concatenate(parts)
+        return join(pieces, PieceWalks.concatenate(found), len(self._start), self._structure, self._notes)
 
     def _go_on(self, todo: list[Pieces], done: list[tuple[Pieces, PieceWalks]]) -> None:
         """Walks the pieces that come next."""
@@ -120,18 +107,6 @@ class PieceScheduler:
         if engine == REFINEMENT and self._structure.bends:
             reason += f" Plain passes may miss bends without a bit: {', '.join(self._structure.bends)}."
         self._notes.setdefault(engine, reason)
-
-    def _walked(self, done: list[tuple[Pieces, PieceWalks]]) -> int:
-        """How many segments were walked to their ends, before the first that was not."""
-        length = self._start.new_zeros(len(self._start) + 1)
-        for pieces, _ in done:
-            length.index_add_(0, pieces.segment, pieces.length)
-        return int((length < 1 - SHORTEST_PIECE).nonzero()[0])
-
-    def _joined(self, done: list[tuple[Pieces, PieceWalks]], count: int) -> Walks:
-        """The walks of so many segments."""
-        parts, found = (list(each) for each in zip(*done, strict=True))
-        return join(Pieces.concatenate(parts), PieceWalks.concatenate(found), count, self._structure, self._notes)
 
     def _next(self, todo: list[Pieces]) -> Pieces:
         """Takes as many pieces as fit the memory, by what those before took."""
@@ -181,7 +156,7 @@ class PieceScheduler:
         grid = Breakpoints(pieces.begin, pieces.end)
         probes = self._random_points(pieces)
         one_pass = GrowingBatch(
-            *(self._replica, self._structure, grid, self._max_numel, probes, self._deadline, self._rounding),
+            *(self._replica, self._structure, grid, self._max_numel, probes, self._rounding),
             lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
         )
         one_pass.run(torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)]))
@@ -239,7 +214,6 @@ class PieceScheduler:
             names,
             len(pieces),
             lambda piece, t: self._points(pieces.segment[piece], t),
-            self._deadline,
         )
 
     def _max_samples(self, samples: Samples) -> int:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from fold_lightning.activations.codes import check_inputs, codes_of
-from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica
-from fold_lightning.activations.inspection import ModelStructure, inspect
+from fold_lightning.activations.evaluation import Forward, evaluate_on_replica
+from fold_lightning.activations.inspection import inspect
 from fold_lightning.activations.layers import Patterns
-from fold_lightning.walks.deadline import LATE_POINTS, Deadline, LateWalks, is_late
 from fold_lightning.walks.scheduler import PieceScheduler
-from fold_lightning.walks.walks import UNIFORM, Walks
-
-LOOKED_AT = 32
-"""Segments of whose ends two different inputs are taken for the first look at a model."""
+from fold_lightning.walks.segments import check_segments, ends_to_inspect
+from fold_lightning.walks.uniform import check_num_points, walk_chunks
+from fold_lightning.walks.walks import Walks
 
 Method = Literal["exact", "uniform"]
 
@@ -37,9 +33,8 @@ def segment_walks(
     num_points: int | None = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
     max_breakpoints: int = 10_000,
-    max_seconds: float | None = None,
 ) -> Walks:
-    """The codes met on the straight segments ``(1 - t) start + t end``, t in [0, 1].
+    """Return the codes met on the straight segments ``(1 - t) start + t end``, t in [0, 1].
 
     "exact" meets every region on a segment once, as "The Space Between" (Lewandowski et al. 2025) asks of a sampling. Where
     the network is known to be piecewise linear (affine operations, max pooling, clamps, ReLU and its kin) it finds the
@@ -51,9 +46,12 @@ def segment_walks(
     this trusts a network to be smooth between 64 equal intervals of a segment, each looked into at one more point: a bump so
     narrow that none of them meets it is not seen. This treatment of curved networks is this project's own.
 
-    "uniform" looks at equidistant points; it misses regions, and chi may err either way.
+    "uniform" takes the codes of equidistant points, for networks too large for "exact": it costs about one forward pass over the
+    points, in the model's own precision on its own device. It misses regions, and chi may err either way; bits are signs of the
+    pre-activations as they come out, so that rounding may switch a unit that stays at its threshold.
 
-    The function measured is the model's in evaluation mode, with its stored weights in float64; the model does not change.
+    The function measured is the model's in evaluation mode, for "exact" with its stored weights in float64; the model does not
+    change.
     Codes are those of the open intervals between breakpoints: what switches at one t is one step, and a unit that only
     touches its threshold does not switch. A pre-activation below 1e-15 of the terms it is computed from is 0, for that is what
     rounding leaves, and breakpoints that rounding moves as far as they are apart are one; below 1e-14 a sign can't be told, and
@@ -79,9 +77,6 @@ def segment_walks(
             not depend on it.
         max_breakpoints: How many breakpoints of a piecewise linear network to follow on a segment that does not fit the memory
             at once.
-        max_seconds: How long to walk; None has no limit. Segments are walked in order, and those that are not walked to their
-            end by then are looked at at 33 equidistant points instead, as by "uniform": `Walks.exact` and `Walks.complete` are
-            False, `Walks.resolution` is 1/32. What takes long is many breakpoints behind wide layers, as of convolutions.
 
     Returns:
         The walks. `Walks.exact` says for each whether it verified itself: at random points the pre-activations that a walk
@@ -100,84 +95,36 @@ def segment_walks(
         >>> walks.num_regions()
         tensor([4])
     """
-    _check_segments(start, end)
-    _check_method(method, num_points, max_bytes, max_breakpoints, max_seconds)
-    deadline = Deadline(max_seconds)
+    check_segments(start, end)
+    _check_method(method, num_points, max_bytes, max_breakpoints)
+    if num_points is not None:
+        chunks = walk_chunks(model, start, end, num_points=num_points, layers=layers, forward=forward, max_bytes=max_bytes)
+        return Walks.concatenate(list(chunks))
     with evaluate_on_replica(model, start, forward) as replica:
-        structure = inspect(replica, torch.cat([start[:LOOKED_AT], end[:LOOKED_AT]]), layers)
+        structure = inspect(replica, ends_to_inspect(start, end), layers)
         start, end = (x.detach().to(replica.device, torch.float64) for x in (start, end))
-        if num_points is not None:
-            return _uniform(replica, structure, start, end, num_points, max_bytes)
-        walks = PieceScheduler(replica, structure, start, end, max_bytes, max_breakpoints, deadline).walks()
-        walked = 0 if walks is None else walks.num_segments
-        if walked < len(start):
-            late = _uniform(replica, structure, start[walked:], end[walked:], LATE_POINTS, max_bytes)
-            late = replace(late, complete=torch.zeros_like(late.complete), notes={UNIFORM: "Time was up: see `max_seconds`."})
-            walks = late if walks is None else Walks.concatenate([walks, late])
-    assert walks is not None
+        walks = PieceScheduler(replica, structure, start, end, max_bytes, max_breakpoints).walks()
     _warn(walks, curved=bool(structure.unknown))
     return walks
 
 
 def _warn(walks: Walks, *, curved: bool) -> None:
-    """Curved networks are never exact; anything else that is not, or that was cut off, is worth a word."""
+    """Warn of walks that were cut off, and of inexact ones unless the network curves, where none is exact."""
     unfinished, inexact = int((~walks.complete).sum()), int((~walks.exact).sum())
-    late = int((is_late(walks.resolution) & ~walks.complete).sum())
-    if late:
-        warnings.warn(
-            f"{late} of {walks.num_segments} walks took longer than `max_seconds`, and were looked at at {LATE_POINTS} points: see "
-            "`Walks.complete`. Through fewer layers (`layers=`) they may take less.",
-            LateWalks,
-            stacklevel=3,
-        )
-    elif unfinished:
+    if unfinished:
         warnings.warn(f"{unfinished} of {walks.num_segments} walks were cut off: see `Walks.complete`.", stacklevel=3)
     elif inexact and not curved:
         message = f"{inexact} of {walks.num_segments} walks are not exact: see `Walks.exact`. {walks.explain()}"
         warnings.warn(message, stacklevel=3)
 
 
-def _uniform(replica: Replica, structure: ModelStructure, start: Tensor, end: Tensor, num_points: int, max_bytes: int) -> Walks:
-    points = torch.linspace(0, 1, num_points, dtype=torch.float64, device=start.device)
-    weight = points.view(-1, *[1] * (start.dim() - 1))
-    segments = max(1, max_bytes // (num_points * (8 * start[0].numel() + structure.num_units)))
-    parts = []
-    for a, b in zip(start.split(segments), end.split(segments), strict=True):
-        inputs = torch.lerp(a[:, None], b[:, None], weight).flatten(0, 1)
-        bits = codes_of(replica, structure, inputs, max_bytes)
-        parts.append(Walks.from_codes(bits.view(len(a), num_points, -1), layers=structure.layers))
-    return Walks.concatenate(parts)
-
-
-def _check_segments(start: Tensor, end: Tensor) -> None:
-    check_inputs(start, "start")
-    check_inputs(end, "end")
-    if start.shape != end.shape:
-        raise ValueError(
-            f"`start` and `end` must have the same shape (S, ...), got {tuple(start.shape)} and {tuple(end.shape)}: "
-            "segment i goes from start[i] to end[i]."
-        )
-    if start.device != end.device:
-        raise ValueError(
-            f"`start` and `end` must be on one device, got {start.device} and {end.device}: move one with `.to()`."
-        )
-
-
-def _check_method(method: str, num_points: int | None, max_bytes: int, max_breakpoints: int, max_seconds: float | None) -> None:
+def _check_method(method: str, num_points: int | None, max_bytes: int, max_breakpoints: int) -> None:
     if method not in get_args(Method):
         raise ValueError(f"`method` must be one of {', '.join(map(repr, get_args(Method)))}, got {method!r}.")
-    if method == "uniform" and (not isinstance(num_points, int) or num_points < 2):
-        raise ValueError(
-            f"`method='uniform'` needs a whole `num_points` of at least 2, got {num_points}: a walk has two ends, and coarse "
-            "sampling misses regions."
-        )
+    if method == "uniform":
+        check_num_points(num_points)
     if method == "exact" and num_points is not None:
         raise ValueError(f"`num_points={num_points}` goes with `method='uniform'`: an exact walk meets every region.")
     for name, value in (("max_bytes", max_bytes), ("max_breakpoints", max_breakpoints)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
-    is_number = isinstance(max_seconds, (int, float)) and not isinstance(max_seconds, bool)
-    if max_seconds is not None and not (is_number and max_seconds >= 0):
-        raise ValueError(f"`max_seconds` must be a number of seconds of at least 0, or None for no limit, got {max_seconds!r}.")
-    if method == "uniform" and max_seconds is not None:
-        raise ValueError(f"`max_seconds={max_seconds}` goes with `method='exact'`: points are told by `num_points`.")
+            raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
