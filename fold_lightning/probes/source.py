@@ -1,0 +1,259 @@
+"""Where probes come from: the user's own, items of a loader, or batches that pass."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import nn
+from torch.utils.data import DataLoader
+
+from fold_lightning.activations.evaluation import Forward, preserved_random_state, undisturbed
+from fold_lightning.activations.structural_copy import StructuralCopy
+from fold_lightning.probes.batch_transfer import batch_transfer, validation_stage
+from fold_lightning.probes.batches import BatchToInputs
+from fold_lightning.probes.classes import without_targets
+from fold_lightning.probes.loaders import ItemReader, first_map_style, flat_loaders, is_read_by_index, seed_everything
+from fold_lightning.probes.model_input import ModelInput
+from fold_lightning.probes.probe_set import ProbeSet
+from fold_lightning.probes.sample import Sample
+from fold_lightning.probes.segments import check_several
+from fold_lightning.probes.user_probes import user_batches
+
+LONG_START = 5.0
+"""Seconds of reading after which the user is told, once, how long the start took."""
+
+
+class ProbeSource:
+    """The place that probes are taken from: the user's own, items of a loader, or the first batches of a stream.
+
+    Args:
+        count: Number of inputs to look for.
+        seed: Seed of the choice among more.
+        probes: The user's own: inputs (B, ...), inputs and labels, or a map-style data set; None takes those of a loader.
+        batch_to_inputs: Function of a batch that returns inputs or (inputs, labels).
+        forward: How to call the model, as of `activation_codes`.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        seed: int,
+        *,
+        probes: Any = None,
+        batch_to_inputs: BatchToInputs | None = None,
+        forward: Forward = None,
+    ) -> None:
+        self._count, self._seed, self._probes = count, seed, probes
+        self._batch_to_inputs, self._forward = batch_to_inputs, forward
+        self._passing = Sample(count)
+        self._model_input: ModelInput | None = None
+        self._odd: Exception | None = None
+        self._kept: dict[str, Any] | None = None
+
+    def read(self, trainer: Trainer, model: LightningModule, loaders: Any, *, together: bool) -> ProbeSet | None:
+        """Return the user's probes, or items of the first loader that is read by index.
+
+        Items are read as a validation step would get them, and no more than the Trainer's limits of batches give.
+
+        Args:
+            trainer: The Trainer, which stays as it is.
+            model: The module that it trains, which stays as it is.
+            loaders: Loaders of a validation, of a test, or of training: one, or lists and dicts of them.
+            together: Whether each batch holds one of every loader, as in training.
+
+        Returns:
+            The probes; None if batches must pass first.
+
+        Raises:
+            TypeError: If a batch holds no inputs.
+            ValueError: If the model does not take them.
+        """
+        begin = time.perf_counter()
+        if self._probes is not None:
+            batches, count = user_batches(self._probes, self._count, self._seed)
+            found: ProbeSet | None = self._from_user(model, batches, count)
+        elif self._kept is not None:
+            found = self.from_stream(model)
+        else:
+            found = self._from_loaders(trainer, model, loaders, together)
+        seconds = time.perf_counter() - begin
+        if found is not None and seconds > LONG_START:
+            rank_zero_info(
+                f"FoldingMonitor took {seconds:.0f} s to read {len(found)} inputs before training: a smaller `num_inputs`, or "
+                "`probes=` in memory, takes less. (This message is shown once.)"
+            )
+        return found
+
+    def collect(self, trainer: Trainer, model: LightningModule, batch: Any) -> None:
+        """Keep the first inputs of batches that pass, where no loader can be read by index.
+
+        Args:
+            trainer: The Trainer that passes them.
+            model: The module that gets them, which stays as it is.
+            batch: A batch as a step gets it, which stays as it is.
+        """
+        if self._probes is not None or self.is_full:
+            return
+        try:
+            if self._model_input is None:
+                self._model_input = self._choose(model, batch)
+            if self._kept is None:
+                self._passing.add(*self._model_input.split(batch, model))
+        except Exception as error:  # raised when the inputs are asked for, and not in the middle of a step
+            self._odd = self._odd or error
+
+    @property
+    def is_full(self) -> bool:
+        """Whether enough batches have passed."""
+        return self._model_input is not None if self._kept is not None else self._passing.is_full
+
+    def from_stream(self, model: nn.Module) -> ProbeSet | None:
+        """Return the inputs that have passed; None if none have.
+
+        Raises:
+            TypeError: If a batch held no inputs.
+            ValueError: If the model does not take them.
+        """
+        if self._kept is not None and self._model_input is not None:
+            chosen = self._model_input.with_held(self._kept["held"])
+            return ProbeSet(self._kept["items"], self._kept["labels"], chosen, is_stream=True)
+        if self._odd is not None and len(self._passing) == 0:
+            raise self._odd
+        if len(self._passing) == 0 or self._model_input is None:
+            return None
+        return self._probe_set(self._passing, self._model_input, is_stream=True)
+
+    def restart(self) -> None:
+        """Forget what has passed: the stream begins again."""
+        self._passing, self._model_input, self._odd = Sample(self._count), None, None
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take the items that a checkpoint kept, as `ProbeSet.state` gave them; the first batch shows how the model takes them."""
+        self._kept = None if self._probes is not None else state
+
+    def attach(self, probes: ProbeSet) -> ProbeSet:
+        """Return probes of another process with the user's functions, which pickling leaves out."""
+        chosen = probes.model_input.with_callables(self._batch_to_inputs, self._forward)
+        return ProbeSet(probes.items, probes.labels, chosen, probes.is_stream)
+
+    def _choose(self, model: nn.Module, batch: Any) -> ModelInput:
+        return ModelInput.choose(model, batch, batch_to_inputs=self._batch_to_inputs, forward=self._forward)
+
+    def _from_user(self, model: nn.Module, batches: Iterator[Any], count: int) -> ProbeSet:
+        with undisturbed():
+            sample, chosen = self._gather(model, batches, Sample(count, math.inf))
+        check_several(len(sample))
+        return self._probe_set(sample, chosen)
+
+    def _from_loaders(self, trainer: Trainer, model: LightningModule, loaders: Any, together: bool) -> ProbeSet | None:
+        odd: Exception | None = None
+        may_pass = False
+        for form in self._forms(loaders, together):
+            if not flat_loaders(form) or not all(map(is_read_by_index, flat_loaders(form))):
+                may_pass = True
+                continue
+            try:
+                return self._read(trainer, model, loaders, form, together)
+            except _Unreadable as error:
+                may_pass = True
+                rank_zero_info(
+                    "FoldingMonitor takes the first inputs that pass: the data set can't be read by index here "
+                    f"({error.__cause__!r})."
+                )
+            except Exception as error:
+                odd = odd or error
+        if odd is not None and not may_pass:
+            raise odd
+        return self.from_stream(model) if self.is_full or (self._odd is not None and len(self._passing) == 0) else None
+
+    def _forms(self, loaders: Any, together: bool) -> list[Any]:
+        """Return the loaders of which a batch may be one: whether those of a validation come together is not known."""
+        first = first_map_style(loaders)
+        if self._batch_to_inputs is None:
+            return [first]
+        return [loaders] if together or isinstance(loaders, DataLoader) else [first, loaders]
+
+    def _read(self, trainer: Trainer, model: LightningModule, loaders: Any, form: Any, together: bool) -> ProbeSet:
+        copied = StructuralCopy()
+        readers: dict[int, ItemReader] = {}
+        with undisturbed(), validation_stage(trainer):
+            try:
+                for number, loader in enumerate(flat_loaders(loaders)):
+                    if any(loader is other for other in flat_loaders(form)):
+                        most = max_batches(trainer, number, loader, together)
+                        readers[id(loader)] = ItemReader.of_loader(loader, self._count, self._seed, most, copied)
+                transfer = batch_transfer(trainer, model)
+                position = next(i for i, loader in enumerate(flat_loaders(loaders)) if id(loader) in readers)
+            except Exception as error:
+                raise _Unreadable from error
+            with preserved_random_state(*copied.shared_generators):
+                for _ in range(2):
+                    seed_everything(self._seed)
+                    batches = (transfer(batch, 0 if together else position) for batch in _batches(form, readers))
+                    sample, chosen = self._gather(model, _telling(batches), Sample(self._count))
+                    if not sample.num_other_shapes:
+                        break
+                    for reader in readers.values():  # padded by their longest item: only together are all of one shape
+                        reader.batch_size = max(1, len(reader.indices))
+        return self._probe_set(sample, chosen)
+
+    def _gather(self, model: nn.Module, batches: Iterable[Any], sample: Sample) -> tuple[Sample, ModelInput]:
+        chosen: ModelInput | None = None
+        for batch in batches:
+            chosen = chosen or self._choose(model, batch)
+            sample.add(*chosen.split(batch, model))
+            if sample.is_full or sample.num_other_shapes:
+                break
+        assert chosen is not None
+        return sample, chosen
+
+    def _probe_set(self, sample: Sample, chosen: ModelInput, *, is_stream: bool = False) -> ProbeSet:
+        return ProbeSet(sample.items, without_targets(sample.labels, chosen.num_outputs), chosen, is_stream)
+
+
+class _Unreadable(Exception):
+    """Items cannot be read by index; the cause says why."""
+
+
+def _telling(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield batches; what fails in reading them is `_Unreadable`."""
+    try:
+        yield from batches
+    except Exception as error:
+        raise _Unreadable from error
+
+
+def _batches(form: Any, readers: dict[int, ItemReader]) -> Iterator[Any]:
+    """Yield batches of a loader, or lists and dicts of batches of several, until the first has no more."""
+    if isinstance(form, Mapping):
+        together = zip(*(_batches(part, readers) for part in form.values()), strict=False)
+        yield from (dict(zip(form, parts, strict=True)) for parts in together)
+    elif isinstance(form, (list, tuple)):
+        yield from map(list, zip(*(_batches(part, readers) for part in form), strict=False))
+    else:
+        yield from readers[id(form)].batches()
+
+
+def max_batches(trainer: Trainer, number: int, loader: DataLoader[Any], together: bool) -> float:
+    """Return the batches of a loader to which the Trainer is limited.
+
+    Args:
+        trainer: The Trainer.
+        number: Number of the loader among those of its kind.
+        loader: The loader.
+        together: Whether it is a loader of training.
+    """
+    if together:
+        counts, limit = [trainer.num_training_batches] * (number + 1), trainer.limit_train_batches
+    elif trainer.testing:
+        counts, limit = trainer.num_test_batches, trainer.limit_test_batches
+    else:
+        counts, limit = trainer.num_val_batches, trainer.limit_val_batches
+    if number < len(counts) and counts[number] > 0:
+        return float(counts[number])
+    return limit if isinstance(limit, int) else math.floor(limit * len(loader))
