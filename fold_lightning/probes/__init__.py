@@ -1,8 +1,7 @@
 """Probes: the inputs at which a monitor looks, and the segments between them."""
 
-from fold_lightning.probes.batch_transfer import batch_transfer, validation_stage
 from fold_lightning.probes.batches import BatchToInputs, split_batch
-from fold_lightning.probes.classes import predicted_classes, without_targets
+from fold_lightning.probes.classes import predicted_classes
 from fold_lightning.probes.faces import FaceProbes, FaceSubspace, check_face_subspace
 from fold_lightning.probes.model_input import ModelInput
 from fold_lightning.probes.probe_set import ProbeSet
@@ -20,13 +19,10 @@ __all__ = [
     "ProbeSet",
     "ProbeSource",
     "Segments",
-    "batch_transfer",
     "check_face_subspace",
     "check_user_probes",
     "draw_segments",
     "finite_items",
     "predicted_classes",
     "split_batch",
-    "validation_stage",
-    "without_targets",
 ]

@@ -36,8 +36,8 @@ def split_batch(batch: Any, batch_to_inputs: BatchToInputs | None = None) -> tup
     A batch is a tensor, or a dict, tuple, list, named tuple, dataclass or object with tensors, nested or not. The inputs of a
     tuple or list are in its first part. Among several floating-point tensors, one that is named like inputs ("x", "image", ...)
     comes first, then one of two or more dimensions, then the first one; masks and weights come last. Labels are a tensor that is
-    named so ("y", "label", "target", ...), or the first one in the second part of a tuple or list; they are classes as of
-    `as_classes`.
+    named so ("y", "label", "target", ...), or the first one with a number per row after the first part of a tuple or list; they
+    are classes as of `as_classes`.
 
     Args:
         batch: The batch.
@@ -92,6 +92,11 @@ def _rank(path: Path, tensor: Tensor) -> tuple[bool, bool, bool]:
     return is_side, not names_on(path) & INPUT_NAMES, tensor.dim() < 2
 
 
+def _may_be_labels(tensor: Tensor) -> bool:
+    """Return whether a tensor has one number per row, or one-hot rows: tables and images further on are no labels."""
+    return tensor.dim() == 1 or (tensor.dim() == 2 and (tensor.shape[1] == 1 or as_classes(tensor, len(tensor)) is not None))
+
+
 def label_path(batch: Any, inputs: Path, num_taken: int = 1) -> Path | None:
     """Return the path to the labels of a batch; None if nothing seems to be labels.
 
@@ -106,6 +111,6 @@ def label_path(batch: Any, inputs: Path, num_taken: int = 1) -> Path | None:
             return path
     if isinstance(batch, (tuple, list)):
         keys = list(parts_of(batch) or {})
-        later = [path for path, _ in found if keys.index(path[0]) >= num_taken and path != inputs]
-        return later[0] if later else None
+        later = [(path, tensor) for path, tensor in found if keys.index(path[0]) >= num_taken and path != inputs]
+        return next((path for path, tensor in later if _may_be_labels(tensor)), None)
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -31,9 +33,6 @@ def flat_loaders(loaders: Any) -> list[Any]:
         loaders = list(loaders.values())
     if isinstance(loaders, (list, tuple)):
         return [found for item in loaders for found in flat_loaders(item)]
-    inner = getattr(loaders, "iterables", None)  # of a CombinedLoader
-    if inner is not None and not isinstance(loaders, DataLoader):
-        return flat_loaders(inner)
     return [] if loaders is None else [loaders]
 
 
@@ -85,22 +84,57 @@ class ItemReader:
         collate, batches = copied(loader.collate_fn), copied(loader.batch_sampler)
         batch_size = getattr(batches, "batch_size", None) or DEFAULT_BATCH_SIZE
         among = _indices_read(batches, len(dataset), max_batches)
-        if max_batches < float("inf"):
+        if max_batches < math.inf:
             processes = getattr(getattr(batches, "sampler", None), "num_replicas", 1)
             count = min(count, int(max_batches) * batch_size * processes)
         return cls(dataset, collate, choose_items(among, count, seed), batch_size)
 
-    def batches(self, limit: int | None = None) -> Iterator[Any]:
-        """Yield batches of the first `limit` items, all by default."""
-        indices = self.indices[:limit]
-        for first in range(0, len(indices), self.batch_size):
-            yield self.read(indices[first : first + self.batch_size])
+    def batches(self) -> Iterator[Any]:
+        """Yield batches of the items, the last one as large as what is left."""
+        for first in range(0, len(self.indices), self.batch_size):
+            yield self.read(self.indices[first : first + self.batch_size])
 
     def read(self, indices: list[Any]) -> Any:
         """Return a batch of some items."""
         if callable(at_once := getattr(self.dataset, "__getitems__", None)):  # as a loader does
             return self.collate(at_once(indices))
         return self.collate([self.dataset[index] for index in indices])
+
+
+def read_batches(form: Any, readers: dict[int, ItemReader]) -> Iterator[Any]:
+    """Yield batches of a loader; of lists and dicts of loaders, lists and dicts of batches, until the first has no more.
+
+    Args:
+        form: A loader, or lists and dicts of loaders.
+        readers: Reader of each loader, by its id.
+    """
+    if isinstance(form, Mapping):
+        together = zip(*(read_batches(part, readers) for part in form.values()), strict=False)
+        yield from (dict(zip(form, parts, strict=True)) for parts in together)
+    elif isinstance(form, (list, tuple)):
+        yield from map(list, zip(*(read_batches(part, readers) for part in form), strict=False))
+    else:
+        yield from readers[id(form)].batches()
+
+
+def max_batches(trainer: Trainer, number: int, loader: DataLoader[Any], together: bool) -> float:
+    """Return the batches of a loader to which the Trainer is limited.
+
+    Args:
+        trainer: The Trainer.
+        number: Number of the loader among those of its kind.
+        loader: The loader.
+        together: Whether it is a loader of training.
+    """
+    if together:
+        counts, limit = [trainer.num_training_batches] * (number + 1), trainer.limit_train_batches
+    elif trainer.testing:
+        counts, limit = trainer.num_test_batches, trainer.limit_test_batches
+    else:
+        counts, limit = trainer.num_val_batches, trainer.limit_val_batches
+    if number < len(counts) and counts[number] > 0:
+        return float(counts[number])
+    return limit if isinstance(limit, int) else math.floor(limit * len(loader))
 
 
 def choose_items(indices: Sequence[Any], count: int, seed: int) -> list[Any]:
@@ -125,9 +159,9 @@ def _indices_read(batches: Any, num_items: int, max_batches: float) -> Sequence[
         most = int(min(num_items, max_batches * batches.batch_size))
         if type(sampler) is RandomSampler:  # any of the items may be in the first batches
             return range(num_items)
-        if isinstance(sampler, DistributedSampler):
+        if isinstance(sampler, DistributedSampler) and type(sampler).__iter__ is DistributedSampler.__iter__:
             return range(num_items if sampler.shuffle else min(num_items, most * sampler.num_replicas))
         if type(sampler) is SequentialSampler:
             return range(most)
-    each = itertools.islice(batches, None if max_batches == float("inf") else int(max_batches))
+    each = itertools.islice(batches, None if max_batches == math.inf else int(max_batches))
     return list(dict.fromkeys(itertools.islice(itertools.chain.from_iterable(each), num_items)))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fold_lightning.activations.evaluation import Forward, preserved_random_state, undisturbed
-from fold_lightning.activations.replica import ModelCopy
+from fold_lightning.activations.replica import ModelCopy, original_module
 from fold_lightning.probes.batch_parts import Path, code_for, describe_batch, part_at, replace_tensors, tensors_by_path
 from fold_lightning.probes.batches import HINT, BatchToInputs, label_path
 from fold_lightning.probes.classes import as_classes
@@ -75,10 +75,10 @@ class ModelInput:
         if chosen is None:
             if not trials:
                 raise TypeError(f"No inputs found in {describe_batch(batch)}: {HINT}")
-            raise ValueError(_refusal(batch, trials))
+            raise ValueError(_refusal(model, batch, trials))
         candidate = chosen.candidate
         labels = label_path(batch, candidate.inputs, candidate.num_taken(batch))
-        text = "" if batch_to_inputs is not None and chosen.call is None else _describe(batch, chosen)
+        text = "" if batch_to_inputs is not None and chosen.call is None else _describe(batch, chosen, labels)
         how = forward if chosen.call is None else chosen.call
         return cls(candidate.inputs, labels, how, batch_to_inputs, chosen.embedding, chosen.num_outputs, text)
 
@@ -159,20 +159,24 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _describe(batch: Any, chosen: Trial) -> str:
+def _describe(batch: Any, chosen: Trial, labels: Path | None) -> str:
     inputs = code_for(batch, chosen.candidate.inputs)
     if chosen.call is None:
         return "" if chosen.candidate.inputs in ((), (0,)) else f"walks in `{inputs}`"
     text = (
         f"walks in `{inputs}`" if chosen.embedding is None else f"walks in the embedding of `{inputs}` (`{chosen.embedding}`)"
     )
-    held = [f"`{code_for(batch, path)}`" for path in chosen.held_paths]
+    held = [f"`{code_for(batch, path)}`" for path in chosen.held_paths if path != labels]
     return f"{text}, holds {', '.join(held)}" if held else text
 
 
-def _refusal(batch: Any, trials: list[Trial]) -> str:
+def _refusal(model: nn.Module, batch: Any, trials: list[Trial]) -> str:
+    module = original_module(model)
+    parts = [name for name, part in module.named_children() if any(True for _ in part.parameters())]
+    named = f" or the name of a submodule ({', '.join(map(repr, parts[:8]))})" if parts else ""
     tried = "; ".join(f"`{trial.candidate.describe(batch)}`: {trial.refusal}" for trial in trials)
     return (
-        f"The model takes nothing of {describe_batch(batch)}. Tried: {tried}. Pass `batch_to_inputs=`, a function of the batch that "
-        "returns the inputs, or (inputs, labels), and `forward=`, a function of the model and the inputs that calls the model."
+        f"The model takes nothing of {describe_batch(batch)}. Tried: {tried}. Pass `batch_to_inputs=`, a function of the batch "
+        "that returns the inputs, or (inputs, labels), and `forward=`, a function of the model and the inputs that calls the "
+        f"model{named}."
     )

@@ -98,14 +98,14 @@ def draw_segments(labels: Tensor | None, num_items: int, *, count: int, per_pair
     """
     check_several(num_items)
     generator = torch.Generator().manual_seed(seed)
-    labelled = torch.arange(0) if labels is None else (labels.cpu() >= 0).nonzero().flatten()
-    if labels is None or len(classes := (of_class := labels.cpu()[labelled]).unique()) < 2:
+    labels = torch.empty(0, dtype=torch.int64) if labels is None else labels.cpu()
+    labelled = (labels >= 0).nonzero().flatten()
+    ordered, order = labels[labelled].sort(stable=True)
+    classes, sizes = ordered.unique_consecutive(return_counts=True)
+    if len(classes) < 2:
         start = torch.randint(num_items, (count,), generator=generator)
         end = (start + torch.randint(1, num_items, (count,), generator=generator)) % num_items
         return Segments(start, end)
-    order = torch.argsort(of_class, stable=True)
-    number = torch.searchsorted(classes, of_class)
-    sizes = torch.bincount(number, minlength=len(classes))
     sides = draw_pairs(len(classes), count, per_pair, seed)
     start, end = (labelled[order[_one_of_each(side, sizes, generator)]] for side in sides)
     return Segments(start, end, classes[sides[0]], classes[sides[1]], classes)

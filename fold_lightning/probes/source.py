@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -14,10 +14,18 @@ from torch.utils.data import DataLoader
 
 from fold_lightning.activations.evaluation import Forward, preserved_random_state, undisturbed
 from fold_lightning.activations.structural_copy import StructuralCopy
-from fold_lightning.probes.batch_transfer import batch_transfer, validation_stage
+from fold_lightning.probes.batch_transfer import HookCopy, batch_transfer, validation_stage
 from fold_lightning.probes.batches import BatchToInputs
 from fold_lightning.probes.classes import without_targets
-from fold_lightning.probes.loaders import ItemReader, first_map_style, flat_loaders, is_read_by_index, seed_everything
+from fold_lightning.probes.loaders import (
+    ItemReader,
+    first_map_style,
+    flat_loaders,
+    is_read_by_index,
+    max_batches,
+    read_batches,
+    seed_everything,
+)
 from fold_lightning.probes.model_input import ModelInput
 from fold_lightning.probes.probe_set import ProbeSet
 from fold_lightning.probes.sample import Sample
@@ -180,34 +188,55 @@ class ProbeSource:
 
     def _read(self, trainer: Trainer, model: LightningModule, loaders: Any, form: Any, together: bool) -> ProbeSet:
         copied = StructuralCopy()
-        readers: dict[int, ItemReader] = {}
+        wanted = flat_loaders(form)
         with undisturbed(), validation_stage(trainer):
             try:
-                for number, loader in enumerate(flat_loaders(loaders)):
-                    if any(loader is other for other in flat_loaders(form)):
-                        most = max_batches(trainer, number, loader, together)
-                        readers[id(loader)] = ItemReader.of_loader(loader, self._count, self._seed, most, copied)
-                transfer = batch_transfer(trainer, model)
-                position = next(i for i, loader in enumerate(flat_loaders(loaders)) if id(loader) in readers)
+                seed_everything(self._seed)  # samplers of the user's may draw
+                readers = {
+                    id(loader): ItemReader.of_loader(
+                        loader, self._count, self._seed, max_batches(trainer, number, loader, together), copied
+                    )
+                    for number, loader in enumerate(flat_loaders(loaders))
+                    if any(loader is other for other in wanted)
+                }
+                hooks = HookCopy(model, trainer.strategy.root_device)
+                number = 0 if together else next(i for i, other in enumerate(flat_loaders(loaders)) if other is wanted[0])
+                transfer = batch_transfer(trainer, model, hooks, number)
             except Exception as error:
                 raise _Unreadable from error
-            with preserved_random_state(*copied.shared_generators):
-                for _ in range(2):
-                    seed_everything(self._seed)
-                    batches = (transfer(batch, 0 if together else position) for batch in _batches(form, readers))
-                    sample, chosen = self._gather(model, _telling(batches), Sample(self._count))
-                    if not sample.num_other_shapes:
-                        break
-                    for reader in readers.values():  # padded by their longest item: only together are all of one shape
-                        reader.batch_size = max(1, len(reader.indices))
-        return self._probe_set(sample, chosen)
+            with preserved_random_state(*copied.shared_generators, *hooks.shared_generators):
+                return self._probe_set(*self._gather_padded(model, lambda: map(transfer, read_batches(form, readers)), readers))
 
-    def _gather(self, model: nn.Module, batches: Iterable[Any], sample: Sample) -> tuple[Sample, ModelInput]:
+    def _gather_padded(
+        self, model: nn.Module, batches: Callable[[], Iterable[Any]], readers: dict[int, ItemReader]
+    ) -> tuple[Sample, ModelInput]:
+        """Gather items of batches; where batches are padded to different lengths, of all items in one batch."""
+
+        def gather(*, of_any_shape: bool) -> tuple[Sample, ModelInput]:
+            seed_everything(self._seed)
+            return self._gather(model, _telling(batches()), Sample(self._count), of_any_shape=of_any_shape)
+
+        sample, chosen = gather(of_any_shape=False)
+        if not sample.num_other_shapes:
+            return sample, chosen
+        sizes = {key: reader.batch_size for key, reader in readers.items()}
+        try:
+            for reader in readers.values():
+                reader.batch_size = len(reader.indices)
+            return gather(of_any_shape=True)
+        except _Unreadable:  # they cannot be collated together: those of the first one's shape are kept
+            for key, size in sizes.items():
+                readers[key].batch_size = size
+            return gather(of_any_shape=True)
+
+    def _gather(
+        self, model: nn.Module, batches: Iterable[Any], sample: Sample, *, of_any_shape: bool = True
+    ) -> tuple[Sample, ModelInput]:
         chosen: ModelInput | None = None
         for batch in batches:
             chosen = chosen or self._choose(model, batch)
             sample.add(*chosen.split(batch, model))
-            if sample.is_full or sample.num_other_shapes:
+            if sample.is_full or (sample.num_other_shapes and not of_any_shape):
                 break
         assert chosen is not None
         return sample, chosen
@@ -226,34 +255,3 @@ def _telling(batches: Iterable[Any]) -> Iterator[Any]:
         yield from batches
     except Exception as error:
         raise _Unreadable from error
-
-
-def _batches(form: Any, readers: dict[int, ItemReader]) -> Iterator[Any]:
-    """Yield batches of a loader, or lists and dicts of batches of several, until the first has no more."""
-    if isinstance(form, Mapping):
-        together = zip(*(_batches(part, readers) for part in form.values()), strict=False)
-        yield from (dict(zip(form, parts, strict=True)) for parts in together)
-    elif isinstance(form, (list, tuple)):
-        yield from map(list, zip(*(_batches(part, readers) for part in form), strict=False))
-    else:
-        yield from readers[id(form)].batches()
-
-
-def max_batches(trainer: Trainer, number: int, loader: DataLoader[Any], together: bool) -> float:
-    """Return the batches of a loader to which the Trainer is limited.
-
-    Args:
-        trainer: The Trainer.
-        number: Number of the loader among those of its kind.
-        loader: The loader.
-        together: Whether it is a loader of training.
-    """
-    if together:
-        counts, limit = [trainer.num_training_batches] * (number + 1), trainer.limit_train_batches
-    elif trainer.testing:
-        counts, limit = trainer.num_test_batches, trainer.limit_test_batches
-    else:
-        counts, limit = trainer.num_val_batches, trainer.limit_val_batches
-    if number < len(counts) and counts[number] > 0:
-        return float(counts[number])
-    return limit if isinstance(limit, int) else math.floor(limit * len(loader))

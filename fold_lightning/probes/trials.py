@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica, forward_function
-from fold_lightning.activations.inspection import InputsRefused, record_pass
+from fold_lightning.activations.inspection import InputsRefused, StructurePass, record_pass
 from fold_lightning.probes.batch_parts import Path, part_at, parts_of, tensors_by_path
 from fold_lightning.probes.candidates import Candidate, candidates
 from fold_lightning.probes.classes import logits_in
@@ -32,7 +34,7 @@ class Trial:
         held_paths: Paths in the batch to the tensors that are held.
         num_outputs: Numbers that the model returned for an input; None if it returned no tensor (B, C).
         refusal: Why it failed; "" if the model took it.
-        meets_activations: Whether the pass met activations that depend on the tensor.
+        is_clear: Whether activations depend on the tensor, row by row, so that no other call needs to be tried.
     """
 
     candidate: Candidate
@@ -41,11 +43,11 @@ class Trial:
     held_paths: tuple[Path, ...] = ()
     num_outputs: int | None = None
     refusal: str = ""
-    meets_activations: bool = False
+    is_clear: bool = False
 
 
 def try_candidates(model: nn.Module, batch: Any, forward: Forward) -> tuple[list[Trial], Trial | None]:
-    """Try calls until one meets activations, and return all that were tried and the chosen one, if the model took any."""
+    """Try calls until one is clear, and return all that were tried and the chosen one, if the model took any."""
     tried: list[Trial] = []
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     switch = _Switch(forward)
@@ -53,11 +55,12 @@ def try_candidates(model: nn.Module, batch: Any, forward: Forward) -> tuple[list
     found = list(candidates(model, batch, forward))
     if not found:
         return [], None
-    with evaluate_on_replica(model, torch.empty(0, device=device), through) as replica:
+    with evaluate_on_replica(model, torch.empty(0, device=device), through) as replica, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # measuring warns again
         for candidate in found:
             trial = _try(model, replica, switch, candidate, batch, device)
             tried.append(trial)
-            if trial.meets_activations:
+            if trial.is_clear:
                 return tried, trial
     return tried, next((trial for trial in tried if not trial.refusal), None)
 
@@ -97,14 +100,17 @@ def _try(model: nn.Module, replica: Replica, switch: _Switch, candidate: Candida
         switch.call = call = HeldCall(call.held, call.path, call.rows, call.style, call.method, embedding.path)
         rows = embed(model, embedding.path, rows)
     path = None if call is None else call.embedding
+    trial = partial(Trial, candidate, call, path, held_paths)
+    num_outputs: int | None = None
     try:
-        found = record_pass(replica, rows[:2])
-        record_pass(replica, rows)
+        two = record_pass(replica, rows[:2])
+        num_outputs = _num_outputs(switch.output, 2)
+        three = record_pass(replica, rows)
     except InputsRefused as error:
         return Trial(candidate, refusal=_reason(error))
     except ValueError:  # the model takes it, and measuring it says why it cannot be measured
-        return Trial(candidate, call, path, held_paths, meets_activations=True)
-    return Trial(candidate, call, path, held_paths, _num_outputs(switch.output, 3), meets_activations=bool(found.met))
+        return trial(num_outputs, is_clear=True)
+    return trial(num_outputs, is_clear=bool(two.met) and all(_has_rows(name, two, three) for name in two.met))
 
 
 def _held_call(candidate: Candidate, batch: Any, method: str | None) -> tuple[HeldCall, tuple[Path, ...]]:
@@ -146,6 +152,14 @@ def _embedding_of(replica: Replica, ids: Tensor) -> _Embedding:
     if len(paths) == 1:
         return _Embedding(paths[0])
     return _Embedding(refusal=f"{len(paths)} modules embed it ({', '.join(paths)})" if paths else reason)
+
+
+def _has_rows(layer: str, two: StructurePass, three: StructurePass) -> bool:
+    """Return whether a layer grows from two rows to three: a model that takes two views also takes a tensor, as two rows."""
+    if layer not in three.met:
+        return False
+    small, large = two.met[layer][1].shape, three.met[layer][1].shape
+    return len(small) == len(large) and any(3 * a == 2 * b for a, b in zip(small, large, strict=True))
 
 
 def _num_outputs(output: Any, num_rows: int) -> int | None:
