@@ -185,7 +185,9 @@ def test_only_one_number_per_class_says_classes(output: Any, num_classes: int, e
     assert (None if found is None else found.tolist()) == expected
 
 
-@pytest.mark.parametrize(("features", "subspace", "dimension"), [(3, "auto", 3), (20, "auto", 2), (20, "whole", 20), (20, 5, 5)])
+@pytest.mark.parametrize(
+    ("features", "subspace", "dimension"), [(3, "auto", 3), (20, "auto", 2), (20, "whole", 20), (20, 5, 5)]
+)
 def test_regions_of_few_features_are_whole(features: int, subspace: Any, dimension: int) -> None:
     faces = FaceProbes.around(torch.zeros(10, features), 64, subspace)
     directions = faces.directions(10)

@@ -27,10 +27,8 @@ def parts_of(value: Any) -> dict[Any, Any] | None:
         return None
     if isinstance(value, Mapping):
         return dict(value)
-    if hasattr(value, "_asdict"):
-        return dict(value._asdict())
     if isinstance(value, (tuple, list)):
-        return dict(enumerate(value))
+        return dict(value._asdict()) if hasattr(value, "_asdict") else dict(enumerate(value))
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
     if _is_read_by_key(value):
@@ -80,8 +78,6 @@ def replace_tensors(value: Any, replacement: Callable[[Path, Tensor], Any], path
 def _with_parts(value: Any, parts: dict[Any, Any]) -> Any:
     if type(value) in (dict, list, tuple):
         return parts if type(value) is dict else type(value)(parts.values())
-    if hasattr(value, "_make"):
-        return value._make(parts.values())
     if isinstance(value, tuple):
         return tuple.__new__(type(value), parts.values())
     made = copy.copy(value)
@@ -113,9 +109,10 @@ def code_for(batch: Any, path: Path) -> str:
     """
     code = "batch"
     for key in path:
-        is_attribute = not isinstance(batch, Mapping) and isinstance(key, str) and not _is_read_by_key(batch)
+        parts = parts_of(batch) or {}
+        is_attribute = key in parts and isinstance(key, str) and not isinstance(batch, Mapping) and not _is_read_by_key(batch)
         code += f".{key}" if is_attribute else f"[{key!r}]"
-        batch = (parts_of(batch) or {}).get(key)
+        batch = parts.get(key)
     return code
 
 
