@@ -62,7 +62,7 @@ class Reads(Callback):
         self.validates = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.validates = trainer.val_dataloaders is not None
+        self.validates = trainer.enable_validation
         loaders = trainer.val_dataloaders if self.validates else trainer.train_dataloader
         stage = trainer.state.stage
         self.probes = self.source.read(trainer, pl_module, loaders, together=not self.validates)
@@ -120,7 +120,7 @@ def test_probes_pass_the_hooks_of_a_validation_step(owner: str) -> None:
 
     class Data(LightningDataModule):
         calls = 0
-        train_dataloader = val_dataloader = lambda self: loader()  # noqa: E731
+        train_dataloader = val_dataloader = lambda self: loader()
         if owner == "data module":
             on_after_batch_transfer = Augments.on_after_batch_transfer
 
@@ -128,6 +128,27 @@ def test_probes_pass_the_hooks_of_a_validation_step(owner: str) -> None:
     model = fit(reads, data, model=Augments() if owner == "module" else Model())
     rows_of(reads.probes, 2 * X)
     assert (model if owner == "module" else data).calls == 20  # training's and validation's batches, not those of the probes
+
+
+@pytest.mark.parametrize("owner", ["trainer", "module", "data module"])
+def test_a_validation_that_never_comes_gives_its_items(owner: str) -> None:
+    class Loads(Model):
+        def val_dataloader(self) -> Any:
+            assert self.trainer.validating
+            return loader(x=X + torch.rand(()))
+
+    class Data(LightningDataModule):
+        train_dataloader = lambda self: loader(x=X - 9)  # noqa: E731
+        val_dataloader = lambda self: loader()  # noqa: E731
+
+    states = []
+    for reads in (None, Reads()):
+        train = Data() if owner == "data module" else loader(x=X - 9)
+        val = loader() if owner == "trainer" else None
+        fit(reads, train, val, Loads() if owner == "module" else None, check_val_every_n_epoch=5, limit_val_batches=2)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+    assert reads is not None and reads.probes is not None and len(reads.probes) == 40 and reads.probes.items.min() > -5
 
 
 @pytest.mark.parametrize("limit", [3, 0.3])

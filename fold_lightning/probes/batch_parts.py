@@ -33,7 +33,7 @@ def parts_of(value: Any) -> dict[Any, Any] | None:
         return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
     if _is_read_by_key(value):
         keys = value.keys() if callable(value.keys) else value.keys
-        return {key: value[key] for key in keys}
+        return {key: value[key] for key in sorted(keys, key=str)}  # torch_geometric gives them in any order
     attributes = {name: item for name, item in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
     return attributes if any(isinstance(item, Tensor) for item in attributes.values()) else None
 

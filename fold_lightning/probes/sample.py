@@ -17,6 +17,9 @@ class Sample:
         count: Most items to keep.
         max_bytes: Most bytes of items to keep; at least two items are kept.
 
+    Attributes:
+        num_other_shapes: Items that were left out since their shape or dtype is not that of the first.
+
     Example:
         >>> sample = Sample(count=3)
         >>> sample.add(torch.randn(2, 4), torch.tensor([0, 1]))
@@ -25,41 +28,43 @@ class Sample:
         (3, True, tensor([0, 1, 1]))
     """
 
-    def __init__(self, count: float, max_bytes: float = MAX_ITEM_BYTES) -> None:
+    def __init__(self, count: int, max_bytes: float = MAX_ITEM_BYTES) -> None:
         self._count, self._max_bytes = count, max_bytes
-        self._items: list[Tensor] = []
+        self._table: Tensor | None = None
         self._labels: list[Tensor | None] = []
+        self._num_items = 0
         self.num_other_shapes = 0
-        """Items that were left out since their shape is not that of the first."""
 
     def __len__(self) -> int:
-        return sum(map(len, self._items))
+        return self._num_items
 
     def add(self, items: Tensor, labels: Tensor | None) -> None:
         """Keep the first items (B, ...) of a batch, as many as are needed."""
-        items = items.detach().cpu()
-        if self._items and (items.shape[1:] != self._items[0].shape[1:] or items.dtype != self._items[0].dtype):
-            self.num_other_shapes += len(items)  # they fit into no table with the others
+        if self._table is None:
+            self._limit(items)
+            self._table = torch.empty(self._count, *items.shape[1:], dtype=items.dtype)
+        if items.shape[1:] != self._table.shape[1:] or items.dtype != self._table.dtype:
+            self.num_other_shapes += len(items)
             return
-        labels = None if labels is None else labels.detach().cpu()
-        items, labels = finite_items(items, labels)
-        self._limit(items)
-        room = self._count - len(self)
-        if room <= 0 or (len(items) == 0 and self._items):
-            return
-        room = int(min(room, len(items)))
-        self._items.append(items[:room].clone())
-        self._labels.append(None if labels is None else labels[:room].clone())
+        items, labels = finite_items(items.detach(), None if labels is None else labels.detach())
+        begin, end = self._num_items, min(self._num_items + len(items), self._count)
+        if begin < end:
+            self._table[begin:end] = items[: end - begin]
+            self._labels.append(None if labels is None else labels[: end - begin].cpu().clone())
+        self._num_items = end
 
     @property
     def is_full(self) -> bool:
         """Whether nothing more is kept."""
-        return len(self) >= self._count
+        return self._num_items >= self._count
 
     @property
     def items(self) -> Tensor:
         """The items (B, ...)."""
-        return torch.cat(self._items)
+        if self._table is None:
+            return torch.empty(0)
+        # A checkpoint of a part of a table would keep all of it.
+        return self._table if self.is_full else self._table[: self._num_items].clone()
 
     @property
     def labels(self) -> Tensor | None:
@@ -68,16 +73,22 @@ class Sample:
         return torch.cat(labels) if labels and len(labels) == len(self._labels) else None
 
     def _limit(self, items: Tensor) -> None:
-        if self._items or len(items) == 0 or self._count * items[0].nbytes <= self._max_bytes:
+        bytes_each = items[:1].nbytes
+        if self._count * bytes_each <= self._max_bytes:
             return
-        wanted, self._count = self._count, max(2, int(self._max_bytes // items[0].nbytes))
+        wanted, self._count = self._count, min(self._count, max(2, int(self._max_bytes // bytes_each)))
         rank_zero_info(
-            f"FoldingMonitor keeps {self._count} inputs instead of {wanted}: each takes {items[0].nbytes / 2**20:.3g} MiB, and at "
+            f"FoldingMonitor keeps {self._count} inputs instead of {wanted}: each takes {bytes_each / 2**20:.3g} MiB, and at "
             f"most {self._max_bytes / 2**20:.0f} MiB are kept."
         )
 
 
 def finite_items(items: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Return the items without NaN and infinite values, and their labels."""
-    good = torch.isfinite(items.flatten(1)).all(1) if items.dim() > 1 else torch.isfinite(items)
+    if not items.is_floating_point() or items.numel() == 0:
+        return items, labels
+    least, most = items.flatten(1).aminmax(dim=1) if items.dim() > 1 else (items, items)  # NaN is both
+    good = least.isfinite() & most.isfinite()
+    if bool(good.all()):
+        return items, labels
     return items[good], None if labels is None else labels[good.to(labels.device)]

@@ -25,6 +25,7 @@ from fold_lightning.probes.loaders import (
     max_batches,
     read_batches,
     seed_everything,
+    validation_loaders,
 )
 from fold_lightning.probes.model_input import ModelInput
 from fold_lightning.probes.probe_set import ProbeSet
@@ -71,7 +72,8 @@ class ProbeSource:
         Args:
             trainer: The Trainer, which stays as it is.
             model: The module that it trains, which stays as it is.
-            loaders: Loaders of a validation, of a test, or of training: one, or lists and dicts of them.
+            loaders: Loaders of a validation, of a test, or of training: one, or lists and dicts of them. None takes those of a
+                validation that the Trainer has not loaded yet.
             together: Whether each batch holds one of every loader, as in training.
 
         Returns:
@@ -88,6 +90,8 @@ class ProbeSource:
         elif self._kept is not None:
             found = self.from_stream(model)
         else:
+            if loaders is None and not together:
+                loaders = validation_loaders(trainer)
             found = self._from_loaders(trainer, model, loaders, together)
         seconds = time.perf_counter() - begin
         if found is not None and seconds > LONG_START:
@@ -154,7 +158,7 @@ class ProbeSource:
 
     def _from_user(self, model: nn.Module, batches: Iterator[Any], count: int) -> ProbeSet:
         with undisturbed():
-            sample, chosen = self._gather(model, batches, Sample(count, math.inf))
+            sample, chosen = self._gather(model, batches, Sample(count, max_bytes=math.inf))
         check_several(len(sample))
         return self._probe_set(sample, chosen)
 
