@@ -98,6 +98,18 @@ whole = Model(lambda net, batch: net(batch[0]))
 alone = Model(lambda net, x: net(x))
 nested = Model(lambda net, first, second: net(first["x"] + second))
 
+by_length = Model(lambda net, x, lengths: net(x * (torch.arange(4) < lengths[:, None])))
+scaled = Model(lambda net, batch: net(batch["x"] * batch["scale"] + batch["table"].sum(0)))
+
+
+def writes(net: nn.Module, batch: dict[str, Any]) -> Any:
+    mask = batch["mask"]
+    mask[mask == 0] = 0.5
+    batch.pop("y")
+    batch["x"] = batch["x"] * mask
+    return net(batch["x"])
+
+
 in_dict = {"x": X, "mask": MASK, "y": Y}
 masked: Callable[[nn.Module, Tensor], Any] = lambda model, x: model.net(x * MASK[:1])  # noqa: E731
 shifted: Callable[[nn.Module, Tensor], Any] = lambda model, x: model.net(x + Z[:1])  # noqa: E731
@@ -140,6 +152,28 @@ FORMS: dict[str, tuple[nn.Module, Any, Callable[[nn.Module, Tensor], Any], str, 
     "attributes": (by_attribute, SimpleNamespace(x=X, mask=MASK, y=Y), masked, "walks in `batch.x`, holds `batch.mask`", True),
     "by key and attribute": (by_attribute, Graphs(x=X, mask=MASK, y=Y), masked, "holds `batch['mask']`", True),
     "named tuple": (by_attribute, Named(X, MASK, Y), masked, "walks in `batch.x`, holds `batch.mask`", True),
+    "lengths": (
+        by_length,
+        {"lengths": torch.arange(B) % 3 + 2, "x": X, "y": Y},
+        lambda m, x: m.net(torch.cat([x[:, :2], 0 * x[:, 2:]], 1)),
+        "walks in `batch['x']`, holds `batch['lengths']`",
+        True,
+    ),
+    "tensors without rows": (
+        scaled,
+        {"x": X, "scale": torch.tensor(2.0), "table": torch.ones(3, 4), "y": Y, "names": ["a"] * B},
+        lambda m, x: m.net(2 * x + 3),
+        "holds `batch['scale']`, `batch['table']`",
+        True,
+    ),
+    "writes into its batch": (
+        Model(writes),
+        in_dict,
+        lambda m, x: m.net(x * (MASK[:1] + 1) / 2),
+        "walks in `batch['x']`, holds `batch['mask']`",
+        True,
+    ),
+    "something between": (with_a_default, (X, None, Y), plain, "", True),
     "double": (by_key, {"x": X.double(), "mask": MASK, "y": Y}, masked, "holds `batch['mask']`", True),
 }
 
@@ -320,6 +354,27 @@ def test_a_choice_travels_to_other_processes(form: str) -> None:
     assert other.batch_to_inputs is chosen.batch_to_inputs
     walks = [segment_walks(model, X[:4], X[4:], forward=one.forward) for one in (chosen, other)]
     assert torch.equal(walks[0].position, walks[1].position)
+
+
+def test_what_is_held_stays_as_it_is() -> None:
+    model = Model(writes).eval()
+    chosen = ModelInput.choose(model, in_dict)
+    before = [tensor.clone() for tensor in chosen.held_tensors()]
+    assert callable(chosen.forward)
+    chosen.forward(model, X)
+    assert all(map(torch.equal, before, chosen.held_tensors())) and len(before) == 3
+    other = chosen.with_held([part + 1 for part in before])
+    assert not torch.equal(other.forward(model, X), chosen.forward(model, X))
+
+
+def test_a_module_without_a_forward_is_refused_by_the_names_of_its_parts() -> None:
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+
+    with pytest.raises(ValueError, match=r"missing the required \"forward\".*the name of a submodule \('encoder'\)"):
+        ModelInput.choose(Steps(), (X, Y))
 
 
 def test_a_batch_of_another_form_is_refused_by_name() -> None:

@@ -339,6 +339,25 @@ def test_probes_of_a_stream_are_made_again_of_plain_tensors() -> None:
     assert torch.equal(*walks)
 
 
+def test_probes_travel_to_other_processes() -> None:
+    class Unpacks(Model):
+        def split(self, batch: Any) -> Any:
+            return batch["a"], batch["b"]
+
+    def to_inputs(batch: Any) -> Any:
+        return batch["a"], batch["b"]
+
+    model = Unpacks()
+    sources = [ProbeSource(20, 0, batch_to_inputs=to_inputs, forward=lambda model, x: model.net(x)) for _ in range(2)]
+    trainer: Any = None
+    sources[0].collect(trainer, model, {"a": X[:20], "b": Y[:20]})
+    probes = sources[0].from_stream(model)
+    assert probes is not None
+    other = sources[1].attach(pickle.loads(pickle.dumps(probes)))
+    assert other.fingerprint == probes.fingerprint and callable(other.model_input.forward)
+    assert torch.equal(other.model_input.split({"a": X, "b": Y})[0], X)
+
+
 def test_what_a_stream_holds_is_refused_when_it_is_asked_for() -> None:
     source = ProbeSource(20, 0)
     trainer: Any = None

@@ -51,9 +51,11 @@ class HeldCall:
             return inputs
         dtype = inputs.dtype if tensor.is_floating_point() and inputs.is_floating_point() else tensor.dtype
         tensor = tensor.to(inputs.device, dtype)
+        if path in self.rows:
+            tensor = tensor.expand(len(inputs), *tensor.shape[1:])
+        tensor = tensor.clone()  # a model may write into what it gets
         if path not in self.rows:
             return tensor
-        tensor = tensor.expand(len(inputs), *tensor.shape[1:])
         # The mark lets the rows grow with a batch that grows inside.
         return mark_rows(tensor, constant=True) if has_input_rows(inputs) else tensor
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,18 @@ from fold_lightning.probes.batch_transfer import validation_stage
 
 DEFAULT_BATCH_SIZE = 32
 """Items that are collated together where a loader does not say how many."""
+
+
+class Unreadable(Exception):
+    """Items cannot be read by index; the cause says why."""
+
+
+def raising_unreadable(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield batches, and raise `Unreadable` for whatever fails in reading them."""
+    try:
+        yield from batches
+    except Exception as error:
+        raise Unreadable from error
 
 
 def flat_loaders(loaders: Any) -> list[Any]:

@@ -174,7 +174,8 @@ def _refusal(model: nn.Module, batch: Any, trials: list[Trial]) -> str:
     module = original_module(model)
     parts = [name for name, part in module.named_children() if any(True for _ in part.parameters())]
     named = f" or the name of a submodule ({', '.join(map(repr, parts[:8]))})" if parts else ""
-    tried = "; ".join(f"`{trial.candidate.describe(batch)}`: {trial.refusal}" for trial in trials)
+    calls = [f"`{trial.candidate.describe(batch)}`: {trial.refusal}" for trial in trials]
+    tried = "; ".join(dict.fromkeys(calls))
     return (
         f"The model takes nothing of {describe_batch(batch)}. Tried: {tried}. Pass `batch_to_inputs=`, a function of the batch "
         "that returns the inputs, or (inputs, labels), and `forward=`, a function of the model and the inputs that calls the "

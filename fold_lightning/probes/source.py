@@ -19,10 +19,12 @@ from fold_lightning.probes.batches import BatchToInputs
 from fold_lightning.probes.classes import without_targets
 from fold_lightning.probes.loaders import (
     ItemReader,
+    Unreadable,
     first_map_style,
     flat_loaders,
     is_read_by_index,
     max_batches,
+    raising_unreadable,
     read_batches,
     seed_everything,
     validation_loaders,
@@ -171,7 +173,7 @@ class ProbeSource:
                 continue
             try:
                 return self._read(trainer, model, loaders, form, together)
-            except _Unreadable as error:
+            except Unreadable as error:
                 may_pass = True
                 rank_zero_info(
                     "FoldingMonitor takes the first inputs that pass: the data set can't be read by index here "
@@ -207,7 +209,7 @@ class ProbeSource:
                 number = 0 if together else next(i for i, other in enumerate(flat_loaders(loaders)) if other is wanted[0])
                 transfer = batch_transfer(trainer, model, hooks, number)
             except Exception as error:
-                raise _Unreadable from error
+                raise Unreadable from error
             with preserved_random_state(*copied.shared_generators, *hooks.shared_generators):
                 return self._probe_set(*self._gather_padded(model, lambda: map(transfer, read_batches(form, readers)), readers))
 
@@ -218,7 +220,7 @@ class ProbeSource:
 
         def gather(*, of_any_shape: bool) -> tuple[Sample, ModelInput]:
             seed_everything(self._seed)
-            return self._gather(model, _telling(batches()), Sample(self._count), of_any_shape=of_any_shape)
+            return self._gather(model, raising_unreadable(batches()), Sample(self._count), of_any_shape=of_any_shape)
 
         sample, chosen = gather(of_any_shape=False)
         if not sample.num_other_shapes:
@@ -228,7 +230,7 @@ class ProbeSource:
             for reader in readers.values():
                 reader.batch_size = len(reader.indices)
             return gather(of_any_shape=True)
-        except _Unreadable:  # they cannot be collated together: those of the first one's shape are kept
+        except Unreadable:  # they cannot be collated together: those of the first one's shape are kept
             for key, size in sizes.items():
                 readers[key].batch_size = size
             return gather(of_any_shape=True)
@@ -247,15 +249,3 @@ class ProbeSource:
 
     def _probe_set(self, sample: Sample, chosen: ModelInput, *, is_stream: bool = False) -> ProbeSet:
         return ProbeSet(sample.items, without_targets(sample.labels, chosen.num_outputs), chosen, is_stream)
-
-
-class _Unreadable(Exception):
-    """Items cannot be read by index; the cause says why."""
-
-
-def _telling(batches: Iterable[Any]) -> Iterator[Any]:
-    """Yield batches; what fails in reading them is `_Unreadable`."""
-    try:
-        yield from batches
-    except Exception as error:
-        raise _Unreadable from error
