@@ -378,6 +378,15 @@ def test_the_users_probes_come_first(probes: Any) -> None:
     assert reads.probes is not None and not reads.probes.is_stream
 
 
+def test_the_users_tensors_are_not_unpacked_and_their_labels_are_classes() -> None:
+    reads = Reads(5, probes=(X, torch.arange(200)), batch_to_inputs=lambda batch: (batch[0] + 1, batch[1]))
+    fit(reads, loader())
+    assert rows_of(reads.probes, X, torch.arange(200)) == list(range(200))
+    reads = Reads(50, probes=TensorDataset(X, Y), batch_to_inputs=lambda batch: (batch[0] + 1, batch[1]))
+    fit(reads, loader())
+    assert len(rows_of(reads.probes, X + 1)) == 50
+
+
 def test_a_users_tensor_is_taken_whole_and_without_labels() -> None:
     reads = Reads(5, probes=X)
     fit(reads, loader())

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import Tensor
+from torch import Tensor, nn
 
 from fold_lightning.activations.replica import ModelCopy
 from fold_lightning.activations.structural_copy import StructuralCopy
@@ -36,7 +36,7 @@ class HookCopy(ModelCopy):
         device: Device of the module's own tensors; others stay where they are.
     """
 
-    def __init__(self, module: LightningModule, device: torch.device) -> None:
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
         super().__init__(module, device, None)
 
     def _tensor(self, value: Tensor) -> Tensor:

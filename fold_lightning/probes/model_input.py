@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fold_lightning.activations.evaluation import Forward, preserved_random_state, undisturbed
@@ -17,7 +16,7 @@ from fold_lightning.probes.batches import HINT, BatchToInputs, label_path
 from fold_lightning.probes.classes import as_classes
 from fold_lightning.probes.held_call import HeldCall
 from fold_lightning.probes.token_embedding import embed
-from fold_lightning.probes.trials import Trial, try_candidates
+from fold_lightning.probes.trials import Trial, device_of, try_candidates
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,11 +151,6 @@ def unpack(batch: Any, batch_to_inputs: BatchToInputs | None, model: nn.Module |
         except Exception:  # a batch that cannot be copied is trusted to be read only
             return function(batch)
         return function(batch)
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return the device of a model's first parameter."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def _describe(batch: Any, chosen: Trial, labels: Path | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -33,7 +33,8 @@ from fold_lightning.probes.model_input import ModelInput
 from fold_lightning.probes.probe_set import ProbeSet
 from fold_lightning.probes.sample import Sample
 from fold_lightning.probes.segments import check_several
-from fold_lightning.probes.user_probes import user_batches
+from fold_lightning.probes.trials import device_of
+from fold_lightning.probes.user_probes import is_tensors, user_batches
 
 LONG_START = 5.0
 """Seconds of reading after which the user is told, once, how long the start took."""
@@ -87,8 +88,7 @@ class ProbeSource:
         """
         begin = time.perf_counter()
         if self._probes is not None:
-            batches, count = user_batches(self._probes, self._count, self._seed)
-            found: ProbeSet | None = self._from_user(model, batches, count)
+            found: ProbeSet | None = self._from_user(model)
         elif self._kept is not None:
             found = self.from_stream(model)
         else:
@@ -155,14 +155,19 @@ class ProbeSource:
         chosen = probes.model_input.with_callables(self._batch_to_inputs, self._forward)
         return ProbeSet(probes.items, probes.labels, chosen, probes.is_stream)
 
-    def _choose(self, model: nn.Module, batch: Any) -> ModelInput:
-        return ModelInput.choose(model, batch, batch_to_inputs=self._batch_to_inputs, forward=self._forward)
+    def _choose(self, model: nn.Module, batch: Any, *, unpacks: bool = True) -> ModelInput:
+        function = self._batch_to_inputs if unpacks else None
+        return ModelInput.choose(model, batch, batch_to_inputs=function, forward=self._forward)
 
-    def _from_user(self, model: nn.Module, batches: Iterator[Any], count: int) -> ProbeSet:
-        with undisturbed():
-            sample, chosen = self._gather(model, batches, Sample(count, max_bytes=math.inf))
+    def _from_user(self, model: nn.Module) -> ProbeSet:
+        copied = HookCopy(model, device_of(model))
+        batches, count = user_batches(self._probes, self._count, self._seed, copied)
+        with undisturbed(), preserved_random_state(*copied.shared_generators):
+            seed_everything(self._seed)
+            unpacks = not is_tensors(self._probes)
+            sample, chosen = self._gather(model, batches, Sample(count, max_bytes=math.inf), unpacks=unpacks)
         check_several(len(sample))
-        return self._probe_set(sample, chosen)
+        return self._probe_set(sample, chosen) if unpacks else ProbeSet(sample.items, sample.labels, chosen)
 
     def _from_loaders(self, trainer: Trainer, model: LightningModule, loaders: Any, together: bool) -> ProbeSet | None:
         odd: Exception | None = None
@@ -236,11 +241,11 @@ class ProbeSource:
             return gather(of_any_shape=True)
 
     def _gather(
-        self, model: nn.Module, batches: Iterable[Any], sample: Sample, *, of_any_shape: bool = True
+        self, model: nn.Module, batches: Iterable[Any], sample: Sample, *, of_any_shape: bool = True, unpacks: bool = True
     ) -> tuple[Sample, ModelInput]:
         chosen: ModelInput | None = None
         for batch in batches:
-            chosen = chosen or self._choose(model, batch)
+            chosen = chosen or self._choose(model, batch, unpacks=unpacks)
             sample.add(*chosen.split(batch, model))
             if sample.is_full or (sample.num_other_shapes and not of_any_shape):
                 break

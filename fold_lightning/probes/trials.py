@@ -49,7 +49,7 @@ class Trial:
 def try_candidates(model: nn.Module, batch: Any, forward: Forward) -> tuple[list[Trial], Trial | None]:
     """Try calls until one is clear, and return all that were tried and the chosen one, if the model took any."""
     tried: list[Trial] = []
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     switch = _Switch(forward)
     through = forward if callable(forward) else switch
     found = list(candidates(model, batch, forward))
@@ -63,6 +63,11 @@ def try_candidates(model: nn.Module, batch: Any, forward: Forward) -> tuple[list
             if trial.is_clear:
                 return tried, trial
     return tried, next((trial for trial in tried if not trial.refusal), None)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's first parameter."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 class _Switch:

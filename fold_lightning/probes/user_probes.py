@@ -14,24 +14,23 @@ from fold_lightning.probes.classes import as_classes
 from fold_lightning.probes.loaders import DEFAULT_BATCH_SIZE, ItemReader, choose_items
 
 
-def user_batches(probes: Any, count: int, seed: int) -> tuple[Iterator[Any], int]:
+def user_batches(probes: Any, count: int, seed: int, copied: StructuralCopy) -> tuple[Iterator[Any], int]:
     """Return batches of the user's probes, and the number of probes in all.
 
     Args:
         probes: Inputs (B, ...), a pair of inputs and labels, or a map-style data set.
         count: Items to read of a data set.
         seed: Seed of their choice.
+        copied: Makes the copy of a data set that is read in its stead.
 
     Raises:
         TypeError: If it is none of these.
         ValueError: If labels are no classes.
     """
     check_user_probes(probes)
-    if isinstance(probes, Tensor):
-        return iter([probes]), len(probes)
-    if _is_pair(probes):
-        return iter([tuple(probes)]), len(probes[0])
-    dataset = StructuralCopy()(probes)
+    if is_tensors(probes):
+        return iter([probes]), len(probes if isinstance(probes, Tensor) else probes[0])
+    dataset = copied(probes)
     reader = ItemReader(dataset, default_collate, choose_items(range(len(dataset)), count, seed), DEFAULT_BATCH_SIZE)
     return reader.batches(), len(reader.indices)
 
@@ -56,6 +55,11 @@ def check_user_probes(probes: Any) -> None:
         raise TypeError(
             f"`probes` must be inputs (B, ...), a pair of inputs and labels, or a map-style dataset, got {type(probes).__name__}."
         )
+
+
+def is_tensors(probes: Any) -> bool:
+    """Return whether probes are inputs, or inputs and labels, which are taken as they are: all of them, and not unpacked."""
+    return isinstance(probes, Tensor) or _is_pair(probes)
 
 
 def _is_pair(probes: Any) -> bool:
