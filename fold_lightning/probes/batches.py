@@ -1,4 +1,4 @@
-"""The inputs and labels of a batch, told from its form alone."""
+"""The inputs and labels of a batch, found by its form alone."""
 
 from __future__ import annotations
 

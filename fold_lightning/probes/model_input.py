@@ -33,6 +33,7 @@ class ModelInput:
         text: `describe()`.
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Linear(3, 8), nn.ReLU())
         >>> chosen = ModelInput.choose(model, {"image": torch.randn(4, 3), "label": torch.arange(4)})
         >>> items, labels = chosen.split({"image": torch.zeros(2, 3), "label": torch.tensor([0, 1])})
@@ -55,9 +56,10 @@ class ModelInput:
         """Choose how a model takes a batch, by trying it on a replica of the model.
 
         Tensors are tried in the order of `input_paths`: those named like inputs, then those of two or more dimensions, then
-        others; masks, weights and lengths last, labels never. Each is tried alone, in the parts of the batch that hold it, with
-        their entries as keywords, and as positional arguments. The first call that meets activations which depend on the tensor
-        is taken; if none does, the first call that the model takes.
+        others; masks, weights and lengths last, labels never. Each is tried with entries of its part as keywords, where two or
+        more have names of the model's parameters; alone; in the parts of the batch that hold it, innermost first; with their
+        entries as any keywords; and with their entries as positional arguments. The first call that meets activations which
+        depend on the tensor, row by row, is taken; if none does, the first call that the model takes.
 
         Args:
             model: The user's model, which stays as it is.

@@ -37,7 +37,7 @@ from fold_lightning.probes.trials import device_of
 from fold_lightning.probes.user_probes import is_tensors, user_batches
 
 LONG_START = 5.0
-"""Seconds of reading after which the user is told, once, how long the start took."""
+"""Seconds of reading after which a message says, once, how long the start took."""
 
 
 class ProbeSource:
