@@ -1,17 +1,29 @@
-"""Which inputs a monitor looks at."""
+"""Class labels, segments between them, and the regions whose faces are counted."""
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 from collections import Counter, namedtuple
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch import Tensor
 
-from fold_lightning.probes import draw_segments, first_map_style, gather_inputs, split_batch
+from fold_lightning.probes import FaceProbes, check_face_subspace, draw_segments, predicted_classes, split_batch
+from fold_lightning.probes.classes import without_targets
 
 X, Y = torch.randn(4, 3), torch.tensor([0, 1, 1, 0])
 Named = namedtuple("Named", "x y")
+
+
+@dataclass(frozen=True)
+class Item:
+    image: Tensor
+    label: Tensor
 
 
 @pytest.mark.parametrize(
@@ -21,7 +33,15 @@ Named = namedtuple("Named", "x y")
         ((X, Y), True),
         ([X, Y], True),
         ((X, Y, "extra"), True),
+        ((X, "extra", Y), True),
+        ((X, X, Y), True),  # a second table is no label
+        (([X, X], Y, "name"), True),
+        (({"x": X}, (Y, X[:, 0])), True),
+        (({"x": X}, {"target": Y}), True),
+        (({"mask": 0 * X, "x": X}, (X[:, 0], Y)), False),  # a regression with weights
         (Named(X, Y), True),
+        (Item(X, Y), True),
+        (SimpleNamespace(x=X, y=Y), True),
         ({"x": X, "y": Y}, True),
         ({"x": X}, False),
         ((X,), False),
@@ -50,50 +70,137 @@ def test_a_batch_without_inputs_says_what_to_do(batch: object) -> None:
     assert split_batch(batch, lambda _: (X, Y))[1] is Y
 
 
-def test_segments_are_spread_evenly_over_ordered_pairs_of_classes() -> None:
+@pytest.mark.parametrize(("classes", "count"), [(2, 64), (3, 66), (9, 72), (10, 90), (11, 110)])
+def test_the_default_count_is_raised_so_that_each_pair_has_equally_many(classes: int, count: int) -> None:
+    labels = torch.arange(40 * classes) % classes
+    segments = draw_segments(labels, len(labels), count=64)
+    pairs = Counter(zip(segments.start_class.tolist(), segments.end_class.tolist(), strict=True))
+    assert len(segments) == count and len(pairs) == classes * (classes - 1) and len(set(pairs.values())) == 1
+    assert torch.equal(labels[segments.start], segments.start_class)
+    assert torch.equal(labels[segments.end], segments.end_class)
+
+
+def test_many_pairs_share_the_segments() -> None:
+    segments = draw_segments(torch.arange(1000) % 12, 1000, count=64)
+    assert segments.describe() == "64 segments, 1 for each of 64 of 132 ordered pairs of 12 classes"
+    segments = draw_segments(torch.arange(1000) % 12, 1000, count=200)
+    assert segments.describe() == "200 segments, 1 to 2 for each of 132 of 132 ordered pairs of 12 classes"
+
+
+def test_each_pair_gets_as_many_as_are_asked_for() -> None:
     labels = torch.tensor([5] * 50 + [2] * 5 + [9])
-    segments = draw_segments(torch.arange(56.0)[:, None], labels, 60, seed=0)
+    segments = draw_segments(labels, 56, count=64, per_pair=10)
     pairs = Counter(zip(segments.start_class.tolist(), segments.end_class.tolist(), strict=True))
     assert len(pairs) == 6 and set(pairs.values()) == {10}
-    assert torch.equal(labels[segments.start.long().squeeze(1)], segments.start_class)
-    assert torch.equal(labels[segments.end.long().squeeze(1)], segments.end_class)
+    assert len(draw_segments(torch.arange(1000) % 100, 1000, count=64, per_pair=3)) == 29_700
+    with pytest.raises(ValueError, match=r"2 segments for each of 999000 .* leave `segments_per_pair` out"):
+        draw_segments(torch.arange(1000), 1000, count=64, per_pair=2)
 
 
-def test_what_is_said_of_segments_counts_all_classes_there_are() -> None:
-    labels = torch.arange(1000) % 100
-    segments = draw_segments(torch.randn(1000, 2), labels, 64, seed=0)
-    assert segments.describe() == "64 segments, 1 for each of 64 of 9900 ordered pairs of 100 classes"
-    assert len(draw_segments(torch.randn(1000, 2), labels, 64, seed=0, per_pair=3)) == 29_700
+def test_a_million_classes_cost_nothing() -> None:
+    labels = torch.arange(1_000_000)
+    draw_segments(labels[:100], 100, count=64)
+    tracemalloc.start()
+    begin = time.perf_counter()
+    segments = draw_segments(labels, len(labels), count=64)
+    between = segments.between_classes()
+    text = segments.describe()
+    assert time.perf_counter() - begin < 3
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+    assert text == "64 segments, 1 for each of 64 of 999999000000 ordered pairs of 1000000 classes"
+    assert between is not None and (between.start != between.end).all()
 
 
-@pytest.mark.parametrize("labels", [None, torch.zeros(7).long()])
-def test_without_two_classes_segments_go_between_any_two_different_inputs(labels: torch.Tensor | None) -> None:
-    segments = draw_segments(torch.arange(7.0)[:, None], labels, 200, seed=0)
-    assert (segments.start != segments.end).all()
-    assert segments.start_class is None
-    assert set(segments.start.flatten().tolist()) == set(range(7))
+def test_draws_repeat_with_their_seed_alone() -> None:
+    labels = torch.arange(300) % 20
+    one, same, other = (draw_segments(labels, 300, count=64, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(one.start, same.start) and torch.equal(one.end, same.end)
+    assert not torch.equal(one.start, other.start)
+
+
+@pytest.mark.parametrize("labels", [None, torch.zeros(7).long(), torch.tensor([3, -100, -100, -100, 3, 3, -1])])
+def test_without_two_classes_segments_go_between_any_two_different_inputs(labels: Tensor | None) -> None:
+    segments = draw_segments(labels, 7, count=200)
+    assert len(segments) == 200 and (segments.start != segments.end).all()
+    assert segments.start_class is None and segments.between_classes() is None
+    assert set(segments.start.tolist()) == set(range(7))
+    assert segments.describe() == "200 segments between random inputs, without classes"
+
+
+def test_inputs_with_a_negative_label_have_no_class() -> None:
+    labels = torch.tensor([-100, 0, 1, -100, 1, 0, -1])
+    segments = draw_segments(labels, 7, count=64)
+    assert set(segments.start.tolist()) | set(segments.end.tolist()) == {1, 2, 4, 5}
+    assert segments.classes.tolist() == [0, 1]
 
 
 def test_one_input_makes_no_segment() -> None:
     with pytest.raises(ValueError, match="at least 2 inputs"):
-        draw_segments(X[:1], None, 4, seed=0)
+        draw_segments(None, 1, count=4)
 
 
-def test_the_first_loader_that_can_be_read_by_index_is_found() -> None:
-    class Stream(IterableDataset[torch.Tensor]):
-        def __iter__(self) -> object:
-            return iter(X)
-
-    good = DataLoader(TensorDataset(X, Y), batch_size=2)
-    assert first_map_style(good) is good
-    assert first_map_style([DataLoader(Stream()), {"a": good}]) is good
-    assert first_map_style(DataLoader(Stream())) is None
-    assert first_map_style(DataLoader(TensorDataset(X), batch_size=None)) is None
-    assert first_map_style([X, X]) is None
+def drawn(count: int, classes: int) -> Tensor:
+    return torch.randint(classes, (count,), generator=torch.Generator().manual_seed(0))
 
 
-def test_items_are_chosen_by_seed_and_without_repetition() -> None:
-    dataset = TensorDataset(torch.arange(100))
-    (ten,), (again,), (every,) = (gather_inputs(dataset, n, seed=1) for n in (10, 10, 1000))
-    assert torch.equal(ten, again) and len(ten.unique()) == 10
-    assert torch.equal(every.sort().values, torch.arange(100))
+@pytest.mark.parametrize(
+    ("labels", "num_outputs", "are_classes"),
+    [
+        (drawn(1000, 10), None, True),
+        (drawn(1000, 1000), None, True),  # ImageNet
+        (drawn(1000, 21_000), None, False),
+        (drawn(1000, 21_000), 21_841, True),  # each is an output of the model
+        (drawn(1000, 10**9), 1, False),  # prices
+        (torch.arange(500), None, False),  # numbers of the inputs
+        (torch.arange(20), None, True),  # too few to tell
+        (torch.where(torch.arange(1000) % 2 == 0, -100, drawn(1000, 10)), None, True),
+        (torch.full((1000,), -100), None, True),
+    ],
+)
+def test_integers_that_hardly_repeat_are_no_classes(labels: Tensor, num_outputs: int | None, are_classes: bool) -> None:
+    assert (without_targets(labels, num_outputs) is not None) == are_classes
+
+
+@pytest.mark.parametrize(
+    ("output", "num_classes", "expected"),
+    [
+        (torch.tensor([[0.0, 1.0, 0.5], [2.0, 0.0, 0.0]]), 3, [1, 0]),
+        (torch.zeros(2, 32), 4, None),  # an embedding
+        (torch.zeros(2, 3), 4, None),
+        (torch.tensor([[0.5], [-0.5]]), 2, [1, 0]),
+        (torch.tensor([0.5, -0.5]), 2, [1, 0]),
+        (torch.tensor([0.5, -0.5]), 3, None),
+        (torch.zeros(2, 1), 1, None),
+        ((torch.tensor([[0.0, 1.0]]), "hidden"), 2, [1]),
+        ({"logits": torch.tensor([[0.0, 1.0]]), "loss": 0}, 2, [1]),
+        (SimpleNamespace(logits=torch.tensor([[0.0, 1.0]])), 2, [1]),
+        (torch.zeros(2, 3, 8, 8), 3, None),
+        (torch.zeros(2, 3).long(), 3, None),
+        (None, 3, None),
+    ],
+)
+def test_only_one_number_per_class_says_classes(output: Any, num_classes: int, expected: list[int] | None) -> None:
+    found = predicted_classes(output, num_classes)
+    assert (None if found is None else found.tolist()) == expected
+
+
+@pytest.mark.parametrize(
+    ("features", "subspace", "dimension"), [(3, "auto", 3), (20, "auto", 2), (20, "whole", 20), (20, 5, 5)]
+)
+def test_regions_of_few_features_are_whole(features: int, subspace: Any, dimension: int) -> None:
+    faces = FaceProbes.around(torch.zeros(10, features), 64, subspace)
+    directions = faces.directions(10)
+    assert faces.num_regions == 10 and faces.dimension == dimension and f"2d = {2 * dimension};" in faces.describe()
+    assert directions is None if dimension == features else directions.shape == (10, dimension, features)
+
+
+@pytest.mark.parametrize("subspace", ["half", 0, True, 1.5, None])
+def test_a_subspace_is_a_word_or_an_integer(subspace: object) -> None:
+    with pytest.raises(ValueError, match="'auto', 'whole' or an integer of at least 1"):
+        check_face_subspace(subspace)
+
+
+def test_nested_dicts_are_searched_by_their_names() -> None:
+    inputs, labels = split_batch({"data": {"mask": 0 * X, "image": X, "target": Y}, "meta": {"weight": X}})
+    assert torch.equal(inputs, X) and labels is not None and torch.equal(labels, Y)

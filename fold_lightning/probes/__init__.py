@@ -1,26 +1,28 @@
 """Probes: the inputs at which a monitor looks, and the segments between them."""
 
-from fold_lightning.probes.batches import BatchToInputs, predicted_classes, split_batch
-from fold_lightning.probes.faces import FaceInputs, FaceProbes, FaceSubspace, check_face_arguments
-from fold_lightning.probes.gathering import Pool, ProbeSource, finite_inputs, first_map_style, gather_inputs, user_probes
-from fold_lightning.probes.of_a_run import Probes
-from fold_lightning.probes.segments import Segments, draw_segments
+from fold_lightning.probes.batches import BatchToInputs, split_batch
+from fold_lightning.probes.classes import predicted_classes
+from fold_lightning.probes.faces import FaceProbes, FaceSubspace, check_face_subspace
+from fold_lightning.probes.model_input import ModelInput
+from fold_lightning.probes.probe_set import ProbeSet
+from fold_lightning.probes.sample import finite_items
+from fold_lightning.probes.segments import BetweenClasses, Segments, draw_segments
+from fold_lightning.probes.source import ProbeSource
+from fold_lightning.probes.user_probes import check_user_probes
 
 __all__ = [
     "BatchToInputs",
-    "FaceInputs",
+    "BetweenClasses",
     "FaceProbes",
     "FaceSubspace",
-    "Pool",
+    "ModelInput",
+    "ProbeSet",
     "ProbeSource",
-    "Probes",
     "Segments",
-    "check_face_arguments",
+    "check_face_subspace",
+    "check_user_probes",
     "draw_segments",
-    "finite_inputs",
-    "first_map_style",
-    "gather_inputs",
+    "finite_items",
     "predicted_classes",
     "split_batch",
-    "user_probes",
 ]

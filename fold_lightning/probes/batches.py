@@ -1,130 +1,116 @@
-"""What a batch holds, and what a model says of it: inputs, class labels, predicted classes."""
+"""The inputs and labels of a batch, found by its form alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class")
+from fold_lightning.probes.batch_parts import (
+    Path,
+    describe_batch,
+    names_on,
+    part_at,
+    parts_of,
+    tensors_by_path,
+)
+from fold_lightning.probes.classes import as_classes
 
-INPUT_KEYS = ("input", "inputs", "image", "images", "img", "x", "features", "pixel_values")
+LABEL_NAMES = frozenset("label labels target targets y class classes cls".split())
+
+INPUT_NAMES = frozenset(
+    """input inputs image images img x features pixel_values data signal audio waveform input_values input_features
+    inputs_embeds input_ids token_ids tokens ids text""".split()
+)
+
+SIDE_NAMES = ("mask", "masks", "weight", "weights", "length", "lengths", "index", "idx", "position_ids")
+"""Ends of the names of tensors that accompany inputs: they are looked at last."""
 
 BatchToInputs = Callable[[Any], Any]
 
 
 def split_batch(batch: Any, batch_to_inputs: BatchToInputs | None = None) -> tuple[Tensor, Tensor | None]:
-    """The inputs (B, ...) of a batch, and its class labels (B,) if it has some.
+    """Return the inputs (B, ...) of a batch, and its class labels int64 (B,) or None.
 
-    Understood are a tensor, a tuple or list that begins with one (a second one is the labels), and a dict, of dicts too, or a
-    named tuple: its tensor under "image", "input", "x" or the like, else its first floating-point one that is no label, one of
-    two or more dimensions if it has some; labels under "label", "target", "y" or the like. Labels are classes if they are integers
-    or booleans (B,) or (B, 1), zeros and ones of any type, or one-hot (B, C); anything else, as in regression, is none.
+    A batch is a tensor, or a dict, tuple, list, named tuple, dataclass or object with tensors, nested or not. The inputs of a
+    tuple or list are in its first part. Among several floating-point tensors, one that is named like inputs ("x", "image", ...)
+    comes first, then one of two or more dimensions, then the first one; masks and weights come last. Labels are a tensor that is
+    named so ("y", "label", "target", ...), or the first one with a number per row after the first part of a tuple or list; they
+    are classes as of `as_classes`.
+
+    Args:
+        batch: The batch.
+        batch_to_inputs: Function of the batch that returns inputs or (inputs, labels).
 
     Raises:
         TypeError: If a batch has no floating-point tensor where inputs are expected.
 
     Example:
         >>> import torch
-        >>> inputs, labels = split_batch({"image": torch.zeros(2, 3), "label": torch.tensor([0, 1])})
+        >>> inputs, labels = split_batch(({"image": torch.zeros(2, 3)}, {"label": torch.tensor([0, 1])}))
         >>> inputs.shape, labels
         (torch.Size([2, 3]), tensor([0, 1]))
     """
     if batch_to_inputs is not None:
         batch = batch_to_inputs(batch)
-    inputs, labels = _parts(batch)
-    if not _is_inputs(inputs):
-        raise TypeError(
-            f"No inputs found in a batch of {_describe(batch)}: expected a floating-point tensor (B, ...), a tuple that begins "
-            "with one, or a dict with one. Pass `batch_to_inputs=`, a function of the batch that returns inputs or (inputs, labels). "
-            "Let it return images of integers as floats, in the range that the model takes: "
-            "`lambda batch: (batch[0].float() / 255, batch[1])`. Token ids have no straight segments between them: let it return "
-            "their embeddings, and pass `forward=` with the rest of the model."
-        )
-    return inputs, _classes(labels, len(inputs))
+    is_sequence = isinstance(batch, (tuple, list)) and not hasattr(batch, "_asdict")
+    paths = [path for path in input_paths(batch) if not is_sequence or path[0] == 0]
+    floating = [path for path in paths if part_at(batch, path).is_floating_point()]
+    if not floating:
+        raise TypeError(f"No inputs found in {describe_batch(batch)}: {HINT}")
+    inputs = part_at(batch, floating[0])
+    labels = label_path(batch, floating[0])
+    return inputs, None if labels is None else as_classes(part_at(batch, labels), len(inputs))
 
 
-def predicted_classes(output: Any) -> tuple[Tensor, int] | None:
-    """The class int64 (B,) that a model's output says for each input, and how many classes it knows; None if it says none.
+HINT = (
+    "expected a floating-point tensor (B, ...), a tuple that begins with one, or a dict with one. Pass `batch_to_inputs=`, a "
+    "function of the batch that returns inputs or (inputs, labels). Let it return images of integers as floats, in the range that "
+    "the model takes: `lambda batch: (batch[0].float() / 255, batch[1])`. Token ids are walked in their embedding where the model "
+    "has exactly one `nn.Embedding` that takes them; otherwise let it return their embeddings, and pass `forward=` with the rest "
+    "of the model."
+)
 
-    Understood are logits (B, C) of two or more classes (the largest), one logit (B,) or (B, 1) (its sign), a tuple that begins
-    with them, and a dict or object with `logits`.
 
-    Example:
-        >>> import torch
-        >>> predicted_classes(torch.tensor([[0.1, 0.7], [2.0, 1.0]]))
-        (tensor([1, 0]), 2)
+def input_paths(batch: Any) -> list[Path]:
+    """Return the paths to tensors that may be the inputs, likeliest first; labels are left out.
+
+    Those named like inputs come first, then those of two or more dimensions, then others; masks, weights and lengths come last.
+    Otherwise the order is the batch's.
     """
-    if isinstance(output, Mapping):
-        output = output.get("logits")
-    elif isinstance(output, (tuple, list)):
-        output = output[0] if output else None
-    output = getattr(output, "logits", output)
-    if not isinstance(output, Tensor) or not output.is_floating_point():
-        return None
-    if output.dim() == 2 and output.shape[1] > 1:
-        return output.argmax(1), output.shape[1]
-    return ((output.flatten() > 0).long(), 2) if output.dim() in (1, 2) else None
+    found = [
+        (_rank(path, tensor), path)
+        for path, tensor in tensors_by_path(batch)
+        if tensor.dim() > 0 and not tensor.is_complex() and not names_on(path) & LABEL_NAMES
+    ]
+    return [path for _, path in sorted(found, key=lambda item: item[0])]
 
 
-def _parts(batch: Any) -> tuple[Any, Any]:
-    """What seem to be the inputs and the labels."""
-    if isinstance(batch, Mapping):
-        return _by_name(batch)
-    if not isinstance(batch, Sequence) or isinstance(batch, str):
-        return batch, None
-    first, second = (*batch, None, None)[:2]
-    if not hasattr(batch, "_asdict"):
-        return first, second
-    inputs, labels = _by_name(batch._asdict())
-    return inputs, second if labels is None and inputs is first else labels
+def _rank(path: Path, tensor: Tensor) -> tuple[bool, bool, bool]:
+    is_side = bool(path) and str(path[-1]).lower().endswith(SIDE_NAMES)
+    return is_side, not names_on(path) & INPUT_NAMES, tensor.dim() < 2
 
 
-def _by_name(batch: Mapping[Any, Any]) -> tuple[Any, Any]:
-    found = list(_named_tensors(batch))
-    labels = [value for names, value in found if names & {*LABEL_KEYS}]
-    called_inputs = [value for names, value in found if names & {*INPUT_KEYS} and not names & {*LABEL_KEYS}]
-    others = [value for names, value in found if not names & {*LABEL_KEYS}]
-    candidates = called_inputs or [value for value in others if value.dim() > 1 and _is_inputs(value)] or others
-    return next(filter(_is_inputs, candidates), next(iter(candidates), None)), next(iter(labels), None)
+def _may_be_labels(tensor: Tensor) -> bool:
+    """Return whether a tensor has one number per row, or one-hot rows: tables and images further on are no labels."""
+    return tensor.dim() == 1 or (tensor.dim() == 2 and (tensor.shape[1] == 1 or as_classes(tensor, len(tensor)) is not None))
 
 
-def _named_tensors(batch: Mapping[Any, Any], names: frozenset[str] = frozenset()) -> Iterator[tuple[frozenset[str], Tensor]]:
-    """The tensors of a dict and of dicts in it, with the names on the way to them."""
-    for key, value in batch.items():
-        path = names | {str(key).lower()}
-        if isinstance(value, Mapping):
-            yield from _named_tensors(value, path)
-        elif isinstance(value, Tensor):
-            yield path, value
+def label_path(batch: Any, inputs: Path, num_taken: int = 1) -> Path | None:
+    """Return the path to the labels of a batch; None if nothing seems to be labels.
 
-
-def _is_inputs(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0
-
-
-def _classes(labels: Tensor | Any, count: int) -> Tensor | None:
-    """Labels as classes int64 (B,): integers or booleans, zeros and ones, in (B,) or (B, 1); or one-hot. None for anything else."""
-    if not isinstance(labels, Tensor) or labels.is_complex() or labels.dim() not in (1, 2) or len(labels) != count:
-        return None
-    is_binary = bool(((labels == 0) | (labels == 1)).all())
-    if labels.dim() == 2 and labels.shape[1] == 1:
-        labels = labels.squeeze(1)
-    if labels.dim() == 2:
-        return labels.int().argmax(1) if is_binary and bool((labels.sum(1) == 1).all()) else None
-    return labels.long() if is_binary or not labels.is_floating_point() else None
-
-
-def _describe(batch: Any) -> str:
-    if isinstance(batch, Tensor):
-        return f"a {_describe_item(batch)}"
-    if isinstance(batch, Mapping):
-        return f"a {type(batch).__name__} with keys {list(batch)}"
-    if isinstance(batch, Sequence) and not isinstance(batch, str):
-        return f"a {type(batch).__name__} of {', '.join(_describe_item(item) for item in batch) or 'nothing'}"
-    return f"type {type(batch).__name__}"
-
-
-def _describe_item(item: Any) -> str:
-    return f"{item.dtype} tensor {tuple(item.shape)}" if isinstance(item, Tensor) else type(item).__name__
+    Args:
+        batch: The batch.
+        inputs: Path to its inputs.
+        num_taken: Parts of a tuple or list, from the first, that are no labels since the model takes them.
+    """
+    found = list(tensors_by_path(batch))
+    for path, _ in found:
+        if names_on(path) & LABEL_NAMES:
+            return path
+    if isinstance(batch, (tuple, list)):
+        keys = list(parts_of(batch) or {})
+        later = [(path, tensor) for path, tensor in found if keys.index(path[0]) >= num_taken and path != inputs]
+        return next((path for path, tensor in later if _may_be_labels(tensor)), None)
+    return None

@@ -1,101 +1,85 @@
-"""Around which inputs faces are counted, and in which slice of their regions."""
+"""The regions whose faces are counted, and in which slice."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from fold_lightning.regions import random_directions
 
-FaceInputs = Literal["data", "random", "both"]
 FaceSubspace = Literal["auto", "whole"]
 
-MOST_INPUTS = 64
-"""Around how many inputs faces are counted."""
-
-MOST_WHOLE_DIMENSIONS = 4
-"""Of so many features whole regions are affordable at every measurement."""
+MAX_WHOLE_FEATURES = 4
+"""Input features up to which the faces of whole regions are affordable at every measurement."""
 
 SLICE_DIMENSIONS = 2
-"""Of more features, their slices of so many dimensions."""
+"""Dimensions of the slices where inputs have more features."""
 
 
 @dataclass(frozen=True)
 class FaceProbes:
-    """Inputs around which faces are counted.
+    """Regions around the first inputs of a sample, or slices of them.
 
     Attributes:
-        data: Inputs (B, ...) near data; None if they are not asked for.
-        random: Inputs (B, ...) spread evenly over the box that the data span; None likewise.
-        subspace: k, the dimensions of the slices; None for whole regions.
-        features: Of an input.
-        seed: Of the slices.
+        num_regions: Number of inputs, the first ones, around which faces are counted.
+        subspace: k, dimensions of the slices; None for whole regions.
+        num_features: Numbers in an input.
+        seed: Seed of the slices.
+
+    Example:
+        >>> import torch
+        >>> faces = FaceProbes.around(torch.zeros(100, 28, 28), num_regions=64)
+        >>> faces.dimension, faces.directions(3).shape
+        (2, torch.Size([3, 2, 784]))
     """
 
-    data: Tensor | None
-    random: Tensor | None
+    num_regions: int
     subspace: int | None
-    features: int
+    num_features: int
     seed: int
 
     @classmethod
-    def of(cls, inputs: Tensor, which: bool | FaceInputs, subspace: int | FaceSubspace, seed: int) -> FaceProbes:
-        """From inputs (B, ...) of a run.
+    def around(cls, inputs: Tensor, num_regions: int, subspace: int | FaceSubspace = "auto", seed: int = 0) -> FaceProbes:
+        """Choose regions around inputs.
 
         Args:
-            inputs: Those to look at first come first.
-            which: "data" (or True), "random", or "both".
+            inputs: Inputs (B, ...), of which only the shape is read.
+            num_regions: Number of regions, if there are so many inputs.
             subspace: k, "whole", or "auto": whole regions up to 4 features, slices of 2 dimensions beyond.
-            seed: Of random inputs and slices.
+            seed: Seed of the slices.
         """
-        kind = "data" if which is True else which
-        features = inputs[0].numel()
+        num_features = inputs[0].numel()
         if subspace == "auto":
-            subspace = "whole" if features <= MOST_WHOLE_DIMENSIONS else SLICE_DIMENSIONS
-        return cls(
-            inputs[:MOST_INPUTS] if kind != "random" else None,
-            _in_the_box(inputs, seed) if kind != "data" else None,
-            None if subspace == "whole" else subspace,
-            features,
-            seed,
-        )
+            subspace = "whole" if num_features <= MAX_WHOLE_FEATURES else SLICE_DIMENSIONS
+        return cls(min(num_regions, len(inputs)), None if subspace == "whole" else subspace, num_features, seed)
 
     def directions(self, count: int) -> Tensor | None:
-        """Those of the slices through so many inputs, float64 (count, k, features); None for whole regions."""
-        return None if self.subspace is None else random_directions(count, self.subspace, self.features, self.seed)
+        """Return the slices through the first `count` inputs, float64 (count, k, features); None for whole regions."""
+        return None if self.subspace is None else random_directions(count, self.subspace, self.num_features, self.seed)
 
     @property
     def dimension(self) -> int:
-        """D of the polytopes whose faces are counted."""
-        return self.subspace or self.features
+        """Dimension of the polytopes whose faces are counted."""
+        return self.subspace or self.num_features
 
     def describe(self) -> str:
-        """Of what faces are counted, for a reader of the curves."""
+        """Return what the faces are of, for a reader of the curves."""
         what = f"random slices of {self.subspace} dimensions through inputs" if self.subspace else "whole regions around inputs"
         return (
-            f"Faces of activation regions: {what} of {self.features} features. Over all regions of a network the mean is at most "
-            f"2d = {2 * self.dimension}; over regions around points it may be more, for points fall into large regions more often."
+            f"Faces of activation regions: {what} of {self.num_features} features. Over all regions of a network the mean is at "
+            f"most 2d = {2 * self.dimension}; over regions around points it may be more, for points fall into large regions more "
+            "often."
         )
 
 
-def _in_the_box(inputs: Tensor, seed: int) -> Tensor:
-    """Points (64, ...) spread evenly over the box that inputs span."""
-    least, most = inputs.amin(0), inputs.amax(0)
-    part = torch.rand((MOST_INPUTS, *inputs.shape[1:]), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return (least + part * (most - least)).to(inputs.dtype)
-
-
-def check_face_arguments(which: object, subspace: object) -> None:
-    """Refuses what `FaceProbes.of` has no meaning for.
+def check_face_subspace(subspace: object) -> None:
+    """Raise if `FaceProbes.around` has no meaning for this subspace.
 
     Raises:
-        ValueError: If an argument is none of its choices.
+        ValueError: If it is none of its choices.
     """
-    if not isinstance(which, bool) and which not in get_args(FaceInputs):
-        raise ValueError(f"`faces` must be True, False, {', '.join(map(repr, get_args(FaceInputs)))}, got {which!r}.")
-    whole = isinstance(subspace, int) and not isinstance(subspace, bool)
-    if subspace not in get_args(FaceSubspace) and not (whole and subspace >= 1):  # type: ignore[operator]
-        raise ValueError(f"`face_subspace` must be 'auto', 'whole' or a whole number of at least 1, got {subspace!r}.")
+    is_integer = isinstance(subspace, int) and not isinstance(subspace, bool)
+    if subspace not in get_args(FaceSubspace) and not (is_integer and subspace >= 1):  # type: ignore[operator]
+        raise ValueError(f"`face_subspace` must be 'auto', 'whole' or an integer of at least 1, got {subspace!r}.")

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+MAX_EVEN_PAIRS = 128
+"""Ordered pairs of classes (11 classes have 110) up to which each pair has equally many segments."""
+
+MAX_SEGMENTS = 1_000_000
+"""Segments of one sample, whose indices take 32 MB; `per_pair` may ask for more where classes are many."""
 
 
 @dataclass(frozen=True)
@@ -13,10 +20,10 @@ class Segments:
     """S segments between inputs.
 
     Attributes:
-        start: Inputs (S, ...).
-        end: Inputs (S, ...).
-        start_class: int64 (S,) the class of each start; None without labels.
-        end_class: int64 (S,), likewise.
+        start: int64 (S,), indices of the inputs at which they start.
+        end: int64 (S,), indices of the inputs at which they end.
+        start_class: int64 (S,), the class of each start; None without labels.
+        end_class: int64 (S,), the class of each end; None without labels.
         classes: int64 (C,), the classes that could be drawn, ascending; None without labels.
     """
 
@@ -30,29 +37,24 @@ class Segments:
         return len(self.start)
 
     def between_classes(self) -> BetweenClasses | None:
-        """Between which classes they go; None without labels."""
+        """Return the numbers of the classes of each segment; None without labels."""
         if self.start_class is None or self.end_class is None or self.classes is None:
             return None
         classes = self.classes
         return BetweenClasses(classes, *(torch.searchsorted(classes, side) for side in (self.start_class, self.end_class)))
 
     def describe(self) -> str:
-        """How many there are, and between how many pairs of classes."""
+        """Return how many segments there are, and between how many pairs of classes."""
         between = self.between_classes()
         if between is None:
             return f"{len(self)} segments between random inputs, without classes"
         count = len(between.classes)
-        each = torch.bincount(between.start * count + between.end)
-        least, most = int(each[each > 0].min()), int(each.max())
+        _, each = (between.start * count + between.end).unique(return_counts=True)
+        least, most = int(each.min()), int(each.max())
         return (
-            f"{len(self)} segments, {least if least == most else f'{least} to {most}'} for each of {int((each > 0).sum())} of "
+            f"{len(self)} segments, {least if least == most else f'{least} to {most}'} for each of {len(each)} of "
             f"{count * (count - 1)} ordered pairs of {count} classes"
         )
-
-    def of(self, rows: slice | Tensor) -> Segments:
-        """Some of them."""
-        start_class, end_class = (c if c is None else c[rows] for c in (self.start_class, self.end_class))
-        return Segments(self.start[rows], self.end[rows], start_class, end_class, self.classes)
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class BetweenClasses:
 
     Attributes:
         classes: int64 (C,), ascending.
-        start: int64 (S,), which of them each segment starts in.
-        end: int64 (S,), which of them it ends in.
+        start: int64 (S,), number of the class in which each segment starts.
+        end: int64 (S,), number of the class in which each segment ends.
     """
 
     classes: Tensor
@@ -70,55 +72,76 @@ class BetweenClasses:
     end: Tensor
 
 
-def draw_segments(inputs: Tensor, labels: Tensor | None, count: int, seed: int, *, per_pair: int | None = None) -> Segments:
-    """Segments between inputs, spread evenly over the ordered pairs of different classes where there are labels.
+def draw_segments(labels: Tensor | None, num_items: int, *, count: int, per_pair: int | None = None, seed: int = 0) -> Segments:
+    """Draw segments between inputs, spread evenly over the ordered pairs of different classes where there are labels.
+
+    Time and memory grow with the number of inputs and of segments, not with the number of pairs.
 
     Args:
-        inputs: (B, ...), B at least 2.
-        labels: int64 (B,); None, or a single class, gives segments between any two inputs. Inputs with a negative label are left
-            out.
-        count: How many.
-        seed: Of a generator of their own.
-        per_pair: How many for each ordered pair of different classes, instead of a `count` in all; without two classes `count`
-            holds.
+        labels: int64 (B,), negative where an input has no class. None, or fewer than two classes, gives segments between any
+            two inputs; otherwise inputs without a class are left out.
+        num_items: B.
+        count: Number of segments. It is raised so that each ordered pair of classes has equally many, while there are at most 128
+            pairs; with more pairs, `count` segments go between as many different ones as possible.
+        per_pair: Segments of each ordered pair of classes, instead of `count`. Without two classes `count` holds.
+        seed: Seed of the draw.
 
     Raises:
-        ValueError: If there are fewer than two inputs.
+        ValueError: If there are fewer than two inputs, or `per_pair` asks for more than 1,000,000 segments.
 
     Example:
-        >>> segments = draw_segments(torch.arange(4.0)[:, None], torch.tensor([0, 0, 1, 1]), count=4, seed=0)
-        >>> sorted(zip(segments.start_class.tolist(), segments.end_class.tolist()))
-        [(0, 1), (0, 1), (1, 0), (1, 0)]
+        >>> segments = draw_segments(torch.tensor([0, 0, 1, 1, 2]), 5, count=8)
+        >>> sorted(set(zip(segments.start_class.tolist(), segments.end_class.tolist())))
+        [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
+        >>> len(segments)
+        12
     """
-    check_several(inputs)
-    if labels is not None and bool((has_class := labels >= 0).any()):  # a negative label, such as -100, says that there is none
-        inputs, labels = inputs[has_class], labels[has_class]
-        check_several(inputs)
+    check_several(num_items)
     generator = torch.Generator().manual_seed(seed)
-    if labels is None or len(classes := labels.cpu().unique()) < 2:
-        start = torch.randint(len(inputs), (count,), generator=generator)
-        end = (start + torch.randint(1, len(inputs), (count,), generator=generator)) % len(inputs)
-        return Segments(inputs[start], inputs[end])
-    labels = labels.cpu()
-    pairs = torch.cartesian_prod(classes, classes)
-    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-    pairs = pairs[torch.randperm(len(pairs), generator=generator)]
-    pairs = pairs[torch.arange(count if per_pair is None else per_pair * len(pairs)) % len(pairs)]
-    sides = [side.contiguous() for side in pairs.T]
-    start, end = (_one_of_each(labels, classes, side, generator) for side in sides)
-    return Segments(inputs[start], inputs[end], sides[0], sides[1], classes)
+    labels = torch.empty(0, dtype=torch.int64) if labels is None else labels.cpu()
+    labelled = (labels >= 0).nonzero().flatten()
+    ordered, order = labels[labelled].sort(stable=True)
+    classes, sizes = ordered.unique_consecutive(return_counts=True)
+    if len(classes) < 2:
+        start = torch.randint(num_items, (count,), generator=generator)
+        end = (start + torch.randint(1, num_items, (count,), generator=generator)) % num_items
+        return Segments(start, end)
+    sides = draw_pairs(len(classes), count, per_pair, seed)
+    start, end = (labelled[order[_one_of_each(side, sizes, generator)]] for side in sides)
+    return Segments(start, end, classes[sides[0]], classes[sides[1]], classes)
 
 
-def check_several(inputs: Tensor) -> None:
-    """Refuses too few inputs for a segment."""
-    if len(inputs) < 2:
-        raise ValueError(f"Segments need at least 2 inputs to go between, got {len(inputs)}: give more data or `probes=`.")
+def draw_pairs(num_classes: int, count: int, per_pair: int | None, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw ordered pairs of different classes, and return the numbers of their classes, each int64 (S,).
+
+    Args:
+        num_classes: C, at least 2.
+        count: Number of pairs to draw, as of `draw_segments`.
+        per_pair: How often each pair comes, instead of `count`.
+        seed: Seed of the draw.
+    """
+    num_pairs = num_classes * (num_classes - 1)
+    if per_pair is not None and per_pair * num_pairs > MAX_SEGMENTS:
+        raise ValueError(
+            f"{per_pair} segments for each of {num_pairs} ordered pairs of {num_classes} classes are more than {MAX_SEGMENTS}: "
+            "leave `segments_per_pair` out, and `num_segments` are spread over the pairs."
+        )
+    each, rest = (per_pair, 0) if per_pair is not None else divmod(count, num_pairs)
+    if per_pair is None and rest and num_pairs <= MAX_EVEN_PAIRS:
+        each, rest = each + 1, 0
+    drawn = random.Random(seed).sample(range(num_pairs), rest if each == 0 else num_pairs)
+    pair = torch.tensor(drawn * each + drawn[:rest], dtype=torch.int64)
+    start, end = pair // (num_classes - 1), pair % (num_classes - 1)
+    return start, end + (end >= start)
 
 
-def _one_of_each(labels: Tensor, classes: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:
-    """For each wanted class the index of a random input of it; `classes` are all there are, ascending."""
-    members = torch.argsort(labels, stable=True)
-    number = torch.bincount(torch.searchsorted(classes, labels), minlength=len(classes))
-    which = torch.searchsorted(classes, wanted)
-    first = (number.cumsum(0) - number)[which]
-    return members[first + (torch.rand(len(wanted), generator=generator, dtype=torch.float64) * number[which]).long()]
+def check_several(num_items: int) -> None:
+    """Raise if there are too few inputs for a segment."""
+    if num_items < 2:
+        raise ValueError(f"Segments need at least 2 inputs to go between, got {num_items}: give more data or `probes=`.")
+
+
+def _one_of_each(wanted: Tensor, sizes: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the place of a random input of each wanted class, among inputs that are ordered by class."""
+    first = (sizes.cumsum(0) - sizes)[wanted]
+    return first + (torch.rand(len(wanted), generator=generator, dtype=torch.float64) * sizes[wanted]).long()

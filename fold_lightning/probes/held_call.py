@@ -1,0 +1,93 @@
+"""Calls of a model that vary one tensor of a batch and hold the others at the values of one row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from fold_lightning.activations.evaluation import forward_function
+from fold_lightning.activations.tracking import has_input_rows, mark_rows
+from fold_lightning.probes.batch_parts import Path, replace_tensors, tensors_by_path
+
+Style = Literal["tensor", "argument", "keywords", "positional"]
+"""How a model is called: with the tensor alone, with a part of the batch, or with the part's entries as arguments."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeldCall:
+    """A `forward=` that puts inputs into a part of a batch, and calls the model with that.
+
+    Attributes:
+        held: The part; its tensors with one row per input have one row left.
+        path: Path in it to the tensor that varies.
+        rows: Paths in it to tensors with one row per input.
+        style: How the model is called.
+        method: Name of the method or submodule to call; None calls the model.
+        embedding: Path of the `nn.Embedding` whose output is replaced by the inputs; None where inputs take the tensor's place.
+    """
+
+    held: Any
+    path: Path
+    rows: frozenset[Path]
+    style: Style
+    method: str | None = None
+    embedding: str | None = None
+
+    def __call__(self, model: nn.Module, inputs: Tensor) -> Any:
+        """Call the model with inputs (B, ...) in place of the tensor that varies."""
+        values = replace_tensors(self.held, lambda path, tensor: self._value(path, tensor, inputs))
+        function = forward_function(model, self.method)
+        if self.embedding is None:
+            return _call(function, self.style, values)
+        with _replaced_output(model.get_submodule(self.embedding), inputs):
+            return _call(function, self.style, values)
+
+    def _value(self, path: Path, tensor: Tensor, inputs: Tensor) -> Tensor:
+        if path == self.path and self.embedding is None:
+            return inputs
+        dtype = inputs.dtype if tensor.is_floating_point() and inputs.is_floating_point() else tensor.dtype
+        tensor = tensor.to(inputs.device, dtype)
+        if path in self.rows:
+            tensor = tensor.expand(len(inputs), *tensor.shape[1:])
+        tensor = tensor.clone()  # a model may write into what it gets
+        if path not in self.rows:
+            return tensor
+        # The mark lets the rows grow with a batch that grows inside.
+        return mark_rows(tensor, constant=True) if has_input_rows(inputs) else tensor
+
+
+def hold_rows(part: Any, path: Path, num_rows: int) -> tuple[Any, frozenset[Path]]:
+    """Return a part of a batch with one row of each tensor that has one per input, on the CPU, and the paths to these.
+
+    Args:
+        part: The part, which stays as it is.
+        path: Path in it to the tensor that varies.
+        num_rows: B.
+    """
+    rows = frozenset(at for at, tensor in tensors_by_path(part) if tensor.dim() > 0 and len(tensor) == num_rows)
+    rows |= {path}
+
+    def first_row(at: Path, tensor: Tensor) -> Tensor:
+        return (tensor[:1] if at in rows else tensor).detach().cpu().clone()
+
+    return replace_tensors(part, first_row), rows
+
+
+def _call(function: Any, style: Style, values: Any) -> Any:
+    if style == "keywords":
+        return function(**values)
+    return function(*values) if style == "positional" else function(values)
+
+
+@contextmanager
+def _replaced_output(module: nn.Module, output: Tensor) -> Iterator[None]:
+    """Let a module return this output in place of its own."""
+    handle = module.register_forward_hook(lambda *_: output)
+    try:
+        yield
+    finally:
+        handle.remove()

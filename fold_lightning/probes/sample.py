@@ -1,0 +1,94 @@
+"""The items of several batches, up to a number and a size."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+
+MAX_ITEM_BYTES = 2**28
+"""Bytes of items that are kept, 256 MiB: 1,000 images of 3 x 224 x 224 float32 numbers take 574 MiB, so 445 of them are kept."""
+
+
+class Sample:
+    """Collects items and labels of batches, on the CPU, without NaN and infinite values.
+
+    Args:
+        count: Most items to keep.
+        max_bytes: Most bytes of items to keep; at least two items are kept.
+
+    Attributes:
+        num_other_shapes: Items that were left out since their shape or dtype is not that of the first.
+
+    Example:
+        >>> sample = Sample(count=3)
+        >>> sample.add(torch.randn(2, 4), torch.tensor([0, 1]))
+        >>> sample.add(torch.randn(2, 4), torch.tensor([1, 0]))
+        >>> len(sample), sample.is_full, sample.labels
+        (3, True, tensor([0, 1, 1]))
+    """
+
+    def __init__(self, count: int, max_bytes: float = MAX_ITEM_BYTES) -> None:
+        self._count, self._max_bytes = count, max_bytes
+        self._table: Tensor | None = None
+        self._labels: list[Tensor | None] = []
+        self._num_items = 0
+        self.num_other_shapes = 0
+
+    def __len__(self) -> int:
+        return self._num_items
+
+    def add(self, items: Tensor, labels: Tensor | None) -> None:
+        """Keep the first items (B, ...) of a batch, as many as are needed."""
+        if self._table is None:
+            self._limit(items)
+            self._table = torch.empty(self._count, *items.shape[1:], dtype=items.dtype)
+        if items.shape[1:] != self._table.shape[1:] or items.dtype != self._table.dtype:
+            self.num_other_shapes += len(items)
+            return
+        items, labels = finite_items(items.detach(), None if labels is None else labels.detach())
+        begin, end = self._num_items, min(self._num_items + len(items), self._count)
+        if begin < end:
+            self._table[begin:end] = items[: end - begin]
+            self._labels.append(None if labels is None else labels[: end - begin].cpu().clone())
+        self._num_items = end
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more is kept."""
+        return self._num_items >= self._count
+
+    @property
+    def items(self) -> Tensor:
+        """The items (B, ...)."""
+        if self._table is None:
+            return torch.empty(0)
+        # A checkpoint of a part of a table would keep all of it.
+        return self._table if self.is_full else self._table[: self._num_items].clone()
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Class labels int64 (B,); None if some batch had none."""
+        labels = [part for part in self._labels if part is not None]
+        return torch.cat(labels) if labels and len(labels) == len(self._labels) else None
+
+    def _limit(self, items: Tensor) -> None:
+        bytes_each = items[:1].nbytes
+        if self._count * bytes_each <= self._max_bytes:
+            return
+        wanted, self._count = self._count, min(self._count, max(2, int(self._max_bytes // bytes_each)))
+        rank_zero_info(
+            f"FoldingMonitor keeps {self._count} inputs instead of {wanted}: each takes {bytes_each / 2**20:.3g} MiB, and at "
+            f"most {self._max_bytes / 2**20:.0f} MiB are kept."
+        )
+
+
+def finite_items(items: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return the items without NaN and infinite values, and their labels."""
+    if not items.is_floating_point() or items.numel() == 0:
+        return items, labels
+    least, most = items.flatten(1).aminmax(dim=1) if items.dim() > 1 else (items, items)  # NaN is both
+    good = least.isfinite() & most.isfinite()
+    if bool(good.all()):
+        return items, labels
+    return items[good], None if labels is None else labels[good.to(labels.device)]

@@ -1,0 +1,256 @@
+"""Where probes come from: the user's own, items of a loader, or batches that pass."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import nn
+from torch.utils.data import DataLoader
+
+from fold_lightning.activations.evaluation import Forward, preserved_random_state, undisturbed
+from fold_lightning.activations.structural_copy import StructuralCopy
+from fold_lightning.probes.batch_transfer import HookCopy, batch_transfer, validation_stage
+from fold_lightning.probes.batches import BatchToInputs
+from fold_lightning.probes.classes import without_targets
+from fold_lightning.probes.loaders import (
+    ItemReader,
+    Unreadable,
+    first_map_style,
+    flat_loaders,
+    is_read_by_index,
+    max_batches,
+    raising_unreadable,
+    read_batches,
+    seed_everything,
+    validation_loaders,
+)
+from fold_lightning.probes.model_input import ModelInput
+from fold_lightning.probes.probe_set import ProbeSet
+from fold_lightning.probes.sample import Sample
+from fold_lightning.probes.segments import check_several
+from fold_lightning.probes.trials import device_of
+from fold_lightning.probes.user_probes import is_tensors, user_batches
+
+LONG_START = 5.0
+"""Seconds of reading after which a message says, once, how long the start took."""
+
+
+class ProbeSource:
+    """The place that probes are taken from: the user's own, items of a loader, or the first batches of a stream.
+
+    Args:
+        count: Number of inputs to look for.
+        seed: Seed of the choice among more.
+        probes: The user's own: inputs (B, ...), inputs and labels, or a map-style data set; None takes those of a loader.
+        batch_to_inputs: Function of a batch that returns inputs or (inputs, labels).
+        forward: How to call the model, as of `activation_codes`.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        seed: int,
+        *,
+        probes: Any = None,
+        batch_to_inputs: BatchToInputs | None = None,
+        forward: Forward = None,
+    ) -> None:
+        self._count, self._seed, self._probes = count, seed, probes
+        self._batch_to_inputs, self._forward = batch_to_inputs, forward
+        self._passing = Sample(count)
+        self._model_input: ModelInput | None = None
+        self._odd: Exception | None = None
+        self._kept: dict[str, Any] | None = None
+
+    def read(self, trainer: Trainer, model: LightningModule, loaders: Any, *, together: bool) -> ProbeSet | None:
+        """Return the user's probes, or items of the first loader that is read by index.
+
+        Items are read as a validation step would get them, and no more than the Trainer's limits of batches give.
+
+        Args:
+            trainer: The Trainer, which stays as it is.
+            model: The module that it trains, which stays as it is.
+            loaders: Loaders of a validation, of a test, or of training: one, or lists and dicts of them. None takes those of a
+                validation that the Trainer has not loaded yet.
+            together: Whether each batch holds one of every loader, as in training.
+
+        Returns:
+            The probes; None if batches must pass first.
+
+        Raises:
+            TypeError: If a batch holds no inputs.
+            ValueError: If the model does not take them.
+        """
+        begin = time.perf_counter()
+        if self._probes is not None:
+            found: ProbeSet | None = self._from_user(model)
+        elif self._kept is not None:
+            found = self.from_stream(model)
+        else:
+            if loaders is None and not together:
+                loaders = validation_loaders(trainer)
+            found = self._from_loaders(trainer, model, loaders, together)
+        seconds = time.perf_counter() - begin
+        if found is not None and seconds > LONG_START:
+            rank_zero_info(
+                f"FoldingMonitor took {seconds:.0f} s to read {len(found)} inputs before training: a smaller `num_inputs`, or "
+                "`probes=` in memory, takes less. (This message is shown once.)"
+            )
+        return found
+
+    def collect(self, trainer: Trainer, model: LightningModule, batch: Any) -> None:
+        """Keep the first inputs of batches that pass, where no loader can be read by index.
+
+        Args:
+            trainer: The Trainer that passes them.
+            model: The module that gets them, which stays as it is.
+            batch: A batch as a step gets it, which stays as it is.
+        """
+        if self._probes is not None or self.is_full:
+            return
+        try:
+            if self._model_input is None:
+                self._model_input = self._choose(model, batch)
+            if self._kept is None:
+                self._passing.add(*self._model_input.split(batch, model))
+        except Exception as error:  # raised when the inputs are asked for, and not in the middle of a step
+            self._odd = self._odd or error
+
+    @property
+    def is_full(self) -> bool:
+        """Whether enough batches have passed."""
+        return self._model_input is not None if self._kept is not None else self._passing.is_full
+
+    def from_stream(self, model: nn.Module) -> ProbeSet | None:
+        """Return the inputs that have passed; None if none have.
+
+        Raises:
+            TypeError: If a batch held no inputs.
+            ValueError: If the model does not take them.
+        """
+        if self._kept is not None and self._model_input is not None:
+            chosen = self._model_input.with_held(self._kept["held"])
+            return ProbeSet(self._kept["items"], self._kept["labels"], chosen, is_stream=True)
+        if self._odd is not None and len(self._passing) == 0:
+            raise self._odd
+        if len(self._passing) == 0 or self._model_input is None:
+            return None
+        return self._probe_set(self._passing, self._model_input, is_stream=True)
+
+    def restart(self) -> None:
+        """Forget what has passed: the stream begins again."""
+        self._passing, self._model_input, self._odd = Sample(self._count), None, None
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take the items that a checkpoint kept, as `ProbeSet.state` gave them; the first batch shows how the model takes them."""
+        self._kept = None if self._probes is not None else state
+
+    def attach(self, probes: ProbeSet) -> ProbeSet:
+        """Return probes of another process with the user's functions, which pickling leaves out."""
+        chosen = probes.model_input.with_callables(self._batch_to_inputs, self._forward)
+        return ProbeSet(probes.items, probes.labels, chosen, probes.is_stream)
+
+    def _choose(self, model: nn.Module, batch: Any, *, unpacks: bool = True) -> ModelInput:
+        function = self._batch_to_inputs if unpacks else None
+        return ModelInput.choose(model, batch, batch_to_inputs=function, forward=self._forward)
+
+    def _from_user(self, model: nn.Module) -> ProbeSet:
+        copied = HookCopy(model, device_of(model))
+        batches, count = user_batches(self._probes, self._count, self._seed, copied)
+        with undisturbed(), preserved_random_state(*copied.shared_generators):
+            seed_everything(self._seed)
+            unpacks = not is_tensors(self._probes)
+            sample, chosen = self._gather(model, batches, Sample(count, max_bytes=math.inf), unpacks=unpacks)
+        check_several(len(sample))
+        return self._probe_set(sample, chosen) if unpacks else ProbeSet(sample.items, sample.labels, chosen)
+
+    def _from_loaders(self, trainer: Trainer, model: LightningModule, loaders: Any, together: bool) -> ProbeSet | None:
+        odd: Exception | None = None
+        may_pass = False
+        for form in self._forms(loaders, together):
+            if not flat_loaders(form) or not all(map(is_read_by_index, flat_loaders(form))):
+                may_pass = True
+                continue
+            try:
+                return self._read(trainer, model, loaders, form, together)
+            except Unreadable as error:
+                may_pass = True
+                rank_zero_info(
+                    "FoldingMonitor takes the first inputs that pass: the data set can't be read by index here "
+                    f"({error.__cause__!r})."
+                )
+            except Exception as error:
+                odd = odd or error
+        if odd is not None and not may_pass:
+            raise odd
+        return self.from_stream(model) if self.is_full or (self._odd is not None and len(self._passing) == 0) else None
+
+    def _forms(self, loaders: Any, together: bool) -> list[Any]:
+        """Return the loaders of which a batch may be one: whether those of a validation come together is not known."""
+        first = first_map_style(loaders)
+        if self._batch_to_inputs is None:
+            return [first]
+        return [loaders] if together or isinstance(loaders, DataLoader) else [first, loaders]
+
+    def _read(self, trainer: Trainer, model: LightningModule, loaders: Any, form: Any, together: bool) -> ProbeSet:
+        copied = StructuralCopy()
+        wanted = flat_loaders(form)
+        with undisturbed(), validation_stage(trainer):
+            try:
+                seed_everything(self._seed)  # samplers of the user's may draw
+                readers = {
+                    id(loader): ItemReader.of_loader(
+                        loader, self._count, self._seed, max_batches(trainer, number, loader, together), copied
+                    )
+                    for number, loader in enumerate(flat_loaders(loaders))
+                    if any(loader is other for other in wanted)
+                }
+                hooks = HookCopy(model, trainer.strategy.root_device)
+                number = 0 if together else next(i for i, other in enumerate(flat_loaders(loaders)) if other is wanted[0])
+                transfer = batch_transfer(trainer, model, hooks, number)
+            except Exception as error:
+                raise Unreadable from error
+            with preserved_random_state(*copied.shared_generators, *hooks.shared_generators):
+                return self._probe_set(*self._gather_padded(model, lambda: map(transfer, read_batches(form, readers)), readers))
+
+    def _gather_padded(
+        self, model: nn.Module, batches: Callable[[], Iterable[Any]], readers: dict[int, ItemReader]
+    ) -> tuple[Sample, ModelInput]:
+        """Gather items of batches; where batches are padded to different lengths, of all items in one batch."""
+
+        def gather(*, of_any_shape: bool) -> tuple[Sample, ModelInput]:
+            seed_everything(self._seed)
+            return self._gather(model, raising_unreadable(batches()), Sample(self._count), of_any_shape=of_any_shape)
+
+        sample, chosen = gather(of_any_shape=False)
+        if not sample.num_other_shapes:
+            return sample, chosen
+        sizes = {key: reader.batch_size for key, reader in readers.items()}
+        try:
+            for reader in readers.values():
+                reader.batch_size = len(reader.indices)
+            return gather(of_any_shape=True)
+        except Unreadable:  # they cannot be collated together: those of the first one's shape are kept
+            for key, size in sizes.items():
+                readers[key].batch_size = size
+            return gather(of_any_shape=True)
+
+    def _gather(
+        self, model: nn.Module, batches: Iterable[Any], sample: Sample, *, of_any_shape: bool = True, unpacks: bool = True
+    ) -> tuple[Sample, ModelInput]:
+        chosen: ModelInput | None = None
+        for batch in batches:
+            chosen = chosen or self._choose(model, batch, unpacks=unpacks)
+            sample.add(*chosen.split(batch, model))
+            if sample.is_full or (sample.num_other_shapes and not of_any_shape):
+                break
+        assert chosen is not None
+        return sample, chosen
+
+    def _probe_set(self, sample: Sample, chosen: ModelInput, *, is_stream: bool = False) -> ProbeSet:
+        return ProbeSet(sample.items, without_targets(sample.labels, chosen.num_outputs), chosen, is_stream)
