@@ -8,12 +8,12 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from networks import CantorNet, Tent, mlp
+from networks import Tent, mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fold_lightning import Walks, segment_walks, space_folding
-from fold_lightning.folding import PerSegment, measure_segments
+from fold_lightning.folding import PerSegment
 from fold_lightning.walks import count_switches, exact_costs, sampled_distances, walk_chunks
 from fold_lightning.walks.estimate import CURVED_ROWS
 from fold_lightning.walks.sparse import count_bits
@@ -102,7 +102,7 @@ def test_memory_changes_no_walk_and_no_distance(name: str, max_bytes: int) -> No
 def test_measures_from_distances_and_from_chunks_equal_those_of_whole_walks(num_points: int) -> None:
     model, start, end = dense(), 3 * torch.randn(20, 6), 3 * torch.randn(20, 6)
     whole = PerSegment.of(segment_walks(model, start, end, method="uniform", num_points=num_points))
-    found = measure_segments(model, start, end, method="uniform", num_points=num_points)
+    found = PerSegment.of(sampled_distances(model, start, end, num_points=num_points))
     assert torch.equal(found.rows, whole.rows) and list(found.by_layer) == list(whole.by_layer) == ["1", "3", "5"]
     assert num_points == 2 or whole.chi.max() > 0
     chunks = [*walk_chunks(model, start, end, num_points=num_points, max_bytes=2**18)]
@@ -113,14 +113,8 @@ def test_measures_from_distances_and_from_chunks_equal_those_of_whole_walks(num_
 def test_only_layers_that_count_are_measured() -> None:
     model, start, end = dense(), 3 * torch.randn(6, 6), 3 * torch.randn(6, 6)
     selected = PerSegment.of(segment_walks(model, start, end, method="uniform", num_points=T).select("3"))
-    found = measure_segments(model, start, end, layers="3", method="uniform", num_points=T)
+    found = PerSegment.of(sampled_distances(model, start, end, layers="3", num_points=T))
     assert torch.equal(found.rows, selected.rows)
-
-
-def test_exact_segments_are_measured_by_their_exact_walks() -> None:
-    start, end = torch.tensor([[0.0, 0.75]]), torch.tensor([[1.0, 0.75]])
-    found = measure_segments(CantorNet(3), start, end)
-    assert found.chi == 1 - 7 / 36 and found.regions == 23 and found.exact == 1
 
 
 def test_uniform_walks_leave_the_model_gradients_and_random_states_as_they_were() -> None:
@@ -195,14 +189,14 @@ def test_a_batch_that_mixes_its_inputs_is_refused() -> None:
 def test_too_few_points_are_refused(num_points: object) -> None:
     x = torch.randn(3, 6)
     with pytest.raises(ValueError, match="needs an integer `num_points` of at least 2, got"):
-        measure_segments(dense(), x, -x, method="uniform", num_points=num_points)
+        sampled_distances(dense(), x, -x, num_points=num_points)
     with pytest.raises(ValueError, match="same shape"):
         sampled_distances(dense(), x, -x[:2], num_points=T)
 
 
 def test_a_segment_of_length_0_has_one_code() -> None:
     x = torch.randn(3, 6)
-    found = measure_segments(dense(), x, x, method="uniform", num_points=T)
+    found = PerSegment.of(sampled_distances(dense(), x, x, num_points=T))
     assert (found.regions == 1).all() and (found.chi == 0).all()
 
 
@@ -239,6 +233,6 @@ def test_units_that_are_zero_up_to_rounding_do_not_switch() -> None:
 
 
 def test_the_tent_has_its_known_folding_at_equidistant_points() -> None:
-    found = measure_segments(Tent(), torch.tensor([[-2.0]]), torch.tensor([[2.0]]), method="uniform", num_points=129)
+    found = PerSegment.of(sampled_distances(Tent(), torch.tensor([[-2.0]]), torch.tensor([[2.0]]), num_points=129))
     exact = space_folding(segment_walks(Tent(), torch.tensor([[-2.0]]), torch.tensor([[2.0]])))
     assert found.chi == exact == 0.25 and found.exact == 0 and found.complete == 1 and found.resolution == 1 / 128

@@ -27,7 +27,8 @@ from walks import PeakMemory, mlp
 from fold_lightning import segment_walks
 from fold_lightning.activations.evaluation import evaluate_on_replica
 from fold_lightning.activations.inspection import inspect
-from fold_lightning.folding import measure_segments
+from fold_lightning.folding import PerSegment
+from fold_lightning.walks import sampled_distances
 from fold_lightning.walks.uniform import MAX_BYTES, rows_at_once
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
@@ -62,7 +63,7 @@ def compare(name: str, model: nn.Module, width: int, arguments: argparse.Namespa
     device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
     model = model.to(device, dtype).eval()
     start, end = (torch.rand(arguments.segments, width, device=device) for _ in range(2))
-    options = {"method": "uniform", "num_points": arguments.num_points}
+    options = {"num_points": arguments.num_points}
     with evaluate_on_replica(model, start) as replica:
         structure = inspect(replica, start)
     batch = rows_at_once(structure, dtype, MAX_BYTES)
@@ -80,15 +81,15 @@ def compare(name: str, model: nn.Module, width: int, arguments: argparse.Namespa
             inspect(replica, start)
 
     def listed() -> int:
-        return segment_walks(model, start[:LISTED], end[:LISTED], **options).unit.numel()
+        return segment_walks(model, start[:LISTED], end[:LISTED], method="uniform", **options).unit.numel()
 
     ways = {
         "forward": forward,
-        "measured": lambda: measure_segments(model, start, end, **options),
+        "measured": lambda: PerSegment.of(sampled_distances(model, start, end, **options)),
         "inspection alone": inspection,
     }
     with PeakMemory() if device.type == "cpu" else nullcontext() as peak:
-        chi = measure_segments(model, start[:SHORT], end[:SHORT], **options).chi
+        chi = PerSegment.of(sampled_distances(model, start[:SHORT], end[:SHORT], **options)).chi
     times: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(arguments.repeats):
         for way, function in ways.items():

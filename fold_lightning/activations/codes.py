@@ -39,7 +39,7 @@ class ActivationCodes:
 
 
 def activation_codes(model: nn.Module, inputs: Tensor, *, layers: Patterns = None, forward: Forward = None) -> ActivationCodes:
-    """The activation pattern of each input: one bit for each hidden unit.
+    """Return the activation pattern of each input: one bit for each hidden unit.
 
     A bit is 1 iff the unit's pre-activation is strictly positive ("ReLU Code Space", Definition 1); less than 1e-15 of the terms
     it is computed from counts as 0, for that is what rounding leaves of exact zeros. Activations with two kinks (ReLU6,
@@ -84,7 +84,7 @@ def codes_and_outputs(
     layers: Patterns = None,
     forward: Forward = None,
 ) -> tuple[ActivationCodes, list[T]]:
-    """The codes of inputs, and what a reader makes of the model's output for each chunk of them, in order.
+    """Return the codes of inputs, and what a reader makes of the model's output for each chunk of them, in order.
 
     The arguments and errors are those of `activation_codes`; the passes are the same, gone to their end.
     """

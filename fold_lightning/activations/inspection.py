@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fold_lightning.activations.evaluation import Replica, undisturbed
-from fold_lightning.activations.idioms import find_part, keeps_comparison
-from fold_lightning.activations.interception import Interception, OutOfSightError
+from fold_lightning.activations.interception import OutOfSightError
 from fold_lightning.activations.layers import Patterns, columns, select_layers
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.structure_pass import RecordingPass, StructurePass
@@ -282,102 +281,16 @@ def _check_companion(structure: ModelStructure, first: RecordingPass, other: Rec
     structure.check_end(len(other.met))
 
 
-class StructurePass(Interception):
-    """A pass that records activations and operations that may be some.
-
-    Attributes:
-        met: Activation name -> its thresholds and pre-activations.
-        before: Activation name -> what was on the way to it.
-        unlisted: Operations that bend each element and are not in the table, by the module that calls them.
-        curving: Modules that call unknown operations and no activation, with their inputs.
-        skipped_activations: Name and shape of each activation of a tensor without rows of the input, such as a weight.
-        untracked_outputs: Call and argument -> a tensor with as many rows as the input that could not be traced from it, and met
-            one that could; outputs of the model as of the last call.
-        largest: Numbers in the largest tensor.
-        num_inputs: B.
-    """
-
-    def __init__(self, replica: Replica) -> None:
-        super().__init__(replica)
-        self.met: dict[str, tuple[Thresholds, Tensor]] = {}
-        self.before: dict[str, Before] = {}
-        self.unlisted: dict[str, str] = {}
-        self.curving: list[tuple[nn.Module, Tensor]] = []
-        self.skipped_activations: list[tuple[str, torch.Size]] = []
-        self.untracked_outputs: dict[tuple[int, int], Tensor] = {}
-        self.largest = 0
-        self.calls = 0
-        self.num_inputs = 0
-
-    def run(self, inputs: Tensor) -> None:
-        """Pass inputs (B, ...) through the model."""
-        self.num_inputs = len(inputs)
-        with _OperatorsBeneath(self):
-            output = super().run(inputs)
-        self.calls += 1
-        self._keep_untracked(t for t in tensors_in(output) if not has_input_rows(t))
-
-    def on_untracked(self, name: str, tensors: list[Tensor], num_tensors: int) -> None:
-        """Keep arguments that may have left torch on their way from the input."""
-        self.calls += 1
-        if len(tensors) == num_tensors and activation_of(name) is not None:
-            self.skip_activation(name, tensors)
-        if len(tensors) < num_tensors:
-            self._keep_untracked(tensors)
-
-    def skip_activation(self, name: str, tensors: Iterable[Tensor]) -> None:
-        """Record an activation of tensors that have no rows of the input."""
-        self.skipped_activations.extend((name, tensor.shape) for tensor in tensors)
-
-    def on_module_exit(self, module: nn.Module, args: tuple[Any, ...], before: tuple[int, int]) -> None:
-        """Keep a module that may be an activation, to be tried when the pass is over."""
-        curves = before[0] == self.num_activations and before[1] < self.num_unknown
-        if curves and args and isinstance(args[0], Tensor) and depends_on_input(args[0]):
-            self.curving.append((module, args[0].detach().clone()))
-
-    def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
-        """Record an activation and what came before it."""
-        self.met[layer] = (thresholds, z.clone())
-        self.before[layer] = Before(self.calls, dict(self.unknown), tuple(self.bends), self.is_row_by_row)
-        self.largest = max(self.largest, z.numel())
-        return call(z)
-
-    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Record an operation that may be an activation, and the largest tensor."""
-        varying = [t for t in tensors_in((args, kwargs)) if depends_on_input(t)]
-        masks = [t for t in varying if comparison_of(t) is not None]
-        chooses = 0 < len(masks) < len(varying) and name not in COMPARISONS and not keeps_comparison(name, args)
-        rest = {key: value for key, value in kwargs.items() if key != "out"}
-        is_part = len(rest) < len(kwargs) and find_part(name, args, rest) is not None
-        if (chooses or name in ELEMENTWISE or is_part) and not self.inside_registered and varying:
-            self.unlisted.setdefault(self.caller(), f"{name} in {self.caller()}")
-        result = super().operation(name, function, args, kwargs)
-        self.largest = max(self.largest, *(t.numel() for t in tensors_in((args, result)) if has_input_rows(t)), 0)
-        return result
-
-    def _keep_untracked(self, tensors: Iterable[Tensor]) -> None:
-        for number, tensor in enumerate(tensors):
-            if tensor.shape[:1] == (self.num_inputs,):
-                self.untracked_outputs[self.calls, number] = tensor.clone()
-
-
-@dataclass(frozen=True)
-class Before:
-    """Calls of functions, operations that curve or bend, and whether values of the batch decided, before an activation."""
-
-    calls: int
-    unknown: dict[str, str]
-    bends: tuple[str, ...]
-    is_row_by_row: bool
-
-
-def calls_outside_torch(two: StructurePass, three: StructurePass) -> list[int]:
-    """Return the calls that took a tensor that depends on the input and can't be traced from it, as two and three inputs show."""
-    lost = []
-    for key in two.untracked_outputs.keys() & three.untracked_outputs.keys():
-        small, large = two.untracked_outputs[key], three.untracked_outputs[key]
-        same_rows = large.shape[1:] == small.shape[1:] and torch.allclose(large, small[[1, 0, 1]], rtol=1e-6)
-        if same_rows and small.is_floating_point() and not torch.equal(small[0], small[1]):
+def _compare_untracked(two: StructurePass, three: StructurePass) -> tuple[list[int], frozenset[tuple[int, int]]]:
+    """Return the calls of tensors that depend on the input and can't be traced from it, and the tensors with equal rows."""
+    lost, constant = [], set()
+    for key in two.untracked.keys() & three.untracked.keys():
+        small, large = two.untracked[key], three.untracked[key]
+        if large.shape[1:] != small.shape[1:]:
+            continue
+        if all(torch.equal(part, small[:1].expand_as(part)) for part in (small, large)):
+            constant.add(key)
+        elif small.is_floating_point() and torch.allclose(large, small[SWAPPED], rtol=1e-6):
             lost.append(key[0])
     return lost, frozenset(constant)
 

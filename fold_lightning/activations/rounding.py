@@ -98,17 +98,21 @@ class NoisyPass(Interception):
     ) -> None:
         super().__init__(replica)
         self._structure, self._last, self._noise, self._read = structure, last, noise, read
-        self._num_inputs = 0
+        self._has_ended = False
 
     def run(self, inputs: Tensor) -> Any:
         """Pass inputs (B, ...) that have errors already through the model."""
-        self._num_inputs = len(inputs)
-        return super().run(inputs)
+        output = super().run(inputs)
+        if not self._has_ended:
+            self._structure.check_end(self.num_activations)
+        return output
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
-        """Show the pre-activations, and give errors to the result."""
-        self._read(layer, self._structure.per_input(layer, z, self._num_inputs))
+        """Check the layer, show its pre-activations, and give errors to the result."""
+        self._structure.check_layer(self.num_activations - 1, layer, z, self.num_inputs)
+        self._read(layer, self._structure.per_input(layer, z, self.num_inputs))
         if layer == self._last:
+            self._has_ended = True
             raise PassEnded
         result = call(z)
         self._noise.add_to(result)
@@ -211,7 +215,8 @@ class Rounding:
         rows, usual = torch.arange(len(sample), device=sample.device), {}
         inputs: Inputs = lambda noise, row: noise.of(sample[row])  # noqa: E731
         layers = self._structure.needed
-        found = [self._scatter(self._replica, layers, inputs, some, FEW_REPEATS) for some in rows.split(2)]
+        chunks = rows.split(self._points_at_once(FEW_REPEATS))
+        found = [self._scatter(self._replica, layers, inputs, some, FEW_REPEATS) for some in chunks]
         for layer in layers:
             most = torch.cat([terms[layer] for terms in found]).amax(0)
             known = most[most > 0]
@@ -243,12 +248,15 @@ class Rounding:
         """Return the terms (E,) of units (E,) at the points of these numbers (E,)."""
         points, place = point.unique(return_inverse=True)
         found = torch.empty(len(unit), dtype=torch.float64, device=unit.device)
-        size = max(1, MAX_BYTES // (8 * TENSORS_AT_ONCE * REPEATS * self._structure.widest))
+        size = self._points_at_once(REPEATS)
         for begin in range(0, len(points), size):
             here = (place >= begin) & (place < begin + size)
             terms = self._scatter(self._replica.twin(), [layer], inputs, points[begin : begin + size])[layer]
             found[here] = terms[place[here] - begin, unit[here]]
         return found
+
+    def _points_at_once(self, repeats: int) -> int:
+        return max(1, MAX_BYTES // (8 * TENSORS_AT_ONCE * repeats * self._structure.widest))
 
     def _scatter(
         self, replica: Replica, layers: Sequence[str], inputs: Inputs, points: Tensor, repeats: int = REPEATS

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fold_lightning.activations.evaluation import Replica
-from fold_lightning.activations.idioms import keeps_comparison
+from fold_lightning.activations.idioms import find_part, keeps_comparison
 from fold_lightning.activations.interception import Entered, Interception
 from fold_lightning.activations.operations import COMPARISONS, ELEMENTWISE, operation_name
 from fold_lightning.activations.registry import Thresholds, activation_of
@@ -105,7 +105,9 @@ class StructurePass(RecordingPass):
         varying = [t for t in tensors_in((args, kwargs)) if depends_on_input(t)]
         masks = [t for t in varying if comparison_of(t) is not None]
         chooses = 0 < len(masks) < len(varying) and name not in COMPARISONS and not keeps_comparison(name, args)
-        if (chooses or name in ELEMENTWISE) and not self.inside_registered and varying:
+        rest = {key: value for key, value in kwargs.items() if key != "out"}
+        is_part = len(rest) < len(kwargs) and find_part(name, args, rest) is not None
+        if (chooses or name in ELEMENTWISE or is_part) and not self.inside_registered and varying:
             self.unlisted.setdefault(self.caller(), f"{name} in {self.caller()}")
         result = function(*args, **kwargs)
         self.largest = max(self.largest, *(t.numel() for t in tensors_in((args, result)) if has_input_rows(t)), 0)

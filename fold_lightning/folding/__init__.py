@@ -9,7 +9,6 @@ from fold_lightning.folding.along_walks import (
     walk_range,
 )
 from fold_lightning.folding.between_classes import Aggregate, fold_across, fold_within, global_folding
-from fold_lightning.folding.measured import measure_segments
 from fold_lightning.folding.per_segment import PerSegment
 
 __all__ = [
@@ -20,7 +19,6 @@ __all__ = [
     "fold_within",
     "folding_profile",
     "global_folding",
-    "measure_segments",
     "space_folding",
     "summarize_folding",
     "walk_length",

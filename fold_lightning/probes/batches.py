@@ -88,8 +88,12 @@ def input_paths(batch: Any) -> list[Path]:
 
 
 def _rank(path: Path, tensor: Tensor) -> tuple[bool, bool, bool]:
-    is_side = bool(path) and str(path[-1]).lower().endswith(SIDE_NAMES)
-    return is_side, not names_on(path) & INPUT_NAMES, tensor.dim() < 2
+    return is_side(path), not names_on(path) & INPUT_NAMES, tensor.dim() < 2
+
+
+def is_side(path: Path) -> bool:
+    """Return whether a tensor's name says that it accompanies inputs."""
+    return bool(path) and str(path[-1]).lower().endswith(SIDE_NAMES)
 
 
 def _may_be_labels(tensor: Tensor) -> bool:

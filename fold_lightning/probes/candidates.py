@@ -12,7 +12,7 @@ from torch import nn
 from fold_lightning.activations.evaluation import Forward, forward_function
 from fold_lightning.activations.replica import original_module
 from fold_lightning.probes.batch_parts import Path, code_for, part_at, parts_of
-from fold_lightning.probes.batches import input_paths, label_path
+from fold_lightning.probes.batches import input_paths, is_side, label_path
 from fold_lightning.probes.held_call import Style
 from fold_lightning.probes.token_embedding import has_embedding
 
@@ -63,8 +63,13 @@ def candidates(model: nn.Module, batch: Any, forward: Forward) -> Iterator[Candi
     """
     takes_ids = has_embedding(model) and not callable(forward)
     parameters = _parameters(model, forward)
+    has_integers = False
     for path in input_paths(batch):
-        if not part_at(batch, path).is_floating_point() and not (takes_ids and part_at(batch, path).dtype.itemsize > 1):
+        tensor = part_at(batch, path)
+        if is_side(path) and has_integers:  # images of bytes with floating-point weights, which are not walked in their stead
+            return
+        if not tensor.is_floating_point() and not (takes_ids and tensor.dtype.itemsize > 1):
+            has_integers = True
             continue
         if callable(forward):
             yield Candidate(path, path, "tensor")

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica, forward_function
-from fold_lightning.activations.inspection import InputsRefused, StructurePass, record_pass
+from fold_lightning.activations.inspection import InputsRefused, record_pass
+from fold_lightning.activations.structure_pass import RecordingPass
 from fold_lightning.probes.batch_parts import Path, part_at, parts_of, tensors_by_path
 from fold_lightning.probes.candidates import Candidate, candidates
 from fold_lightning.probes.classes import logits_in
@@ -108,9 +109,9 @@ def _try(model: nn.Module, replica: Replica, switch: _Switch, candidate: Candida
     trial = partial(Trial, candidate, call, path, held_paths)
     num_outputs: int | None = None
     try:
-        two = record_pass(replica, rows[:2])
+        two = record_pass(replica, rows[:2], RecordingPass)
         num_outputs = _num_outputs(switch.output, 2)
-        three = record_pass(replica, rows)
+        three = record_pass(replica, rows, RecordingPass)
     except InputsRefused as error:
         return Trial(candidate, refusal=_reason(error))
     except ValueError:  # the model takes it, and measuring it says why it cannot be measured
@@ -159,11 +160,11 @@ def _embedding_of(replica: Replica, ids: Tensor) -> _Embedding:
     return _Embedding(refusal=f"{len(paths)} modules embed it ({', '.join(paths)})" if paths else reason)
 
 
-def _has_rows(layer: str, two: StructurePass, three: StructurePass) -> bool:
+def _has_rows(layer: str, two: RecordingPass, three: RecordingPass) -> bool:
     """Return whether a layer grows from two rows to three: a model that takes two views also takes a tensor, as two rows."""
     if layer not in three.met:
         return False
-    small, large = two.met[layer][1].shape, three.met[layer][1].shape
+    small, large = two.met[layer].z.shape, three.met[layer].z.shape
     return len(small) == len(large) and any(3 * a == 2 * b for a, b in zip(small, large, strict=True))
 
 

@@ -37,6 +37,9 @@ VALUE_TOLERANCE = 1e-9
 FIRST_GUESS = 1000
 """Rows of a segment, before any was walked."""
 
+FIRST_ENDS = 4
+"""Segments whose ends show the usual terms of units."""
+
 FILLED = 0.8
 """How much of the memory pieces are to take, by what those before took of it: a pass that it does not hold is in vain."""
 
