@@ -1,20 +1,20 @@
 """Watch how a neural network folds its input space while Lightning trains it."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fold_lightning.activations import ActivationCodes, activation_codes, register_activation
-from fold_lightning.codes import code_fingerprints, distinct_fingerprints, hamming_distance
-from fold_lightning.faces import face_counts, supporting_units
-from fold_lightning.folding import folding_profile, global_folding, space_folding, walk_length, walk_range
-from fold_lightning.metrics import CodeDistances, DistinctCodes, FaceStatistics, GlobalFolding, SpaceFolding, UnitActivity
-from fold_lightning.region_graph import RegionGraph, region_graph
-from fold_lightning.regions import ActivationRegions, activation_regions
-from fold_lightning.regularizer import FoldingRegularizer
-from fold_lightning.shapes import RegionShape, region_shapes
-from fold_lightning.walks import Walks, segment_walks
-
 if TYPE_CHECKING:
+    from fold_lightning.activations import ActivationCodes, activation_codes, register_activation
     from fold_lightning.callbacks import FoldingMonitor
+    from fold_lightning.codes import code_fingerprints, distinct_fingerprints, hamming_distance
+    from fold_lightning.faces import face_counts, supporting_units
+    from fold_lightning.folding import folding_profile, global_folding, space_folding, walk_length, walk_range
+    from fold_lightning.metrics import CodeDistances, DistinctCodes, FaceStatistics, GlobalFolding, SpaceFolding, UnitActivity
+    from fold_lightning.region_graphs import RegionGraph, region_graph
+    from fold_lightning.regions import ActivationRegions, activation_regions
+    from fold_lightning.regularizer import FoldingRegularizer
+    from fold_lightning.shapes import RegionShape, region_shapes
+    from fold_lightning.walks import Walks, segment_walks
 
 __all__ = [
     "ActivationCodes",
@@ -48,11 +48,31 @@ __all__ = [
     "walk_range",
 ]
 
+_MODULES = {
+    "activations": ("ActivationCodes", "activation_codes", "register_activation"),
+    "callbacks": ("FoldingMonitor",),
+    "codes": ("code_fingerprints", "distinct_fingerprints", "hamming_distance"),
+    "faces": ("face_counts", "supporting_units"),
+    "folding": ("folding_profile", "global_folding", "space_folding", "walk_length", "walk_range"),
+    "metrics": ("CodeDistances", "DistinctCodes", "FaceStatistics", "GlobalFolding", "SpaceFolding", "UnitActivity"),
+    "region_graphs": ("RegionGraph", "region_graph"),
+    "regions": ("ActivationRegions", "activation_regions"),
+    "regularizer": ("FoldingRegularizer",),
+    "shapes": ("RegionShape", "region_shapes"),
+    "walks": ("Walks", "segment_walks"),
+}
+"""Module -> its public names, imported when they are first asked for: Lightning imports this file for every Trainer."""
+
 
 def __getattr__(name: str) -> Any:
-    if name != "FoldingMonitor":
+    module = next((module for module, names in _MODULES.items() if name in names), None)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from fold_lightning import callbacks
+    found = import_module(f"fold_lightning.{module}")
+    if module == "callbacks":
+        found.derive_from_both_packages()  # `pytorch_lightning` may have been imported since
+    return getattr(found, name)
 
-    callbacks.join_twins()  # `pytorch_lightning` may have been imported since
-    return callbacks.FoldingMonitor
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

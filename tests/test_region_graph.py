@@ -22,7 +22,7 @@ from fold_lightning import (
     region_shapes,
 )
 
-module = sys.modules["fold_lightning.region_graph"]
+module = sys.modules["fold_lightning.region_graphs"]
 
 
 def arrangement(d: int, n: int, seed: int = 0) -> nn.Sequential:

@@ -10,7 +10,8 @@ import pytest
 import fold_lightning
 
 ORDER = [
-    "twins",
+    "_checks",
+    "lightning_packages",
     "codes",
     "activations",
     "walks",
@@ -18,14 +19,13 @@ ORDER = [
     "regions",
     "faces",
     "shapes",
-    "region_graph",
+    "region_graphs",
     "figures",
-    "event_files",
     "metrics",
     "regularizer",
     "probes",
-    "summaries",
     "callbacks",
+    "callback_factory",
 ]
 ROOT = Path(fold_lightning.__file__).parent
 
