@@ -130,13 +130,15 @@ def resnet18(side: int) -> nn.Sequential:
     channels = 64
     for wide in (64, 128, 256, 512):
         for _ in range(2):
-            layers += [_BasicBlock(channels, wide), nn.ReLU()]
+            layers += [BasicBlock(channels, wide), nn.ReLU()]
             channels = wide
     body = nn.Sequential(nn.Unflatten(1, (1, side, side)), *layers, nn.AdaptiveAvgPool2d(1))
     return _with_classifier(body, 512)
 
 
-class _BasicBlock(nn.Module):
+class BasicBlock(nn.Module):
+    """Two convolutions and a skip connection, halving the image where the channels grow."""
+
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         stride = 1 if inputs == outputs else 2

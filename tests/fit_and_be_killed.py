@@ -47,7 +47,7 @@ def main(folder: Path, name: str, epoch: int) -> None:
     trainer = Trainer(
         max_epochs=8,
         callbacks=[
-            FoldingMonitor(num_segments=8, max_seconds=None),
+            FoldingMonitor(num_segments=8, max_overhead=None),
             ModelCheckpoint(checkpoints, every_n_epochs=3, save_last=True),
             Killed(epoch),
         ],

@@ -27,9 +27,9 @@ class Stream(IterableDataset[Any]):
         return zip(*data(90, 1).tensors, strict=True)
 
 
-def main(devices: int, num_inputs: str, is_stream: bool) -> None:
+def main(devices: int, is_stream: bool) -> None:
     seed_everything(0, verbose=False)
-    monitor = FoldingMonitor(num_inputs="all" if num_inputs == "all" else int(num_inputs), num_segments=12, max_seconds=None)
+    monitor = FoldingMonitor(num_segments=12, max_overhead=None)
     quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "enable_model_summary": False}
     trainer = Trainer(
         max_epochs=2, strategy="ddp", accelerator="cpu", devices=devices, callbacks=[monitor], logger=Recorder(), **quiet
@@ -41,4 +41,4 @@ def main(devices: int, num_inputs: str, is_stream: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3] == "stream")
+    main(int(sys.argv[1]), sys.argv[2] == "stream")

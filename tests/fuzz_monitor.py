@@ -137,7 +137,7 @@ class Training:
         batches = self.trainer.num_val_batches  # none, where the first validation is yet to come
         validates = self.trainer.enable_validation and (not batches or sum(batches) > 0)
         ended = self.witness.ends["validation" if validates else "training"] > 0
-        return ended and not any("measured nothing" in message for message in self.warned)
+        return ended and not any("could not measure all" in message for message in self.warned)
 
     def may_be_refused(self) -> list[str]:
         """What an error at the start may say."""
@@ -151,7 +151,7 @@ class Training:
         subspace = arguments["face_subspace"]
         features = int(np.prod(task.shape))
         found += ["must be a whole number from 1 to the inputs'"] * (isinstance(subspace, int) and subspace > features)
-        return found + ["this run has no validation"] * (arguments["num_inputs"] == "all" and not settings.validates)
+        return found
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
@@ -252,10 +252,10 @@ class Fuzz:
 
     def _judge_warnings(self, monitored: Training) -> list[str]:
         """A measurement may fail where the network can't be measured, or where it has diverged."""
-        failed = [message for message in monitored.warned if "measured nothing" in message]
+        failed = [message for message in monitored.warned if "could not measure all" in message]
         reasons = [*monitored.may_be_refused(), "diverged"]
         unexpected = [message for message in failed if not any(reason in message for reason in reasons)]
-        self.counts["measured nothing once"] += bool(failed)
+        self.counts["could not measure all once"] += bool(failed)
         self.counts["failed measurements without need"] += bool(unexpected)
         return unexpected
 
@@ -276,9 +276,13 @@ def logged_wrong(monitored: Training, integers: Integers) -> list[str]:
     """Which of the scalars that were logged last are not those of public functions on the final weights."""
     arguments, measures, weights = monitored.arguments, monitored.measures, monitored.measured.weights
     unchanged = weights is not None and same(weights, dict(monitored.subject.state_dict()))
-    if "probes" not in arguments or arguments["every_n_epochs"] != 1 or not unchanged or not measures:
-        return []
-    if arguments["max_seconds"] is not None:  # the clock says of how many inputs
+    if (
+        "probes" not in arguments
+        or arguments["every_n_epochs"] != 1
+        or arguments["max_overhead"] is not None
+        or not unchanged
+        or not measures
+    ):
         return []
     if all(np.isnan(value) for value in measures.values()):  # measured when training had ended, which callbacks do not find
         return []
@@ -297,17 +301,18 @@ def expected_scalars(subject: LightningModule, arguments: dict[str, Any]) -> dic
     inputs = arguments["probes"][0] if isinstance(arguments["probes"], tuple) else arguments["probes"]
     found: dict[str, float] = {}
     if arguments["codes"]:
-        some = inputs if arguments["num_inputs"] == "all" else inputs[: arguments["num_inputs"]]
-        codes = activation_codes(subject, some, **how)
+        codes = activation_codes(subject, inputs[: arguments["num_inputs"]], **how)
         found["codes/distinct"] = len(codes.bits.unique(dim=0))
         found |= {f"codes/layer/{name}": len(codes.bits[:, part].unique(dim=0)) for name, part in codes.layers.items()}
-    if arguments["folding"] and len(inputs) == 2:  # from one to the other, and back
+    if arguments["folding"] and arguments["method"] != "uniform" and len(inputs) == 2:  # from one to the other, and back
         walks = segment_walks(subject, inputs[:1], inputs[1:], **how)
         found["folding/regions"] = len(units_by_step(walks, 0)) + 1
-    if arguments["faces"] in (True, "both") and arguments["face_subspace"] in (1, 2, "whole"):
+    if arguments["faces"] and arguments["face_subspace"] in (1, 2, "whole"):
         subspace = None if arguments["face_subspace"] == "whole" else arguments["face_subspace"]
         with contextlib.suppress(ValueError):  # no polytopes
-            regions = activation_regions(subject, inputs, subspace=subspace, seed=arguments["seed"], **how)
+            regions = activation_regions(
+                subject, inputs[: arguments["num_regions"]], subspace=subspace, seed=arguments["seed"], **how
+            )
             found["faces/mean"] = float(face_counts(regions).double().mean())
     return found
 

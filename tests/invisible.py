@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from test_monitor import Model, fit, loaders
+from test_monitor import Model, fit, loaders, sample_of, segments_of
 from torch import Tensor
 
 from fold_lightning import (
@@ -60,10 +60,10 @@ def first_weight(module: LightningModule) -> Tensor:
 
 def measured_by_hand(monitor: FoldingMonitor, model: LightningModule) -> dict[str, float]:
     """What a monitor should log of a model, by the public functions."""
-    probes = monitor._run.probes
-    walks = segment_walks(model, probes.segments.start, probes.segments.end)
-    inputs = probes.counted[0]
-    faces = face_counts(activation_regions(model, probes.faces.data, subspace=2)).double()
+    items, settings = sample_of(monitor).probes.items, monitor.settings
+    walks = segment_walks(model, *segments_of(monitor))
+    inputs = items[: settings.num_inputs]
+    faces = face_counts(activation_regions(model, items[: settings.num_regions], subspace=2)).double()
     return {
         "folding/chi_mean": space_folding(walks).mean().item(),
         "folding/regions": walks.num_regions().double().mean().item(),

@@ -23,7 +23,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from random_models import Draw
 from random_tasks import Loaders, Samples, Subject, Task
 
-MONITOR_PREFIXES = ("folding/", "codes/", "faces/")
+MONITOR_PREFIXES = ("folding/", "codes/", "units/", "faces/", "monitor/")
 
 
 class Recorder(Logger):
@@ -146,22 +146,27 @@ class Settings:
 def monitor_arguments(draw: Draw, task: Task, settings: Settings) -> dict[str, Any]:
     """What a monitor is built with."""
     arguments: dict[str, Any] = {"num_segments": draw.pick("segments", 1, 2, 5, 8), "figures": draw.happens("figures", 0.04)}
-    arguments["num_inputs"] = draw.pick("inputs", 2, 10, 1000, "all" if settings.validates else 20)
+    arguments["num_inputs"] = draw.pick("inputs", 2, 10, 1000, 20)
     arguments["seed"] = draw.pick("monitor's seed", 0, 1)
     optional = {
         "every_n_epochs": draw.pick("every", 1, 1, 1, 2),
         "measure_at_start": draw.pick("at start", True, True, False),
-        "max_seconds": draw.pick("seconds", None, None, None, "auto", 0.2),
+        "every_n_train_steps": draw.pick("steps", None, None, None, 2),
+        "max_overhead": draw.pick("overhead", None, None, None, 0.05, 0.0),
+        "method": draw.pick("method", "auto", "auto", "auto", "exact", "uniform"),
+        "num_points": draw.pick("points", 129, 5),
+        "num_regions": draw.pick("regions", 64, 3),
         "segments_per_pair": draw.pick("per pair", None, None, None, 1),
         "folding": draw.pick("folding", True, True, True, True, False),
         "codes": draw.pick("codes", True, True, True, False),
-        "faces": draw.pick("faces", True, True, "both", "random", False),
+        "units": draw.pick("units", True, True, True, False),
+        "faces": draw.pick("faces", True, True, True, False),
         "face_subspace": draw.pick("subspace", "auto", "auto", "auto", 1, 2, 4, "whole"),
         "layers": draw.pick("layers", None, None, None, None, "*", ["*"]),
     }
     if np.prod(task.shape) > 12 and optional["face_subspace"] == "whole":
         optional["face_subspace"] = "auto"  # whole regions of images take seconds
-    if not (optional["folding"] or optional["codes"] or optional["faces"]):
+    if not any(optional[name] for name in ("folding", "codes", "units", "faces")):
         optional["codes"] = True
     if draw.happens("probes", 0.25):
         arguments["probes"] = probes(draw, task)

@@ -20,7 +20,7 @@ from invisible import assert_invisible
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from test_monitor import Model, data, fit, loaders, watch
+from test_monitor import Model, data, fit, loaders, sample_of, segments_of, watch
 from torch import Tensor, nn
 from torch.utils.data import (
     BatchSampler,
@@ -46,7 +46,8 @@ def small(**options: Any) -> FoldingMonitor:
 
 def assert_probed(monitor: FoldingMonitor, dataset: TensorDataset, count: int, *, labelled: bool = True) -> None:
     """The probes are so many different items of a data set, with their labels."""
-    inputs, labels = monitor._run.probes.pool
+    probes = sample_of(monitor).probes
+    inputs, labels = probes.items, probes.labels
     x, y = dataset.tensors
     rows = [int((x == probe).all(1).nonzero()) for probe in inputs]
     assert len(set(rows)) == len(rows) == count
@@ -171,13 +172,19 @@ def test_integers_are_refused_before_training_with_what_to_do(tmp_path: Path, dt
         fit(tmp_path, small(), model=NeverTrains(), given=formed(make, val=validation), num_sanity_val_steps=0)
 
 
+def test_a_batch_that_begins_with_something_else_is_read_where_the_model_takes_it(tmp_path: Path) -> None:
+    monitor = small()
+    model = Unpacks(lambda batch: (batch[1], batch[2]))
+    fit(tmp_path, monitor, model=model, given=formed(lambda x, y: (torch.randn(len(x), 2), x, y)), num_sanity_val_steps=0)
+    assert_probed(monitor, data(40, 1), 40)
+
+
 @pytest.mark.parametrize("measured", [True, False])
-def test_a_batch_that_begins_with_something_else_is_refused_with_what_to_do(tmp_path: Path, measured: bool) -> None:
-    given = formed(lambda x, y: (torch.randn(len(x), 2), x, y))
-    with pytest.raises(ValueError, match=r"refused a batch of shape \(2, 2\).*first tensor.*pass `batch_to_inputs=`"):
-        fit(tmp_path, small(measure_at_start=measured), model=NeverTrains(), given=given, num_sanity_val_steps=0)
-    with pytest.raises(ValueError, match=r"`forward=`\)$"):
-        monitor = small(batch_to_inputs=lambda batch: batch[0], measure_at_start=measured)
+@pytest.mark.parametrize("told", [True, False])
+def test_inputs_that_the_model_refuses_are_refused_with_what_to_do(tmp_path: Path, measured: bool, told: bool) -> None:
+    given = formed(lambda x, y: (torch.randn(len(x), 2), y))
+    monitor = small(batch_to_inputs=(lambda batch: batch[0]) if told else None, measure_at_start=measured)
+    with pytest.raises(ValueError, match=r"The model takes nothing of .*Tried: .*Pass `batch_to_inputs=`.*`forward=`"):
         fit(tmp_path, monitor, model=NeverTrains(), given=given, num_sanity_val_steps=0)
 
 
@@ -225,7 +232,7 @@ def test_token_ids_are_measured_behind_an_embedding_that_does_not_notice(tmp_pat
 
     monitor = small(batch_to_inputs=lambda batch: (made[-1].stem(batch[0]), batch[1]), forward="net")
     trainer = assert_invisible(tmp_path, monitor=monitor, model=model, given=given)
-    assert monitor._run.probes.pool[0].shape[1:] == (12,) and not monitor._run.probes.pool[0].requires_grad
+    assert sample_of(monitor).probes.items.shape[1:] == (12,) and not sample_of(monitor).probes.items.requires_grad
     assert [step for step, _ in trainer.logger.said] == ([2, 5] if passes else [0, 2, 5])
 
 
@@ -239,18 +246,18 @@ class Stream(IterableDataset[Any]):
 
 @pytest.mark.parametrize("sanity", [0, 2])
 def test_a_stream_of_validation_data_is_probed_as_it_passes(tmp_path: Path, sanity: int) -> None:
-    monitor = watch(num_segments=4, num_inputs=32)
+    monitor = watch(num_segments=4, num_inputs=32, num_regions=32)
     trainer = fit(tmp_path, monitor, given=loaders(None, Stream(data(40, 1))), num_sanity_val_steps=sanity)
     assert [step for step, _ in trainer.logger.said] == ([0, 2, 5] if sanity else [2, 5])
     validation = data(40, 1).tensors[0]
-    assert len(monitor._run.probes.pool[0]) == len(monitor._run.probes.pool[0].unique(dim=0)) == 40
+    assert len(sample_of(monitor).probes.items) == len(sample_of(monitor).probes.items.unique(dim=0)) == 32
     # What the sanity check shows is not enough here; its batches come again, and count once.
     monitor = watch(num_segments=4, num_inputs=50)
     trainer = fit(tmp_path, monitor, given=loaders(None, Stream(data(60, 1))), num_sanity_val_steps=sanity)
     assert [step for step, _ in trainer.logger.said] == [2, 5]
-    assert len(monitor._run.probes.pool[0]) == len(monitor._run.probes.pool[0].unique(dim=0)) == 60
+    assert len(sample_of(monitor).probes.items) == len(sample_of(monitor).probes.items.unique(dim=0)) == 60
     validation = data(60, 1).tensors[0]
-    assert all((start == validation).all(1).any() for start in monitor._run.probes.segments.start)
+    assert all((start == validation).all(1).any() for start in segments_of(monitor)[0])
 
 
 def test_a_stream_of_training_data_is_probed_as_it_passes(tmp_path: Path) -> None:
@@ -263,7 +270,7 @@ def test_what_passes_is_measured_in_the_precision_of_a_step(tmp_path: Path, prec
     monitor = small()
     how = lambda: {"precision": precision}  # noqa: E731
     trainer = assert_invisible(tmp_path, monitor=monitor, given=lambda: loaders(val=Stream(data(48, 1))), how=how)
-    inputs = monitor._run.probes.pool[0]
+    inputs = sample_of(monitor).probes.items
     assert inputs.dtype == dtype
     codes = activation_codes(trainer.lightning_module, inputs[:40])
     assert trainer.logger.said[-1][1]["codes/distinct"] == len(codes.bits.unique(dim=0))
@@ -312,19 +319,12 @@ def test_a_function_that_always_fails_on_batches_that_pass_costs_one_warning(tmp
     monitor = small(batch_to_inputs=Fails(*range(100)))
     trainer, said = fit_with_warnings(tmp_path, monitor, given=(DataLoader(Stream(data()), 20),), max_epochs=3)
     assert trainer.global_step == 9 and not trainer.logger.said
-    assert len(said) == 1 and "measured nothing at epoch 0: 'image' (training goes on; said once)" in said[0]
-
-
-def test_a_function_that_fails_on_a_validation_batch_costs_that_measurement(tmp_path: Path) -> None:
-    monitor = small(batch_to_inputs=Fails(2, 3), num_inputs="all", measure_at_start=False)  # the first call is the start's
-    trainer, said = fit_with_warnings(tmp_path, monitor, max_epochs=3, num_sanity_val_steps=0)
-    assert trainer.global_step == 9 and [step for step, _ in trainer.logger.said] == [8]
-    assert len(said) == 1 and "measured nothing at epoch 0" in said[0]
+    assert len(said) == 1 and "could not measure all at epoch 0: 'image'" in said[0]
 
 
 def test_a_function_that_fails_in_a_step_costs_its_term(tmp_path: Path) -> None:
     regularizer = FoldingRegularizer(every_n_steps=1)
-    options = {"folding": False, "codes": False, "faces": False, "batch_to_inputs": Fails(3, 4)}
+    options = {"folding": False, "codes": False, "units": False, "faces": False, "batch_to_inputs": Fails(3, 4)}
     trainer, said = fit_with_warnings(tmp_path, FoldingMonitor(regularize=regularizer, **options))
     assert trainer.global_step == 6 and regularizer.num_skipped == 2
     assert len(said) == 1 and "left out of a step. KeyError: 'image'. (Training goes on" in said[0]
@@ -333,7 +333,7 @@ def test_a_function_that_fails_in_a_step_costs_its_term(tmp_path: Path) -> None:
 def test_a_function_that_fails_on_the_first_batch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="image"):
         fit(tmp_path, small(batch_to_inputs=Fails(1)), model=NeverTrains(), num_sanity_val_steps=0)
-    options = {"folding": False, "codes": False, "faces": False, "batch_to_inputs": Fails(1)}
+    options = {"folding": False, "codes": False, "units": False, "faces": False, "batch_to_inputs": Fails(1)}
     with pytest.raises(MisconfigurationException, match="can't use the first batch. KeyError: 'image'"):
         fit(tmp_path, FoldingMonitor(regularize=True, **options))
 
@@ -350,21 +350,19 @@ class Careless:
         return x, batch.pop("label")
 
 
-@pytest.mark.parametrize("options", [{}, {"num_inputs": "all"}], ids=["probes", "all"])
+@pytest.mark.parametrize("validates", [False, True])
 @pytest.mark.parametrize("passes", [False, True])
-def test_whatever_a_function_does_to_a_batch_training_does_not_notice(
-    tmp_path: Path, options: dict[str, Any], passes: bool
-) -> None:
+def test_whatever_a_function_does_to_a_batch_training_does_not_notice(tmp_path: Path, validates: bool, passes: bool) -> None:
     def given() -> tuple[Any, ...]:
         train, val = formed(lambda x, y: {"data": {"image": x}, "label": y})
         if passes:
             train, val = (DataLoader(Stream(list(loader)), batch_size=None) for loader in (train, val))
-        return (train, val) if options else (train,)
+        return (train, val) if validates else (train,)
 
     unpack = lambda batch: (batch["data"]["image"], batch["label"])  # noqa: E731
-    monitor = small(**options, batch_to_inputs=Careless())
+    monitor = small(batch_to_inputs=Careless())
     assert_invisible(tmp_path, monitor=monitor, model=lambda: Unpacks(unpack), given=given)
-    assert "codes/distinct" in monitor._run.scalars
+    assert "codes/distinct" in monitor._session.values
 
 
 TOGETHER: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Any], Any]]] = {
@@ -421,7 +419,7 @@ def test_several_validation_loaders(tmp_path: Path, mode: Any) -> None:
     monitor = small(batch_to_inputs=None if mode == "sequential" else lambda batch: batch["b"])
     trainer = assert_invisible(tmp_path, monitor=monitor, model=Validates, given=given)
     assert trainer.logger.said[0][0] == 0
-    assert_probed(monitor, *((data(40, 1), 40) if mode == "sequential" else (data(50, 2), 48)))
+    assert_probed(monitor, *((data(40, 1), 40) if mode == "sequential" else (data(50, 2), 40)))
 
 
 class ByKeys(Dataset[Any]):
@@ -475,7 +473,7 @@ def in_batches(sampler: Any) -> BatchSampler:
 
 EVEN = range(0, 80, 2)
 LOADERS: dict[str, tuple[Callable[[TensorDataset], DataLoader[Any]], range]] = {
-    "drop_last": (lambda d: DataLoader(d, 30, drop_last=True), range(80)),
+    "drop_last": (lambda d: DataLoader(d, 30, drop_last=True), range(60)),
     "sampler": (lambda d: DataLoader(d, 10, sampler=SubsetRandomSampler(EVEN)), EVEN),
     "sampler with a generator": (
         lambda d: DataLoader(d, 10, sampler=SubsetRandomSampler(EVEN, torch.Generator().manual_seed(1))),
@@ -494,16 +492,16 @@ def test_probes_are_items_that_the_loader_reads(tmp_path: Path, kind: str) -> No
     load, read = LOADERS[kind]
     monitor = small(num_inputs=100)
     given = lambda: (load(data(80)), load(data(80, 1)))  # noqa: E731
-    limits = {"limit_train_batches": 4, "limit_val_batches": 2}
+    limits = {"limit_train_batches": 4} | ({"limit_val_batches": 2} if "endless" in kind else {})
     trainer = assert_invisible(tmp_path, monitor=monitor, given=given, how=lambda: limits)
     assert trainer.logger.said[0][0] == 0
     x, y = (part[list(read)] for part in data(80, 1).tensors)
     if "endless" in kind:
-        assert len(monitor._run.probes.pool[0]) <= 40 and all(
-            (x == probe).all(1).any() for probe in monitor._run.probes.pool[0]
+        assert len(sample_of(monitor).probes.items) <= 40 and all(
+            (x == probe).all(1).any() for probe in sample_of(monitor).probes.items
         )
     else:
-        assert_probed(monitor, TensorDataset(x, y), len(read))
+        assert_probed(monitor, TensorDataset(x, y) if "drop_last" not in kind else data(80, 1), len(read))
 
 
 class InWorkers(Dataset[Any]):
@@ -565,7 +563,7 @@ class Opens(Dataset[Any]):
 def test_what_reading_leaves_on_a_data_set_is_taken_away_again(tmp_path: Path) -> None:
     dataset, monitor = Opens(), small()
     fit(tmp_path, monitor, given=(DataLoader(dataset, 10),), max_epochs=1, limit_train_batches=1)
-    assert_probed(monitor, data(40, 1), 40)
+    assert_probed(monitor, data(40, 1), 10)  # no more than the batch that training is limited to
     assert len(dataset.cache) == 10 and dataset.file is not None, "what training read stays"
 
 

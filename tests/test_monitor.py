@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import subprocess
 import sys
 import warnings
@@ -33,19 +35,23 @@ from fold_lightning import (
     segment_walks,
     space_folding,
 )
-from fold_lightning.callbacks import measurement
-from fold_lightning.callbacks.measurement import Measurement
+from fold_lightning.callbacks import method
+from fold_lightning.callbacks.measures import MEASURES, Sample
+from fold_lightning.callbacks.measures.slice import slice_regions
+from fold_lightning.callbacks.measures.sources import SegmentSource
 from fold_lightning.figures import plot_slice
-from fold_lightning.folding import PerSegment
-from fold_lightning.summaries import folding_scalars
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 
-SCALARS = ["chi_mean", "chi_median", "chi_max", "fraction", "regions", "exact", "complete", "phi", "segments", "seconds"]
-LAYERS = ["layer/net.2", "layer/net.5"]
-CODES = {f"codes/{name}" for name in ["distinct", "distinct_correct", "distinct_fraction", "inputs", *LAYERS]}
-FACES = {"faces/mean", "faces/max", "faces/bound", "faces/inputs"}
-TAGS = {f"folding/{name}" for name in SCALARS + LAYERS} | CODES | FACES
+LAYERS = ["net.2", "net.5"]
+FOLDING = {f"folding/{name}" for name in "chi_mean chi_median chi_max fraction phi regions exact complete".split()}
+FOLDING |= {f"folding/layer/{layer}" for layer in LAYERS}
+CODES = {f"codes/{name}" for name in "distinct distinct_correct distinct_fraction within between".split()}
+CODES |= {f"codes/layer/{layer}" for layer in LAYERS}
+UNITS = {f"units/{what}{layer}" for what in ("dead", "always_active", "active") for layer in ("", "/net.2", "/net.5")}
+FACES = {"faces/mean", "faces/max", "faces/bound"}
+TAGS = FOLDING | CODES | UNITS | FACES | {"monitor/seconds"}
+PREFIXES = ("folding/", "codes/", "units/", "faces/", "monitor/")
 
 
 class Model(LightningModule):
@@ -87,7 +93,7 @@ class Recorder(Logger):
     def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        folding = {tag: value for tag, value in metrics.items() if tag.startswith(("folding/", "codes/", "faces/"))}
+        folding = {tag: value for tag, value in metrics.items() if tag.startswith(PREFIXES)}
         if folding:
             self.said.append((step, folding))
 
@@ -104,8 +110,18 @@ def loaders(train: Dataset[Any] | None = None, val: Dataset[Any] | None = None) 
 
 
 def watch(**options: Any) -> FoldingMonitor:
-    """A monitor whose values depend on no clock."""
-    return FoldingMonitor(**({"max_seconds": None} | options))
+    """A monitor that measures every due epoch."""
+    return FoldingMonitor(**({"max_overhead": None} | options))
+
+
+def sample_of(monitor: FoldingMonitor) -> Sample:
+    return monitor._session.sample
+
+
+def segments_of(monitor: FoldingMonitor) -> tuple[Tensor, Tensor]:
+    """Starts and ends of the segments that a monitor walks."""
+    sample = sample_of(monitor)
+    return sample.probes.items[sample.segments.start], sample.probes.items[sample.segments.end]
 
 
 def fit(tmp_path: Path, *callbacks: Any, model: Model | None = None, given: Any = None, **options: Any) -> Trainer:
@@ -127,8 +143,7 @@ def test_the_whole_conversation_with_a_logger(tmp_path: Path) -> None:
 def test_the_values_are_those_of_exact_walks_of_the_model(tmp_path: Path) -> None:
     monitor = watch(num_segments=20)
     trainer = fit(tmp_path, monitor, max_epochs=1)
-    segments = monitor._run.probes.segments
-    walks = segment_walks(trainer.lightning_module, segments.start, segments.end)
+    walks = segment_walks(trainer.lightning_module, *segments_of(monitor))
     logged = trainer.logger.said[-1][1]
     assert logged["folding/chi_mean"] == pytest.approx(space_folding(walks).mean().item(), rel=1e-5)
     assert logged["folding/regions"] == pytest.approx(walks.num_regions().double().mean().item(), rel=1e-5)
@@ -154,7 +169,7 @@ def test_real_tensorboard_files_hold_curves_histograms_pictures_and_a_layout(tmp
     assert sorted(tags["images"]) == ["folding/phi_matrix", "folding/walk", "regions/slice"]
     settings = yaml.safe_load((Path(logger.log_dir) / "hparams.yaml").read_text())
     assert (
-        settings["folding_monitor"] | {"face_subspace": "auto", "face_dimension": 2} == settings["folding_monitor"]
+        settings["folding_monitor"] | {"method": "exact", "num_inputs": 40, "num_segments": 12} == settings["folding_monitor"]
         and "hp_metric" not in tags["scalars"]
     )
     projector = (Path(logger.log_dir) / "projector_config.pbtxt").read_text()
@@ -168,38 +183,32 @@ def test_real_tensorboard_files_hold_curves_histograms_pictures_and_a_layout(tmp
 def test_phi_is_the_global_folding_of_the_walked_segments(tmp_path: Path) -> None:
     monitor = watch(segments_per_pair=3)
     trainer = fit(tmp_path, monitor, max_epochs=1)
-    segments = monitor._run.probes.segments
-    walks = segment_walks(trainer.lightning_module, segments.start, segments.end)
+    walks, segments = segment_walks(trainer.lightning_module, *segments_of(monitor)), sample_of(monitor).segments
     logged = trainer.logger.said[-1][1]
     phi, _ = global_folding(space_folding(walks), segments.start_class, segments.end_class, 3)
     assert logged["folding/phi"] == pytest.approx(phi.item(), rel=1e-6)
-    assert logged["folding/segments"] == 6 * 3
+    assert len(segments) == 6 * 3
     assert segments.describe() == "18 segments, 3 for each of 6 of 6 ordered pairs of 3 classes"
 
 
 @pytest.mark.parametrize(("subspace", "dimension"), [("auto", 2), ("whole", 5), (3, 3)])
 def test_faces_are_those_of_the_probed_inputs(tmp_path: Path, subspace: Any, dimension: int) -> None:
-    monitor = watch(faces="both", face_subspace=subspace, num_segments=4)
+    monitor = watch(face_subspace=subspace, num_segments=4, num_regions=30)
     trainer = fit(tmp_path, monitor, max_epochs=1)
     model, logged = trainer.lightning_module, trainer.logger.said[-1][1]
     k = None if subspace == "whole" else dimension
     assert logged["faces/bound"] == 2 * dimension
-    inputs = monitor._run.probes.pool[0]
-    for prefix, points in (("", inputs[:64]), ("random_", monitor._run.probes.faces.random)):
-        counts = face_counts(activation_regions(model, points, subspace=k)).double()
-        assert logged[f"faces/{prefix}mean"] == pytest.approx(counts.mean().item(), rel=1e-6)
-        assert logged[f"faces/{prefix}max"] == counts.max()
-    random = monitor._run.probes.faces.random
-    assert len(random) == 64 and (random >= inputs.amin(0)).all() and (random <= inputs.amax(0)).all()
+    counts = face_counts(activation_regions(model, sample_of(monitor).probes.items[:30], subspace=k)).double()
+    assert logged["faces/mean"] == pytest.approx(counts.mean().item(), rel=1e-6)
+    assert logged["faces/max"] == counts.max()
 
 
 @pytest.mark.parametrize(("text", "subspace"), [("auto", "auto"), ("whole", "whole"), ("3", 3)])
 def test_the_command_line_chooses_faces(text: str, subspace: Any) -> None:
-    arguments = ["--trainer.callbacks+=fold_lightning.FoldingMonitor", "--trainer.callbacks.faces=both"]
-    arguments.append(f"--trainer.callbacks.face_subspace={text}")
+    arguments = ["--trainer.callbacks+=fold_lightning.FoldingMonitor", f"--trainer.callbacks.face_subspace={text}"]
     cli = LightningCLI(Model, run=False, save_config_callback=None, args=arguments)
     (monitor,) = [callback for callback in cli.trainer.callbacks if isinstance(callback, FoldingMonitor)]
-    assert (monitor.settings.faces, monitor.settings.face_subspace) == ("both", subspace)
+    assert monitor.settings.face_subspace == subspace
 
 
 def test_inputs_of_few_features_have_whole_regions(tmp_path: Path) -> None:
@@ -209,17 +218,17 @@ def test_inputs_of_few_features_have_whole_regions(tmp_path: Path) -> None:
             self.net[0] = nn.Linear(3, 16)
 
     few = TensorDataset(torch.randn(60, 3), torch.arange(60) % 3)
-    monitor = watch(num_segments=4, folding=False, codes=False)
+    monitor = watch(num_segments=4, folding=False, codes=False, units=False)
     trainer = fit(tmp_path, monitor, model=Small(), given=(DataLoader(few, 20), DataLoader(few, 20)), max_epochs=1)
     values = trainer.logger.said[-1][1]
-    assert {tag for tag in values if "/" in tag} >= FACES and values["faces/bound"] == 6
-    assert monitor._run.probes.faces.subspace is None and not any(tag.startswith(("codes", "folding/chi")) for tag in values)
+    assert set(values) == FACES | {"monitor/seconds"} and values["faces/bound"] == 6
+    assert sample_of(monitor).faces.subspace is None
 
 
 def test_the_picture_of_a_slice_holds_its_regions(tmp_path: Path) -> None:
-    measurement, model = Measurement(None, None), Model().eval()
+    model = Model().eval()
     x = data(1, 3).tensors[0]
-    polygons, distances, extent = measurement.slice(model, x, seed=4)
+    polygons, distances, extent = slice_regions(model, x, seed=4)
     regions = activation_regions(model, x, subspace=2, seed=4)
     assert len(polygons[0]) == face_counts(regions).item() and distances[0] == 0 and (distances[1:] > 0).all()
     here = activation_codes(model, x).bits
@@ -232,7 +241,7 @@ def test_the_picture_of_a_slice_holds_its_regions(tmp_path: Path) -> None:
     pooled = nn.Sequential(nn.Unflatten(1, (1, 6)), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(3, 4), nn.ReLU())
     model.forward = pooled.forward  # what pools has the polygon of the input alone
     model.net = pooled
-    assert len(measurement.slice(model, torch.randn(1, 6), seed=0)[0]) == 1
+    assert len(slice_regions(model, torch.randn(1, 6), seed=0)[0]) == 1
 
 
 def test_a_curved_network_has_no_faces_and_trains_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -241,7 +250,7 @@ def test_a_curved_network_has_no_faces_and_trains_all_the_same(tmp_path: Path, c
     with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
         trainer = fit(tmp_path, watch(num_segments=4), model=model)
     assert not any(tag.startswith("faces") for _, values in trainer.logger.said for tag in values)
-    assert sum("counts no faces. Regions are polytopes where" in message for message in caplog.messages) == 1
+    assert sum("measures no regions. Regions are polytopes where" in message for message in caplog.messages) == 1
 
 
 def test_a_slice_of_more_dimensions_than_features_is_refused_at_the_start(tmp_path: Path) -> None:
@@ -250,28 +259,31 @@ def test_a_slice_of_more_dimensions_than_features_is_refused_at_the_start(tmp_pa
             fit(tmp_path, watch(face_subspace=6, measure_at_start=measured))
 
 
-@pytest.mark.parametrize("num_inputs", [30, "all"])
-def test_codes_are_those_of_the_probed_inputs_or_of_all_that_pass(tmp_path: Path, num_inputs: Any) -> None:
-    monitor = watch(num_inputs=num_inputs, num_segments=4)
-    validation = data(90, 1)
-    trainer = fit(tmp_path, monitor, given=loaders(val=validation))
-    inputs, labels = validation.tensors if num_inputs == "all" else (part[:30] for part in monitor._run.probes.pool)
+def test_codes_units_and_distances_are_those_of_the_probed_inputs(tmp_path: Path) -> None:
+    monitor = watch(num_inputs=30, num_segments=4)
+    trainer = fit(tmp_path, monitor, given=loaders(val=data(90, 1)))
+    probes = sample_of(monitor).probes
+    inputs, labels = probes.items[:30], probes.labels[:30]
     model = trainer.lightning_module.eval()
     codes = activation_codes(model, inputs)
     right = model.double()(inputs.double()).argmax(1) == labels
     logged = trainer.logger.said[-1][1]
     assert logged["codes/distinct"] == len(codes.bits.unique(dim=0))
-    assert logged["codes/distinct_fraction"] == pytest.approx(logged["codes/distinct"] / len(inputs))
+    assert logged["codes/distinct_fraction"] == pytest.approx(logged["codes/distinct"] / 30)
     assert logged["codes/distinct_correct"] == len(codes.bits[right].unique(dim=0))
-    for layer, columns in codes.layers.items():
-        assert logged[f"codes/layer/{layer}"] == len(codes.bits[:, columns].unique(dim=0))
-    if num_inputs == "all":
-        assert not CODES & set(trainer.logger.said[0][1])  # nothing has passed before training
-
-
-def test_all_validation_inputs_need_a_validation(tmp_path: Path) -> None:
-    with pytest.raises(MisconfigurationException, match="this run has no validation"):
-        fit(tmp_path, watch(num_inputs="all"), given=loaders()[:1])
+    for layer, columns in {"": slice(None), **{f"/{name}": part for name, part in codes.layers.items()}}.items():
+        bits = codes.bits[:, columns]
+        assert logged[f"codes/layer{layer}" if layer else "codes/distinct"] == len(bits.unique(dim=0))
+        assert logged[f"units/dead{layer}"] == pytest.approx((~bits.any(0)).float().mean().item())
+        assert logged[f"units/always_active{layer}"] == pytest.approx(bits.all(0).float().mean().item())
+        assert logged[f"units/active{layer}"] == pytest.approx(bits.float().mean().item())
+    apart = {"within": [], "between": []}
+    for i in range(30):
+        for j in range(i):
+            distance = (codes.bits[i] != codes.bits[j]).double().mean().item()
+            apart["within" if labels[i] == labels[j] else "between"].append(distance)
+    for name, distances in apart.items():
+        assert logged[f"codes/{name}"] == pytest.approx(sum(distances) / len(distances), rel=1e-6)
 
 
 class Regression(Model):
@@ -286,9 +298,11 @@ def test_without_classes_segments_are_random_and_there_is_no_phi(tmp_path: Path,
     validation = TensorDataset(data(40, 1).tensors[0], *targets)
     monitor = watch(num_segments=8)
     trainer = fit(tmp_path, monitor, model=Regression(), given=loaders(val=validation))
-    absent = {"folding/phi"} if targets and targets[0].dtype == torch.int64 else {"folding/phi", "codes/distinct_correct"}
+    absent = {"folding/phi", "codes/distinct_correct", "codes/within", "codes/between"}
+    if targets and targets[0].dtype == torch.int64:  # a single class, of which the model has three
+        absent = {"folding/phi", "codes/distinct_correct", "codes/between"}
     assert all(set(values) == TAGS - absent for _, values in trainer.logger.said)
-    assert monitor._run.probes.segments.describe() == "8 segments between random inputs, without classes"
+    assert sample_of(monitor).segments.describe() == "8 segments between random inputs, without classes"
 
 
 @pytest.mark.parametrize(
@@ -318,8 +332,9 @@ def test_labels_may_be_numbered_as_they_like_and_some_may_be_missing(tmp_path: P
     monitor = watch(num_segments=12, segments_per_pair=1)
     trainer = fit(tmp_path, monitor, model=Regression(), max_epochs=1, given=loaders(val=validation))
     said = trainer.logger.said[-1][1]
-    assert said["folding/segments"] == 6 and "folding/phi" in said and "codes/distinct_correct" not in said
-    assert set(monitor._run.probes.segments.start_class.tolist()) == {3, 7, 100_000}
+    segments = sample_of(monitor).segments
+    assert len(segments) == 6 and "folding/phi" in said and "codes/distinct_correct" not in said
+    assert set(segments.start_class.tolist()) == {3, 7, 100_000}
 
 
 def test_one_logit_says_a_class_by_its_sign(tmp_path: Path) -> None:
@@ -332,13 +347,13 @@ def test_one_logit_says_a_class_by_its_sign(tmp_path: Path) -> None:
     assert trainer.logger.said[-1][1]["codes/distinct_correct"] == len(activation_codes(model, x).bits[right].unique(dim=0))
 
 
-@pytest.mark.parametrize("part", ["folding", "codes", "faces"])
+@pytest.mark.parametrize("part", ["folding", "codes", "units", "faces"])
 def test_either_part_can_be_left_out(tmp_path: Path, part: str) -> None:
     logger = TensorBoardLogger(tmp_path, name="tb")
     recorder = Recorder()
     fit(tmp_path, watch(num_segments=2, **{part: False}), max_epochs=1, logger=[logger, recorder])
-    said = set(recorder.said[-1][1]) - {"folding/seconds"}
-    assert {tag.partition("/")[0] for tag in said} == {"folding", "codes", "faces"} - {part}
+    said = set(recorder.said[-1][1]) - {"monitor/seconds"}
+    assert {tag.partition("/")[0] for tag in said} == {"folding", "codes", "units", "faces"} - {part}
     assert (Path(logger.log_dir) / "projector_config.pbtxt").exists() == (part != "codes")
 
 
@@ -349,7 +364,7 @@ class Listener(Callback):
         self.found: list[float] = []
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.found.append(float(trainer.callback_metrics["folding/seconds"]))
+        self.found.append(float(trainer.callback_metrics["monitor/seconds"]))
 
 
 @pytest.mark.parametrize("validates", [True, False])
@@ -357,7 +372,7 @@ def test_every_n_epochs_measures_then_and_callbacks_find_the_last_value_between(
     monitor, listener = watch(num_segments=8, every_n_epochs=2, measure_at_start=False), Listener()
     given = loaders() if validates else loaders()[:1]
     logger = fit(tmp_path, monitor, listener, given=given, max_epochs=5).logger
-    assert [step for step, _ in logger.said] == [2, 5, 11]  # the first so that there is a value
+    assert [step for step, _ in logger.said] == [2, 5, 11, 14]  # the first so that there is a value, and the end
     one, two, three, four, five = listener.found
     assert two == three and four == five and one != two != four
 
@@ -366,7 +381,7 @@ def test_before_the_first_validation_callbacks_find_the_value_from_before_traini
     listener, stopping = Listener(), EarlyStopping("folding/regions", patience=9, check_on_train_epoch_end=True)
     beside = (watch(num_segments=8), listener, stopping)
     trainer = fit(tmp_path, *beside, max_epochs=4, check_val_every_n_epoch=2)
-    said = [values["folding/seconds"] for _, values in trainer.logger.said]
+    said = [values["monitor/seconds"] for _, values in trainer.logger.said]
     assert [step for step, _ in trainer.logger.said] == [0, 5, 11]
     assert listener.found == pytest.approx([said[i] for i in (0, 1, 1, 2)], rel=1e-6)
 
@@ -376,15 +391,15 @@ def test_without_validation_it_measures_training_inputs_at_the_end_of_an_epoch(t
     trainer = fit(tmp_path, monitor, given=(DataLoader(data(), batch_size=20),))
     assert [step for step, _ in trainer.logger.said] == [0, 2, 5]
     train = data().tensors[0]
-    assert all((start == train).all(1).any() for start in monitor._run.probes.segments.start)
+    assert all((start == train).all(1).any() for start in segments_of(monitor)[0])
 
 
 def test_segments_go_between_different_classes_of_the_validation_data(tmp_path: Path) -> None:
     monitor = watch(num_segments=12)
     fit(tmp_path, monitor, max_epochs=1)
     inputs, labels = data(40, 1).tensors
-    segments = monitor._run.probes.segments
-    for point, label in ((segments.start, segments.start_class), (segments.end, segments.end_class)):
+    segments, (starts, ends) = sample_of(monitor).segments, segments_of(monitor)
+    for point, label in ((starts, segments.start_class), (ends, segments.end_class)):
         for x, c in zip(point, label, strict=True):
             assert c in labels[(inputs == x).all(1)]
     pairs = list(zip(segments.start_class.tolist(), segments.end_class.tolist(), strict=True))
@@ -396,8 +411,6 @@ def test_an_empty_validation_loader_is_no_validation(tmp_path: Path) -> None:
     empty = DataLoader(TensorDataset(torch.empty(0, 5), torch.empty(0).long()), batch_size=4)
     trainer = fit(tmp_path, watch(num_segments=4), given=(loaders()[0], empty))
     assert [step for step, _ in trainer.logger.said] == [0, 2, 5]
-    with pytest.raises(ValueError, match="is empty"):
-        watch(probes=[])
 
 
 def test_inputs_that_are_not_finite_are_no_probes(tmp_path: Path) -> None:
@@ -406,7 +419,7 @@ def test_inputs_that_are_not_finite_are_no_probes(tmp_path: Path) -> None:
     validation = DataLoader(TensorDataset(x, y), batch_size=20)
     monitor = watch(num_segments=8)
     fit(tmp_path, monitor, given=(loaders()[0], validation), max_epochs=1)
-    assert monitor._run.probes.segments.start.isfinite().all()
+    assert segments_of(monitor)[0].isfinite().all()
 
 
 def test_probes_depend_on_the_seed_alone(tmp_path: Path) -> None:
@@ -415,7 +428,7 @@ def test_probes_depend_on_the_seed_alone(tmp_path: Path) -> None:
         seed_everything(shuffled)
         monitor = watch(num_segments=8, seed=seed)
         fit(tmp_path, monitor, max_epochs=1)
-        starts.append(monitor._run.probes.segments.start)
+        starts.append(segments_of(monitor)[0])
     assert torch.equal(starts[0], starts[1]) and not torch.equal(starts[0], starts[2])
 
 
@@ -461,16 +474,16 @@ def test_other_loggers_checkpoints_and_early_stopping_use_the_values(tmp_path: P
 
 
 def test_the_sanity_check_is_not_measured_and_a_fast_run_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured, walks = [], Measurement.walks
+    measured, walk = [], SegmentSource.walk
 
-    def counting(self: Measurement, model: LightningModule, segments: Any, seconds: float | None) -> Any:
+    def counting(self: SegmentSource, model: LightningModule, rows: Tensor) -> Any:
         assert not model.trainer.sanity_checking
-        measured.append(len(segments))
-        return walks(self, model, segments, seconds)
+        measured.append(len(rows))
+        return walk(self, model, rows)
 
-    monkeypatch.setattr(Measurement, "walks", counting)
-    fit(tmp_path, watch(num_segments=4), num_sanity_val_steps=2)
-    assert measured[-3:] == [4, 4, 4] and set(measured[:-3]) <= {1}  # one looks whether it can be done
+    monkeypatch.setattr(SegmentSource, "walk", counting)
+    fit(tmp_path, watch(segments_per_pair=1, figures=False), num_sanity_val_steps=2)
+    assert measured == [1, 6, 6, 6]  # the first looks whether it can be done
     fit(tmp_path, watch(num_segments=4), fast_dev_run=True)
 
 
@@ -482,9 +495,9 @@ def test_a_measurement_that_fails_costs_one_warning_and_nothing_else(tmp_path: P
                     self.net[0].weight[0] = torch.nan
 
     stopping = EarlyStopping("folding/chi_mean", patience=9)
-    with pytest.warns(UserWarning, match="measured nothing at epoch 1.*diverged.*said once") as warned:
+    with pytest.warns(UserWarning, match="could not measure all at epoch 1.*diverged") as warned:
         trainer = fit(tmp_path, watch(num_segments=4), stopping, model=Diverging(), max_epochs=4)
-    assert sum("measured nothing" in str(w.message) for w in warned) == 1
+    assert sum("could not measure" in str(w.message) for w in warned) == 1
     assert trainer.current_epoch == 4
     assert [step for step, _ in trainer.logger.said] == [0, 2]
 
@@ -507,7 +520,7 @@ def test_probes_of_ones_own(tmp_path: Path, probes: Any) -> None:
     monitor = watch(num_segments=6, probes=probes)
     fit(tmp_path, monitor, max_epochs=1)
     own = data(30, 5).tensors[0]
-    assert all((start == own).all(1).any() for start in monitor._run.probes.segments.start)
+    assert all((start == own).all(1).any() for start in segments_of(monitor)[0])
 
 
 def test_forward_names_the_part_that_takes_inputs(tmp_path: Path) -> None:
@@ -521,7 +534,7 @@ def test_forward_names_the_part_that_takes_inputs(tmp_path: Path) -> None:
 
     trainer = fit(tmp_path, watch(num_segments=6, forward="net"), model=NoForward())
     assert len(trainer.logger.said) == 3
-    with pytest.raises(ValueError, match="pass `forward=`"):
+    with pytest.raises(ValueError, match="`forward=`"):
         fit(tmp_path, watch(num_segments=6), model=NoForward())
 
 
@@ -542,36 +555,51 @@ def test_what_cannot_be_measured_is_refused_before_training(tmp_path: Path, at_s
 
 
 def test_arguments_that_make_no_sense_are_refused() -> None:
-    for argument in ("every_n_epochs", "num_segments"):
-        with pytest.raises(ValueError, match=f"`{argument}` must be a whole number of at least 1, got 0"):
+    for argument, least in (("every_n_epochs", 1), ("every_n_train_steps", 1), ("num_segments", 1), ("num_inputs", 2)):
+        with pytest.raises(ValueError, match=f"`{argument}` must be an integer of at least {least}, got 0"):
             FoldingMonitor(**{argument: 0})
-    with pytest.raises(ValueError, match="`segments_per_pair` must be a whole number of at least 1, got True"):
-        FoldingMonitor(segments_per_pair=True)
-    for number in (1, "some", 2.5):
-        with pytest.raises(ValueError, match="`num_inputs` must be a whole number of at least 2, or 'all', got"):
-            FoldingMonitor(num_inputs=number)
+    for argument in ("segments_per_pair", "num_regions", "num_points", "num_inputs", "seed"):
+        for value in (True, 2.5, "some"):
+            with pytest.raises(TypeError, match=f"`{argument}` must be an integer of at least ., got|and less than"):
+                FoldingMonitor(**{argument: value})
     with pytest.raises(ValueError, match="nothing to measure"):
-        FoldingMonitor(folding=False, codes=False, faces=False)
-    with pytest.raises(ValueError, match="`faces` must be True, False, 'data', 'random', 'both', got 'all'"):
-        FoldingMonitor(faces="all")
-    for subspace in (0, True, "half", 1.5):
-        with pytest.raises(ValueError, match="`face_subspace` must be 'auto', 'whole' or a whole number of at least 1, got"):
+        FoldingMonitor(folding=False, codes=False, units=False, faces=False)
+    for argument in ("folding", "codes", "units", "faces", "figures", "measure_at_start"):
+        with pytest.raises(TypeError, match=f"`{argument}` must be True or False, got 'all'"):
+            FoldingMonitor(**{argument: "all"})
+    for subspace in (0, "half", True, 1.5):
+        with pytest.raises(ValueError, match="`face_subspace` must be 'auto', 'whole' or an integer of at least 1, got"):
             FoldingMonitor(face_subspace=subspace)
-    with pytest.raises(ValueError, match="`seed` must be a whole number"):
+    for word in ("exakt", None):
+        with pytest.raises(ValueError, match="`method` must be one of 'auto', 'exact', 'uniform'"):
+            FoldingMonitor(method=word)
+    for share in (-0.1, "5 %", True):
+        with pytest.raises(ValueError, match="`max_overhead` must be a share"):
+            FoldingMonitor(max_overhead=share)
+    with pytest.raises(ValueError, match="`seed` must be an integer"):
         FoldingMonitor(seed=-1)
     with pytest.raises(TypeError, match="`batch_to_inputs` must be a function"):
         FoldingMonitor(batch_to_inputs="x")
-    x = torch.randn(6, 5)
-    with pytest.raises(ValueError, match="Labels of `probes` must be integer classes"):
-        FoldingMonitor(probes=(x, torch.rand(6)))
-    with pytest.raises(ValueError, match="Labels of `probes` must be integer classes"):
-        FoldingMonitor(probes=(x, torch.ones(5).long()))
-    with pytest.raises(TypeError, match="`probes` must be inputs"):
-        FoldingMonitor(probes=3)
-    with pytest.raises(TypeError, match="No inputs found in a batch of a torch.int64 tensor"):
-        FoldingMonitor(probes=torch.ones(6, 5).long())
-    with pytest.raises(ValueError, match="at least 2 inputs"):
-        FoldingMonitor(probes=x[:1])
+
+
+X = torch.randn(6, 5)
+
+
+@pytest.mark.parametrize(
+    ("probes", "error", "message"),
+    [
+        ((X, torch.rand(6)), ValueError, "Labels of `probes` must be integer classes"),
+        ((X, torch.ones(5).long()), ValueError, "Labels of `probes` must be integer classes"),
+        (3, TypeError, "`probes` must be inputs"),
+        (X[:1], ValueError, "at least 2 inputs"),
+        ([], ValueError, "is empty"),
+    ],
+)
+def test_probes_that_make_no_sense_are_refused_before_training(
+    tmp_path: Path, probes: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        fit(tmp_path, watch(probes=probes))
 
 
 def test_figures_without_matplotlib_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -603,35 +631,64 @@ def test_the_frame_of_a_picture_is_no_face(corners: list[list[float]], title: st
     assert plot_slice([polygon, polygon + 2], torch.tensor([0, 1]), extent=3.0).axes[0].get_title() == title
 
 
-def test_a_picture_shows_the_regions_of_all_layers_whichever_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measurement, "SECONDS_OF_A_SLICE", 1e9)
-    model = Model().eval()
-    x = torch.randn(1, 5)
-    ways = (None, "net.2")
-    (all_polygons, all_distances, extent), (polygons, distances, same) = (Measurement(w, None).slice(model, x, 0) for w in ways)
-    assert same == extent and torch.equal(all_distances, distances)
-    assert all(torch.equal(one, other) for one, other in zip(all_polygons, polygons, strict=True))
+def test_scalars_are_finite_also_where_nothing_folds(tmp_path: Path) -> None:
+    class Narrow(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+
+    trainer = fit(tmp_path, watch(num_segments=4), model=Narrow())
+    assert all(math.isfinite(value) for _, values in trainer.logger.said for value in values.values())
+    assert all(values["folding/chi_median"] == 0 for _, values in trainer.logger.said)
 
 
-def test_a_network_whose_regions_take_long_has_few_of_them_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measurement, "SECONDS_OF_A_SLICE", 1e-9)
-    polygons, distances, _ = Measurement(None, None).slice(Model().eval(), torch.randn(1, 5), 0)
-    assert len(polygons) == len(distances) == 1
+def test_by_default_each_pair_of_ten_classes_has_a_segment(tmp_path: Path) -> None:
+    ten = TensorDataset(torch.randn(1200, 5), torch.arange(1200) % 10)
+
+    class Ten(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net[6] = nn.Linear(16, 10)
+
+    logger = TensorBoardLogger(tmp_path, name="tb")
+    trainer = fit(tmp_path, watch(figures=False), model=Ten(), given=loaders(ten, ten), max_epochs=1, logger=logger)
+    chosen = yaml.safe_load((Path(logger.log_dir) / "hparams.yaml").read_text())["folding_monitor"]
+    assert (chosen["num_segments"], chosen["num_inputs"], chosen["num_regions"]) == (90, 1000, 64)
+    assert chosen["segments"] == "90 segments, 1 for each of 90 of 90 ordered pairs of 10 classes"
+    assert trainer.callback_metrics["codes/distinct"] / trainer.callback_metrics["codes/distinct_fraction"] == 1000
 
 
-def test_scalars_are_plain_finite_numbers_also_where_nothing_folds() -> None:
-    walks = segment_walks(mlp(4, 6, 2), torch.randn(3, 4), torch.randn(3, 4))
-    scalars = folding_scalars(PerSegment.of(walks))
-    assert all(isinstance(value, float) and value == value for value in scalars.values())
-    assert scalars["folding/chi_median"] == 0
+@pytest.mark.parametrize("is_asked_for", [True, False])
+def test_a_network_too_large_for_exact_walks_is_looked_at_at_equidistant_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_asked_for: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    if not is_asked_for:
+        monkeypatch.setattr(method, "MAX_COST", 10)
+    monitor = watch(num_segments=6, num_points=17, figures=False, method="uniform" if is_asked_for else "auto")
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        trainer = fit(tmp_path, monitor)
+    assert all(set(values) == TAGS - {"folding/regions"} for _, values in trainer.logger.said)
+    walks = segment_walks(trainer.lightning_module, *segments_of(monitor), method="uniform", num_points=17)
+    logged = trainer.logger.said[-1][1]
+    assert logged["folding/chi_mean"] == pytest.approx(space_folding(walks).mean().item(), rel=1e-6)
+    assert logged["folding/exact"] == 0 and logged["folding/complete"] == 1
+    (said,) = (message for message in caplog.messages if "FoldingMonitor walks" in message)
+    assert "method 'uniform': " + ("as `method=` says" if is_asked_for else "an exact walk evaluates about") in said
 
 
-@pytest.mark.parametrize(("num_inputs", "form"), [("1000", "items"), ("all", "items"), ("1000", "stream")])
-def test_two_processes_log_what_one_does(num_inputs: str, form: str) -> None:
+def test_every_measure_describes_its_tags_and_has_a_place_on_the_page() -> None:
+    for measure in MEASURES:
+        patterns = [pattern for tags in measure.charts.values() for pattern in tags]
+        for tag, description in measure.tags.items():
+            assert description.endswith(".") and any(re.match(pattern, tag) for pattern in patterns), tag
+
+
+@pytest.mark.parametrize("form", ["items", "stream"])
+def test_two_processes_log_what_one_does(form: str) -> None:
     script = Path(__file__).parent / "fit_in_processes.py"
     said = []
     for devices in ("1", "2"):
-        command = [sys.executable, str(script), devices, num_inputs, form]
+        command = [sys.executable, str(script), devices, form]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         said.append(json.loads(done.stdout.splitlines()[-1]))
@@ -639,5 +696,5 @@ def test_two_processes_log_what_one_does(num_inputs: str, form: str) -> None:
     assert len(one) == len(two) == (2 if form == "stream" else 3)
     for alone, shared in zip(one, two, strict=True):
         assert alone.keys() == shared.keys()
-        for tag in alone.keys() - {"folding/seconds"}:
+        for tag in alone.keys() - {"monitor/seconds"}:
             assert shared[tag] == pytest.approx(alone[tag], rel=1e-6), tag

@@ -23,12 +23,12 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.plugins.precision import MixedPrecision
-from test_monitor import Model, data, loaders, watch
+from test_monitor import Model, data, loaders, sample_of, watch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fold_lightning import activation_codes
+from fold_lightning.activations.gradients import STAND_INS
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",
@@ -63,7 +63,7 @@ def test_in_every_precision_the_stored_weights_are_measured_and_training_does_no
 def test_probes_are_what_a_step_gets_in_that_precision(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
     monitor = small()
     training(tmp_path, monitor, how=lambda: {"precision": name, "max_epochs": 1})
-    probes = monitor._run.probes.pool[0]
+    probes = sample_of(monitor).probes.items
     assert probes.dtype == dtype
     assert all((probe == data(40, 1).tensors[0].to(dtype)).all(1).any() for probe in probes)
 
@@ -206,18 +206,6 @@ def test_averaged_weights_are_measured_by_a_monitor_before_weight_averaging_and_
     assert torch.equal(weights["before"], averaged) and not torch.equal(weights["after"], averaged)
 
 
-@pytest.mark.parametrize("order", ["before", "after"])
-def test_codes_of_all_validation_inputs_are_those_of_the_averaged_weights_in_any_order(tmp_path: Path, order: str) -> None:
-    """They are counted as batches pass, and those pass the averaged weights."""
-    validation = data(200, 1)
-    given = lambda: loaders(val=validation)  # noqa: E731
-    monitor = watch(num_inputs="all", num_segments=2, faces=False)
-    companions = [monitor, EMAWeightAveraging(decay=0.9)]
-    trainer, _ = training(tmp_path, *(companions if order == "before" else companions[::-1]), given=given)
-    expected = len(activation_codes(trainer.lightning_module, validation.tensors[0]).bits.unique(dim=0))
-    assert trainer.logger.said[-1][1]["codes/distinct"] == expected
-
-
 def test_the_average_of_stochastic_weight_averaging_is_measured_last(tmp_path: Path) -> None:
     """`StochasticWeightAveraging` trains on, and puts its average into the module for an epoch more, which renews batch norms."""
     trainer, beside, _ = fit_beside(
@@ -239,3 +227,7 @@ def test_pruning_is_measured_an_epoch_later_where_it_comes_after_the_measurement
     given = loaders if validates else lambda: loaders()[:1]
     _, beside, _ = fit_beside(tmp_path, COMPANIONS["ModelPruning"], order, small(), given=given)
     assert [bool((weight == 0).any()) for weight in beside.weights] == pruned
+
+
+def test_torch_still_has_the_functions_that_stand_ins_of_gradient_checkpointing_replace() -> None:
+    assert all(callable(getattr(torch.utils.checkpoint, name)) for name in STAND_INS)

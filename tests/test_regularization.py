@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from fold_lightning import FoldingMonitor, FoldingRegularizer
-from fold_lightning.callbacks.regularization import BATCHES_OF_A_STEP
+from fold_lightning.callbacks.loss_term import BATCHES_OF_A_STEP
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 
@@ -69,7 +69,7 @@ class Plain(Model):
 
 
 def monitor(regularize: Any = True, **options: Any) -> FoldingMonitor:
-    few = {"num_segments": 4, "num_inputs": 8, "max_seconds": None, "figures": False, "measure_at_start": False}
+    few = {"num_segments": 4, "num_inputs": 8, "max_overhead": None, "figures": False, "measure_at_start": False}
     return FoldingMonitor(regularize=regularize, **(few | options))
 
 
@@ -95,7 +95,7 @@ def test_one_flag_makes_the_network_fold_more(tmp_path: Path) -> None:
     for regularize in (False, 1.0, -1.0):
         trainer = fit(
             tmp_path,
-            FoldingMonitor(regularize=regularize, max_seconds=None),
+            FoldingMonitor(regularize=regularize, max_overhead=None),
             model=Plain(32, 32, 32),
             given=ordered(),
             max_epochs=60,
@@ -378,7 +378,12 @@ def test_a_line_search_is_warned_of(tmp_path: Path) -> None:
 
 def test_it_may_regularize_and_measure_nothing(tmp_path: Path) -> None:
     logger = Scalars()
-    fit(tmp_path, FoldingMonitor(regularize=True, folding=False, codes=False, faces=False), model=model(), logger=logger)
+    fit(
+        tmp_path,
+        FoldingMonitor(regularize=True, folding=False, codes=False, units=False, faces=False),
+        model=model(),
+        logger=logger,
+    )
     assert logger.said and all(set(values) == TAGS for _, values in logger.said)
 
 
@@ -433,7 +438,7 @@ def test_a_first_batch_without_usable_inputs_is_refused(tmp_path: Path) -> None:
 def test_two_monitors_do_not_both_regularize(tmp_path: Path) -> None:
     network = model()
     with pytest.raises(MisconfigurationException, match="Two callbacks regularize this module"):
-        fit(tmp_path, monitor(True), monitor(True, folding=False, codes=False, faces=False), model=network)
+        fit(tmp_path, monitor(True), monitor(True, folding=False, codes=False, units=False, faces=False), model=network)
     assert "training_step" not in vars(network)
 
 

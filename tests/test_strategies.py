@@ -65,15 +65,14 @@ def test_two_processes_share_the_work_and_log_what_one_does(said: Any, alone: An
         return
     for (_, one), (_, shared) in zip(alone, two, strict=True):
         assert one.keys() == shared.keys()
-        assert {tag: shared[tag] for tag in one if tag != "folding/seconds"} == {
-            tag: one[tag] for tag in one if tag != "folding/seconds"
+        assert {tag: shared[tag] for tag in one if tag != "monitor/seconds"} == {
+            tag: one[tag] for tag in one if tag != "monitor/seconds"
         }
 
 
 def test_processes_with_different_numbers_of_batches_end_together(said: Any) -> None:
-    assert said["uneven"][-1][1]["codes/inputs"] == 100
-    assert said["nothing_passes"][-1][1]["codes/inputs"] == 70
     assert set(said["uneven"][-1][1]) >= CODES
+    assert set(said["nothing_passes"][-1][1]) >= CODES
 
 
 def test_labels_that_one_process_lacks_are_no_reason_to_wait(said: Any) -> None:
@@ -85,26 +84,22 @@ def test_early_stopping_stops_all_processes_at_once(said: Any) -> None:
 
 
 def test_what_one_process_fails_to_measure_none_logs(said: Any) -> None:
-    assert [step for step, _ in said["fails_in_one_process"]] == [0, 5, 8]
-    assert "Process 1: FoldingMonitor measured nothing at epoch 0: out of memory in the second process" in said["errors"]
-
-
-def test_the_first_process_decides_how_many_segments_there_is_time_for(said: Any) -> None:
-    for _, values in said["in_little_time"]:
-        assert 2 <= values["folding/segments"] < 500
-        assert values["folding/chi_mean"] >= 0
+    measured = said["fails_in_one_process"]
+    assert [step for step, values in measured if "folding/chi_mean" in values] == [0, 5, 8]
+    assert [step for step, values in measured if "codes/distinct" in values] == [0, 2, 5, 8]  # what did not fail goes on
+    assert "Process 1: FoldingMonitor could not measure all at epoch 0: out of memory in the second process" in said["errors"]
 
 
 def test_what_cannot_be_measured_is_refused_in_all_processes(said: Any) -> None:
     assert "meets no activation" in said["no activations"]
-    assert "another process could not" in said["fails at the start in one process"]
+    assert "another process failed" in said["fails at the start in one process"]
     assert "sharded" in said["sharded"] and "DDP" in said["sharded"]
 
 
 def test_fsdp_and_sharded_deepspeed_are_refused_by_name(tmp_path: Path) -> None:
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-    from fold_lightning.callbacks.team import refuse_sharded
+    from fold_lightning.callbacks.distributed import check_not_sharded
 
     class FSDPStrategy: ...
 
@@ -113,7 +108,7 @@ def test_fsdp_and_sharded_deepspeed_are_refused_by_name(tmp_path: Path) -> None:
 
     for strategy in (FSDPStrategy(), DeepSpeedStrategy()):
         with pytest.raises(MisconfigurationException, match=f"sharded.*{type(strategy).__name__}.*DDP"):
-            refuse_sharded(strategy, torch.nn.Linear(2, 2))
+            check_not_sharded(strategy, torch.nn.Linear(2, 2))
     DeepSpeedStrategy.zero_stage_3 = False
-    refuse_sharded(DeepSpeedStrategy(), torch.nn.Linear(2, 2))
+    check_not_sharded(DeepSpeedStrategy(), torch.nn.Linear(2, 2))
     assert len(fit(tmp_path, watch(num_segments=2), given=loaders(), max_epochs=1).logger.said) == 2

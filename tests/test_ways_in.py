@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fold_lightning import FoldingMonitor
-from fold_lightning.callbacks.stepping_aside import HOOKS, MonitorFromEnvironment
+from fold_lightning.callbacks.environment import HOOKS, EnvironmentMonitor
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "accelerator": "cpu"}
@@ -58,7 +58,7 @@ def test_the_command_line_runs_the_yaml_of_the_examples(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     (settings,) = tmp_path.glob("logs/cli/version_0/hparams.yaml")
-    assert yaml.safe_load(settings.read_text())["folding_monitor"]["faces"] == "both"
+    assert yaml.safe_load(settings.read_text())["folding_monitor"]["max_overhead"] == 0.1
     assert list(tmp_path.glob("logs/cli/version_0/checkpoints/*.ckpt"))
 
 
@@ -70,15 +70,16 @@ def test_the_command_line_knows_and_explains_every_argument(capsys: pytest.Captu
     text = " ".join(capsys.readouterr().out.split())
     for name in FoldingMonitor.__init__.__kwdefaults__:
         assert f"--trainer.callbacks.{name}" in text or f"--{name}" in text or f".{name} " in text, name
-    assert text.count("Whose bits count") and text.count("How long a measurement may take")
+    assert text.count("Layers whose bits count") and text.count("Share of the training's time")
 
 
 @pytest.mark.parametrize(
     ("argument", "text", "value"),
     [
-        *(("max_seconds", "auto", "auto"), ("max_seconds", "2.5", 2.5), ("max_seconds", "null", None)),
-        *(("layers", "net.*", "net.*"), ("layers", "[net.2,net.5]", ["net.2", "net.5"]), ("num_inputs", "all", "all")),
-        *(("num_segments", "3", 3), ("figures", "false", False), ("faces", "both", "both"), ("forward", "net", "net")),
+        *(("max_overhead", "0.5", 0.5), ("max_overhead", "null", None), ("method", "uniform", "uniform")),
+        *(("layers", "net.*", "net.*"), ("layers", "[net.2,net.5]", ["net.2", "net.5"]), ("num_inputs", "20", 20)),
+        *(("num_segments", "3", 3), ("figures", "false", False), ("faces", "false", False), ("forward", "net", "net")),
+        *(("every_n_train_steps", "7", 7), ("units", "false", False), ("face_subspace", "whole", "whole")),
     ],
 )
 def test_the_command_line_gives_plain_values(argument: str, text: str, value: Any) -> None:
@@ -182,13 +183,13 @@ def test_a_variable_of_the_environment_adds_a_monitor_to_every_trainer(
         assert set(trainer.logger.said[-1][1]) == TAGS
 
 
-def test_without_the_variable_nothing_of_ours_is_imported(tmp_path: Path) -> None:
+def test_without_the_variable_two_small_files_are_imported(tmp_path: Path) -> None:
     script = """
 from lightning.pytorch import Trainer
 Trainer(logger=False, enable_checkpointing=False)
-print([name for name in sys.modules if name.split(".")[0] == "fold_lightning"])
+print(sorted(name for name in sys.modules if name.split(".")[0] == "fold_lightning"))
 """
-    assert run(script, tmp_path).splitlines()[-1] == "[]"
+    assert run(script, tmp_path).splitlines()[-1] == "['fold_lightning', 'fold_lightning.callback_factory']"
 
 
 class Linear(Model):
@@ -240,13 +241,13 @@ def test_a_monitor_of_ones_own_goes_before_that_of_the_environment(tmp_path: Pat
     monkeypatch.setenv("FOLD_LIGHTNING", "1")
     trainer = environment_trainer(tmp_path, watch(num_segments=3))
     trainer.fit(Model(), *loaders())
-    assert trainer.logger.said[-1][1]["folding/segments"] == 3
     assert len(trainer.logger.said) == 2
+    assert sum(isinstance(callback, FoldingMonitor) for callback in trainer.callbacks) == 2
 
 
-def test_every_hook_of_a_monitor_steps_aside() -> None:
+def test_every_hook_of_a_monitor_can_switch_itself_off() -> None:
     from lightning.pytorch import Callback
 
-    hooks = {name for name in vars(FoldingMonitor) if name in vars(Callback) and not name.startswith("__")}
+    hooks = {name for name in vars(FoldingMonitor) if name in vars(Callback) and not name.startswith("_")}
     hooks -= {"state_key", "state_dict", "load_state_dict"}
-    assert hooks == set(HOOKS) and issubclass(MonitorFromEnvironment, FoldingMonitor)
+    assert hooks == set(HOOKS) and issubclass(EnvironmentMonitor, FoldingMonitor)

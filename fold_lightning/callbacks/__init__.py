@@ -3,14 +3,14 @@
 from lightning.pytorch import Callback
 
 from fold_lightning.callbacks.monitor import AnyCallback, FoldingMonitor
-from fold_lightning.twins import join
+from fold_lightning.lightning_packages import derive_from_both
 
-__all__ = ["FoldingMonitor", "join_twins"]
-
-
-def join_twins() -> None:
-    """Lets the callbacks be ones of `pytorch_lightning` too, where that has been imported."""
-    join(AnyCallback, Callback)
+__all__ = ["FoldingMonitor", "derive_from_both_packages"]
 
 
-join_twins()
+def derive_from_both_packages() -> None:
+    """Make the callbacks ones of `pytorch_lightning` too, where that has been imported."""
+    derive_from_both(AnyCallback, Callback)
+
+
+derive_from_both_packages()

@@ -1,28 +1,25 @@
-"""What a monitor is told."""
+"""The arguments of a monitor."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
 from fold_lightning import figures as drawing
-from fold_lightning.callbacks.pace import MaxSeconds
-from fold_lightning.probes import FaceInputs, FaceSubspace, check_face_arguments
+from fold_lightning._checks import check_bool, check_choice, check_function, check_integer
+from fold_lightning.probes import FaceSubspace, check_face_subspace
 
-DEFAULT_INPUTS = 1000
-"""Inputs looked at where all that pass are counted."""
+Method = Literal["auto", "exact", "uniform"]
 
 INPUTS_PER_SEGMENT = 8
-"""How many inputs are looked at for each segment, so that most pairs of classes find theirs."""
+"""Inputs read for each segment, so that most pairs of classes find theirs."""
 
-MOST_SEEDS = 2**32
+SEEDS = 2**32
+"""Number of seeds that NumPy takes."""
 
-LOGGED = (
-    *("every_n_epochs", "layers", "num_segments", "segments_per_pair", "num_inputs", "seed", "folding", "codes", "faces"),
-    *("face_subspace", "max_seconds"),
-)
-"""What of it is among a run's hyperparameters."""
+NOT_LOGGED = ("measure_at_start", "probes", "batch_to_inputs", "forward", "figures")
+"""Arguments that are no hyperparameters: objects, and what changes no value."""
 
 
 @dataclass(frozen=True)
@@ -30,24 +27,29 @@ class Settings:
     """The arguments of `FoldingMonitor`, which describes them.
 
     Raises:
-        ValueError: If a number is out of range, or nothing is left to measure.
+        ValueError: If a number is out of range, or a word is none of the choices.
         TypeError: If an argument is of another kind.
         ModuleNotFoundError: If figures are wanted and matplotlib is not installed.
     """
 
     every_n_epochs: int
+    every_n_train_steps: int | None
     measure_at_start: bool
+    max_overhead: float | None
     layers: str | list[str] | None
     probes: Any
+    method: Method
+    num_points: int
     num_segments: int
     segments_per_pair: int | None
-    num_inputs: int | Literal["all"]
+    num_inputs: int
+    num_regions: int
     seed: int
     folding: bool
     codes: bool
-    faces: bool | FaceInputs
+    units: bool
+    faces: bool
     face_subspace: int | FaceSubspace
-    max_seconds: MaxSeconds
     batch_to_inputs: Callable[[Any], Any] | None
     forward: str | Callable[..., Any] | None
     figures: bool | None
@@ -55,60 +57,55 @@ class Settings:
     def __post_init__(self) -> None:
         if self.layers is not None and not isinstance(self.layers, (str, list, tuple)):
             raise TypeError(f"`layers` must be names or glob patterns, got {self.layers!r}.")
-        _check_whole("every_n_epochs", self.every_n_epochs, 1)
-        _check_whole("num_segments", self.num_segments, 1)
-        if self.segments_per_pair is not None:
-            _check_whole("segments_per_pair", self.segments_per_pair, 1)
-        if self.num_inputs != "all":
-            _check_whole("num_inputs", self.num_inputs, 2, ", or 'all'")
-        _check_whole("seed", self.seed, 0)
-        if self.seed >= MOST_SEEDS:
-            raise ValueError(f"`seed` must be less than 2**32, as NumPy's are, got {self.seed}.")
-        _check_seconds(self.max_seconds)
-        check_face_arguments(self.faces, self.face_subspace)
-        if self.batch_to_inputs is not None and not callable(self.batch_to_inputs):
-            raise TypeError(f"`batch_to_inputs` must be a function of a batch, got {self.batch_to_inputs!r}.")
-        if self.figures not in (None, True, False):
-            raise TypeError(f"`figures` must be True, False or None, got {self.figures!r}.")
+        for name in ("measure_at_start", "folding", "codes", "units", "faces"):
+            check_bool(name, getattr(self, name))
+        for name, least in (
+            ("every_n_epochs", 1),
+            ("num_points", 2),
+            ("num_segments", 1),
+            ("num_inputs", 2),
+            ("num_regions", 1),
+        ):
+            check_integer(name, getattr(self, name), least)
+        for name in ("every_n_train_steps", "segments_per_pair"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 1)
+        check_integer("seed", self.seed, 0, below=SEEDS)
+        _check_share("max_overhead", self.max_overhead)
+        check_choice("method", self.method, get_args(Method))
+        check_face_subspace(self.face_subspace)
+        if self.batch_to_inputs is not None:
+            check_function("batch_to_inputs", self.batch_to_inputs)
+        if self.figures is not None:
+            check_bool("figures", self.figures)
         if self.figures and not drawing.is_available():
             raise ModuleNotFoundError("`figures=True` needs matplotlib: pip install 'fold-lightning[figures]'.")
 
     @property
     def measures(self) -> bool:
         """Whether anything is measured."""
-        return self.folding or self.codes or bool(self.faces)
+        return self.folding or self.codes or self.units or self.faces
 
     @property
     def draws(self) -> bool:
-        """Whether pictures are drawn."""
+        """Whether figures are drawn."""
         return drawing.is_available() if self.figures is None else self.figures
 
     @property
-    def counts_all(self) -> bool:
-        """Whether codes are those of all validation inputs, as they pass."""
-        return self.codes and self.num_inputs == "all" and self.probes is None
+    def num_items(self) -> int:
+        """How many items of a data set to read."""
+        return max(
+            INPUTS_PER_SEGMENT * self.num_segments if self.folding else 2,
+            self.num_inputs if self.codes or self.units else 2,
+            self.num_regions if self.faces else 2,
+        )
 
-    @property
-    def most_counted(self) -> int:
-        """Of how many probes codes are counted."""
-        return DEFAULT_INPUTS if self.num_inputs == "all" else self.num_inputs
-
-    @property
-    def most_inputs(self) -> int:
-        """How many probes to look for."""
-        return max(INPUTS_PER_SEGMENT * self.num_segments, self.most_counted)
-
-    def logged(self) -> dict[str, Any]:
-        """What is among a run's hyperparameters."""
-        return {name: getattr(self, name) for name in LOGGED}
+    def hyperparameters(self) -> dict[str, Any]:
+        """Return the arguments that a run logs as hyperparameters."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in NOT_LOGGED}
 
 
-def _check_whole(name: str, value: Any, least: int, otherwise: str = "") -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"`{name}` must be a whole number of at least {least}{otherwise}, got {value!r}.")
-
-
-def _check_seconds(value: Any) -> None:
+def _check_share(name: str, value: Any) -> None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value is not None and value != "auto" and not (is_number and value > 0):
-        raise ValueError(f"`max_seconds` must be a number of seconds above 0, 'auto', or None for no limit, got {value!r}.")
+    if value is not None and not (is_number and value >= 0):
+        raise ValueError(f"`{name}` must be a share of the training's time of at least 0, or None for no limit, got {value!r}.")

@@ -1,4 +1,4 @@
-"""The regularizer in a Trainer: its term is added to the loss of any LightningModule with automatic optimization."""
+"""The regularizer in a Trainer: adds its term to the loss of any LightningModule with automatic optimization."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from fold_lightning import summaries
 from fold_lightning.probes import split_batch
 from fold_lightning.regularizer import FoldingRegularizer
 
@@ -24,15 +23,17 @@ BY_HAND = (
     "`loss = loss + regularizer(self, inputs, labels)`; set `regularizer.progress`, in [0, 1], as training goes on."
 )
 
+TERM, WEIGHT, SOFT_CHI = "regularizer/term", "regularizer/weight", "regularizer/soft_chi"
+
 BATCHES_OF_A_STEP = 2**10
 """Batches that may make up one optimizer step before its segments repeat those of the next."""
 
 STEPS_WHERE_CLIPPED = 2
-"""How often the default term comes where gradients are clipped: of a larger multiple clipping takes most away, and each costs."""
+"""`every_n_steps` of the default term where gradients are clipped; a larger multiple would mostly be clipped away."""
 
 
 def as_regularizer(regularize: Any, layers: str | list[str] | None, seed: int) -> FoldingRegularizer | None:
-    """What `FoldingMonitor(regularize=...)` stands for: none, the default one, one of that weight, or itself.
+    """Return the regularizer that `FoldingMonitor(regularize=...)` asks for: none, the default, one of that weight, or itself.
 
     Raises:
         TypeError: If it is none of these.
@@ -48,18 +49,18 @@ def as_regularizer(regularize: Any, layers: str | list[str] | None, seed: int) -
     return None
 
 
-class Regularization:
-    """Wraps the `training_step` of a LightningModule as long as it is fitted, and adds the regularizer's term to what it returns.
+class LossTerm:
+    """Wrapper of a LightningModule's `training_step` that adds the regularizer's term to the loss while it is fitted.
 
-    The term counts as part of the loss: it is scaled, divided among accumulated batches, clipped and synchronised as that is. It
-    comes in every n-th optimizer step, n-fold, in all batches of that step. Which segments are drawn follows from the step, so a
-    run that goes on from a checkpoint draws what it would have drawn.
+    The term is part of the loss: it is scaled, divided among accumulated batches, clipped and synchronised as that is. It is added in
+    every n-th optimizer step, n-fold, in all batches of that step. The segments drawn follow from the step, so a run that goes on
+    from a checkpoint draws what it would have drawn.
 
     Args:
-        regularizer: Whose term.
+        regularizer: The regularizer.
         batch_to_inputs: As of `FoldingMonitor`.
         forward: As of `FoldingMonitor`.
-        by_default: Whether the regularizer has the defaults: then the term comes in every second step where gradients are clipped.
+        by_default: Whether the regularizer has the defaults: the term is then added in every second step where gradients are clipped.
     """
 
     def __init__(
@@ -74,13 +75,13 @@ class Regularization:
         self._by_default, self._every_n_steps = by_default, regularizer.every_n_steps
         self._batch_to_inputs, self._forward = batch_to_inputs, forward
         self._given: dict[str, Any] | None = None  # what the module's own attributes held of a `training_step`
-        self._steps: Steps | None = None
+        self._progress: TrainingProgress | None = None
         self._scalars: dict[str, Any] = {}
-        self._logged_in = -1
+        self._logged_epoch = -1
         self._warned: set[str] = set()
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Wraps.
+        """Wrap the `training_step`.
 
         Raises:
             MisconfigurationException: For manual optimization, and for a module that another monitor regularizes.
@@ -95,37 +96,37 @@ class Regularization:
             raise MisconfigurationException(
                 "Two callbacks regularize this module: set `regularize=` of one FoldingMonitor only."
             )
-        self._steps = None
+        self._progress = None
         self.regularizer.forget()
-        self._every_n_steps = self._how_often(trainer)
-        self._scalars, self._logged_in = {}, -1
+        self._every_n_steps = self._every_n(trainer)
+        self._scalars, self._logged_epoch = {}, -1
         self._warned.clear()
         self._given = {name: value for name, value in vars(pl_module).items() if name == "training_step"}
         pl_module.training_step = StepWithTerm(self, trainer, pl_module, original)  # type: ignore[method-assign]
 
     def stop(self, pl_module: LightningModule) -> None:
-        """Gives the module's own `training_step` back; does nothing if it has it."""
+        """Give the module's own `training_step` back; do nothing if it has it."""
         if self._given is not None:
             vars(pl_module).pop("training_step", None)
             vars(pl_module).update(self._given)
         self._given = None
 
-    def _how_often(self, trainer: Trainer) -> int:
+    def _every_n(self, trainer: Trainer) -> int:
         every_n_steps = self.regularizer.every_n_steps
         if not trainer.gradient_clip_val or every_n_steps <= STEPS_WHERE_CLIPPED:
             return every_n_steps
         if self._by_default:
-            rank_zero_info("Gradients are clipped, so the folding regularizer's term comes in every second step.")
+            rank_zero_info("Gradients are clipped, so the folding regularizer adds its term in every second step.")
             return STEPS_WHERE_CLIPPED
         rank_zero_warn(
-            f"Gradients are clipped, and the folding regularizer's term comes in every {every_n_steps}th step, {every_n_steps}-fold: "
+            f"Gradients are clipped, and the folding regularizer adds its term every {every_n_steps}th step, {every_n_steps}-fold: "
             f"clipping takes most of it away. Take `FoldingRegularizer(every_n_steps={STEPS_WHERE_CLIPPED})`."
         )
         return every_n_steps
 
-    def _first_look(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Steps:
-        """Refuses, before anything is trained, what can't be regularized."""
-        steps = Steps(trainer, self.regularizer)
+    def _check_first_batch(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> TrainingProgress:
+        """Raise, before anything is trained, for what can't be regularized."""
+        steps = TrainingProgress(trainer, self.regularizer)
         try:
             inputs, labels = split_batch(batch, self._batch_to_inputs)
             self.regularizer.check(pl_module, inputs, labels, forward=self._forward)
@@ -141,37 +142,37 @@ class Regularization:
     def call(
         self, trainer: Trainer, pl_module: LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        """What `training_step` returns, with the term where it is due."""
+        """Return what `training_step` returns, with the term where it is due."""
         batch = args[0] if args else next(iter(kwargs.values()), None)
-        if self._steps is None:
-            self._steps = self._first_look(trainer, pl_module, batch)
-        steps, step = self._steps, trainer.global_step
+        if self._progress is None:
+            self._progress = self._check_first_batch(trainer, pl_module, batch)
+        steps, step = self._progress, trainer.global_step
         batch_of_step = steps.next_batch(step)
         is_due, weight = step % self._every_n_steps == 0, 0.0
         if is_due:
             self.regularizer.progress = steps.progress(trainer)
             weight = self.regularizer.current_weight
-        pool = self._inputs_of(batch) if weight else None  # before the step may take it apart
+        inputs = self._inputs_of(batch) if weight else None  # before the step may take it apart
         output = original(*args, **kwargs)
         if output is None:
             return None
         if is_due:
             self.regularizer.draws = step * BATCHES_OF_A_STEP + batch_of_step
-            output = self._add_term(pl_module, weight, pool, output)
-        if is_due or trainer.current_epoch != self._logged_in:  # Lightning forgets what was logged when an epoch ends
-            self._logged_in = trainer.current_epoch
+            output = self._add_term(pl_module, weight, inputs, output)
+        if is_due or trainer.current_epoch != self._logged_epoch:  # Lightning forgets what was logged when an epoch ends
+            self._logged_epoch = trainer.current_epoch
             pl_module.log_dict(self._scalars, on_step=True, on_epoch=False, batch_size=1)
         return output
 
     def _add_term(
-        self, pl_module: LightningModule, weight: float, pool: tuple[Tensor, Tensor | None] | None, output: Any
+        self, pl_module: LightningModule, weight: float, inputs: tuple[Tensor, Tensor | None] | None, output: Any
     ) -> Any:
-        self._scalars[summaries.REGULARIZER_WEIGHT] = weight
-        if pool is None:
-            self._scalars = {summaries.REGULARIZER_WEIGHT: weight, summaries.REGULARIZER_TERM: 0.0}
+        self._scalars[WEIGHT] = weight
+        if inputs is None:
+            self._scalars = {WEIGHT: weight, TERM: 0.0}
             return output
         try:
-            term = self.regularizer(pl_module, *pool, forward=self._forward)
+            term = self.regularizer(pl_module, *inputs, forward=self._forward)
         except (TypeError, ValueError) as error:
             self._leave_out(str(error))
             return output
@@ -183,7 +184,7 @@ class Regularization:
                 "The folding regularizer's term depends on no weight that is trained, so it pushes nothing: all that counts is "
                 "frozen."
             )
-        self._scalars |= {summaries.REGULARIZER_TERM: term.detach(), summaries.SOFT_CHI: self.regularizer.soft_chi}
+        self._scalars |= {TERM: term.detach(), SOFT_CHI: self.regularizer.soft_chi}
         return _add(output, self._every_n_steps * term)
 
     def _inputs_of(self, batch: Any) -> tuple[Tensor, Tensor | None] | None:
@@ -196,8 +197,8 @@ class Regularization:
     def _leave_out(self, why: str) -> None:
         self.regularizer.num_skipped += 1
         self._warn_once(
-            f"The folding regularizer's term is left out of a step. {why} (Training goes on; said once, `num_skipped` of the "
-            "regularizer counts.)"
+            f"The folding regularizer's term is left out of a step. {why} (Training goes on; `num_skipped` of the "
+            "regularizer counts. This warning is shown once.)"
         )
 
     def _warn_once(self, message: str) -> None:
@@ -207,10 +208,10 @@ class Regularization:
 
 
 class StepWithTerm:
-    """A module's `training_step` as long as the term is added to it. A copy of the module, pickled or not, has its own without."""
+    """A module's `training_step` with the term; a copy of the module, pickled or not, has its own without."""
 
     def __init__(
-        self, regularization: Regularization, trainer: Trainer, pl_module: LightningModule, original: Callable[..., Any]
+        self, regularization: LossTerm, trainer: Trainer, pl_module: LightningModule, original: Callable[..., Any]
     ) -> None:
         functools.update_wrapper(self, original)
         self._regularization, self._trainer, self._module, self._original = regularization, trainer, pl_module, original
@@ -227,16 +228,16 @@ class StepWithTerm:
 
 
 def _without_term(pl_module: LightningModule, own: Callable[..., Any] | None) -> Callable[..., Any]:
-    """The `training_step` of a module, its own or that of its class."""
+    """Return the `training_step` of a module, its own or that of its class."""
     return own if own is not None else types.MethodType(type(pl_module).training_step, pl_module)
 
 
-class Steps:
-    """How far a training has come.
+class TrainingProgress:
+    """Share of a training that has passed.
 
     Args:
-        trainer: That trains.
-        regularizer: Whose schedule has an end.
+        trainer: The Trainer.
+        regularizer: Regularizer whose schedule has an end.
 
     Raises:
         MisconfigurationException: If the schedule ends with the training, and that has no end that could be known.
@@ -256,25 +257,25 @@ class Steps:
         self._step, self._batches = -1, 0
 
     def next_batch(self, step: int) -> int:
-        """The number of the batch among those of this optimizer step."""
+        """Return the number of the batch among those of this optimizer step."""
         self._batches = self._batches + 1 if step == self._step else 0
         self._step = step
         return self._batches
 
     def progress(self, trainer: Trainer) -> float:
-        """How much of the training has passed, or of the way to the epoch at which the schedule ends."""
+        """Return the share of the training that has passed, or of the way to the epoch at which the schedule ends."""
         if self._until_epoch is not None:
             return min(1.0, trainer.current_epoch / self._until_epoch)
         return min(1.0, trainer.global_step / max(1.0, self._all))
 
 
 def _said(error: Exception) -> str:
-    """What an error says; with its name, where it is none of ours, for a `KeyError` says only the key."""
+    """Return what an error says, with its name where it is none of ours: a `KeyError` says only the key."""
     return str(error) if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: {error}."
 
 
 def _add(output: Any, term: Tensor) -> Any:
-    """What `training_step` returned, with the term added to its loss."""
+    """Return the output of `training_step` with the term added to its loss."""
     loss = output.get("loss") if isinstance(output, Mapping) else output
     if not isinstance(loss, Tensor) or not loss.requires_grad:
         return output  # Lightning says what is wrong with it

@@ -1,0 +1,25 @@
+"""The measures that a monitor makes: one object in one file each.
+
+A new measure is a file beside these and a line in `MEASURES`. Its tags, their descriptions, its place on TensorBoard's page and the
+values that callbacks find before the first measurement derive from it.
+"""
+
+from fold_lightning.callbacks.measures.base import LAYER, Measure, MeasureResult
+from fold_lightning.callbacks.measures.codes import DistinctCodesMeasure
+from fold_lightning.callbacks.measures.distances import CodeDistancesMeasure
+from fold_lightning.callbacks.measures.faces import FacesMeasure
+from fold_lightning.callbacks.measures.folding import FoldingMeasure
+from fold_lightning.callbacks.measures.slice import SliceMeasure
+from fold_lightning.callbacks.measures.sources import LeftOut, Sample, Source, Sources
+from fold_lightning.callbacks.measures.units import UnitsMeasure
+
+MEASURES: tuple[type[Measure], ...] = (
+    FoldingMeasure,
+    DistinctCodesMeasure,
+    CodeDistancesMeasure,
+    UnitsMeasure,
+    FacesMeasure,
+    SliceMeasure,
+)
+
+__all__ = ["LAYER", "MEASURES", "LeftOut", "Measure", "MeasureResult", "Sample", "Source", "Sources"]

@@ -1,0 +1,120 @@
+"""The base of all measures: what a measure says of itself, takes, and gives."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from fold_lightning.callbacks.measures.sources import Sample, Source, Sources
+from fold_lightning.metrics.gathered import GatheredMetric
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LAYER = "<layer>"
+"""Stands in a tag for the name of each layer."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Codes bool (B, N) for TensorBoard's projector, and class labels (B,) if there are some."""
+
+    bits: Tensor
+    labels: Tensor | None
+
+
+@dataclass(frozen=True)
+class MeasureResult:
+    """The values of a measure at one moment.
+
+    Attributes:
+        scalars: Tag -> finite number.
+        histograms: Tag -> values (n,) and the edges of their bins.
+        figures: Tag -> function that draws; called at once or not at all.
+        embeddings: Tag -> function that makes it, called when training ends.
+    """
+
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    histograms: Mapping[str, tuple[Tensor, Sequence[float]]] = field(default_factory=dict)
+    figures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
+    embeddings: Mapping[str, Callable[[], Embedding]] = field(default_factory=dict)
+
+
+class Measure(ABC):
+    """A measure of a run: it is updated with what a source sees of this process's rows, and computes for all processes.
+
+    Attributes:
+        tags: Tag -> description, for all scalars that the measure may log; `<layer>` stands for a layer's name.
+        charts: Title -> tags that TensorBoard's page shows in one chart, as regular expressions.
+        source: Source of what it is updated with.
+
+    Args:
+        sample: Inputs and segments of the run.
+        source: Its source.
+    """
+
+    tags: ClassVar[Mapping[str, str]] = {}
+    charts: ClassVar[Mapping[str, Sequence[str]]] = {}
+
+    def __init__(self, sample: Sample, source: Source) -> None:
+        self.sample, self.source = sample, source
+        self.reset(torch.device("cpu"))
+
+    @classmethod
+    @abstractmethod
+    def create(cls, sources: Sources) -> Measure | None:
+        """Return the measure for a run; None if the run does not want it or its sample has no use for it."""
+
+    @abstractmethod
+    def reset(self, device: torch.device) -> None:
+        """Forget what was seen; states go to a device."""
+
+    @abstractmethod
+    def update(self, seen: Any) -> None:
+        """Take some of this process's rows, as the source sees them."""
+
+    @abstractmethod
+    def compute(self, model: LightningModule) -> MeasureResult:
+        """Return the values of what all processes have seen.
+
+        Args:
+            model: The model as it is, for what is only drawn.
+        """
+
+    def available_tags(self) -> dict[str, str]:
+        """Return the tags that this run may log, with their descriptions; `<layer>` is filled in where layers are known."""
+        layers = self.source.layers
+        tags: dict[str, str] = {}
+        for tag, description in self.tags.items():
+            names = layers if LAYER in tag else [""]
+            tags |= {tag.replace(LAYER, name): description for name in names}
+        return tags
+
+
+class Table(GatheredMetric):
+    """Rows of numbers from all processes, in the order of their row numbers."""
+
+    full_state_update = False
+    index: list[Tensor]
+    values: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_list("index", torch.empty(0, dtype=torch.int64))
+        self.add_list("values", torch.empty(0, dtype=torch.float64))
+
+    def update(self, index: Tensor, values: Tensor) -> None:
+        """Add rows (n, columns) with their numbers int64 (n,)."""
+        self.index.append(index.to(self.device))
+        self.values.append(values.to(self.device, torch.float64).flatten())
+
+    def compute(self) -> Tensor:
+        """Return all rows, float64 (rows, columns), on the CPU."""
+        index, values = self.joined("index").cpu(), self.joined("values").cpu()
+        return values.view(len(index), -1)[index.argsort()]

@@ -1,0 +1,66 @@
+"""Distinct codes: how many activation regions the inputs occupy."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch import LightningModule
+
+from fold_lightning.activations import activation_codes
+from fold_lightning.callbacks.measures.base import Embedding, Measure, MeasureResult
+from fold_lightning.callbacks.measures.sources import InputSource, SeenCodes, Sources
+from fold_lightning.metrics import DistinctCodes
+
+EMBEDDED_BITS = 2**21
+"""Bits of an embedding, which TensorBoard keeps as text of 2 bytes each: 4 MiB. Of wide networks fewer inputs are taken."""
+
+
+class DistinctCodesMeasure(Measure):
+    """Distinct codes of the inputs, overall, by layer, and of those classified correctly."""
+
+    tags = {
+        "codes/distinct": "Number of activation regions that the inputs occupy.",
+        "codes/distinct_correct": "Number of regions that the correctly classified inputs occupy.",
+        "codes/distinct_fraction": "Distinct codes per input, in (0, 1].",
+        "codes/layer/<layer>": "Number of distinct codes through the bits of one layer alone.",
+    }
+    charts = {
+        "distinct codes": ["codes/distinct$", "codes/distinct_correct"],
+        "distinct codes of each layer": ["codes/layer/.*"],
+        "distinct codes per input": ["codes/distinct_fraction"],
+    }
+    source: InputSource
+
+    @classmethod
+    def create(cls, sources: Sources) -> DistinctCodesMeasure | None:
+        return cls(sources.sample, sources.inputs) if sources.settings.codes else None
+
+    def reset(self, device: torch.device) -> None:
+        self._all, self._correct = DistinctCodes().to(device), DistinctCodes().to(device)
+
+    def update(self, seen: SeenCodes) -> None:
+        self._all.update(seen.codes)
+        if seen.correct is not None:
+            self._correct.update(seen.codes, mask=seen.correct)
+
+    def compute(self, model: LightningModule) -> MeasureResult:
+        distinct = self._all.compute()
+        scalars = {"codes/distinct": distinct, "codes/distinct_fraction": distinct / self.source.num_rows}
+        scalars |= {f"codes/layer/{layer}": count for layer, count in self._all.per_layer().items()}
+        if self.source.classifies:
+            scalars["codes/distinct_correct"] = self._correct.compute()
+        return MeasureResult(
+            {tag: float(value) for tag, value in scalars.items()}, embeddings={"codes": lambda: self._embedding(model)}
+        )
+
+    def available_tags(self) -> dict[str, str]:
+        missing = set() if self.source.classifies else {"codes/distinct_correct"}
+        return {tag: description for tag, description in super().available_tags().items() if tag not in missing}
+
+    def _embedding(self, model: LightningModule) -> Embedding:
+        sample, settings = self.sample, self.sample.settings
+        count = min(self.source.num_rows, max(2, EMBEDDED_BITS // self.source.num_units))
+        codes = activation_codes(
+            model, sample.inputs(model, slice(count)), layers=settings.layers, forward=sample.probes.model_input.forward
+        )
+        labels = sample.probes.labels
+        return Embedding(codes.bits, None if labels is None else labels[:count])

@@ -1,0 +1,42 @@
+"""Distances of codes: how far apart inputs of one class lie, and inputs of different classes."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch import LightningModule
+
+from fold_lightning.callbacks.measures.base import Measure, MeasureResult
+from fold_lightning.callbacks.measures.sources import InputSource, SeenCodes, Sources
+from fold_lightning.metrics import CodeDistances
+
+
+class CodeDistancesMeasure(Measure):
+    """Mean Hamming distance of the inputs' codes within and between classes."""
+
+    tags = {
+        "codes/within": "Mean Hamming distance of the codes of two inputs of one class, as a share of units.",
+        "codes/between": "Mean Hamming distance of the codes of two inputs of different classes, as a share of units.",
+    }
+    charts = {"distance of codes": ["codes/within", "codes/between"]}
+    source: InputSource
+
+    @classmethod
+    def create(cls, sources: Sources) -> CodeDistancesMeasure | None:
+        has_classes = sources.sample.classes is not None and len(sources.sample.classes) > 0
+        return cls(sources.sample, sources.inputs) if sources.settings.codes and has_classes else None
+
+    def reset(self, device: torch.device) -> None:
+        classes = self.sample.classes
+        assert classes is not None
+        self._classes = classes
+        self._distances = CodeDistances(len(classes)).to(device)
+
+    def update(self, seen: SeenCodes) -> None:
+        assert seen.labels is not None
+        has_class = seen.labels >= 0
+        labels = torch.searchsorted(self._classes, seen.labels[has_class])
+        self._distances.update(seen.codes.bits[has_class.to(seen.codes.bits.device)], labels)
+
+    def compute(self, model: LightningModule) -> MeasureResult:
+        values = self._distances.compute()
+        return MeasureResult({f"codes/{name}": float(value) for name, value in values.items() if not value.isnan()})

@@ -1,0 +1,260 @@
+"""What measures look at: the sample of a run, and how its segments, inputs and regions are seen."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from fold_lightning.activations import ActivationCodes
+from fold_lightning.activations.codes import codes_and_outputs
+from fold_lightning.callbacks.settings import Settings
+from fold_lightning.faces import face_counts
+from fold_lightning.folding import PerSegment
+from fold_lightning.probes import FaceProbes, ProbeSet, Segments, draw_segments, predicted_classes
+from fold_lightning.regions import NoPolytopes, activation_regions
+from fold_lightning.walks import SampledDistances, Walks, sampled_distances, segment_walks
+
+BITS_AT_ONCE = 2**26
+"""Bits of codes in memory at once, a byte each: 64 MiB."""
+
+HALF_SPACES_AT_ONCE = 2**21
+"""Numbers in the normals of the regions whose faces are counted at once: 16 MiB."""
+
+
+class LeftOut(Exception):
+    """A source has nothing to show of this network; the message says why."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Inputs and segments of a run, the same at every measurement.
+
+    Attributes:
+        probes: Items of the data, their labels, and how the model is called on them.
+        segments: Segments between items.
+        faces: Slices in which faces are counted, around the first items.
+        settings: Arguments of the monitor.
+        method: How segments are walked, "exact" or "uniform".
+    """
+
+    probes: ProbeSet
+    segments: Segments
+    faces: FaceProbes
+    settings: Settings
+    method: str
+
+    @classmethod
+    def draw(cls, probes: ProbeSet, inputs: Tensor, settings: Settings) -> Sample:
+        """Draw what a run looks at, by the seed alone.
+
+        Args:
+            probes: Items to draw from.
+            inputs: One or more of them as the model gets them (B, ...).
+            settings: Arguments of the monitor.
+        """
+        segments = draw_segments(
+            probes.labels,
+            len(probes),
+            count=settings.num_segments,
+            per_pair=settings.segments_per_pair,
+            seed=settings.seed,
+        )
+        all_inputs = inputs[:1].expand(len(probes), *inputs.shape[1:])  # of which only the shape is read
+        faces = FaceProbes.around(all_inputs, settings.num_regions, settings.face_subspace, settings.seed)
+        return cls(probes, segments, faces, settings, "exact" if settings.method == "auto" else settings.method)
+
+    @cached_property
+    def classes(self) -> Tensor | None:
+        """Classes int64 (C,) of the items, ascending; None without labels."""
+        labels = self.probes.labels
+        return None if labels is None else labels[labels >= 0].unique()
+
+    def inputs(self, model: LightningModule, rows: Tensor | slice) -> Tensor:
+        """Return items as the model gets them (B, ...), on its device."""
+        return self.probes.model_input.prepare(model, self.probes.items[rows])
+
+
+@dataclass(frozen=True)
+class SeenSegments:
+    """Measures of the walks of some segments: their rows int64 (S,) and the measures."""
+
+    rows: Tensor
+    measures: PerSegment
+
+
+@dataclass(frozen=True)
+class SeenCodes:
+    """Codes of B inputs.
+
+    Attributes:
+        codes: The codes.
+        labels: Class int64 (B,) of each; negative for none; None without labels.
+        correct: bool (B,), classified correctly; None where the model's output is no logits of the classes.
+    """
+
+    codes: ActivationCodes
+    labels: Tensor | None
+    correct: Tensor | None
+
+
+@dataclass(frozen=True)
+class SeenFaces:
+    """Faces of the regions around some inputs: their rows int64 (B,) and the counts int64 (B,)."""
+
+    rows: Tensor
+    counts: Tensor
+
+
+class Source(ABC):
+    """Rows of a sample, and how some of them are seen.
+
+    Attributes:
+        noun: Word for its rows.
+        num_rows: Number of rows.
+        layers: Names of the layers that count, once the source has been checked.
+    """
+
+    noun: str
+    layers: list[str]
+
+    def __init__(self, sample: Sample, num_rows: int) -> None:
+        self.sample, self.num_rows, self.layers = sample, num_rows, []
+        self._how: dict[str, Any] = {"layers": sample.settings.layers, "forward": sample.probes.model_input.forward}
+
+    @abstractmethod
+    def check(self, model: LightningModule) -> None:
+        """Look at as little as shows whether the model can be measured.
+
+        Raises:
+            LeftOut: If there is nothing to see, which is no fault.
+        """
+
+    @abstractmethod
+    def look(self, model: LightningModule, rows: Tensor) -> Iterator[Any]:
+        """Yield what is seen of rows int64 (n,), chunk by chunk."""
+
+
+class SegmentSource(Source):
+    """The walks of segments."""
+
+    noun = "segments"
+
+    def check(self, model: LightningModule) -> None:
+        self.layers = list(self.walk(model, torch.arange(1)).layers)
+
+    def look(self, model: LightningModule, rows: Tensor) -> Iterator[SeenSegments]:
+        if len(rows):
+            yield SeenSegments(rows, PerSegment.of(self._distances(model, rows) if self.is_uniform else self.walk(model, rows)))
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether equidistant points are looked at."""
+        return self.sample.method == "uniform"
+
+    def walk(self, model: LightningModule, rows: Tensor) -> Walks:
+        """Return the walks of segments."""
+        if self.is_uniform:
+            return segment_walks(
+                model, *self._ends(model, rows), method="uniform", num_points=self.sample.settings.num_points, **self._how
+            )
+        return segment_walks(model, *self._ends(model, rows), **self._how)
+
+    def _distances(self, model: LightningModule, rows: Tensor) -> SampledDistances:
+        return sampled_distances(model, *self._ends(model, rows), num_points=self.sample.settings.num_points, **self._how)
+
+    def _ends(self, model: LightningModule, rows: Tensor) -> tuple[Tensor, Tensor]:
+        start, end = self.sample.segments.start[rows], self.sample.segments.end[rows]
+        return self.sample.inputs(model, start), self.sample.inputs(model, end)
+
+
+class InputSource(Source):
+    """The codes of inputs, and whether they are classified correctly.
+
+    Attributes:
+        num_units: Number of bits of a code, once the source has been checked.
+        classifies: Whether the model's output is logits of the classes.
+    """
+
+    noun = "inputs"
+    num_units, classifies = 1, False
+
+    @cached_property
+    def num_classes(self) -> int | None:
+        """Number of classes, if the labels name some."""
+        classes = self.sample.classes
+        return int(classes.max()) + 1 if classes is not None and len(classes) else None
+
+    def check(self, model: LightningModule) -> None:
+        (seen,) = self._look(model, torch.arange(min(2, self.num_rows)))
+        self.layers = list(seen.codes.layers)
+        self.num_units, self.classifies = max(1, seen.codes.bits.shape[1]), seen.correct is not None
+
+    def look(self, model: LightningModule, rows: Tensor) -> Iterator[SeenCodes]:
+        for some in rows.split(max(1, BITS_AT_ONCE // self.num_units)):
+            yield from self._look(model, some)
+
+    def _look(self, model: LightningModule, rows: Tensor) -> Iterator[SeenCodes]:
+        if len(rows) == 0:
+            return
+        num_classes, probes = self.num_classes, self.sample.probes
+        codes, predicted = codes_and_outputs(
+            model,
+            self.sample.inputs(model, rows),
+            lambda output: None if num_classes is None else predicted_classes(output, num_classes),
+            **self._how,
+        )
+        labels = None if probes.labels is None else probes.labels[rows]
+        known = [part for part in predicted if part is not None]
+        correct = None
+        if labels is not None and len(known) == len(predicted):
+            correct = torch.cat(known).cpu() == labels
+        yield SeenCodes(codes, labels, correct)
+
+
+class RegionSource(Source):
+    """The numbers of faces of the regions around inputs."""
+
+    noun = "regions"
+    _numbers = 1
+
+    def check(self, model: LightningModule) -> None:
+        try:
+            next(self.look(model, torch.arange(1)))
+        except NoPolytopes as reason:
+            raise LeftOut(str(reason)) from reason
+
+    def look(self, model: LightningModule, rows: Tensor) -> Iterator[SeenFaces]:
+        directions = self.sample.faces.directions(self.num_rows)
+        for some in rows.split(max(1, HALF_SPACES_AT_ONCE // self._numbers)):
+            if len(some) == 0:
+                return
+            regions = activation_regions(
+                model,
+                self.sample.inputs(model, some),
+                **self._how,
+                subspace=None if directions is None else directions[some],
+            )
+            self._numbers = max(1, regions.normals[0].numel())
+            yield SeenFaces(some, face_counts(regions))
+
+
+class Sources:
+    """The sources of a run.
+
+    Args:
+        sample: Inputs and segments of the run.
+    """
+
+    def __init__(self, sample: Sample) -> None:
+        settings, count = sample.settings, len(sample.probes)
+        self.sample, self.settings = sample, settings
+        self.segments = SegmentSource(sample, len(sample.segments))
+        self.inputs = InputSource(sample, min(count, settings.num_inputs))
+        self.regions = RegionSource(sample, sample.faces.num_regions)

@@ -1,0 +1,75 @@
+"""When a run is measured: at due epochs and steps, as long as measuring takes a small share of its time."""
+
+from __future__ import annotations
+
+import time
+
+FREE_SECONDS = 10.0
+"""Seconds that all measurements of a run may take in any case: below it there is no use in sparing any."""
+
+
+class Schedule:
+    """Decides whether a measurement is made now.
+
+    Which inputs are measured never depends on it, only how often.
+
+    Args:
+        every_n_epochs: Epochs from one measurement to the next.
+        every_n_train_steps: Optimizer steps from one to the next, besides epochs; None measures at epochs only.
+        max_overhead: Share of the training's time that measuring may take; None sets no limit.
+
+    Attributes:
+        seconds_spent: Time that measuring has taken so far, in s, those of the run before a checkpoint too.
+    """
+
+    def __init__(self, every_n_epochs: int, every_n_train_steps: int | None, max_overhead: float | None) -> None:
+        self._every_n_epochs, self._every_n_train_steps = every_n_epochs, every_n_train_steps
+        self._limit = max_overhead
+        self._seconds_before, self._epoch, self._step = 0.0, 0, -1
+        self.seconds_spent = 0.0
+        self.start_training()
+
+    def lift_limit(self) -> None:
+        """Measure whatever is due: something decides by the values."""
+        self._limit = None
+
+    def start_training(self) -> None:
+        """Start the clock of the training."""
+        self._began, self._spent_at_start = time.perf_counter(), self.seconds_spent
+
+    def epoch_is_due(self, epoch: int) -> bool:
+        """Return whether to measure in an epoch, counted from 1: always while nothing has been measured."""
+        passed = epoch // self._every_n_epochs > self._epoch // self._every_n_epochs
+        return self._step < 0 or ((passed or epoch == self._epoch) and self._is_affordable())
+
+    def step_is_due(self, step: int) -> bool:
+        """Return whether to measure after an optimizer step, counted from 1."""
+        every = self._every_n_train_steps
+        return every is not None and step % every == 0 and step > max(0, self._step) and self._is_affordable()
+
+    def is_measured(self, step: int) -> bool:
+        """Return whether the last measurement was made after this many optimizer steps."""
+        return step == self._step
+
+    def record(self, seconds: float, *, epoch: int | None, step: int) -> None:
+        """Keep what a measurement took, and when it was made; an epoch of None is not over."""
+        self.seconds_spent += seconds
+        self._epoch, self._step = self._epoch if epoch is None else epoch, step
+
+    def state(self) -> dict[str, float]:
+        """Return what a checkpoint keeps."""
+        return {"seconds": self._training_seconds(), "spent": self.seconds_spent, "epoch": self._epoch, "step": self._step}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Go on from a checkpoint."""
+        self._seconds_before, self.seconds_spent = state["seconds"], state["spent"]
+        self._epoch, self._step = int(state["epoch"]), int(state["step"])
+        self.start_training()
+
+    def _is_affordable(self) -> bool:
+        limit = self._limit
+        return limit is None or self.seconds_spent <= max(FREE_SECONDS, limit * self._training_seconds())
+
+    def _training_seconds(self) -> float:
+        measuring = self.seconds_spent - self._spent_at_start
+        return self._seconds_before + time.perf_counter() - self._began - measuring

@@ -1,0 +1,342 @@
+"""One fit, validation or test under a monitor: its sample, its measures, and their last values."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from fold_lightning.activations.evaluation import preserved_random_state, shared_replica
+from fold_lightning.callbacks.distributed import Processes, check_not_sharded
+from fold_lightning.callbacks.measures import LAYER, MEASURES, LeftOut, Measure, MeasureResult, Sample, Source, Sources
+from fold_lightning.callbacks.method import choose_method
+from fold_lightning.callbacks.once import OnceWarner
+from fold_lightning.callbacks.schedule import Schedule
+from fold_lightning.callbacks.settings import Settings
+from fold_lightning.callbacks.tensorboard import TensorBoard
+from fold_lightning.callbacks.trainer_state import awaited_tags
+from fold_lightning.probes import ProbeSet, ProbeSource
+
+SECONDS = "monitor/seconds"
+
+LONG_SECONDS = 60.0
+"""Seconds of a measurement from which on a warning says what takes them."""
+
+MAX_KEPT_BYTES = 2**26
+"""Bytes of items that a checkpoint keeps, where they can't be read again: 64 MiB."""
+
+
+class Session:
+    """What a monitor knows while a Trainer runs.
+
+    Args:
+        settings: Arguments of the monitor.
+        trainer: The Trainer.
+
+    Attributes:
+        values: Tag -> last value.
+        sample: Inputs and segments of the run; None until there are some.
+        is_measuring: Whether a measurement is under way or was interrupted.
+    """
+
+    def __init__(self, settings: Settings, trainer: Trainer) -> None:
+        self.values: dict[str, float] = {}
+        self.sample: Sample | None = None
+        self.is_measuring = False
+        self._settings, self._processes = settings, Processes(trainer)
+        self._probe_source = ProbeSource(
+            settings.num_items,
+            settings.seed,
+            probes=settings.probes,
+            batch_to_inputs=settings.batch_to_inputs,
+            forward=settings.forward,
+        )
+        self._schedule = Schedule(settings.every_n_epochs, settings.every_n_train_steps, settings.max_overhead)
+        self._measures: dict[Source, list[Measure]] = {}
+        self._results: list[MeasureResult] = []
+        self._num_measured = 0
+        self._restored: dict[str, Any] = {}
+        self._board = TensorBoard(trainer.loggers, draws=settings.draws, always=bool(settings.figures))
+        self._once = OnceWarner()
+
+    def begin(self, trainer: Trainer, model: LightningModule, loaders: Any, *, together: bool = False) -> None:
+        """Take the sample, and refuse what can't be measured.
+
+        Args:
+            trainer: The Trainer.
+            model: The model.
+            loaders: Loaders of the data to take inputs from.
+            together: Whether a batch holds one of every loader, as in training.
+        """
+        check_not_sharded(trainer.strategy, model)
+        if self._awaited_tags(trainer):
+            self._schedule.lift_limit()
+        with preserved_random_state():
+            probes = self._processes.compute_on_first(
+                lambda: self._probe_source.read(trainer, model, loaders, together=together)
+            )
+        if probes is None:
+            self._probe_source.restart()  # the batches of the sanity check come again
+        else:
+            self._take(trainer, model, probes)
+
+    def all_processes(self, value: bool) -> bool:
+        """Return whether a value is true in all processes."""
+        return self._processes.all(value)
+
+    def start_training(self) -> None:
+        """Start the clock of the training."""
+        self._schedule.start_training()
+
+    def collect(self, trainer: Trainer, model: LightningModule, batch: Any) -> None:
+        """Keep what is needed of a batch of a stream."""
+        if self.sample is None and trainer.is_global_zero:
+            self._probe_source.collect(trainer, model, batch)
+
+    def epoch_is_due(self, epoch: int) -> bool:
+        """Return whether an epoch, counted from 1, is measured; all processes agree."""
+        return self._processes.broadcast(self._schedule.epoch_is_due(epoch))
+
+    def step_is_due(self, step: int) -> bool:
+        """Return whether to measure after this many optimizer steps; all processes agree."""
+        if self._settings.every_n_train_steps is None or step % self._settings.every_n_train_steps:
+            return False
+        return self._processes.broadcast(self._schedule.step_is_due(step))
+
+    def is_measured(self, step: int) -> bool:
+        """Return whether the last measurement was made after this many optimizer steps."""
+        return self._schedule.is_measured(step)
+
+    def try_to_measure(
+        self, trainer: Trainer, model: LightningModule, *, step: int, epoch: int | None = None
+    ) -> dict[str, float]:
+        """Measure, and return the new values; what fails costs a warning, and its last values stay.
+
+        Args:
+            trainer: The Trainer.
+            model: The model as it is.
+            step: Step on the loggers' axis.
+            epoch: Number of the epoch that ends, counted from 1; None within one.
+        """
+        self.is_measuring = True
+        try:
+            if self.sample is None:  # the batches of a stream have passed
+                with preserved_random_state():
+                    probes = self._processes.compute_on_first(lambda: self._probe_source.from_stream(model))
+                if probes is None:
+                    raise RuntimeError("no batch with inputs has passed yet")
+                self._take(trainer, model, probes)
+            values = self.measure(trainer, model, step=step, epoch=epoch)
+        except Exception as error:  # an interruption leaves the mark
+            self._once.warn_of_failure(trainer, error)
+            values = {}
+        self.is_measuring = False
+        return values
+
+    def measure(
+        self, trainer: Trainer, model: LightningModule, *, step: int, epoch: int | None = None, is_first: bool = False
+    ) -> dict[str, float]:
+        """Measure, write what goes to TensorBoard alone, and return the new values.
+
+        Args:
+            trainer: The Trainer.
+            model: The model as it is.
+            step: Step on the loggers' axis.
+            epoch: Number of the epoch that ends, counted from 1; None within one.
+            is_first: Whether it is the measurement before training, in which a failure is raised.
+        """
+        assert self.sample is not None
+        begin, values, took = time.perf_counter(), dict[str, float](), dict[Source, float]()
+        self._results, failures = [], list[Exception]()
+        forward = self.sample.probes.model_input.forward
+        with self._once.caught(), shared_replica(model, self.sample.inputs(model, slice(1)), forward):
+            for source, measures in self._measures.items():
+                at = time.perf_counter()
+                for result in self._results_of(source, measures, model):
+                    if isinstance(result, MeasureResult):
+                        self._results.append(result)
+                        values |= {tag: _rounded(value) for tag, value in result.scalars.items()}
+                    elif is_first:
+                        raise result
+                    else:
+                        failures.append(result)
+                took[source] = time.perf_counter() - at
+        for failure in failures:
+            self._once.warn_of_failure(trainer, failure)
+        seconds = self._processes.broadcast(time.perf_counter() - begin)
+        if seconds > LONG_SECONDS:
+            self._warn_of_time(seconds, took)
+        if values:
+            values[SECONDS] = seconds
+        self.values |= values
+        self._num_measured += 1
+        if trainer.is_global_zero:
+            with self._once.failures(trainer), self._once.caught():
+                self._board.write(self._results, self._num_measured, step)
+        spent = self._processes.broadcast(time.perf_counter() - begin)
+        self._schedule.record(spent, epoch=epoch, step=trainer.global_step)
+        return values
+
+    def write_scalars(self, trainer: Trainer, values: dict[str, float], *, step: int) -> None:
+        """Give values to the loggers, where `self.log` does not: before training, between epochs, and when training is over."""
+        if not values or not trainer.is_global_zero:
+            return
+        with self._once.failures(trainer):
+            for logger in trainer.loggers:
+                if step > 0 or logger not in self._board:
+                    logger.log_metrics(values, step=step)
+            if step == 0:
+                self._board.describe(values, self.descriptions(), step)
+
+    def end(self, trainer: Trainer) -> None:
+        """Draw what is not drawn yet, and leave the embeddings."""
+        if trainer.is_global_zero:
+            with self._once.failures(trainer), self._once.caught():
+                self._board.end(self._results, trainer.global_step)
+
+    def values_for_callbacks(self) -> dict[str, float]:
+        """Return the last value of every tag, NaN for those that have none yet."""
+        return dict.fromkeys(self.descriptions(), math.nan) | self.values
+
+    def descriptions(self) -> dict[str, str]:
+        """Return the tags that may be logged, with their descriptions."""
+        found = {SECONDS: "Time of a measurement in s, without figures."}
+        if self.sample is None:
+            return found | {tag: text for cls in MEASURES for tag, text in cls.tags.items() if LAYER not in tag}
+        return found | {tag: text for measure in self._all_measures() for tag, text in measure.available_tags().items()}
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, so that a run goes on with the same sample and schedule."""
+        if self.sample is None:
+            return dict(self._restored)
+        probes = self.sample.probes
+        state = {"values": self.values, "schedule": self._schedule.state(), "num_measured": self._num_measured}
+        state |= {"settings": repr(self._settings.hyperparameters()), "method": self.sample.method}
+        state["fingerprint"] = probes.fingerprint
+        if probes.is_stream and probes.nbytes <= MAX_KEPT_BYTES:
+            state["probes"] = probes.state()
+        return state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint, before training begins."""
+        self._restored, self.values, self._num_measured = state, state["values"], state["num_measured"]
+        self._schedule.restore(state["schedule"])
+        if "probes" in state:
+            self._probe_source.restore(state["probes"])
+
+    def _take(self, trainer: Trainer, model: LightningModule, probes: ProbeSet) -> None:
+        """Draw the sample from what was read, choose the method, and check all that will be measured."""
+        settings, probes = self._settings, self._probe_source.attach(probes)
+        sample = Sample.draw(probes, probes.model_input.prepare(model, probes.items[:1]), settings)
+        before = self._restored if self._restored.get("settings") == repr(settings.hyperparameters()) else {}
+        if before and before["fingerprint"] != probes.fingerprint:
+            rank_zero_warn(
+                "FoldingMonitor goes on from a checkpoint, but with other inputs: the data they are taken from have changed, or "
+                "augment their items at random. Its curves may jump here; pass `probes=` to keep them the same."
+            )
+        with self._once.caught(), shared_replica(model, sample.inputs(model, slice(1)), probes.model_input.forward):
+            method, reason = before.get("method"), "as before the checkpoint"
+            if method is None and settings.folding:
+                method, reason = self._processes.compute_on_first(lambda: choose_method(model, sample)) or ("exact", "")
+            sample = replace(sample, method=method or "exact")
+            self._measures = self._create_measures(model, Sources(sample))
+        self.sample = sample
+        self._check_awaited_tags(trainer)
+        chosen: dict[str, Any] = {f"num_{source.noun}": source.num_rows for source in self._measures}
+        if settings.folding:
+            rank_zero_info(f"FoldingMonitor walks {sample.segments.describe()}, method {sample.method!r}: {reason}.")
+            chosen |= {"segments": sample.segments.describe(), "method": sample.method, "method_reason": reason}
+        if how := probes.model_input.describe():
+            rank_zero_info(f"FoldingMonitor {how}.")
+            chosen["inputs"] = how
+        with self._processes.raise_together():
+            if trainer.is_global_zero:
+                self._write_hyperparameters(trainer, chosen)
+
+    def _create_measures(self, model: LightningModule, sources: Sources) -> dict[Source, list[Measure]]:
+        """Return the measures that the run wants, by their sources, without those that have nothing to see in this network."""
+        by_source: dict[Source, list[Measure]] = {}
+        for cls in MEASURES:
+            if (measure := cls.create(sources)) is not None:
+                by_source.setdefault(measure.source, []).append(measure)
+        for source in list(by_source):
+            try:
+                with self._processes.raise_together():
+                    source.check(model)
+            except LeftOut as reason:
+                del by_source[source]
+                rank_zero_info(f"FoldingMonitor measures no {source.noun}. {reason}")
+        return by_source
+
+    def _all_measures(self) -> list[Measure]:
+        return [measure for measures in self._measures.values() for measure in measures]
+
+    def _results_of(
+        self, source: Source, measures: Sequence[Measure], model: LightningModule
+    ) -> Iterator[MeasureResult | Exception]:
+        """Yield the result of each measure that a source serves, or why there is none; all processes share its rows."""
+        errors: dict[Measure, Exception] = {}
+        for measure in measures:
+            measure.reset(model.device)
+        try:
+            for seen in source.look(model, self._processes.split_rows(source.num_rows)):
+                for measure in measures:
+                    if measure not in errors:
+                        try:
+                            measure.update(seen)
+                        except Exception as error:
+                            errors[measure] = error
+        except Exception as error:
+            errors = dict.fromkeys(measures, error)
+        for measure in measures:
+            try:
+                with self._processes.raise_together():
+                    if measure in errors:
+                        raise errors[measure]
+                result: MeasureResult | Exception = measure.compute(model)
+            except Exception as error:
+                result = error
+            yield result
+
+    def _check_awaited_tags(self, trainer: Trainer) -> None:
+        """Raise if a callback or a learning-rate schedule decides by a tag of the monitor that this run can't have."""
+        available, awaited = self.descriptions(), self._awaited_tags(trainer)
+        for tag, who in awaited.items():
+            if tag not in available:
+                raise MisconfigurationException(
+                    f"{who} monitors {tag!r}, which this run does not log: it has {', '.join(sorted(available))}."
+                )
+
+    def _awaited_tags(self, trainer: Trainer) -> dict[str, str]:
+        patterns = [SECONDS, *(tag.replace(LAYER, "*") for cls in MEASURES for tag in cls.tags)]
+        return {tag: who for tag, who in awaited_tags(trainer).items() if any(fnmatchcase(tag, like) for like in patterns)}
+
+    def _write_hyperparameters(self, trainer: Trainer, chosen: dict[str, Any]) -> None:
+        hyperparameters = {"folding_monitor": self._settings.hyperparameters() | chosen}
+        for logger in trainer.loggers:
+            if logger not in self._board:
+                logger.log_hyperparams(hyperparameters)
+        self._board.begin(hyperparameters, self._all_measures())
+
+    def _warn_of_time(self, seconds: float, took: dict[Source, float]) -> None:
+        parts = [
+            f"{source.num_rows} {source.noun} at {each / max(1, source.num_rows):.2g} s each" for source, each in took.items()
+        ]
+        self._once.warn(
+            f"A measurement of FoldingMonitor took {seconds:.0f} s: {', '.join(parts)}. Measure less (`num_segments=`, "
+            "`num_inputs=`, `num_regions=`, `layers=`, `faces=False`), or take equidistant points (`method='uniform'`). (This "
+            "warning is shown once.)"
+        )
+
+
+def _rounded(value: float) -> float:
+    """Return a value as `self.log` rounds it, so that loggers get the same whichever way it takes."""
+    return float(torch.tensor(value))

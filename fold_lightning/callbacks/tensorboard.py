@@ -1,0 +1,109 @@
+"""What goes to TensorBoard alone: descriptions, histograms, figures, embeddings, the layout of its page, and hyperparameters."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+from lightning.pytorch.core.saving import save_hparams_to_yaml
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from torch import Tensor
+from torch.utils.tensorboard.summary import scalar
+
+from fold_lightning.callbacks.measures import Measure, MeasureResult
+from fold_lightning.lightning_packages import in_both_packages
+
+REGULARIZER_CHARTS = {
+    "soft chi": ["regularizer/soft_chi"],
+    "term and weight": ["regularizer/term", "regularizer/weight"],
+}
+
+
+class TensorBoard:
+    """The TensorBoard loggers among the loggers of a run; does nothing where there is none.
+
+    Args:
+        loggers: All loggers of the run.
+        draws: Whether figures are drawn.
+        always: Whether they are drawn at every measurement, and not at the 1st, 2nd, 4th, 8th, ... and at the end.
+    """
+
+    def __init__(self, loggers: Iterable[Logger], *, draws: bool, always: bool) -> None:
+        boards = [logger for logger in loggers if isinstance(logger, in_both_packages(TensorBoardLogger))]
+        self._boards = [cast(TensorBoardLogger, board) for board in boards]
+        self._draws, self._always = draws and bool(boards), always
+        self._undrawn: int | None = None
+
+    def __contains__(self, logger: Logger) -> bool:
+        return logger in self._boards
+
+    def begin(self, hyperparameters: Mapping[str, Any], measures: Iterable[Measure]) -> None:
+        """Add to the hyperparameters of the run, and write which curves the page shows in one chart."""
+        for board in self._boards:
+            board.log_hyperparams(dict(hyperparameters), metrics={})  # without metrics a curve "hp_metric" comes with them
+            save_hparams_to_yaml(os.path.join(board.log_dir, board.NAME_HPARAMS_FILE), board.hparams)
+        layout: dict[str, dict[str, list[Any]]] = {}
+        for measure in measures:
+            for title, tags in measure.charts.items():
+                layout.setdefault(tags[0].split("/")[0], {})[title] = ["Multiline", list(tags)]
+        layout["regularizer"] = {title: ["Multiline", tags] for title, tags in REGULARIZER_CHARTS.items()}
+        for writer in self._writers():
+            writer.add_custom_scalars(layout)
+
+    def describe(self, scalars: Mapping[str, float], descriptions: Mapping[str, str], step: int) -> None:
+        """Write scalars with what they mean, which TensorBoard shows beside their curves."""
+        for writer in self._writers():
+            for tag, value in scalars.items():
+                summary = scalar(tag, value)
+                summary.value[0].metadata.summary_description = descriptions.get(tag, "")
+                summary.value[0].metadata.plugin_data.plugin_name = "scalars"
+                writer._get_file_writer().add_summary(summary, step)
+
+    def write(self, results: Sequence[MeasureResult], number: int, step: int) -> None:
+        """Write the histograms of a measurement, and its figures where they are due.
+
+        Args:
+            results: Results of the measurement.
+            number: Number of the measurement, counted from 1.
+            step: Step on the loggers' axis.
+        """
+        for writer in self._writers():
+            for result in results:
+                for tag, (values, bins) in result.histograms.items():
+                    writer.add_histogram(tag, values.cpu().numpy(), step, bins=bins)
+        self._undrawn = step
+        if self._always or number & (number - 1) == 0:
+            self._draw(results)
+
+    def end(self, results: Sequence[MeasureResult], step: int) -> None:
+        """Draw what is not drawn yet, and leave the embeddings."""
+        self._draw(results)
+        for result in results if self._boards else ():
+            for tag, make in result.embeddings.items():
+                embedding = make()
+                metadata = None if embedding.labels is None else embedding.labels.tolist()
+                for writer in self._writers():
+                    writer.add_embedding(_as_text(embedding.bits.cpu()), metadata=metadata, global_step=step, tag=tag)
+
+    def _draw(self, results: Sequence[MeasureResult]) -> None:
+        step, self._undrawn = self._undrawn, None
+        if step is None or not self._draws:
+            return
+        for result in results:
+            for tag, draw in result.figures.items():
+                figure = draw()
+                for writer in self._writers():
+                    writer.add_figure(tag, figure, step)
+
+    def _writers(self) -> list[Any]:
+        return [board.experiment for board in self._boards]
+
+
+def _as_text(bits: Tensor) -> np.ndarray[Any, Any]:
+    """Return bits (B, N) as lines (B, 1) of a table: `add_embedding` turns numbers to text one by one, which is slow."""
+    characters = np.full((len(bits), 2 * bits.shape[1]), ord("\t"), dtype=np.uint32)
+    characters[:, ::2] = ord("0") + bits.numpy()
+    characters[:, -1:] = 0  # the end of a string
+    return characters.view(f"U{characters.shape[1]}")
