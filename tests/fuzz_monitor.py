@@ -74,7 +74,8 @@ class Training:
         usual = "val_loss" if settings.validates and not skips else "loss"
         checkpoint = draw.pick("checkpoint by", None, None, usual, "a measure")
         self.arguments = monitor_arguments(draw, self.task, settings)
-        measure = "folding/regions" if self.arguments["folding"] else "codes/distinct"
+        walked = "folding/chi_mean" if self.arguments["method"] == "uniform" else "folding/regions"
+        measure = walked if self.arguments["folding"] else "codes/distinct"
         if checkpoint == "a measure":
             can = self.arguments["folding"] or self.arguments["codes"]
             checkpoint = measure if monitored and can else usual

@@ -51,6 +51,14 @@ def test_fit_validate_test_and_fit_again(tmp_path: Path) -> None:
     assert [step for step, _ in recorder.said[5:]] == [8, 11]
 
 
+@pytest.mark.parametrize("probes", [None, data(20, 3).tensors[0], data(20, 3)])
+def test_a_model_is_measured_by_validating_it_alone(tmp_path: Path, probes: Any) -> None:
+    recorder, monitor = Recorder(), watch(num_segments=4, probes=probes)
+    trainer = Trainer(callbacks=[monitor], logger=recorder, default_root_dir=tmp_path, accelerator="cpu")
+    (values,) = trainer.validate(Model(), loaders()[1], verbose=False)
+    assert set(values) >= FOLDING - {"folding/phi"} and len(recorder.said) == 1
+
+
 def test_a_monitor_that_goes_from_one_trainer_to_another_begins_anew(tmp_path: Path) -> None:
     monitor = watch(num_segments=4, every_n_epochs=2)
     first = fit(tmp_path, monitor, max_epochs=3)

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from fold_lightning.activations.evaluation import preserved_random_state, shared_replica
+from fold_lightning.activations.evaluation import shared_replica, undisturbed
 from fold_lightning.callbacks.distributed import Processes, check_not_sharded
 from fold_lightning.callbacks.measures import LAYER, MEASURES, LeftOut, Measure, MeasureResult, Sample, Source, Sources
 from fold_lightning.callbacks.method import choose_method
@@ -79,7 +79,7 @@ class Session:
         check_not_sharded(trainer.strategy, model)
         if self._awaited_tags(trainer):
             self._schedule.lift_limit()
-        with preserved_random_state():
+        with undisturbed():
             probes = self._processes.compute_on_first(
                 lambda: self._probe_source.read(trainer, model, loaders, together=together)
             )
@@ -99,7 +99,8 @@ class Session:
     def collect(self, trainer: Trainer, model: LightningModule, batch: Any) -> None:
         """Keep what is needed of a batch of a stream."""
         if self.sample is None and trainer.is_global_zero:
-            self._probe_source.collect(trainer, model, batch)
+            with undisturbed():
+                self._probe_source.collect(trainer, model, batch)
 
     def epoch_is_due(self, epoch: int) -> bool:
         """Return whether an epoch, counted from 1, is measured; all processes agree."""
@@ -129,7 +130,7 @@ class Session:
         self.is_measuring = True
         try:
             if self.sample is None:  # the batches of a stream have passed
-                with preserved_random_state():
+                with undisturbed():
                     probes = self._processes.compute_on_first(lambda: self._probe_source.from_stream(model))
                 if probes is None:
                     raise RuntimeError("no batch with inputs has passed yet")
