@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -375,6 +376,108 @@ def test_a_module_without_a_forward_is_refused_by_the_names_of_its_parts() -> No
 
     with pytest.raises(ValueError, match=r"missing the required \"forward\".*the name of a submodule \('encoder'\)"):
         ModelInput.choose(Steps(), (X, Y))
+
+
+@dataclass
+class Windows:
+    """A batch of a forecasting library, which makes of it what the model gets."""
+
+    past: Tensor
+    future: Tensor
+    covariates: Tensor | None = None
+
+    def for_model(self) -> tuple[Tensor, Tensor | None]:
+        return 2 * self.past, self.covariates
+
+
+class Forecaster(LightningModule):
+    """Its steps prepare a batch before the model gets it, and bend and mix its output."""
+
+    calls_forward_itself = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 3))
+        self.losses: list[Tensor] = []
+
+    def forward(self, prepared: tuple[Tensor, Tensor | None]) -> Tensor:
+        past, covariates = prepared
+        return self.net(past if covariates is None else past + covariates)
+
+    def step(self, batch: Windows) -> Tensor:
+        prepared = batch.for_model()
+        output = self.forward(prepared) if self.calls_forward_itself else self(prepared)
+        loss = functional.relu(output.mean(0) - batch.future.abs().mean(0)).sum()
+        self.losses.append(loss)
+        self.log("loss", loss)
+        return loss
+
+
+class Validating(Forecaster):
+    def validation_step(self, batch: Windows, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        assert batch_idx == dataloader_idx == 0
+        return self.step(batch)
+
+
+class CallingForward(Validating):
+    calls_forward_itself = True
+
+
+class Training(Forecaster):
+    def training_step(self, batch: Windows) -> Tensor:
+        return self.step(batch)
+
+
+class ByHand(Training):
+    automatic_optimization = False
+
+
+class Elsewhere(Forecaster):
+    def validation_step(self, batch: Windows, batch_idx: int) -> Tensor:
+        return self.net(batch.past).sum()
+
+
+class Unused(Forecaster):
+    def validation_step(self, batch: Windows, *_: int) -> Tensor:
+        return self((torch.ones_like(batch.past), None))
+
+
+@pytest.mark.parametrize(("make", "step"), [(Validating, "validation"), (CallingForward, "validation"), (Training, "training")])
+@pytest.mark.parametrize("covariates", [None, MASK], ids=["alone", "held"])
+def test_a_batch_that_a_step_prepares_comes_as_the_step_gives_it(
+    make: type[Forecaster], step: str, covariates: Tensor | None
+) -> None:
+    model = make()
+    batch = Windows(X, torch.ones(B, 3), covariates)
+    chosen = ModelInput.choose(model, batch)
+    held = "`batch.future`" if covariates is None else "`batch.future`, `batch.covariates`"
+    assert chosen.describe() == f"walks in `batch.past`, holds {held}, and calls the model as `{step}_step` does"
+    assert chosen.num_outputs == 3 and not model.losses and "forward" not in vars(model)
+    shift = 0 if covariates is None else covariates[:1]
+    for forward in (chosen.forward, pickle.loads(pickle.dumps(chosen)).forward):
+        found = segment_walks(model, X[:4], X[4:], forward=forward)
+        expected = segment_walks(model, X[:4], X[4:], forward=lambda model, x: model.net(2 * x + shift))
+        assert found.exact.all() and len(found.unit) and torch.equal(found.unit, expected.unit)
+        assert torch.allclose(found.position, expected.position, atol=1e-12)
+        assert list(found.layers) == ["net.1"]
+    assert not model.losses and "forward" not in vars(model)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (ByHand, r"Tried: .*`model\(batch\)`: TypeError"),
+        (
+            Elsewhere,
+            r"`model.validation_step\(batch\) in batch.past`: TypeError: `validation_step` does not call the module's `forward`",
+        ),
+        (Unused, r"`model.validation_step\(batch\) in batch.past`: no activation that depends on it was met"),
+    ],
+)
+def test_a_step_that_does_not_say_what_the_model_gets_is_refused(make: type[Forecaster], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
+        ModelInput.choose(make(), Windows(X, torch.ones(B, 3)))
+    assert ("_step" in str(refused.value)) == (make is not ByHand)
 
 
 def test_a_batch_of_another_form_is_refused_by_name() -> None:

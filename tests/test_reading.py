@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -510,3 +514,42 @@ def test_the_second_loader_is_read_with_its_number() -> None:
     reads = Reads(40)
     fit(reads, loader(), [DataLoader(Stream(), batch_size=20), loader()], Numbers(), limit_val_batches=2)
     assert max(rows_of(reads.probes, X + 1)) < 40
+
+
+OTHER_PACKAGE = """
+import torch, warnings
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from fold_lightning import FoldingMonitor
+
+class Data(LightningDataModule):
+    def val_dataloader(self): return DataLoader(TensorDataset(torch.arange(60.0).view(20, 3)), 10)
+    train_dataloader = val_dataloader
+
+class Doubled(Data):
+    def on_after_batch_transfer(self, batch, dataloader_idx): return [2 * batch[0]]
+
+class Model(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1))
+    def forward(self, x): return self.net(x)
+    def validation_step(self, batch, batch_idx): pass
+    def training_step(self, batch, batch_idx): return self(batch[0]).mean()
+    def configure_optimizers(self): return torch.optim.SGD(self.parameters(), 0.0)
+
+for data in (Data(), Doubled()):
+    monitor = FoldingMonitor(num_segments=2, figures=False)
+    quiet = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+    Trainer(max_epochs=1, callbacks=[monitor], **quiet).fit(Model(), data)
+    probes = monitor._session.sample.probes
+    print(probes.is_stream, len(probes), probes.items.max().item())
+"""
+
+
+def test_a_data_module_of_the_other_package_is_read_by_index(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "FOLD_LIGHTNING"}
+    command = [sys.executable, "-W", "ignore", "-c", OTHER_PACKAGE]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.splitlines() == ["False 20 59.0", "False 20 118.0"], done.stderr[-3000:]

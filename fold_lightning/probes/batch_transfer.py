@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from fold_lightning.activations.replica import ModelCopy
 from fold_lightning.activations.structural_copy import StructuralCopy
+from fold_lightning.lightning_packages import in_both_packages
 
 
 @contextmanager
@@ -58,9 +59,12 @@ def batch_transfer(
     """
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
     device = trainer.strategy.root_device
+    classes = in_both_packages(LightningDataModule)
 
     def hook(name: str) -> Any:
-        owner = datamodule if datamodule is not None and is_overridden(name, datamodule) else module
+        owner = (
+            datamodule if datamodule is not None and all(is_overridden(name, datamodule, cls) for cls in classes) else module
+        )
         return getattr(copied(owner), name)
 
     before, transfer, after = map(hook, ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"))

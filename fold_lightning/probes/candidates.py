@@ -14,6 +14,7 @@ from fold_lightning.activations.replica import original_module
 from fold_lightning.probes.batch_parts import Path, code_for, part_at, parts_of
 from fold_lightning.probes.batches import input_paths, is_side, label_path
 from fold_lightning.probes.held_call import Style
+from fold_lightning.probes.steps import step_names
 from fold_lightning.probes.token_embedding import has_embedding
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -28,12 +29,14 @@ class Candidate:
         part: Path to the part of the batch that the model gets.
         style: How it gets that.
         keys: Entries of the part that it gets; None for the whole part.
+        step: Name of the step that gets the batch, where the style is "step".
     """
 
     inputs: Path
     part: Path
     style: Style
     keys: tuple[Any, ...] | None = None
+    step: str | None = None
 
     def describe(self, batch: Any) -> str:
         """Return the call as Python code."""
@@ -43,6 +46,8 @@ class Candidate:
         if self.style == "positional":
             assert self.keys is not None
             return f"model({', '.join(code_for(batch, (*self.part, key)) for key in self.keys)})"
+        if self.step is not None:
+            return f"model.{self.step}({code}) in {code_for(batch, self.inputs)}"
         return f"model({code})"
 
     def num_taken(self, batch: Any) -> int:
@@ -59,21 +64,24 @@ def candidates(model: nn.Module, batch: Any, forward: Forward) -> Iterator[Candi
     For each tensor that may be the inputs, as of `input_paths` (integers only where the model has an `nn.Embedding`): entries of
     a part that have the names of two or more of the model's parameters, as keywords; the tensor alone; the parts of the batch that
     hold it, from the innermost to all of it; their entries as keywords; their entries as positional arguments. Labels are left out
-    where the model does not ask for them. A callable `forward` gets the tensor alone.
+    where the model does not ask for them. A callable `forward` gets the tensor alone. When all of these are through, each tensor
+    comes in the whole batch for the model's own step, which may prepare a batch before the model gets it.
     """
     takes_ids = has_embedding(model) and not callable(forward)
     parameters = _parameters(model, forward)
     has_integers = False
+    paths: list[Path] = []
     for path in input_paths(batch):
         tensor = part_at(batch, path)
         if is_side(path) and has_integers:  # images of bytes with floating-point weights, which are not walked in their stead
-            return
+            break
         if not tensor.is_floating_point() and not (takes_ids and tensor.dtype.itemsize > 1):
             has_integers = True
             continue
         if callable(forward):
             yield Candidate(path, path, "tensor")
             continue
+        paths.append(path)
         parts = [path[:depth] for depth in reversed(range(len(path)))]
         by_name = [found for part in parts for found in _as_keywords(batch, path, part, parameters)]
         names = {p.name for p in parameters}
@@ -85,6 +93,8 @@ def candidates(model: nn.Module, batch: Any, forward: Forward) -> Iterator[Candi
         yield from (found for found in by_name if found not in matching)
         for part in parts:
             yield from _as_arguments(batch, path, part, parameters)
+    if forward is None:
+        yield from (Candidate(path, (), "step", step=step) for step in step_names(model) for path in paths if not is_side(path))
 
 
 def _parameters(model: nn.Module, forward: Forward) -> list[inspect.Parameter]:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from fold_lightning.activations.evaluation import forward_function
 from fold_lightning.activations.tracking import has_input_rows, mark_rows
 from fold_lightning.probes.batch_parts import Path, replace_tensors, tensors_by_path
+from fold_lightning.probes.steps import call_step
 
-Style = Literal["tensor", "argument", "keywords", "positional"]
-"""How a model is called: with the tensor alone, with a part of the batch, or with the part's entries as arguments."""
+Style = Literal["tensor", "argument", "keywords", "positional", "step"]
+"""How a model is called: with the tensor alone, with a part of the batch, with the part's entries, or by its own step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class HeldCall:
         path: Path in it to the tensor that varies.
         rows: Paths in it to tensors with one row per input.
         style: How the model is called.
-        method: Name of the method or submodule to call; None calls the model.
+        method: Name of the method, submodule or step to call; None calls the model.
         embedding: Path of the `nn.Embedding` whose output is replaced by the inputs; None where inputs take the tensor's place.
     """
 
@@ -40,11 +41,19 @@ class HeldCall:
     def __call__(self, model: nn.Module, inputs: Tensor) -> Any:
         """Call the model with inputs (B, ...) in place of the tensor that varies."""
         values = replace_tensors(self.held, lambda path, tensor: self._value(path, tensor, inputs))
-        function = forward_function(model, self.method)
         if self.embedding is None:
-            return _call(function, self.style, values)
+            return self._call(model, values)
         with _replaced_output(model.get_submodule(self.embedding), inputs):
-            return _call(function, self.style, values)
+            return self._call(model, values)
+
+    def _call(self, model: nn.Module, values: Any) -> Any:
+        if self.style == "step":
+            assert self.method is not None
+            return call_step(model, self.method, values)
+        function: Any = forward_function(model, self.method)
+        if self.style == "keywords":
+            return function(**values)
+        return function(*values) if self.style == "positional" else function(values)
 
     def _value(self, path: Path, tensor: Tensor, inputs: Tensor) -> Tensor:
         if path == self.path and self.embedding is None:
@@ -75,12 +84,6 @@ def hold_rows(part: Any, path: Path, num_rows: int) -> tuple[Any, frozenset[Path
         return (tensor[:1] if at in rows else tensor).detach().cpu().clone()
 
     return replace_tensors(part, first_row), rows
-
-
-def _call(function: Any, style: Style, values: Any) -> Any:
-    if style == "keywords":
-        return function(**values)
-    return function(*values) if style == "positional" else function(values)
 
 
 @contextmanager

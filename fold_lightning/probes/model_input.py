@@ -58,7 +58,8 @@ class ModelInput:
         Tensors are tried in the order of `input_paths`: those named like inputs, then those of two or more dimensions, then
         others; masks, weights and lengths last, labels never. Each is tried with entries of its part as keywords, where two or
         more have names of the model's parameters; alone; in the parts of the batch that hold it, innermost first; with their
-        entries as any keywords; and with their entries as positional arguments. The first call that meets activations which
+        entries as any keywords; with their entries as positional arguments; and last in the batch that the module's own
+        `validation_step` or `training_step` gets, up to its call of `forward`. The first call that meets activations which
         depend on the tensor, row by row, is taken; if none does, the first call that the model takes.
 
         Args:
@@ -163,7 +164,9 @@ def _describe(batch: Any, chosen: Trial, labels: Path | None) -> str:
         f"walks in `{inputs}`" if chosen.embedding is None else f"walks in the embedding of `{inputs}` (`{chosen.embedding}`)"
     )
     held = [f"`{code_for(batch, path)}`" for path in chosen.held_paths if path != labels]
-    return f"{text}, holds {', '.join(held)}" if held else text
+    text = f"{text}, holds {', '.join(held)}" if held else text
+    step = chosen.candidate.step
+    return text if step is None else f"{text}, and calls the model as `{step}` does"
 
 
 def _refusal(model: nn.Module, batch: Any, trials: list[Trial]) -> str:

@@ -96,7 +96,9 @@ def _try(model: nn.Module, replica: Replica, switch: _Switch, candidate: Candida
     call: HeldCall | None = None
     held_paths: tuple[Path, ...] = ()
     if candidate.style != "tensor" or not tensor.is_floating_point():
-        call, held_paths = _held_call(candidate, batch, switch.forward if isinstance(switch.forward, str) else None)
+        call, held_paths = _held_call(
+            candidate, batch, candidate.step or (switch.forward if isinstance(switch.forward, str) else None)
+        )
     switch.call = call
     if not tensor.is_floating_point():
         assert call is not None
@@ -116,7 +118,10 @@ def _try(model: nn.Module, replica: Replica, switch: _Switch, candidate: Candida
         return Trial(candidate, refusal=_reason(error))
     except ValueError:  # the model takes it, and measuring it says why it cannot be measured
         return trial(num_outputs, is_clear=True)
-    return trial(num_outputs, is_clear=bool(two.met) and all(_has_rows(name, two, three) for name in two.met))
+    is_clear = bool(two.met) and all(_has_rows(name, two, three) for name in two.met)
+    if candidate.style == "step" and not is_clear:  # a step takes any tensor of its batch, also one that it does not use
+        return Trial(candidate, refusal="no activation that depends on it was met")
+    return trial(num_outputs, is_clear=is_clear)
 
 
 def _held_call(candidate: Candidate, batch: Any, method: str | None) -> tuple[HeldCall, tuple[Path, ...]]:
