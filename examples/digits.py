@@ -67,7 +67,7 @@ class History(Callback):
         self.rows: list[tuple[int, list[float]]] = []
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        values = [trainer.callback_metrics[name].item() for name in self.columns]
+        values = [float(trainer.callback_metrics.get(name, math.nan)) for name in self.columns]
         self.rows.append((trainer.current_epoch + 1, values))
 
     def table(self, most: int = 12) -> Table:

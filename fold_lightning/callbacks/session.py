@@ -132,10 +132,11 @@ class Session:
             if self.sample is None:  # the batches of a stream have passed
                 with undisturbed():
                     probes = self._processes.compute_on_first(lambda: self._probe_source.from_stream(model))
-                if probes is None:
-                    raise RuntimeError("no batch with inputs has passed yet")
-                self._take(trainer, model, probes)
-            values = self.measure(trainer, model, step=step, epoch=epoch)
+                if probes is not None:
+                    self._take(trainer, model, probes)
+                elif epoch is not None:
+                    raise RuntimeError("no batch with inputs has passed yet.")
+            values = {} if self.sample is None else self.measure(trainer, model, step=step, epoch=epoch)
         except Exception as error:  # an interruption leaves the mark
             self._once.warn_of_failure(trainer, error)
             values = {}

@@ -15,9 +15,9 @@ from fold_lightning.walks.segments import check_segments, ends_to_inspect
 from fold_lightning.walks.sparse import count_bits
 from fold_lightning.walks.uniform import check_num_points
 
-CURVED_ROWS = 15
-"""Cost of a switch in a curved network, in those of a piecewise linear one: 600 ns for each unit of a small vision transformer, and
-20 to 60 ns for each of five MLPs and convolutional networks of 1,536 to 73,728 units."""
+CURVED_ROWS = 100
+"""Cost of a switch in a curved network, in those of a piecewise linear one, for each unit: 0.6 us in a vision transformer of width 64
+and 5 us in a transformer of width 8, but 20 to 60 ns in five MLPs and convolutional networks of 1,536 to 73,728 units."""
 
 MAX_COST = 10**7
 """Mean of `exact_costs` up to which 64 exact walks take up to about 15 s on two cores."""
