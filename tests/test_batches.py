@@ -679,7 +679,7 @@ class Shifts(LightningDataModule):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return [batch[0] + 1, batch[1]]
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+    def on_after_batch_transfer(self, batch: Any, i: int) -> Any:  # a name of the user's own
         return [2 * batch[0], batch[1]]
 
 

@@ -67,6 +67,19 @@ def test_a_monitor_that_goes_from_one_trainer_to_another_begins_anew(tmp_path: P
     assert (segments_of(monitor)[0][0] == data(40, 7).tensors[0]).all(1).any()
 
 
+def test_a_test_of_too_few_inputs_costs_a_warning_and_leaves_the_hyperparameters(tmp_path: Path) -> None:
+    class Tested(Model):
+        def test_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    logger = TensorBoardLogger(tmp_path, name="tb")
+    trainer = fit(tmp_path, watch(num_segments=4, figures=False), model=Tested(), logger=logger)
+    before = (Path(logger.log_dir) / "hparams.yaml").read_text()
+    with pytest.warns(UserWarning, match="at least 2 inputs"):
+        trainer.test(trainer.lightning_module, DataLoader(data(1)), verbose=False)
+    assert trainer.test(trainer.lightning_module, DataLoader(data(20), 10), verbose=False)[0]["codes/distinct"] > 0
+    assert (Path(logger.log_dir) / "hparams.yaml").read_text() == before
+
+
 class Undropped(Model):
     """Trains alike whatever the random state."""
 
@@ -149,7 +162,7 @@ def test_probes_that_have_changed_since_are_said(tmp_path: Path) -> None:
         ({"val_check_interval": 1, "max_epochs": 1}, [0, 0, 1, 2]),
         ({"val_check_interval": 2, "check_val_every_n_epoch": None}, [0, 1, 3, 5]),
         ({"check_val_every_n_epoch": 2, "max_epochs": 4}, [0, 5, 11]),
-        ({"check_val_every_n_epoch": 2, "max_epochs": 4, "num_sanity_val_steps": 0}, [0, 5, 11]),
+        ({"check_val_every_n_epoch": 2, "max_epochs": 4, "num_sanity_val_steps": 0}, [5, 11]),
         ({"max_steps": 4, "max_epochs": -1}, [0, 2, 3]),
         ({"limit_val_batches": 0}, [0, 2, 5]),
         ({"num_sanity_val_steps": 0}, [0, 2, 5]),
@@ -265,6 +278,18 @@ def test_an_interruption_of_training_is_measured_as_its_end(tmp_path: Path) -> N
         fit(tmp_path, watch(num_segments=4), model=Interrupted(), logger=recorder)
     assert [step for step, _ in recorder.said] == [0, 2, 3]
     assert all(set(values) == TAGS for _, values in recorder.said)
+
+
+def test_an_interruption_behind_a_step_is_logged_at_that_step(tmp_path: Path) -> None:
+    class Interrupted(Model):
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if self.trainer.global_step == 5:
+                raise KeyboardInterrupt
+
+    recorder = Recorder()
+    with pytest.raises(SystemExit):
+        fit(tmp_path, watch(num_segments=4), model=Interrupted(), logger=recorder)
+    assert [step for step, _ in recorder.said] == [0, 2, 4]
 
 
 def test_an_exception_of_the_training_itself_is_not_the_monitors(tmp_path: Path) -> None:

@@ -324,6 +324,43 @@ def test_only_logits_of_the_classes_say_which_inputs_are_classified_correctly(
     assert ("codes/distinct_correct" in trainer.logger.said[-1][1]) == is_class
 
 
+@pytest.mark.parametrize(("num_outputs", "is_class"), [(9, True), (10, True), (32, False), (8, False)])
+def test_a_class_that_no_validation_input_has_is_one_all_the_same(tmp_path: Path, num_outputs: int, is_class: bool) -> None:
+    class Wide(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net[6] = nn.Linear(16, num_outputs)
+
+        def unpack(self, batch: Any) -> tuple[Tensor, Tensor]:
+            return batch[0], batch[1] % num_outputs
+
+    nine = TensorDataset(torch.randn(300, 5), torch.arange(300) % 9)
+    trainer = fit(tmp_path, watch(num_segments=2), model=Wide(), given=loaders(nine, nine), max_epochs=1)
+    assert ("codes/distinct_correct" in trainer.logger.said[-1][1]) == is_class
+
+
+def test_one_probability_says_a_class_by_a_half(tmp_path: Path) -> None:
+    x, y = data(40, 1).tensors
+    validation = TensorDataset(x, (y > 0).long())
+    monitor = watch(num_segments=2, forward=lambda model, x: model.net(x)[:, :1].sigmoid())
+    trainer = fit(tmp_path, monitor, max_epochs=1, given=loaders(val=validation))
+    model = trainer.lightning_module.eval().double()
+    right = (model(x.double())[:, 0] > 0) == (y > 0)
+    assert trainer.logger.said[-1][1]["codes/distinct_correct"] == len(activation_codes(model, x).bits[right].unique(dim=0))
+
+
+def test_a_network_that_grows_while_it_trains_is_measured_on(tmp_path: Path) -> None:
+    class Grows(Model):
+        def on_train_epoch_start(self) -> None:
+            if self.current_epoch == 1:
+                self.net.extend([nn.ReLU(), nn.Linear(3, 3)])
+
+    trainer = fit(tmp_path, watch(num_segments=4), model=Grows())
+    assert set(trainer.logger.said[-1][1]) == TAGS | {f"{tag}/net.7" for tag in ("folding/layer", "codes/layer")} | {
+        f"units/{what}/net.7" for what in ("dead", "always_active", "active")
+    }
+
+
 def test_labels_may_be_numbered_as_they_like_and_some_may_be_missing(tmp_path: Path) -> None:
     x, y = data(40, 1).tensors
     labels = torch.tensor([3, 7, 100_000])[y]

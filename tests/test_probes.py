@@ -13,7 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fold_lightning.probes import FaceProbes, check_face_subspace, draw_segments, predicted_classes, split_batch
+from fold_lightning.probes import (
+    FaceProbes,
+    check_face_subspace,
+    draw_segments,
+    predicted_classes,
+    split_batch,
+)
 from fold_lightning.probes.classes import without_targets
 
 X, Y = torch.randn(4, 3), torch.tensor([0, 1, 1, 0])
@@ -133,6 +139,25 @@ def test_inputs_with_a_negative_label_have_no_class() -> None:
     segments = draw_segments(labels, 7, count=64)
     assert set(segments.start.tolist()) | set(segments.end.tolist()) == {1, 2, 4, 5}
     assert segments.classes.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_outputs"),
+    [
+        (torch.randint(-300, 300, (400,), generator=torch.Generator().manual_seed(0)), None),
+        (torch.randint(18, 90, (1000,), generator=torch.Generator().manual_seed(0)), 1),
+        (torch.arange(1000) * 3, 10),
+    ],
+)
+def test_integers_that_are_targets_are_no_classes(labels: torch.Tensor, num_outputs: int | None) -> None:
+    assert without_targets(labels, num_outputs) is None
+
+
+@pytest.mark.parametrize(("missing", "num_outputs"), [(-1, 3), (-100, None), (-100, 1)])
+def test_one_negative_label_says_that_there_is_none(missing: int, num_outputs: int | None) -> None:
+    labels = torch.arange(60) % 2
+    labels[::5] = missing
+    assert without_targets(labels, num_outputs) is labels
 
 
 def test_one_input_makes_no_segment() -> None:

@@ -23,8 +23,6 @@ def choose_method(model: LightningModule, sample: Sample) -> tuple[str, str]:
         return settings.method, "as `method=` says"
     ends = [sample.inputs(model, side[:TRIED_SEGMENTS]) for side in (segments.start, segments.end)]
     costs = exact_costs(model, *ends, layers=settings.layers, forward=sample.probes.model_input.forward)
-    mean = int(costs.double().mean())
-    text = (
-        f"an exact walk evaluates about {mean:,} pre-activations, {'up to' if mean <= MAX_COST else 'more than'} {MAX_COST:,}"
-    )
-    return "exact" if mean <= MAX_COST else "uniform", text
+    is_small = float(costs.double().mean()) <= MAX_COST
+    text = f"an exact walk evaluates about {'no more' if is_small else 'more'} than {MAX_COST:,} pre-activations"
+    return "exact" if is_small else "uniform", text

@@ -230,7 +230,7 @@ class FoldingMonitor(AnyCallback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._session is not None and trainer.state.fn == "validate":
-            self._session.begin(trainer, pl_module, trainer.val_dataloaders)
+            self._session.try_to_begin(trainer, pl_module, trainer.val_dataloaders)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -252,7 +252,7 @@ class FoldingMonitor(AnyCallback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._session is not None:
-            self._session.begin(trainer, pl_module, trainer.test_dataloaders)
+            self._session.try_to_begin(trainer, pl_module, trainer.test_dataloaders)
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -270,7 +270,8 @@ class FoldingMonitor(AnyCallback):
         session = self._session
         is_interrupted = isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit" and trainer.world_size == 1
         if session is not None and is_interrupted and not session.is_measuring and trainer.global_step > 0:
-            self._measure_at_end(session, trainer, pl_module)
+            steps = len(trainer.optimizers) * (logged_step(trainer) + 1)  # whether the last step is over and not counted
+            self._measure_at_end(session, trainer, pl_module, is_counted=trainer.global_step < steps)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._loss_term is not None:
@@ -302,10 +303,12 @@ class FoldingMonitor(AnyCallback):
         session.write_scalars(trainer, values, step=step)
         self._publish_last_values(trainer, session)
 
-    def _measure_at_end(self, session: Session, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _measure_at_end(
+        self, session: Session, trainer: Trainer, pl_module: LightningModule, *, is_counted: bool = True
+    ) -> None:
         """Measure where training ends, unless these weights were, and draw."""
         if not session.is_measured(trainer.global_step):
-            self._measure_between_epochs(session, trainer, pl_module, step=logged_step(trainer, is_counted=True))
+            self._measure_between_epochs(session, trainer, pl_module, step=logged_step(trainer, is_counted=is_counted))
         session.end(trainer)
 
     def _publish_last_values(self, trainer: Trainer, session: Session, without: Any = ()) -> None:

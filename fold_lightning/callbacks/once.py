@@ -43,9 +43,9 @@ class OnceWarner:
 
     def warn_of_failure(self, trainer: Trainer, error: BaseException) -> None:
         """Warn that something was not measured, in the process where it failed."""
-        why = str(error) or type(error).__name__
+        why = (str(error) or type(error).__name__).rstrip(". ")
         message = (
-            f"FoldingMonitor could not measure all at epoch {trainer.current_epoch}: {why} Training goes on, and callbacks find the "
+            f"FoldingMonitor could not measure all at epoch {trainer.current_epoch}: {why}. Training goes on, and callbacks find the "
             "last values. (This warning is shown once.)"
         )
         if trainer.is_global_zero or isinstance(error, AnotherFailed):

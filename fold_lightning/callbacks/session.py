@@ -88,6 +88,11 @@ class Session:
         else:
             self._take(trainer, model, probes)
 
+    def try_to_begin(self, trainer: Trainer, model: LightningModule, loaders: Any) -> None:
+        """Take the sample of a validation or test alone, for which what can't be measured is no reason to end."""
+        with self._once.failures(trainer):
+            self.begin(trainer, model, loaders)
+
     def all_processes(self, value: bool) -> bool:
         """Return whether a value is true in all processes."""
         return self._processes.all(value)
@@ -229,6 +234,9 @@ class Session:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint, before training begins."""
+        if not {"values", "num_measured", "schedule"} <= state.keys():
+            rank_zero_warn("FoldingMonitor begins anew: the checkpoint's state of it is of another version.")
+            return
         self._restored, self.values, self._num_measured = state, state["values"], state["num_measured"]
         self._schedule.restore(state["schedule"])
         if "probes" in state:
@@ -259,8 +267,8 @@ class Session:
         if how := probes.model_input.describe():
             rank_zero_info(f"FoldingMonitor {how}.")
             chosen["inputs"] = how
-        with self._processes.raise_together():
-            if trainer.is_global_zero:
+        if trainer.is_global_zero and trainer.state.fn == "fit":  # a test of other data does not describe the run
+            with self._once.failures(trainer):
                 self._write_hyperparameters(trainer, chosen)
 
     def _create_measures(self, model: LightningModule, sources: Sources) -> dict[Source, list[Measure]]:

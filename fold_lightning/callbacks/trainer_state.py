@@ -11,13 +11,15 @@ def will_validate(trainer: Trainer) -> bool:
     """Return whether a validation epoch will run before training ends, as far as the Trainer's settings tell."""
     if not has_validation_data(trainer):
         return False
-    every, max_epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
-    if max_epochs is None or max_epochs < 0:
+    every, interval, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch, trainer.num_training_batches
+    if interval is None or math.isinf(batches):  # after so many seconds, or at the end of a stream
         return True
+    first = interval if every is None or interval <= batches else batches
     if every is not None:
-        return max_epochs // every > trainer.current_epoch // every
-    batches, interval = max_epochs * trainer.num_training_batches, trainer.val_check_batch
-    return interval is None or math.isinf(batches) or interval <= batches  # None: after so many seconds
+        first += (every - 1 - trainer.current_epoch % every) * batches
+    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs - trainer.current_epoch
+    steps = math.inf if trainer.max_steps == -1 else trainer.max_steps - trainer.global_step
+    return first <= min(epochs * batches, steps * trainer.accumulate_grad_batches)
 
 
 def has_validation_data(trainer: Trainer) -> bool:

@@ -1,7 +1,7 @@
 """Probes: the inputs at which a monitor looks, and the segments between them."""
 
 from fold_lightning.probes.batches import BatchToInputs, split_batch
-from fold_lightning.probes.classes import predicted_classes
+from fold_lightning.probes.classes import num_classes_of, predicted_classes
 from fold_lightning.probes.faces import FaceProbes, FaceSubspace, check_face_subspace
 from fold_lightning.probes.model_input import ModelInput
 from fold_lightning.probes.probe_set import ProbeSet
@@ -23,6 +23,7 @@ __all__ = [
     "check_user_probes",
     "draw_segments",
     "finite_items",
+    "num_classes_of",
     "predicted_classes",
     "split_batch",
 ]

@@ -71,8 +71,8 @@ def batch_transfer(
 
     def as_a_step_gets_it(batch: Any) -> Any:
         batch = trainer.precision_plugin.convert_input(batch)
-        batch = before(batch, dataloader_idx=dataloader_idx)
-        batch = transfer(batch, device=device, dataloader_idx=dataloader_idx)
-        return after(batch, dataloader_idx=dataloader_idx)
+        batch = before(batch, dataloader_idx)  # by position, as Lightning does: users name arguments as they like
+        batch = transfer(batch, device, dataloader_idx)
+        return after(batch, dataloader_idx)
 
     return as_a_step_gets_it

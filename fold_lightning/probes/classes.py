@@ -10,6 +10,10 @@ from torch import Tensor
 MIN_TARGETS = 32
 """Labelled inputs below which integer labels are always classes: a few inputs of many classes all have different labels."""
 
+SEEN_SHARE = 0.8
+"""Share of the different labels that a sample of equal classes would show, from which on a sample is one of as many classes as the
+model has outputs: an output of 5 numbers with labels of 4 classes is one, an embedding of 8 is none."""
+
 
 def as_classes(labels: Any, count: int) -> Tensor | None:
     """Return labels as classes int64 (B,); None for labels that are no classes.
@@ -35,8 +39,9 @@ def as_classes(labels: Any, count: int) -> Tensor | None:
 def without_targets(labels: Tensor | None, num_outputs: int | None = None) -> Tensor | None:
     """Return the class labels of a sample; None for integers that are targets of a regression, or number the inputs.
 
-    Labels are classes where each is one of the model's outputs. Others are targets if more than half of at least 32 labelled
-    inputs have a label that no other input has: of 1,000 inputs of 1,000 classes about a third do.
+    Labels are classes where each is one of the model's outputs. Labels of several negative values are targets, as are more than two
+    different ones where the model returns one number; of the rest, those of which more than half of at least 32 are the label of no
+    other input: of 1,000 inputs of 1,000 classes about a third are.
 
     Args:
         labels: int64 (B,), negative where an input has no class.
@@ -49,7 +54,9 @@ def without_targets(labels: Tensor | None, num_outputs: int | None = None) -> Te
     """
     if labels is None:
         return None
-    has_class = labels[labels >= 0]
+    has_class, others = labels[labels >= 0], labels[labels < 0].unique()
+    if len(others) > 1 or (num_outputs == 1 and len(has_class.unique()) > 2):
+        return None
     if len(has_class) < MIN_TARGETS or (num_outputs is not None and int(has_class.max()) < num_outputs):
         return labels
     _, occurrences = has_class.unique(return_counts=True)
@@ -59,8 +66,8 @@ def without_targets(labels: Tensor | None, num_outputs: int | None = None) -> Te
 def predicted_classes(output: Any, num_classes: int) -> Tensor | None:
     """Return the class int64 (B,) that a model's output gives to each input; None if its numbers are not one per class.
 
-    Understood are logits (B, C), one logit (B,) or (B, 1) for two classes, a tuple that begins with one of these, and a dict or
-    object with `logits`.
+    Understood are logits or probabilities (B, C), one logit (B,) or (B, 1) for two classes, or one probability where all numbers lie
+    in [0, 1]; a tuple that begins with one of these, and a dict or object with `logits`.
 
     Args:
         output: Output of the model.
@@ -77,8 +84,31 @@ def predicted_classes(output: Any, num_classes: int) -> Tensor | None:
         return None
     if logits.dim() == 2 and logits.shape[1] == num_classes > 1:
         return logits.argmax(1)
-    is_one_logit = logits.dim() == 1 or (logits.dim() == 2 and logits.shape[1] == 1)
-    return (logits.flatten() > 0).long() if is_one_logit and num_classes == 2 else None
+    is_one_number = logits.dim() == 1 or (logits.dim() == 2 and logits.shape[1] == 1)
+    if not is_one_number or num_classes != 2:
+        return None
+    is_probability = bool(((logits >= 0) & (logits <= 1)).all())
+    return (logits.flatten() > (0.5 if is_probability else 0)).long()
+
+
+def num_classes_of(labels: Tensor, num_outputs: int | None) -> int:
+    """Return the number of classes: as many as the largest label says, or as the model has outputs where a sample may lack some.
+
+    Args:
+        labels: Labels int64 (B,), B at least 1, none negative.
+        num_outputs: Numbers that the model returns for an input; None if that is not known.
+
+    Example:
+        >>> import torch
+        >>> labels = torch.arange(300) % 9
+        >>> num_classes_of(labels, 10), num_classes_of(labels, 32)
+        (10, 9)
+    """
+    num_labelled = int(labels.max()) + 1
+    if num_outputs is None or num_outputs <= num_labelled:
+        return num_labelled
+    expected = num_outputs * (1 - (1 - 1 / num_outputs) ** len(labels))  # different labels among so many of equal classes
+    return num_outputs if len(labels.unique()) >= SEEN_SHARE * expected else num_labelled
 
 
 def logits_in(output: Any) -> Tensor | None:

@@ -21,9 +21,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from fold_lightning.activations.evaluation import undisturbed
 from fold_lightning.activations.structural_copy import StructuralCopy
-from fold_lightning.probes.batch_transfer import validation_stage
 
 DEFAULT_BATCH_SIZE = 32
 """Items that are collated together where a loader does not say how many."""
@@ -149,15 +147,6 @@ def max_batches(trainer: Trainer, number: int, loader: DataLoader[Any], together
     if number < len(counts) and counts[number] > 0:
         return float(counts[number])
     return limit if isinstance(limit, int) else math.floor(limit * len(loader))
-
-
-def validation_loaders(trainer: Trainer) -> Any:
-    """Return the loaders of a validation, also where its first epoch is far off and the Trainer has not loaded them yet."""
-    if trainer.val_dataloaders is not None or not trainer.enable_validation:
-        return trainer.val_dataloaders
-    data_source = getattr(trainer.fit_loop.epoch_loop.val_loop, "_data_source", None)  # the Trainer shows it nowhere else
-    with undisturbed(), validation_stage(trainer):
-        return None if data_source is None or not data_source.is_defined() else data_source.dataloader()
 
 
 def choose_items(indices: Sequence[Any], count: int, seed: int) -> list[Any]:

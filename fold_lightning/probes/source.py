@@ -27,7 +27,6 @@ from fold_lightning.probes.loaders import (
     raising_unreadable,
     read_batches,
     seed_everything,
-    validation_loaders,
 )
 from fold_lightning.probes.model_input import ModelInput
 from fold_lightning.probes.probe_set import ProbeSet
@@ -92,8 +91,6 @@ class ProbeSource:
         elif self._kept is not None:
             found = self.from_stream(model)
         else:
-            if loaders is None and not together:
-                loaders = validation_loaders(trainer)
             found = self._from_loaders(trainer, model, loaders, together)
         seconds = time.perf_counter() - begin
         if found is not None and seconds > LONG_START:

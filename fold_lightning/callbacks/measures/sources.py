@@ -17,7 +17,7 @@ from fold_lightning.activations.codes import codes_and_outputs
 from fold_lightning.callbacks.settings import Settings
 from fold_lightning.faces import face_counts
 from fold_lightning.folding import PerSegment
-from fold_lightning.probes import FaceProbes, ProbeSet, Segments, draw_segments, predicted_classes
+from fold_lightning.probes import FaceProbes, ProbeSet, Segments, draw_segments, num_classes_of, predicted_classes
 from fold_lightning.regions import NoPolytopes, activation_regions
 from fold_lightning.walks import SampledDistances, Walks, sampled_distances, segment_walks
 
@@ -151,7 +151,9 @@ class SegmentSource(Source):
 
     def look(self, model: LightningModule, rows: Tensor) -> Iterator[SeenSegments]:
         if len(rows):
-            yield SeenSegments(rows, PerSegment.of(self._distances(model, rows) if self.is_uniform else self.walk(model, rows)))
+            measures = PerSegment.of(self._distances(model, rows) if self.is_uniform else self.walk(model, rows))
+            self.layers = list(measures.by_layer)  # a network may grow while it trains
+            yield SeenSegments(rows, measures)
 
     @property
     def is_uniform(self) -> bool:
@@ -188,8 +190,9 @@ class InputSource(Source):
     @cached_property
     def num_classes(self) -> int | None:
         """Number of classes, if the labels name some."""
-        classes = self.sample.classes
-        return int(classes.max()) + 1 if classes is not None and len(classes) else None
+        probes = self.sample.probes
+        labels = None if probes.labels is None else probes.labels[probes.labels >= 0]
+        return None if labels is None or len(labels) == 0 else num_classes_of(labels, probes.model_input.num_outputs)
 
     def check(self, model: LightningModule) -> None:
         (seen,) = self._look(model, torch.arange(min(2, self.num_rows)))
