@@ -134,27 +134,6 @@ def test_probes_pass_the_hooks_of_a_validation_step(owner: str) -> None:
     assert (model if owner == "module" else data).calls == 20  # training's and validation's batches, not those of the probes
 
 
-@pytest.mark.parametrize("owner", ["trainer", "module", "data module"])
-def test_a_validation_that_never_comes_gives_its_items(owner: str) -> None:
-    class Loads(Model):
-        def val_dataloader(self) -> Any:
-            assert self.trainer.validating
-            return loader(x=X + torch.rand(()))
-
-    class Data(LightningDataModule):
-        train_dataloader = lambda self: loader(x=X - 9)  # noqa: E731
-        val_dataloader = lambda self: loader()  # noqa: E731
-
-    states = []
-    for reads in (None, Reads()):
-        train = Data() if owner == "data module" else loader(x=X - 9)
-        val = loader() if owner == "trainer" else None
-        fit(reads, train, val, Loads() if owner == "module" else None, check_val_every_n_epoch=5, limit_val_batches=2)
-        states.append(torch.get_rng_state())
-    assert torch.equal(*states)
-    assert reads is not None and reads.probes is not None and len(reads.probes) == 40 and reads.probes.items.min() > -5
-
-
 @pytest.mark.parametrize("limit", [3, 0.3])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_no_more_batches_are_read_than_validation_gets(limit: float, shuffle: bool) -> None:
