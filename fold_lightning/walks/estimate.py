@@ -15,12 +15,13 @@ from fold_lightning.walks.segments import check_segments, ends_to_inspect
 from fold_lightning.walks.sparse import count_bits
 from fold_lightning.walks.uniform import check_num_points
 
-CURVED_ROWS = 100
+CURVED_ROWS = 40
 """Cost of a switch in a curved network, in those of a piecewise linear one, for each unit: 0.6 us in a vision transformer of width 64
 and 5 us in a transformer of width 8, but 20 to 60 ns in five MLPs and convolutional networks of 1,536 to 73,728 units."""
 
-MAX_COST = 10**7
-"""Mean of `exact_costs` up to which 64 exact walks take up to about 15 s on two cores."""
+MAX_COST = 10**6
+"""Mean of `exact_costs` up to which a walk takes up to about 0.05 s on a core: 90 walks take less than 5 s, so that the two of a
+training that are always measured stay within the 10 s that are always allowed. LeNet, at 5 million, took 0.4 s a walk."""
 
 
 def count_switches(
@@ -72,7 +73,7 @@ def exact_costs(
     """Estimate the pre-activations that an exact walk of each segment evaluates, from counts alone.
 
     They are all units up to the last that counts, once at each switch of `count_switches`; where the network curves, `CURVED_ROWS`
-    times as many. One takes 20 to 60 ns on a processor: walks up to `MAX_COST` take up to about 0.4 s each on one core.
+    times as many. One takes 20 to 60 ns on a processor: walks up to `MAX_COST` take up to about 0.05 s each on one core.
 
     Args:
         model: The arguments are those of `count_switches`.
