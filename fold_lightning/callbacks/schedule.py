@@ -51,9 +51,13 @@ class Schedule:
         """Return whether the last measurement was made after this many optimizer steps."""
         return step == self._step
 
+    def spend(self, seconds: float) -> None:
+        """Count time that was taken beside measurements."""
+        self.seconds_spent += seconds
+
     def record(self, seconds: float, *, epoch: int | None, step: int) -> None:
         """Keep what a measurement took, and when it was made; an epoch of None is not over."""
-        self.seconds_spent += seconds
+        self.spend(seconds)
         self._epoch, self._step = self._epoch if epoch is None else epoch, step
 
     def state(self) -> dict[str, float]:

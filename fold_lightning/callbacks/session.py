@@ -76,6 +76,7 @@ class Session:
             loaders: Loaders of the data to take inputs from.
             together: Whether a batch holds one of every loader, as in training.
         """
+        at = time.perf_counter()
         check_not_sharded(trainer.strategy, model)
         if self._awaited_tags(trainer):
             self._schedule.lift_limit()
@@ -87,6 +88,7 @@ class Session:
             self._probe_source.restart()  # the batches of the sanity check come again
         else:
             self._take(trainer, model, probes)
+        self._schedule.spend(self._processes.broadcast(time.perf_counter() - at))
 
     def try_to_begin(self, trainer: Trainer, model: LightningModule, loaders: Any) -> None:
         """Take the sample of a validation or test alone, for which what can't be measured is no reason to end."""
