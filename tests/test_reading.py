@@ -22,7 +22,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from fold_lightning import segment_walks
 from fold_lightning.probes import ProbeSet, ProbeSource, source
-from fold_lightning.probes.sample import Sample
+from fold_lightning.probes.item_collector import ItemCollector
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*`batch_size`", "ignore:.*LeafSpec"),
@@ -443,13 +443,13 @@ def test_a_long_start_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: pyte
 
 
 def test_large_items_are_kept_up_to_a_number_of_bytes(caplog: pytest.LogCaptureFixture) -> None:
-    sample = Sample(1000, max_bytes=2**20)
+    sample = ItemCollector(1000, max_bytes=2**20)
     with caplog.at_level("INFO"):
         for _ in range(10):
             sample.add(torch.zeros(4, 2**16), torch.zeros(4).long())
     assert len(sample) == 4 and sample.is_full and len(sample.items.untyped_storage()) == 2**20
     assert caplog.text.count("keeps 4 inputs instead of 1000: each takes 0.25 MiB, and at most 1 MiB are kept.") == 1
-    sample = Sample(1000, max_bytes=1)
+    sample = ItemCollector(1000, max_bytes=1)
     sample.add(torch.zeros(4, 10), None)
     assert len(sample) == 2
 

@@ -17,6 +17,7 @@ from fold_lightning.activations.structural_copy import StructuralCopy
 from fold_lightning.probes.batch_transfer import HookCopy, batch_transfer, validation_stage
 from fold_lightning.probes.batches import BatchToInputs
 from fold_lightning.probes.classes import without_targets
+from fold_lightning.probes.item_collector import ItemCollector
 from fold_lightning.probes.loaders import (
     ItemReader,
     Unreadable,
@@ -30,7 +31,6 @@ from fold_lightning.probes.loaders import (
 )
 from fold_lightning.probes.model_input import ModelInput
 from fold_lightning.probes.probe_set import ProbeSet
-from fold_lightning.probes.sample import Sample
 from fold_lightning.probes.segments import check_several
 from fold_lightning.probes.trials import device_of
 from fold_lightning.probes.user_probes import is_tensors, user_batches
@@ -61,7 +61,7 @@ class ProbeSource:
     ) -> None:
         self._count, self._seed, self._probes = count, seed, probes
         self._batch_to_inputs, self._forward = batch_to_inputs, forward
-        self._passing = Sample(count)
+        self._passing = ItemCollector(count)
         self._model_input: ModelInput | None = None
         self._odd: Exception | None = None
         self._kept: dict[str, Any] | None = None
@@ -141,7 +141,7 @@ class ProbeSource:
 
     def restart(self) -> None:
         """Forget what has passed: the stream begins again."""
-        self._passing, self._model_input, self._odd = Sample(self._count), None, None
+        self._passing, self._model_input, self._odd = ItemCollector(self._count), None, None
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take the items that a checkpoint kept, as `ProbeSet.state` gave them; the first batch shows how the model takes them."""
@@ -162,7 +162,7 @@ class ProbeSource:
         with undisturbed(), preserved_random_state(*copied.shared_generators):
             seed_everything(self._seed)
             unpacks = not is_tensors(self._probes)
-            sample, chosen = self._gather(model, batches, Sample(count, max_bytes=math.inf), unpacks=unpacks)
+            sample, chosen = self._gather(model, batches, ItemCollector(count, max_bytes=math.inf), unpacks=unpacks)
         check_several(len(sample))
         return self._probe_set(sample, chosen) if unpacks else ProbeSet(sample.items, sample.labels, chosen)
 
@@ -217,12 +217,12 @@ class ProbeSource:
 
     def _gather_padded(
         self, model: nn.Module, batches: Callable[[], Iterable[Any]], readers: dict[int, ItemReader]
-    ) -> tuple[Sample, ModelInput]:
+    ) -> tuple[ItemCollector, ModelInput]:
         """Gather items of batches; where batches are padded to different lengths, of all items in one batch."""
 
-        def gather(*, of_any_shape: bool) -> tuple[Sample, ModelInput]:
+        def gather(*, of_any_shape: bool) -> tuple[ItemCollector, ModelInput]:
             seed_everything(self._seed)
-            return self._gather(model, raising_unreadable(batches()), Sample(self._count), of_any_shape=of_any_shape)
+            return self._gather(model, raising_unreadable(batches()), ItemCollector(self._count), of_any_shape=of_any_shape)
 
         sample, chosen = gather(of_any_shape=False)
         if not sample.num_other_shapes:
@@ -238,8 +238,14 @@ class ProbeSource:
             return gather(of_any_shape=True)
 
     def _gather(
-        self, model: nn.Module, batches: Iterable[Any], sample: Sample, *, of_any_shape: bool = True, unpacks: bool = True
-    ) -> tuple[Sample, ModelInput]:
+        self,
+        model: nn.Module,
+        batches: Iterable[Any],
+        sample: ItemCollector,
+        *,
+        of_any_shape: bool = True,
+        unpacks: bool = True,
+    ) -> tuple[ItemCollector, ModelInput]:
         chosen: ModelInput | None = None
         for batch in batches:
             chosen = chosen or self._choose(model, batch, unpacks=unpacks)
@@ -249,5 +255,5 @@ class ProbeSource:
         assert chosen is not None
         return sample, chosen
 
-    def _probe_set(self, sample: Sample, chosen: ModelInput, *, is_stream: bool = False) -> ProbeSet:
+    def _probe_set(self, sample: ItemCollector, chosen: ModelInput, *, is_stream: bool = False) -> ProbeSet:
         return ProbeSet(sample.items, without_targets(sample.labels, chosen.num_outputs), chosen, is_stream)

@@ -10,7 +10,7 @@ MAX_ITEM_BYTES = 2**28
 """Bytes of items that are kept, 256 MiB: 1,000 images of 3 x 224 x 224 float32 numbers take 574 MiB, so 445 of them are kept."""
 
 
-class Sample:
+class ItemCollector:
     """Collects items and labels of batches, on the CPU, without NaN and infinite values.
 
     Args:
@@ -21,7 +21,7 @@ class Sample:
         num_other_shapes: Items that were left out since their shape or dtype is not that of the first.
 
     Example:
-        >>> sample = Sample(count=3)
+        >>> sample = ItemCollector(count=3)
         >>> sample.add(torch.randn(2, 4), torch.tensor([0, 1]))
         >>> sample.add(torch.randn(2, 4), torch.tensor([1, 0]))
         >>> len(sample), sample.is_full, sample.labels
