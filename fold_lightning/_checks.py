@@ -6,6 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 
+def is_integer(value: Any, least: int) -> bool:
+    """Return whether a value is an integer of at least `least`; True is no integer.
+
+    Example:
+        >>> is_integer(1, 1), is_integer(True, 1), is_integer(1.0, 1)
+        (True, False, False)
+    """
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def check_integer(name: str, value: Any, least: int, *, below: int | None = None) -> None:
     """Raise unless a value is an integer of at least `least`, and less than `below`; True is no integer.
 

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fold_lightning._checks import is_integer
+
 WORD_BITS = 32
 
 LOW_HALF = 0xFFFFFFFF
@@ -80,7 +82,7 @@ def hamming_distance(a: Tensor, b: Tensor, *, threshold: int | None = None) -> T
             f"The leading dimensions of codes must broadcast, got shapes {tuple(a.shape)} and {tuple(b.shape)}: for all pairs, "
             "pass `a[:, None]` and `b`."
         )
-    if threshold is not None and (not isinstance(threshold, int) or isinstance(threshold, bool) or threshold < 1):
+    if threshold is not None and not is_integer(threshold, 1):
         raise ValueError(f"`threshold` must be an integer of at least 1, got {threshold!r}: below that every distance is 0.")
     distance = _distance(a, b)
     return distance if threshold is None else distance.clamp(max=threshold)

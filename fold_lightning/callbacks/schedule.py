@@ -1,4 +1,4 @@
-"""When a run is measured: at due epochs and steps, as long as measuring takes a small share of its time."""
+"""The schedule of measurements: at due epochs and steps, as long as measuring takes a small share of its time."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Schedule:
     def epoch_is_due(self, epoch: int) -> bool:
         """Return whether to measure in an epoch, counted from 1: always while nothing has been measured."""
         passed = epoch // self._every_n_epochs > self._epoch // self._every_n_epochs
-        return self._step < 0 or ((passed or epoch == self._epoch) and self._is_affordable())
+        return self._step < 0 or ((passed or epoch == self._epoch) and self.is_affordable())
 
-    def step_is_due(self, step: int) -> bool:
-        """Return whether to measure after an optimizer step, counted from 1."""
+    def step_is_planned(self, step: int) -> bool:
+        """Return whether to measure after an optimizer step, counted from 1, if that is affordable: the same in all processes."""
         every = self._every_n_train_steps
-        return every is not None and step % every == 0 and step > max(0, self._step) and self._is_affordable()
+        return every is not None and step % every == 0 and step > max(0, self._step)
 
     def is_measured(self, step: int) -> bool:
         """Return whether the last measurement was made after this many optimizer steps."""
@@ -70,7 +70,8 @@ class Schedule:
         self._epoch, self._step = int(state["epoch"]), int(state["step"])
         self.start_training()
 
-    def _is_affordable(self) -> bool:
+    def is_affordable(self) -> bool:
+        """Return whether measuring has taken no more than its share of the time so far."""
         limit = self._limit
         return limit is None or self.seconds_spent <= max(FREE_SECONDS, limit * self._training_seconds())
 

@@ -35,7 +35,7 @@ MAX_KEPT_BYTES = 2**26
 
 
 class Session:
-    """What a monitor knows while a Trainer runs.
+    """State of a monitor while a Trainer runs: its sample, measures and values.
 
     Args:
         settings: Arguments of the monitor.
@@ -105,7 +105,7 @@ class Session:
 
     def collect(self, trainer: Trainer, model: LightningModule, batch: Any) -> None:
         """Keep what is needed of a batch of a stream."""
-        if self.sample is None and trainer.is_global_zero:
+        if self.sample is None and trainer.is_global_zero and not self._probe_source.is_full:
             with undisturbed():
                 self._probe_source.collect(trainer, model, batch)
 
@@ -115,9 +115,7 @@ class Session:
 
     def step_is_due(self, step: int) -> bool:
         """Return whether to measure after this many optimizer steps; all processes agree."""
-        if self._settings.every_n_train_steps is None or step % self._settings.every_n_train_steps:
-            return False
-        return self._processes.broadcast(self._schedule.step_is_due(step))
+        return self._schedule.step_is_planned(step) and self._processes.broadcast(self._schedule.is_affordable())
 
     def is_measured(self, step: int) -> bool:
         """Return whether the last measurement was made after this many optimizer steps."""

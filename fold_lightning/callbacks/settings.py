@@ -93,7 +93,7 @@ class Settings:
 
     @property
     def num_items(self) -> int:
-        """How many items of a data set to read."""
+        """Number of items of a data set to read."""
         return max(
             INPUTS_PER_SEGMENT * self.num_segments if self.folding else 2,
             self.num_inputs if self.codes or self.units else 2,

@@ -1,4 +1,4 @@
-"""What goes to TensorBoard alone: descriptions, histograms, figures, embeddings, the layout of its page, and hyperparameters."""
+"""Output to TensorBoard alone: descriptions, histograms, figures, embeddings, the layout of its page, and hyperparameters."""
 
 from __future__ import annotations
 

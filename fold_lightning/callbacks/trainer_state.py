@@ -1,4 +1,4 @@
-"""What a monitor reads off a Trainer: whether it validates, its step, and which tags something waits for."""
+"""Questions to a Trainer: whether it validates, its step, and which tags something waits for."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from fold_lightning._checks import is_integer
+
 Aggregate = Literal["max", "median", "mean"]
 
 
@@ -108,7 +110,7 @@ def check_aggregates(within: str, across: str) -> None:
 
 def check_num_classes(num_classes: int) -> None:
     """Refuses what is no number of classes."""
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
+    if not is_integer(num_classes, 1):
         raise ValueError(f"`num_classes` must be a whole number of at least 1, got {num_classes!r}.")
 
 

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from fold_lightning._checks import is_integer
 from fold_lightning.regions import random_directions
 
 FaceSubspace = Literal["auto", "whole"]
@@ -80,6 +81,5 @@ def check_face_subspace(subspace: object) -> None:
     Raises:
         ValueError: If it is none of its choices.
     """
-    is_integer = isinstance(subspace, int) and not isinstance(subspace, bool)
-    if subspace not in get_args(FaceSubspace) and not (is_integer and subspace >= 1):  # type: ignore[operator]
+    if subspace not in get_args(FaceSubspace) and not is_integer(subspace, 1):
         raise ValueError(f"`face_subspace` must be 'auto', 'whole' or an integer of at least 1, got {subspace!r}.")

@@ -15,7 +15,7 @@ from fold_lightning.probes.model_input import ModelInput
 
 @dataclass(frozen=True, eq=False)
 class ProbeSet:
-    """What a run measures, from its beginning to its end.
+    """Items that a run measures, from its beginning to its end.
 
     Attributes:
         items: Items (B, ...) on the CPU: inputs, or token ids that `model_input` embeds.

@@ -1,4 +1,4 @@
-"""Where probes come from: the user's own, items of a loader, or batches that pass."""
+"""The source of probes: the user's own, items of a loader, or batches that pass."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from fold_lightning._checks import is_integer
 from fold_lightning.activations.evaluation import Forward, evaluate_on_replica
 from fold_lightning.activations.inspection import inspect
 from fold_lightning.activations.layers import Patterns
@@ -126,5 +127,5 @@ def _check_method(method: str, num_points: int | None, max_bytes: int, max_break
     if method == "exact" and num_points is not None:
         raise ValueError(f"`num_points={num_points}` goes with `method='uniform'`: an exact walk meets every region.")
     for name, value in (("max_bytes", max_bytes), ("max_breakpoints", max_breakpoints)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not is_integer(value, 1):
             raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fold_lightning._checks import is_integer
 from fold_lightning.activations.codes import TENSORS_AT_ONCE, LayerPass
 from fold_lightning.activations.evaluation import (
     Forward,
@@ -127,7 +128,7 @@ def sampled_distances(
 
 def check_num_points(num_points: int | None) -> None:
     """Raise for a number of points on a segment that makes no walk."""
-    if not isinstance(num_points, int) or isinstance(num_points, bool) or num_points < 2:
+    if not is_integer(num_points, 2):
         raise ValueError(
             f"`method='uniform'` needs an integer `num_points` of at least 2, got {num_points}: a walk has two ends, and coarse "
             "sampling misses regions."

@@ -1,4 +1,4 @@
-"""What measures look at: the sample of a run, and how its segments, inputs and regions are seen."""
+"""The sample of a run, and the sources that show its segments, inputs and regions to measures."""
 
 from __future__ import annotations
 
@@ -68,13 +68,18 @@ class Sample:
         )
         all_inputs = inputs[:1].expand(len(probes), *inputs.shape[1:])  # of which only the shape is read
         faces = FaceProbes.around(all_inputs, settings.num_regions, settings.face_subspace, settings.seed)
-        return cls(probes, segments, faces, settings, "exact" if settings.method == "auto" else settings.method)
+        return cls(probes, segments, faces, settings, "exact")  # until the method is chosen
+
+    @cached_property
+    def known_labels(self) -> Tensor | None:
+        """Class labels int64 (n,) of the items that have one; None without labels."""
+        labels = self.probes.labels
+        return None if labels is None else labels[labels >= 0]
 
     @cached_property
     def classes(self) -> Tensor | None:
         """Classes int64 (C,) of the items, ascending; None without labels."""
-        labels = self.probes.labels
-        return None if labels is None else labels[labels >= 0].unique()
+        return None if self.known_labels is None else self.known_labels.unique()
 
     def inputs(self, model: LightningModule, rows: Tensor | slice) -> Tensor:
         """Return items as the model gets them (B, ...), on its device."""
@@ -162,11 +167,14 @@ class SegmentSource(Source):
 
     def walk(self, model: LightningModule, rows: Tensor) -> Walks:
         """Return the walks of segments."""
-        if self.is_uniform:
-            return segment_walks(
-                model, *self._ends(model, rows), method="uniform", num_points=self.sample.settings.num_points, **self._how
-            )
-        return segment_walks(model, *self._ends(model, rows), **self._how)
+        num_points = self.sample.settings.num_points if self.is_uniform else None
+        return segment_walks(
+            model,
+            *self._ends(model, rows),
+            method="uniform" if self.is_uniform else "exact",
+            num_points=num_points,
+            **self._how,
+        )
 
     def _distances(self, model: LightningModule, rows: Tensor) -> SampledDistances:
         return sampled_distances(model, *self._ends(model, rows), num_points=self.sample.settings.num_points, **self._how)
@@ -190,22 +198,21 @@ class InputSource(Source):
     @cached_property
     def num_classes(self) -> int | None:
         """Number of classes, if the labels name some."""
-        probes = self.sample.probes
-        labels = None if probes.labels is None else probes.labels[probes.labels >= 0]
-        return None if labels is None or len(labels) == 0 else num_classes_of(labels, probes.model_input.num_outputs)
+        labels = self.sample.known_labels
+        if labels is None or len(labels) == 0:
+            return None
+        return num_classes_of(labels, self.sample.probes.model_input.num_outputs)
 
     def check(self, model: LightningModule) -> None:
-        (seen,) = self._look(model, torch.arange(min(2, self.num_rows)))
+        seen = self._see(model, torch.arange(min(2, self.num_rows)))
         self.layers = list(seen.codes.layers)
         self.num_units, self.classifies = max(1, seen.codes.bits.shape[1]), seen.correct is not None
 
     def look(self, model: LightningModule, rows: Tensor) -> Iterator[SeenCodes]:
-        for some in rows.split(max(1, BITS_AT_ONCE // self.num_units)):
-            yield from self._look(model, some)
+        for some in _chunks(rows, BITS_AT_ONCE // self.num_units):
+            yield self._see(model, some)
 
-    def _look(self, model: LightningModule, rows: Tensor) -> Iterator[SeenCodes]:
-        if len(rows) == 0:
-            return
+    def _see(self, model: LightningModule, rows: Tensor) -> SeenCodes:
         num_classes, probes = self.num_classes, self.sample.probes
         codes, predicted = codes_and_outputs(
             model,
@@ -218,7 +225,7 @@ class InputSource(Source):
         correct = None
         if labels is not None and len(known) == len(predicted):
             correct = torch.cat(known).cpu() == labels
-        yield SeenCodes(codes, labels, correct)
+        return SeenCodes(codes, labels, correct)
 
 
 class RegionSource(Source):
@@ -235,9 +242,7 @@ class RegionSource(Source):
 
     def look(self, model: LightningModule, rows: Tensor) -> Iterator[SeenFaces]:
         directions = self.sample.faces.directions(self.num_rows)
-        for some in rows.split(max(1, HALF_SPACES_AT_ONCE // self._numbers)):
-            if len(some) == 0:
-                return
+        for some in _chunks(rows, HALF_SPACES_AT_ONCE // self._numbers):
             regions = activation_regions(
                 model,
                 self.sample.inputs(model, some),
@@ -261,3 +266,8 @@ class Sources:
         self.segments = SegmentSource(sample, len(sample.segments))
         self.inputs = InputSource(sample, min(count, settings.num_inputs))
         self.regions = RegionSource(sample, sample.faces.num_regions)
+
+
+def _chunks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Return rows in chunks of a size, at least 1; no chunk where a process has no rows."""
+    return rows.split(max(1, size)) if len(rows) else ()
