@@ -15,14 +15,11 @@ from fold_lightning.activations.inspection import VARYING_LAYERS, LayersVary, Mo
 from fold_lightning.activations.interception import Interception, PassEnded
 from fold_lightning.activations.layers import Patterns
 from fold_lightning.activations.registry import Thresholds
-from fold_lightning.activations.rounding import NearThreshold, Rounding
+from fold_lightning.activations.rounding import TENSORS_AT_ONCE, NearThreshold, Rounding
 
 T = TypeVar("T")
 
 CHUNK_BYTES = 2**27
-
-TENSORS_AT_ONCE = 6
-"""How many tensors as large as the widest a forward pass is allowed for."""
 
 
 @dataclass(frozen=True)

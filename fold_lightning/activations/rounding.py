@@ -59,7 +59,7 @@ MAX_BYTES = 2**27
 """Memory of a noisy pass."""
 
 TENSORS_AT_ONCE = 6
-"""How many tensors as large as the widest a noisy pass is allowed for."""
+"""Tensors as large as the widest that a pass, noisy or not, is allowed for."""
 
 
 class Noise:

@@ -50,10 +50,6 @@ class CodeDistances(CodeMetric):
         {'within': 0.25, 'between': 0.875}
     """
 
-    is_differentiable = False
-    higher_is_better: bool | None = None
-    full_state_update = False
-    plot_lower_bound: float = 0.0
     plot_upper_bound: float = 1.0
 
     num_inputs: Tensor

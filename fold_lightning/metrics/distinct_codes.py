@@ -41,11 +41,6 @@ class DistinctCodes(CodeMetric):
         (tensor(2), tensor(1))
     """
 
-    is_differentiable = False
-    higher_is_better: bool | None = None
-    full_state_update = False
-    plot_lower_bound: float = 0.0
-
     num_inputs: Tensor
     fingerprints: list[Tensor]
     groups: list[Tensor]

@@ -31,11 +31,6 @@ class FaceStatistics(GatheredMetric):
         {'mean': 5.0, 'median': 4.0, 'max': 8.0, 'min': 3.0}
     """
 
-    is_differentiable = False
-    higher_is_better: bool | None = None
-    full_state_update = False
-    plot_lower_bound: float = 0.0
-
     face_counts: list[Tensor]
 
     def __init__(self, **kwargs: Any) -> None:

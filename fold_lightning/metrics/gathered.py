@@ -21,6 +21,11 @@ class GatheredMetric(Metric):
     made in inference mode cannot be changed outside it.
     """
 
+    is_differentiable = False
+    higher_is_better: bool | None = None  # more is neither better nor worse in itself
+    full_state_update = False
+    plot_lower_bound: float = 0.0
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._empty: dict[str, Tensor] = {}

@@ -44,10 +44,6 @@ class GlobalFolding(GatheredMetric):
                 [0.0000,    nan]], dtype=torch.float64)
     """
 
-    is_differentiable = False
-    higher_is_better: bool | None = None  # more folding is neither better nor worse in itself
-    full_state_update = False
-    plot_lower_bound: float = 0.0
     plot_upper_bound: float = 1.0
 
     segments: Tensor

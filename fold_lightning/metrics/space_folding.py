@@ -38,10 +38,6 @@ class SpaceFolding(GatheredMetric):
         tensor(0.1250, dtype=torch.float64)
     """
 
-    is_differentiable = False
-    higher_is_better: bool | None = None  # more folding is neither better nor worse in itself
-    full_state_update = False
-    plot_lower_bound: float = 0.0
     plot_upper_bound: float = 1.0
 
     chi: list[Tensor]

@@ -36,10 +36,6 @@ class UnitActivity(CodeMetric):
         {'dead': 0.5, 'always_active': 0.25, 'active': 0.375}
     """
 
-    is_differentiable = False
-    higher_is_better: bool | None = None
-    full_state_update = False
-    plot_lower_bound: float = 0.0
     plot_upper_bound: float = 1.0
 
     num_inputs: Tensor

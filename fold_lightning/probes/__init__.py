@@ -3,12 +3,10 @@
 from fold_lightning.probes.batches import BatchToInputs, split_batch
 from fold_lightning.probes.classes import num_classes_of, predicted_classes
 from fold_lightning.probes.faces import FaceProbes, FaceSubspace, check_face_subspace
-from fold_lightning.probes.item_collector import finite_items
 from fold_lightning.probes.model_input import ModelInput
 from fold_lightning.probes.probe_set import ProbeSet
 from fold_lightning.probes.segments import BetweenClasses, Segments, draw_segments
 from fold_lightning.probes.source import ProbeSource
-from fold_lightning.probes.user_probes import check_user_probes
 
 __all__ = [
     "BatchToInputs",
@@ -20,9 +18,7 @@ __all__ = [
     "ProbeSource",
     "Segments",
     "check_face_subspace",
-    "check_user_probes",
     "draw_segments",
-    "finite_items",
     "num_classes_of",
     "predicted_classes",
     "split_batch",

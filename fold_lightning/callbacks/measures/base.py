@@ -100,7 +100,6 @@ class Measure(ABC):
 class Table(GatheredMetric):
     """Rows of numbers from all processes, in the order of their row numbers."""
 
-    full_state_update = False
     index: list[Tensor]
     values: list[Tensor]
 
