@@ -72,7 +72,7 @@ class RegionGraph:
         return torch.tensor([self._number.get(key, -1) for key in _keys(codes)])
 
     def distance(self, a: int, b: int) -> int:
-        """How many faces lie between two regions on the shortest way; at least the Hamming distance of their codes.
+        """Return the number of faces between two regions on the shortest way: at least the Hamming distance of their codes.
 
         Raises:
             IndexError: If there is no such region.
@@ -317,7 +317,7 @@ def _switched(bits: Tensor, unit: Tensor) -> Tensor:
 
 
 def _reach(regions: ActivationRegions, way: Tensor) -> Tensor:
-    """How often a way (B, d) can be gone within each region, at most once."""
+    """Return the share of a way (B, d) that lies within each region, at most 1."""
     rate = -torch.einsum("bnd,bd->bn", regions.normals, way)
     reach: Tensor = (regions.slacks / rate).where(rate > 0, 1.0)
     return reach.amin(1).clamp(max=1.0)

@@ -42,7 +42,7 @@ def has_picked_rows(tensor: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a mask was made: whether `tensor`, as it was at a version, is above or below a bound."""
+    """Comparison that made a mask: whether `tensor`, as it was at a version, is above or below a bound."""
 
     tensor: Tensor
     version: int

@@ -111,7 +111,7 @@ def summarize_folding(chi: Tensor, statistic: Statistic = "mean") -> Tensor:
 
 
 def folding_profile(walks: Walks, i: int) -> Tensor:
-    """How the folding of segment `i` grows along it: chi of the walk up to each of its codes.
+    """Return how the folding of segment `i` grows along it: chi of the walk up to each of its codes.
 
     Args:
         walks: S walks.
@@ -159,7 +159,7 @@ def _distances(walks: Walks) -> Tensor:
 
 
 def _earlier_switches(walks: Walks) -> Tensor:
-    """How often the unit of each event has switched before, on the same segment."""
+    """Return the number of earlier switches of each event's unit on its segment."""
     unit = walks.segment * walks.num_units + walks.unit
     order = torch.argsort(unit, stable=True)
     place = torch.arange(len(unit), device=unit.device)

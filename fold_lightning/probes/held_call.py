@@ -15,7 +15,7 @@ from fold_lightning.probes.batch_parts import Path, replace_tensors, tensors_by_
 from fold_lightning.probes.steps import call_step
 
 Style = Literal["tensor", "argument", "keywords", "positional", "step"]
-"""How a model is called: with the tensor alone, with a part of the batch, with the part's entries, or by its own step."""
+"""Ways to call a model: with the tensor alone, with a part of the batch, with the part's entries, or by its own step."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,7 +51,7 @@ class Pieces:
 
 @dataclass(frozen=True)
 class PieceWalks:
-    """What was found on P pieces.
+    """Switches found on P pieces.
 
     Attributes:
         piece: int64 (E,) the piece of each event, in any order.
@@ -74,7 +74,7 @@ class PieceWalks:
     engine: Tensor
 
     def of(self, pieces: Tensor) -> PieceWalks:
-        """What was found on some of the pieces, bool (P,), numbered anew."""
+        """Return what was found on some of the pieces, bool (P,), numbered anew."""
         events = pieces[self.piece]
         number = pieces.cumsum(0) - 1
         return PieceWalks(
