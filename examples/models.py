@@ -110,6 +110,43 @@ def build(model: str, activation: str, side: int, depth: int, width: int) -> nn.
     return nn.Sequential(image, *convolutions, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, 10))
 
 
+def lenet(side: int) -> nn.Sequential:
+    """LeNet-5 for flattened grey images, with ReLU and max pooling."""
+    rest = ((side - 4) // 2 - 4) // 2
+    return nn.Sequential(
+        nn.Unflatten(1, (1, side, side)),
+        *(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(16 * rest**2, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
+    )
+
+
+def convolutions(side: int, activation: str, depth: int = 3, channels: int = 16) -> nn.Sequential:
+    """Convolutions of full planes for flattened grey images, and average pooling to 7 x 7."""
+    layers: list[nn.Module] = [nn.Unflatten(1, (1, side, side))]
+    for inputs in (1, *[channels] * (depth - 1)):
+        layers += [nn.Conv2d(inputs, channels, 3, padding=1), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(49 * channels, 10))
+
+
+def pooled(side: int, *channels: int, hidden: int) -> nn.Sequential:
+    """A convolution and max pooling for each number of channels, and a hidden layer, for flattened grey images."""
+    layers: list[nn.Module] = [nn.Unflatten(1, (1, side, side))]
+    for inputs, outputs in pairwise((1, *channels)):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    features = channels[-1] * (side >> len(channels)) ** 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+
+
+def resnet(side: int, blocks: int) -> nn.Sequential:
+    """A residual network for flattened grey images: stages of 16, 32 and 64 channels, of so many blocks each (1: ResNet-8)."""
+    layers: list[nn.Module] = [nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    for inputs, outputs in ((16, 16), (16, 32), (32, 64)):
+        for block in range(blocks):
+            layers += [BasicBlock(outputs if block else inputs, outputs), nn.ReLU()]
+    return nn.Sequential(nn.Unflatten(1, (1, side, side)), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
 def vgg16(side: int) -> nn.Sequential:
     """VGG16 with batch norm for flattened grey images, and two hidden layers of 512 behind it ("classifier")."""
     layers: list[nn.Module] = []

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 
 def is_integer(value: Any, least: int) -> bool:
     """Return whether a value is an integer of at least `least`; True is no integer.
@@ -72,3 +75,29 @@ def check_function(name: str, value: Any) -> None:
     """
     if not callable(value):
         raise TypeError(f"`{name}` must be a function, got {value!r}.")
+
+
+def check_classes(name: str, classes: Any, num_rows: int, num_classes: int) -> None:
+    """Raise unless a value holds a class from 0 to C - 1 for each of some rows.
+
+    Raises:
+        TypeError: If it is no tensor of integers.
+        ValueError: If it has another shape, or a class is out of range.
+
+    Example:
+        >>> check_classes("labels", torch.tensor([0, 2]), 2, num_classes=2)
+        Traceback (most recent call last):
+            ...
+        ValueError: `labels` must lie in 0 to 1 for `num_classes=2`, got 0 to 2.
+    """
+    is_tensor = isinstance(classes, Tensor)
+    if not is_tensor or classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
+        got = classes.dtype if is_tensor else type(classes).__name__
+        raise TypeError(f"`{name}` must be a tensor of integer classes ({num_rows},), got {got}.")
+    if classes.shape != (num_rows,):
+        raise ValueError(f"`{name}` must have shape ({num_rows},), one class for each, got {tuple(classes.shape)}.")
+    if num_rows and not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
+        raise ValueError(
+            f"`{name}` must lie in 0 to {num_classes - 1} for `num_classes={num_classes}`, got {int(classes.min())} to "
+            f"{int(classes.max())}."
+        )

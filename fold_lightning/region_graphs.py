@@ -14,6 +14,7 @@ from scipy.sparse.csgraph import shortest_path
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from fold_lightning._checks import check_integer
 from fold_lightning.activations.codes import check_inputs
 from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica
 from fold_lightning.activations.inspection import ModelStructure, inspect
@@ -160,8 +161,7 @@ def region_graph(
         >>> graph.num_regions, graph.complete, graph.mean_faces  # four lines in general position: 11 regions, 32 faces in all
         (11, True, 2.909090909090909)
     """
-    if not isinstance(max_regions, int) or max_regions < 1:
-        raise ValueError(f"`max_regions` must be a whole number of at least 1, got {max_regions!r}.")
+    check_integer("max_regions", max_regions, 1)
     check_inputs(start)
     with (
         evaluate_on_replica(model, start, forward) as replica,

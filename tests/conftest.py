@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+torch.set_num_threads(1)  # for there is a process for each core
+
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:

@@ -285,7 +285,7 @@ def test_impossible_requests_say_what_is_possible() -> None:
     regions = polytope(*SIDES)
     with pytest.raises(ValueError, match="`method` must be one of 'exact', 'hit_and_run', got 'sampled'"):
         supporting_units(regions, method="sampled")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="`num_steps` must be a whole number of at least 1, got 0"):
+    with pytest.raises(ValueError, match="`num_steps` must be an integer of at least 1, got 0"):
         face_counts(regions, method="hit_and_run", num_steps=0)
     broken = polytope(*SIDES, [float("nan"), 0.0, 1.0])
     with pytest.raises(ValueError, match="`regions` must be finite, got NaN or infinite half-spaces"):

@@ -255,7 +255,7 @@ def test_a_curved_network_has_no_faces_and_trains_all_the_same(tmp_path: Path, c
 
 def test_a_slice_of_more_dimensions_than_features_is_refused_at_the_start(tmp_path: Path) -> None:
     for measured in (True, False):
-        with pytest.raises(ValueError, match="must be a whole number from 1 to the inputs' 5 features, got 6"):
+        with pytest.raises(ValueError, match="must be an integer from 1 to the inputs' 5 features, got 6"):
             fit(tmp_path, watch(face_subspace=6, measure_at_start=measured))
 
 

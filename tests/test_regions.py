@@ -205,7 +205,7 @@ def test_what_has_no_polytopes_is_refused() -> None:
         activation_regions(nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4), nn.ReLU()), x)
     assert activation_regions(nn.Sequential(nn.Linear(4, 4), nn.GELU()), x, layers="1").normals.shape == (3, 4, 4)
     for k in (0, 5, 2.0):
-        with pytest.raises(ValueError, match="`subspace` must be a whole number from 1 to the inputs' 4 features, got"):
+        with pytest.raises(ValueError, match="`subspace` must be an integer from 1 to the inputs' 4 features, got"):
             activation_regions(mlp(4, 4, 1), x, subspace=k)
     broken = mlp(4, 4, 1)
     broken[0].weight.data.fill_(torch.nan)

@@ -21,7 +21,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -31,35 +31,15 @@ from idx import load_images
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import SimpleProfiler
-from models import BasicBlock, build
+from models import build, lenet, resnet
 
 from fold_lightning import FoldingMonitor
 from fold_lightning.callbacks.schedule import FREE_SECONDS
 
-
-def lenet(side: int) -> nn.Module:
-    """LeNet-5 with ReLU and max pooling."""
-    rest = ((side - 4) // 2 - 4) // 2
-    return nn.Sequential(
-        nn.Unflatten(1, (1, side, side)),
-        *(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(16 * rest**2, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
-    )
-
-
-def resnet8(side: int) -> nn.Module:
-    """Three residual blocks of 16, 32 and 64 channels."""
-    layers: list[nn.Module] = [nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    for inputs, outputs in ((16, 16), (16, 32), (32, 64)):
-        layers += [BasicBlock(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(nn.Unflatten(1, (1, side, side)), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
-
-
 NETWORKS = {
     "mlp": lambda side: build("mlp", "relu", side, 3, 256),
     "lenet": lenet,
-    "resnet8": resnet8,
+    "resnet8": lambda side: resnet(side, 1),
     "vit": lambda side: build("vit", "gelu", side, 2, 64),
 }
 

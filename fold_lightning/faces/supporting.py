@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from fold_lightning._checks import check_choice, check_integer
 from fold_lightning.faces.hit_and_run import rows_met_at_random
 from fold_lightning.faces.interior_point import decided
 from fold_lightning.faces.polygons import interval_faces, polygon_faces
@@ -60,10 +61,8 @@ def supporting_units(regions: ActivationRegions, *, method: Method = "exact", nu
         tensor([[ True,  True, False],
                 [ True, False,  True]])
     """
-    if method not in get_args(Method):
-        raise ValueError(f"`method` must be one of {', '.join(map(repr, get_args(Method)))}, got {method!r}.")
-    if not isinstance(num_steps, int) or num_steps < 1:
-        raise ValueError(f"`num_steps` must be a whole number of at least 1, got {num_steps!r}.")
+    check_choice("method", method, get_args(Method))
+    check_integer("num_steps", num_steps, 1)
     if not (regions.normals.sum() + regions.offsets.sum()).isfinite():
         raise ValueError("`regions` must be finite, got NaN or infinite half-spaces: the model's weights may have diverged.")
     rows, dimension = regions.normals.shape[1:]

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from fold_lightning._checks import is_integer
+from fold_lightning._checks import check_choice, check_classes, check_integer
 
 Aggregate = Literal["max", "median", "mean"]
 
@@ -103,38 +103,20 @@ def fold_across(matrix: Tensor, across: Aggregate) -> Tensor:
 
 def check_aggregates(within: str, across: str) -> None:
     """Refuses what is no aggregate."""
-    for name, value in (("within", within), ("across", across)):
-        if value not in get_args(Aggregate):
-            raise ValueError(f"`{name}` must be one of {', '.join(map(repr, get_args(Aggregate)))}, got {value!r}.")
+    check_choice("within", within, get_args(Aggregate))
+    check_choice("across", across, get_args(Aggregate))
 
 
 def check_num_classes(num_classes: int) -> None:
     """Refuses what is no number of classes."""
-    if not is_integer(num_classes, 1):
-        raise ValueError(f"`num_classes` must be a whole number of at least 1, got {num_classes!r}.")
+    check_integer("num_classes", num_classes, 1)
 
 
 def pairs_of(start_class: Tensor, end_class: Tensor, num_classes: int) -> Tensor:
     """The number int64 (S,) of each segment's ordered pair of classes, after checking them."""
+    num_segments = len(start_class) if isinstance(start_class, Tensor) and start_class.dim() else 0
     for name, classes in (("start_class", start_class), ("end_class", end_class)):
-        if (
-            not isinstance(classes, Tensor)
-            or classes.is_floating_point()
-            or classes.is_complex()
-            or classes.dtype == torch.bool
-        ):
-            got = classes.dtype if isinstance(classes, Tensor) else type(classes).__name__
-            raise TypeError(f"`{name}` must be a tensor of integer classes (S,), got {got}.")
-        if classes.dim() != 1 or classes.shape != start_class.shape:
-            raise ValueError(
-                f"`start_class` and `end_class` must have shape (S,), one class for each segment, got {tuple(start_class.shape)} and "
-                f"{tuple(end_class.shape)}."
-            )
-        if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
-            raise ValueError(
-                f"`{name}` must lie in 0 to {num_classes - 1} for `num_classes={num_classes}`, got {int(classes.min())} to "
-                f"{int(classes.max())}."
-            )
+        check_classes(name, classes, num_segments, num_classes)
     return start_class.long() * num_classes + end_class.long()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fold_lightning._checks import check_classes
 from fold_lightning.activations import ActivationCodes
 from fold_lightning.codes import count_active
 from fold_lightning.folding.between_classes import check_num_classes
@@ -75,7 +76,7 @@ class CodeDistances(CodeMetric):
             TypeError: If the codes are not bool, or the labels no integers.
         """
         layout, bits = self.check_layout(codes), bits_of(codes)
-        _check_labels(labels, len(bits), self.num_classes)
+        check_classes("labels", labels, len(bits), self.num_classes)
         labels = labels.to(bits.device).long()
         num_inputs = self.num_inputs + torch.bincount(labels, minlength=self.num_classes).to(self.device)
         if num_inputs.sum() > MAX_INPUTS:
@@ -138,17 +139,3 @@ def _pairs_between(number: list[int]) -> int:
 def _exact_sum(values: Tensor) -> int:
     """Return the sum of numbers int64 of at least 0, which may exceed int64: the sums of their halves do not."""
     return (int((values >> 32).sum()) << 32) + int((values & 0xFFFFFFFF).sum())
-
-
-def _check_labels(labels: Tensor, num_inputs: int, num_classes: int) -> None:
-    is_tensor = isinstance(labels, Tensor)
-    if not is_tensor or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        got = labels.dtype if is_tensor else type(labels).__name__
-        raise TypeError(f"`labels` must be a tensor of integer classes (B,), got {got}.")
-    if labels.shape != (num_inputs,):
-        raise ValueError(f"`labels` must have a class for each of {num_inputs} inputs, got shape {tuple(labels.shape)}.")
-    if num_inputs and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-        raise ValueError(
-            f"`labels` must lie in 0 to {num_classes - 1} for `num_classes={num_classes}`, got {int(labels.min())} to "
-            f"{int(labels.max())}."
-        )

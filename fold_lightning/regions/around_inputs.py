@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from fold_lightning._checks import is_integer
 from fold_lightning.activations.codes import TENSORS_AT_ONCE, check_inputs
 from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica
 from fold_lightning.activations.inspection import ModelStructure, inspect
@@ -156,8 +157,8 @@ def random_directions(count: int, subspace: int, features: int, seed: int) -> Te
         >>> torch.allclose(directions @ directions.mT, torch.eye(2).double())
         True
     """
-    if not isinstance(subspace, int) or not 1 <= subspace <= features:
-        raise ValueError(f"`subspace` must be a whole number from 1 to the inputs' {features} features, got {subspace!r}.")
+    if not is_integer(subspace, 1) or subspace > features:
+        raise ValueError(f"`subspace` must be an integer from 1 to the inputs' {features} features, got {subspace!r}.")
     random = torch.randn(count, features, subspace, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     directions: Tensor = torch.linalg.qr(random).Q
     return directions.mT.contiguous()

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from fold_lightning._checks import check_choice, check_integer
 from fold_lightning.activations.codes import check_inputs
 from fold_lightning.activations.evaluation import evaluate_on_replica
 from fold_lightning.activations.gradients import pre_activations
@@ -114,10 +115,8 @@ class FoldingRegularizer(nn.Module):
         whole = {"every_n_steps": (every_n_steps, 1), "num_segments": (num_segments, 1), "num_points": (num_points, 3)}
         whole |= {"seed": (seed, 0)} | ({} if until_epoch is None else {"until_epoch": (until_epoch, 1)})
         for name, (value, least) in whole.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}.")
-        if between not in get_args(Between):
-            raise ValueError(f"`between` must be one of {', '.join(map(repr, get_args(Between)))}, got {between!r}.")
+            check_integer(name, value, least)
+        check_choice("between", between, get_args(Between))
         if layers is not None and not isinstance(layers, (str, list, tuple)):
             raise TypeError(f"`layers` must be names or glob patterns, got {layers!r}.")
         check_schedule(schedule)
