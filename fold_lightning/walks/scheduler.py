@@ -19,6 +19,7 @@ from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import Noise, Rounding
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.growing_batch import GrowingBatch, TooManyRows
+from fold_lightning.walks.kinks import KinksPass
 from fold_lightning.walks.pieces import Pieces, PieceWalks, join
 from fold_lightning.walks.refinement import Samples, refine
 from fold_lightning.walks.smooth import walk_smooth
@@ -64,7 +65,10 @@ class PieceScheduler:
         end: Tensor,
         max_bytes: int,
         max_breakpoints: int,
+        engine: str | None = None,
     ) -> None:
+        self._engine = engine
+        self._by_kinks = engine == "kinks"
         self._replica, self._structure = replica, structure
         self._start, self._end = start, end
         self._max_breakpoints = max_breakpoints
@@ -138,6 +142,22 @@ class PieceScheduler:
             self._density = FIRST_GUESS * max(self._structure.widest, self._structure.num_units)
             done.append((pieces, self._smooth(pieces)))
             return
+        if self._by_kinks:
+            try:
+                found, verified, numel = self._with_kinks(pieces)
+            except TooManyRows:
+                raise
+            except Exception as error:
+                if self._engine == "kinks!" or True:
+                    raise
+                self._note(GROWING_BATCH, f"kinks: {str(error) or type(error).__name__}")
+                self._by_kinks = False
+            else:
+                self._density, self._has_walked = numel / float(pieces.length.sum()), True
+                done.append((pieces[verified], found.of(verified)))
+                pieces = pieces[~verified]
+                if not len(pieces):
+                    return
         try:
             found, verified, numel = self._in_one_pass(pieces)
         except TooManyRows:
@@ -179,6 +199,27 @@ class PieceScheduler:
             engine=torch.full_like(pieces.segment, GROWING_BATCH),
         )
         return found, verified, one_pass.peak_numel
+
+    def _with_kinks(self, pieces: Pieces) -> tuple[PieceWalks, Tensor, int]:
+        probes = self._random_points(pieces)
+        one_pass = KinksPass(
+            *(self._replica, self._structure, pieces, self._max_numel, probes, self._rounding),
+            lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
+        )
+        one_pass.run(torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)]))
+        verified = self._verified(pieces, probes, one_pass.probed)
+        found = PieceWalks(
+            *one_pass.events(),
+            first_codes=one_pass.first_codes(),
+            exact=verified & ~one_pass.doubtful,
+            complete=torch.ones_like(verified),
+            resolution=torch.full_like(pieces.begin, MERGE_TOLERANCE),
+            engine=torch.full_like(pieces.segment, GROWING_BATCH),
+        )
+        import os
+        if os.environ.get("KDEBUG"):
+            print("kinks", len(pieces), "verified", verified.tolist(), "doubtful", one_pass.doubtful.tolist(), one_pass.peak_numel)
+        return found, verified & ~one_pass.doubtful, one_pass.peak_numel
 
     def _spend(self, pieces: Pieces, breakpoints: Tensor) -> None:
         """Counts breakpoints against the budget; a piece so dense that its segment can't keep within it uses up all of it."""

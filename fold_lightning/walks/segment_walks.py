@@ -34,6 +34,7 @@ def segment_walks(
     num_points: int | None = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
     max_breakpoints: int = 10_000,
+    engine: str | None = None,
 ) -> Walks:
     """Return the codes met on the straight segments ``(1 - t) start + t end``, t in [0, 1].
 
@@ -104,7 +105,7 @@ def segment_walks(
     with evaluate_on_replica(model, start, forward) as replica:
         structure = inspect(replica, ends_to_inspect(start, end), layers)
         start, end = (x.detach().to(replica.device, torch.float64) for x in (start, end))
-        walks = PieceScheduler(replica, structure, start, end, max_bytes, max_breakpoints).walks()
+        walks = PieceScheduler(replica, structure, start, end, max_bytes, max_breakpoints, engine).walks()
     _warn(walks, curved=bool(structure.unknown))
     return walks
 
