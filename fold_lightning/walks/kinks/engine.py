@@ -19,7 +19,7 @@ from torch import Tensor
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.interception import Interception, PassEnded
-from fold_lightning.activations.operations import CLAMPS, COMPARISONS, CREATIONS, is_in_place
+from fold_lightning.activations.operations import CLAMPS, COMPARISONS, CREATIONS, MAX_POOLS, is_in_place
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import CERTAIN, ROUNDED, SCREEN, Noise, Rounding
 from fold_lightning.activations.tracking import depends_on_input, mark_rows
@@ -27,11 +27,14 @@ from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, order_by
 from fold_lightning.walks.growing_batch import TooManyRows, Unsupported
 from fold_lightning.walks.kinks.bends import Bends, Sides
 from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal, Units
-from fold_lightning.walks.kinks.calls import Call, NoRule, attach, signal_of
+from fold_lightning.walks.kinks.calls import Call, NoRule, attach, planar_signal, shape_of, signal_of
 from fold_lightning.walks.kinks.events import Events
 from fold_lightning.walks.kinks.operations import carry
+from fold_lightning.walks.kinks.pooling import Winners
 from fold_lightning.walks.kinks.scan import Cells, Scan
+from fold_lightning.walks.kinks.windows import Windows
 from fold_lightning.walks.pieces import Pieces
+from fold_lightning.walks.piecewise_bends import clamp_bounds
 
 
 class KinksPass(Interception):
@@ -110,7 +113,9 @@ class KinksPass(Interception):
         if name in CREATIONS or name in COMPARISONS or not call.varying():
             return call()
         if name in CLAMPS:
-            raise Unsupported("A clamp.")
+            return self._clamp(call)
+        if name in MAX_POOLS:
+            return self._pool(call)
         result = call()
         try:
             carry(call, result)
@@ -157,11 +162,53 @@ class KinksPass(Interception):
             raise PassEnded
         alive = bends.apply()
         result = self._result(z, plane, scan, bends, call)
-        found = self._kept(scan, groups, alive)
+        found = self._kept(scan, groups, alive, scan.kink)
         if len(born):
             found[self._num_origins] = born
             self._num_origins += 1
         attach(result, Signal(plane, found))
+        return result
+
+    def _clamp(self, call: Call) -> Tensor:
+        """Bend the kinks of a tensor at the bounds of a clamp."""
+        x, bounds = call.args[0], clamp_bounds(call.name, call.args[1:], call.kwargs)
+        if len(call.varying()) != 1 or any(isinstance(bound, Tensor) for bound in bounds) or call.kwargs.get("out") is not None:
+            raise Unsupported("A clamp with a bound for each unit.")
+        result = self._bend(x, tuple(bounds), lambda z: call.of_rows({id(x): z}, len(x)))
+        if is_in_place(call.function, call.kwargs):
+            self.overwrite(x, result)
+            return x
+        return result
+
+    def _pool(self, call: Call) -> Tensor:
+        """Take the largest values of windows; where another place of a window wins, there is a new event."""
+        if call.name.endswith("_with_indices") or call.kwargs.get("return_indices") or call.args[6:7] == (True,):
+            raise Unsupported("A max pooling that returns where its winners are.")
+        x, result = call.args[0], call()
+        signal = planar_signal(x)
+        plane, out = signal.plane, Plane.of(shape_of(result))
+        if x.dim() not in (3, 4):
+            raise Unsupported("A max pooling of volumes.")
+        windows = Windows(call, plane, out)
+        begin, end = x.reshape(2, -1, *plane).permute(0, 1, 3, 4, 2)
+        length = (self.events_found.end - self.events_found.begin).view(-1, 1, 1, 1)
+        groups = {origin: windows.of_boxes(group.boxes(plane.channels)) for origin, group in signal.groups.items()}
+        value = windows.of_planes(begin, -torch.inf).reshape(len(begin) * out.area, -1)
+        slope = windows.of_planes((end - begin) / length, 0.0).reshape(len(value), -1)
+        scan = self._scan([Cells.of(group, out) for group in groups.values()], value, slope)
+        winners = Winners(scan, windows.elements)
+        found = winners.takeovers
+        kinks, alive = winners.kinks()
+        pooled = self._kept(scan, groups, alive, kinks)
+        if len(found.row):
+            position = scan.position[found.row] % out.area
+            event = self.events_found.add(scan.pieces(found.row), found.t)
+            pooled[self._num_origins] = Units(event, position // out.width, position % out.width, found.channel, found.kink)
+            self._num_origins += 1
+        largest = result[: len(begin)]
+        growth = scan.by_position(winners.first_slopes()).view(len(begin), out.height, out.width, -1) * length
+        result = torch.cat([largest, largest + growth.permute(0, 3, 1, 2).reshape(largest.shape)])
+        attach(result, Signal(out, pooled))
         return result
 
     def _scan(self, cells: list[Cells], value: Tensor, slope: Tensor) -> Scan:
@@ -204,8 +251,8 @@ class KinksPass(Interception):
         bent = call(begin.clone())
         return torch.cat([bent, bent + slope.permute(0, 3, 1, 2).reshape(begin.shape) * (end - begin)])
 
-    def _kept(self, scan: Scan, groups: dict[int, Boxes], alive: Tensor) -> dict[int, Group]:
-        """Return the kinks of a scan as boxes again, without those that are 0."""
+    def _kept(self, scan: Scan, groups: dict[int, Boxes], alive: Tensor, kinks: Tensor) -> dict[int, Group]:
+        """Return kinks at the rows of a scan as boxes again, without those that are 0."""
         kept: dict[int, Group] = {}
         for (origin, boxes), row in zip(groups.items(), scan.cell_rows, strict=True):
             keep = alive[row].view(len(boxes), -1).any(1)
@@ -215,8 +262,8 @@ class KinksPass(Interception):
                 keep = keep.nonzero().squeeze(1)
                 some, rows = _geometry(boxes, keep), row.view(len(boxes), -1)[keep].flatten()
             if len(rows):
-                kinks = scan.kink.index_select(0, rows).view(-1, *boxes.sides, scan.kink.shape[1])
-                kept[origin] = Boxes(some.event, some.y, some.x, kinks)
+                in_boxes = kinks.index_select(0, rows).view(-1, *boxes.sides, kinks.shape[1])
+                kept[origin] = Boxes(some.event, some.y, some.x, in_boxes)
         return kept
 
     def _probe(self, layer: str, scan: Scan, plane: Plane) -> None:
