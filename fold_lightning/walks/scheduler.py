@@ -5,7 +5,6 @@ A network of piecewise linear operations is walked in one pass and verified, and
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,11 +19,12 @@ from fold_lightning.activations.rounding import Noise, Rounding
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.growing_batch import GrowingBatch, TooManyRows
 from fold_lightning.walks.kinks import KinksPass
+from fold_lightning.walks.piece_queue import PieceQueue
 from fold_lightning.walks.pieces import Pieces, PieceWalks, join
 from fold_lightning.walks.refinement import Samples, refine
 from fold_lightning.walks.smooth import walk_smooth
 from fold_lightning.walks.sparse import set_bits
-from fold_lightning.walks.walks import GROWING_BATCH, REFINEMENT, SMOOTH, Walks
+from fold_lightning.walks.walks import GROWING_BATCH, KINKS, REFINEMENT, SMOOTH, Walks
 
 MOST_CHECKS = 2
 """Points of each piece at which the pre-activations that a pass implies are compared with a plain forward pass."""
@@ -43,6 +43,12 @@ FIRST_ENDS = 4
 
 FILLED = 0.8
 """How much of the memory pieces are to take, by what those before took of it: a pass that it does not hold is in vain."""
+
+SWITCHING = 0.2
+"""Usual share of a network's units that switch on a segment."""
+
+CONE_GAIN = 16.0
+"""Usual ratio of all values at all breakpoints to those that kinks change, for a first guess: 5 in deep networks, 50 in flat ones."""
 
 
 class PieceScheduler:
@@ -67,16 +73,15 @@ class PieceScheduler:
         max_breakpoints: int,
         engine: str | None = None,
     ) -> None:
-        self._engine = engine
-        self._by_kinks = engine == "kinks"
         self._replica, self._structure = replica, structure
         self._start, self._end = start, end
         self._max_breakpoints = max_breakpoints
         self._left = torch.full((len(start),), max_breakpoints, device=start.device)
         self._max_numel = max(16 * structure.widest, max_bytes // (8 * TENSORS_AT_ONCE))
-        self._numel_at_once = FILLED * self._max_numel
-        self._density: float = FIRST_GUESS * structure.widest
-        self._has_walked = False
+        dense, numel = float(FIRST_GUESS * structure.widest), FILLED * self._max_numel
+        in_boxes = SWITCHING * structure.num_units * structure.widest / CONE_GAIN
+        self._queues = {GROWING_BATCH: PieceQueue(numel, dense), KINKS: PieceQueue(numel, in_boxes, cuts_first=True)}
+        self._first_engine = _first_engine(structure) if engine is None else GROWING_BATCH if engine == "growing" else KINKS
         self._notes: dict[int, str] = {}
         if structure.unknown:
             places = ", ".join(f"{name} in {place}" for name, place in structure.unknown.items())
@@ -87,43 +92,34 @@ class PieceScheduler:
     def walks(self) -> Walks:
         """Return the walks of all segments."""
         segments = torch.arange(len(self._start), device=self._start.device)
-        todo = [Pieces(segments, torch.zeros_like(segments).double(), torch.ones_like(segments).double())]
+        everything = Pieces(segments, torch.zeros_like(segments).double(), torch.ones_like(segments).double())
+        self._queues[self._first_engine].add(everything)
         done: list[tuple[Pieces, PieceWalks]] = []
-        while todo:
-            self._go_on(todo, done)
+        for engine, queue in sorted(self._queues.items()):
+            while queue:
+                self._go_on(engine, done)
         parts, found = (list(each) for each in zip(*done, strict=True))
         pieces = Pieces.concatenate(parts)
         return join(pieces, PieceWalks.concatenate(found), len(self._start), self._structure, self._notes)
 
-    def _go_on(self, todo: list[Pieces], done: list[tuple[Pieces, PieceWalks]]) -> None:
+    def _go_on(self, engine: int, done: list[tuple[Pieces, PieceWalks]]) -> None:
         """Walks the pieces that come next."""
-        pieces = self._within_budget(self._next(todo), done)
+        pieces = self._within_budget(self._queues[engine].take(), done)
         if len(pieces) == 0:
             return
         try:
-            self._walk(pieces, done)
+            (self._walk_by_kinks if engine == KINKS else self._walk)(pieces, done)
         except TooManyRows as error:
-            if len(pieces) == 1 and error.rows > self._left[pieces.segment]:
+            if engine == GROWING_BATCH and len(pieces) == 1 and error.rows > self._left[pieces.segment]:
                 done.append((pieces, self._cut_off(pieces)))
                 return
-            self._density = max(self._density, error.numel / float(pieces.length.sum()))
-            todo.append(pieces if len(pieces) > 1 else pieces.cut(max(2, self._parts(pieces))))
+            self._queues[engine].take_back(pieces, error.numel)
 
     def _note(self, engine: int, reason: str) -> None:
         """Keep the first reason why segments are left to an engine."""
         if engine == REFINEMENT and self._structure.bends:
             reason += f" Plain passes may miss bends without a bit: {', '.join(self._structure.bends)}."
         self._notes.setdefault(engine, reason)
-
-    def _next(self, todo: list[Pieces]) -> Pieces:
-        """Takes as many pieces as fit the memory, by what those before took."""
-        pieces = todo.pop()
-        if self._has_walked and self._parts(pieces[:1]) > 1:
-            pieces = Pieces.concatenate([pieces[:1].cut(self._parts(pieces[:1])), pieces[1:]])
-        fit = max(1, int((self._density * pieces.length.cumsum(0) <= self._numel_at_once).sum()))
-        if len(pieces) > fit:
-            todo.append(pieces[fit:])
-        return pieces[:fit]
 
     def _within_budget(self, pieces: Pieces, done: list[tuple[Pieces, PieceWalks]]) -> Pieces:
         """The pieces without those of segments whose budget is spent, which it walks as curved."""
@@ -132,32 +128,49 @@ class PieceScheduler:
             done.append((pieces[spent], self._cut_off(pieces[spent])))
         return pieces[~spent]
 
-    def _parts(self, piece: Pieces) -> int:
-        """Into how many parts a piece has to be cut."""
-        return math.ceil(self._density * float(piece.length) / self._numel_at_once)
+    def _walk_by_kinks(self, pieces: Pieces, done: list[tuple[Pieces, PieceWalks]]) -> None:
+        """Add what kinks tell of some pieces; those of which they can't be sure are left to the growing batch."""
+        try:
+            found, numel = self._with_kinks(pieces)
+        except TooManyRows:
+            raise
+        except Exception as error:  # whatever a model does that has no rule for kinks, the growing batch may take
+            self._note(GROWING_BATCH, f"Kinks do not pass the model: {str(error) or type(error).__name__}")
+            self._queues[GROWING_BATCH].add(pieces)
+            while self._queues[KINKS]:
+                self._queues[GROWING_BATCH].add(self._queues[KINKS].take())
+            return
+        self._queues[KINKS].learn(pieces, numel)
+        done.append((pieces[found.exact], found.of(found.exact)))
+        self._queues[GROWING_BATCH].add(pieces[~found.exact])
+
+    def _with_kinks(self, pieces: Pieces) -> tuple[PieceWalks, int]:
+        """Return what a pass found that carries kinks, and how much of the memory it took."""
+        probes = self._random_points(pieces)
+        one_pass = KinksPass(
+            *(self._replica, self._structure, pieces, self._max_numel, probes, self._rounding),
+            lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
+        )
+        one_pass.run(torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)]))
+        verified = self._verified(pieces, probes, one_pass.probed)
+        if bool((one_pass.doubtful | ~verified).any()):
+            self._note(GROWING_BATCH, "Some values are too close to a threshold, or some switches to each other, for kinks.")
+        found = PieceWalks(
+            *one_pass.events(),
+            first_codes=one_pass.first_codes(),
+            exact=verified & ~one_pass.doubtful,
+            complete=torch.ones_like(verified),
+            resolution=torch.full_like(pieces.begin, MERGE_TOLERANCE),
+            engine=torch.full_like(pieces.segment, KINKS),
+        )
+        return found, one_pass.peak_numel
 
     def _walk(self, pieces: Pieces, done: list[tuple[Pieces, PieceWalks]]) -> None:
         """Adds what it finds on some pieces."""
         if self._structure.unknown:
-            self._density = FIRST_GUESS * max(self._structure.widest, self._structure.num_units)
+            self._queues[GROWING_BATCH].learn(pieces, int(FIRST_GUESS * max(self._structure.widest, self._structure.num_units) * float(pieces.length.sum())))
             done.append((pieces, self._smooth(pieces)))
             return
-        if self._by_kinks:
-            try:
-                found, verified, numel = self._with_kinks(pieces)
-            except TooManyRows:
-                raise
-            except Exception as error:
-                if self._engine == "kinks!" or True:
-                    raise
-                self._note(GROWING_BATCH, f"kinks: {str(error) or type(error).__name__}")
-                self._by_kinks = False
-            else:
-                self._density, self._has_walked = numel / float(pieces.length.sum()), True
-                done.append((pieces[verified], found.of(verified)))
-                pieces = pieces[~verified]
-                if not len(pieces):
-                    return
         try:
             found, verified, numel = self._in_one_pass(pieces)
         except TooManyRows:
@@ -166,7 +179,7 @@ class PieceScheduler:
             self._note(REFINEMENT, f"The model does not take a batch that grows: {str(error) or type(error).__name__}")
             done.append((pieces, self._refined(pieces)))
             return
-        self._density, self._has_walked = numel / float(pieces.length.sum()), True
+        self._queues[GROWING_BATCH].learn(pieces, numel)
         if bool(verified.all()):
             done.append((pieces, found))
             return
@@ -199,27 +212,6 @@ class PieceScheduler:
             engine=torch.full_like(pieces.segment, GROWING_BATCH),
         )
         return found, verified, one_pass.peak_numel
-
-    def _with_kinks(self, pieces: Pieces) -> tuple[PieceWalks, Tensor, int]:
-        probes = self._random_points(pieces)
-        one_pass = KinksPass(
-            *(self._replica, self._structure, pieces, self._max_numel, probes, self._rounding),
-            lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
-        )
-        one_pass.run(torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)]))
-        verified = self._verified(pieces, probes, one_pass.probed)
-        found = PieceWalks(
-            *one_pass.events(),
-            first_codes=one_pass.first_codes(),
-            exact=verified & ~one_pass.doubtful,
-            complete=torch.ones_like(verified),
-            resolution=torch.full_like(pieces.begin, MERGE_TOLERANCE),
-            engine=torch.full_like(pieces.segment, GROWING_BATCH),
-        )
-        import os
-        if os.environ.get("KDEBUG"):
-            print("kinks", len(pieces), "verified", verified.tolist(), "doubtful", one_pass.doubtful.tolist(), one_pass.peak_numel)
-        return found, verified & ~one_pass.doubtful, one_pass.peak_numel
 
     def _spend(self, pieces: Pieces, breakpoints: Tensor) -> None:
         """Counts breakpoints against the budget; a piece so dense that its segment can't keep within it uses up all of it."""
@@ -299,3 +291,9 @@ class PieceScheduler:
                 )
                 verified[piece[point[error > VALUE_TOLERANCE * terms]]] = False
         return verified
+
+
+def _first_engine(structure: ModelStructure) -> int:
+    """Return the engine that is tried first: a switch bends a part of a layer alone only where layers have planes."""
+    has_planes = any(structure.dims[layer] in (3, 4) for layer in structure.needed)
+    return KINKS if has_planes and not structure.unknown and not structure.is_row_by_row else GROWING_BATCH

@@ -36,26 +36,29 @@ class Sides:
         scan: The scan.
         ends: Values where pieces end (N, C).
         threshold: The threshold.
-        screen: Distance from the threshold within which a value can't be told from it, unless it is exactly there.
+        screen: Distance from the threshold within which a value can't be told from it, unless it is exactly there, (R, C) or (1, 1).
 
     Attributes:
         left: bool (R, C), whether values are above just behind each row.
         right: bool (R, C), whether they are just before the next one.
         unsure: int64, positions of values that can't be told from the threshold.
-        is_on: Whether some values are exactly on the threshold.
+        on: int64, positions of values that are exactly on the threshold.
+        is_on: Whether there are any.
     """
 
-    def __init__(self, scan: Scan, ends: Tensor, threshold: float, screen: float) -> None:
+    def __init__(self, scan: Scan, ends: Tensor, threshold: float, screen: Tensor) -> None:
         self._scan, self.threshold = scan, threshold
         above, on, unsure = _compare(scan.value, threshold, screen)
-        above_at_end, on_at_end, unsure_at_end = _compare(ends, threshold, screen)
+        above_at_end, on_at_end, unsure_at_end = _compare(ends, threshold, screen if len(screen) == 1 else screen[scan.last])
         at_end = scan.last[unsure_at_end]
         self.unsure = scan.position[torch.cat([unsure, at_end])]
         self.left, self.right = above, scan.shifted(above, above_at_end)
+        self.on = self.unsure[:0]
         self.is_on = on is not None or on_at_end is not None
         if self.is_on:
             on = torch.zeros_like(above) if on is None else on
             on_at_end = torch.zeros_like(above_at_end) if on_at_end is None else on_at_end
+            self.on = scan.position[torch.cat([on.any(1).nonzero().squeeze(1), scan.last[on_at_end.any(1)]])]
             on_right = scan.shifted(on, on_at_end)
             self.left, self.right = above | (on & self.right), self.right | (on_right & above)
 
@@ -76,7 +79,7 @@ class Sides:
         return row[some], channel
 
 
-def _compare(values: Tensor, threshold: float, screen: float) -> tuple[Tensor, Tensor | None, Tensor]:
+def _compare(values: Tensor, threshold: float, screen: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return which values (R, C) are above a threshold, which are on it (None for none), and rows of those that can't be told."""
     above, not_below = values > threshold + screen, values >= threshold - screen
     near = above ^ not_below

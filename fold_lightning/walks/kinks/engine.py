@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fold_lightning.activations.evaluation import Replica
+from fold_lightning.activations.fast_kernels import CONVOLUTIONS
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.interception import Interception, PassEnded
 from fold_lightning.activations.operations import CLAMPS, COMPARISONS, CREATIONS, MAX_POOLS, is_in_place
@@ -75,6 +76,7 @@ class KinksPass(Interception):
         self._last = structure.needed[-1]
         self._probes, self._rounding, self._points = probes, rounding, points
         self._reach = 0.0
+        self._has_convolved = False
         self._num_origins = 0
         self._switches: list[tuple[Tensor, Tensor, Tensor]] = []
         self._first: list[Tensor] = []
@@ -99,10 +101,10 @@ class KinksPass(Interception):
         """Find the switches of a layer, and bend its kinks."""
         if self.num_activations > len(self._structure.needed) or self._structure.needed[self.num_activations - 1] != layer:
             raise Unsupported(f"Layer {layer!r} came in place of another one.")
+        if not self._has_convolved:
+            raise Unsupported("There is no convolution before the first activation.")
         if self._structure.batch_dims[layer] != 0 or self._structure.units[layer] * len(z) != z.numel():
             raise Unsupported(f"Layer {layer!r} does not keep the batch first.")
-        if not self._rounding.is_even(layer):
-            raise Unsupported(f"Units of layer {layer!r} differ too much in size.")
         return self._bend(z, thresholds, call, layer)
 
     def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -116,6 +118,7 @@ class KinksPass(Interception):
             return self._clamp(call)
         if name in MAX_POOLS:
             return self._pool(call)
+        self._has_convolved |= name in CONVOLUTIONS
         result = call()
         try:
             carry(call, result)
@@ -147,15 +150,14 @@ class KinksPass(Interception):
         groups = {origin: group.boxes(plane.channels) for origin, group in signal.groups.items()}
         scan = self._scan([Cells.of(group, plane) for group in groups.values()], begin, (end - begin) / length[:, None])
         ends = scan.ends()
-        size = max(float(x.abs().max()) for x in (*scan.value.aminmax(), *ends.aminmax(), *z.aminmax()))
-        screen = SCREEN * size
+        screen, absorbs = self._screen(layer, scan, ends, z, plane)
         if layer is not None:
-            usual = self._rounding.screen(layer, z.new_full((1, 1), self._reach))
-            screen = max(screen, float(usual.max()))
             self._probe(layer, scan, plane)
         sides = [Sides(scan, ends, threshold, screen) for threshold in thresholds]
         for side in sides:
             self.doubtful[side.unsure // plane.area] = True
+            if absorbs:
+                self.doubtful[side.on // plane.area] = True
         bends = Bends(scan, sides, z.new_zeros(len(thresholds) + 1, plane.channels) if slopes is None else _per_channel(slopes))
         born = self._cross(scan, sides, bends, plane, layer)
         if slopes is None:
@@ -168,6 +170,22 @@ class KinksPass(Interception):
             self._num_origins += 1
         attach(result, Signal(plane, found))
         return result
+
+    def _screen(self, layer: str | None, scan: Scan, ends: Tensor, z: Tensor, plane: Plane) -> tuple[Tensor, bool]:
+        """Return how near a threshold values can't be told from it, (R, C) or (1, 1), and whether a 0 may hide a constant."""
+        if layer is None:
+            usual = z.new_ones(1)
+        else:
+            usual = self._rounding.screen(layer, z.new_ones(1, 1)).flatten() / SCREEN
+        if len(usual) > 1:
+            usual = usual.view(plane.channels, -1).T
+            in_rows = usual[scan.position % plane.area]
+            sizes = [scan.value / in_rows, ends / in_rows[scan.last], z.view(len(z), plane.channels, -1) / usual.T]
+        else:
+            usual = in_rows = usual.view(1, 1)
+            sizes = [scan.value / usual, ends / usual, z / usual]
+        size = torch.stack([x.abs().max() for each in sizes for x in each.aminmax()] + [usual.new_tensor(self._reach)]).max()
+        return SCREEN * size * in_rows, layer is not None and self._rounding.may_absorb(size)
 
     def _clamp(self, call: Call) -> Tensor:
         """Bend the kinks of a tensor at the bounds of a clamp."""

@@ -13,6 +13,7 @@ from fold_lightning.activations.tracking import tensors_in
 from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal, scaled, superposed
 from fold_lightning.walks.kinks.calls import Call, NoRule, attach, planar_signal, shape_of, signal_of
 from fold_lightning.walks.kinks.convolution import Convolution, Matrix
+from fold_lightning.walks.kinks.resampling import Resampling
 
 PROBE = 2.0**20
 """Values whose images show the factors of an operation: far above what it adds."""
@@ -170,6 +171,19 @@ def _multiply(call: Call, result: Tensor) -> bool:
     return True
 
 
+def _resample(call: Call, result: Tensor) -> bool:
+    """Average, enlarge or pad rows and columns apart."""
+    x, *others = call.varying()
+    if others or result.dim() != x.dim() or x.dim() not in (3, 4):
+        return False
+    signal, out = planar_signal(x), Plane.of(shape_of(result))
+    resampling = Resampling.of(call, signal.plane, out)
+    if resampling is None:
+        return False
+    attach(result, resampling(signal))
+    return True
+
+
 def _each(value: Any, dims: int, other: int = 1) -> tuple[int, int]:
     """Return a number for both dimensions of a plane."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
@@ -185,5 +199,7 @@ _RULES: dict[str, Callable[[Call, Tensor], bool]] = {
     **dict.fromkeys("cat concat concatenate".split(), _concatenate),
     **dict.fromkeys("conv1d conv2d".split(), _convolve),
     "linear": _multiply,
+    **dict.fromkeys("avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d interpolate upsample".split(), _resample),
+    **dict.fromkeys("upsample_nearest upsample_bilinear pad constant_pad_nd".split(), _resample),
 }
 """Rules, which attach kinks to the result, or return False where they don't know the call."""
