@@ -13,12 +13,13 @@ class PieceQueue:
     Args:
         numel_at_once: The most numbers that a tensor of a pass should hold.
         density: Numbers that one is taken to hold on a whole segment, before any was walked.
+        fixed: Numbers that it holds for each piece, however short.
         cuts_first: Whether pieces are cut by that before any was walked.
     """
 
-    def __init__(self, numel_at_once: float, density: float, *, cuts_first: bool = False) -> None:
-        self._numel_at_once, self._density = numel_at_once, density
-        self._can_cut = cuts_first
+    def __init__(self, numel_at_once: float, density: float, *, fixed: int = 0, cuts_first: bool = False) -> None:
+        self._numel_at_once, self._density, self._fixed = numel_at_once, density, fixed
+        self._can_cut, self._has_walked = cuts_first, False
         self._waiting: list[Pieces] = []
 
     def __bool__(self) -> bool:
@@ -34,18 +35,24 @@ class PieceQueue:
         pieces = self._waiting.pop()
         if self._can_cut and self._parts(pieces[:1]) > 1:
             pieces = Pieces.concatenate([pieces[:1].cut(self._parts(pieces[:1])), pieces[1:]])
-        fit = max(1, int((self._density * pieces.length.cumsum(0) <= self._numel_at_once).sum()))
+        numel = (self._density * pieces.length + self._fixed).cumsum(0)
+        fit = max(1, int((numel <= self._numel_at_once).sum()))
         self.add(pieces[fit:])
         return pieces[:fit]
 
     def take_back(self, pieces: Pieces, numel: int) -> None:
         """Let pieces wait again that the memory did not hold, which takes at least so many numbers."""
-        self._density = max(self._density, numel / float(pieces.length.sum()))
+        self._density = max(self._density, self._density_of(pieces, numel))
         self.add(pieces if len(pieces) > 1 else pieces.cut(max(2, self._parts(pieces))))
 
     def learn(self, pieces: Pieces, numel: int) -> None:
         """Note how many numbers pieces took."""
-        self._density, self._can_cut = numel / float(pieces.length.sum()), True
+        density = self._density_of(pieces, numel)
+        self._density = max(density, self._density / 2) if self._has_walked else density
+        self._can_cut = self._has_walked = True
+
+    def _density_of(self, pieces: Pieces, numel: int) -> float:
+        return max(0, numel - self._fixed * len(pieces)) / float(pieces.length.sum())
 
     def _parts(self, piece: Pieces) -> int:
         """Return into how many parts a piece has to be cut."""

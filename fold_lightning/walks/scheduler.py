@@ -80,7 +80,7 @@ class PieceScheduler:
         self._max_numel = max(16 * structure.widest, max_bytes // (8 * TENSORS_AT_ONCE))
         dense, numel = float(FIRST_GUESS * structure.widest), FILLED * self._max_numel
         in_boxes = SWITCHING * structure.num_units * structure.widest / CONE_GAIN
-        self._queues = {GROWING_BATCH: PieceQueue(numel, dense), KINKS: PieceQueue(numel, in_boxes, cuts_first=True)}
+        self._queues = {GROWING_BATCH: PieceQueue(numel, dense), KINKS: PieceQueue(numel, in_boxes, fixed=structure.widest, cuts_first=True)}
         self._first_engine = _first_engine(structure) if engine is None else GROWING_BATCH if engine == "growing" else KINKS
         self._notes: dict[int, str] = {}
         if structure.unknown:

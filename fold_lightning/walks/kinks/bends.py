@@ -62,10 +62,12 @@ class Sides:
             on_right = scan.shifted(on, on_at_end)
             self.left, self.right = above | (on & self.right), self.right | (on_right & above)
 
-    def crossings(self) -> Crossing:
-        """Return where values pass the threshold between two rows."""
+    def crossings(self, lost: Tensor) -> Crossing:
+        """Return where values pass the threshold between two rows, but for rows (R,) of pieces that are lost."""
         scan = self._scan
         row, channel = set_bits(self.left ^ self.right)
+        keep = ~lost[row]
+        row, channel = row[keep], channel[keep]
         before = scan.value[row, channel] - self.threshold
         length = (scan.t_next - scan.t)[row]
         change = scan.slope[row, channel] * length

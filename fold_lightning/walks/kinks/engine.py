@@ -235,7 +235,8 @@ class KinksPass(Interception):
 
     def _cross(self, scan: Scan, sides: list[Sides], bends: Bends, plane: Plane, layer: str | None) -> Units:
         """Note the switches of a layer, and return the kinks of its new events."""
-        crossings = [side.crossings() for side in sides]
+        lost = self.doubtful[scan.pieces()]
+        crossings = [side.crossings(lost) for side in sides]
         row, channel, t = (torch.cat([getattr(each, name) for each in crossings]) for name in ("row", "channel", "t"))
         piece, position = scan.pieces(row), scan.position[row] % plane.area
         self.doubtful[piece[(t <= scan.t[row]) | (t >= scan.t_next[row])]] = True
@@ -273,7 +274,7 @@ class KinksPass(Interception):
         """Return kinks at the rows of a scan as boxes again, without those that are 0."""
         kept: dict[int, Group] = {}
         for (origin, boxes), row in zip(groups.items(), scan.cell_rows, strict=True):
-            keep = alive[row].view(len(boxes), -1).any(1)
+            keep = alive[row].view(len(boxes), -1).any(1) & ~self.doubtful[self.events_found.piece[boxes.event]]
             if bool(keep.all()):
                 some, rows = boxes, row
             else:
