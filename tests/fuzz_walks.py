@@ -60,7 +60,7 @@ def _compare(network: nn.Module, start: Tensor, end: Tensor) -> tuple[list[str],
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         walks = segment_walks(network, start, end)
-        other = segment_walks(network, start, end, engine="growing")
+        other = segment_walks(network, start, end, engine="growing batch")
     return differences(walks, other), walks
 
 

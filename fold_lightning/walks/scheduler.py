@@ -1,12 +1,13 @@
 """Walks of whole segments: cut into pieces that fit the memory, each walked in the way that suits the network.
 
-A network of piecewise linear operations is walked in one pass and verified, and refined where that fails; any other as curved.
+Each piece begins with the engine that suits the network, and what that does not take is left to the next one of its kind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import Noise, Rounding
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
+from fold_lightning.walks.estimate import is_dearer_exactly
 from fold_lightning.walks.growing_batch import GrowingBatch, TooManyRows
 from fold_lightning.walks.kinks import KinksPass
 from fold_lightning.walks.piece_queue import PieceQueue
@@ -24,7 +26,7 @@ from fold_lightning.walks.pieces import Pieces, PieceWalks, join
 from fold_lightning.walks.refinement import Samples, refine
 from fold_lightning.walks.smooth import walk_smooth
 from fold_lightning.walks.sparse import set_bits
-from fold_lightning.walks.walks import GROWING_BATCH, KINKS, REFINEMENT, SMOOTH, Walks
+from fold_lightning.walks.walks import CURVED_REFINEMENT, ENGINES, GROWING_BATCH, KINKS, REFINEMENT, Walks
 
 MOST_CHECKS = 2
 """Points of each piece at which the pre-activations that a pass implies are compared with a plain forward pass."""
@@ -41,6 +43,9 @@ FIRST_GUESS = 1000
 FIRST_ENDS = 4
 """Segments whose ends show the usual terms of units."""
 
+SHORTEST_PIECE = 1e-9
+"""In t: a piece is cut no further; far above `MERGE_TOLERANCE`."""
+
 FILLED = 0.8
 """How much of the memory pieces are to take, by what those before took of it: a pass that it does not hold is in vain."""
 
@@ -48,7 +53,7 @@ SWITCHING = 0.2
 """Usual share of a network's units that switch on a segment."""
 
 CONE_GAIN = 16.0
-"""Usual ratio of all values at all breakpoints to those that kinks change, for a first guess: 5 in deep networks, 50 in flat ones."""
+"""Usual ratio of all values at all breakpoints to those that bend there, for a first guess: 5 in deep networks, 50 in flat ones."""
 
 
 class PieceScheduler:
@@ -60,7 +65,7 @@ class PieceScheduler:
         start: float64 (S, ...) where the segments begin.
         end: float64 (S, ...) where they end.
         max_bytes: Working memory.
-        max_breakpoints: How many breakpoints of a segment to follow exactly.
+        engine: Which of `ENGINES` to begin with; None chooses.
     """
 
     def __init__(
@@ -70,139 +75,152 @@ class PieceScheduler:
         start: Tensor,
         end: Tensor,
         max_bytes: int,
-        max_breakpoints: int,
-        engine: str | None = None,
+        engine: str | None,
     ) -> None:
         self._replica, self._structure = replica, structure
         self._start, self._end = start, end
-        self._max_breakpoints = max_breakpoints
-        self._left = torch.full((len(start),), max_breakpoints, device=start.device)
+        self._engine = engine
+        self._engines: dict[int, Callable[[Pieces], tuple[PieceWalks | None, Tensor]]] = {
+            KINKS: self._by_kinks,
+            GROWING_BATCH: self._in_one_pass,
+            REFINEMENT: self._refined,
+            CURVED_REFINEMENT: self._curved,
+        }
         self._max_numel = max(16 * structure.widest, max_bytes // (8 * TENSORS_AT_ONCE))
-        dense, numel = float(FIRST_GUESS * structure.widest), FILLED * self._max_numel
-        in_boxes = SWITCHING * structure.num_units * structure.widest / CONE_GAIN
-        self._queues = {GROWING_BATCH: PieceQueue(numel, dense), KINKS: PieceQueue(numel, in_boxes, fixed=structure.widest, cuts_first=True)}
-        self._first_engine = _first_engine(structure) if engine is None else GROWING_BATCH if engine == "growing" else KINKS
+        self._queues = self._empty_queues()
+        self._takes_kinks = True
         self._notes: dict[int, str] = {}
-        if structure.unknown:
-            places = ", ".join(f"{name} in {place}" for name, place in structure.unknown.items())
-            self._note(SMOOTH, f"Not known to be piecewise linear: {places}.")
         self._random = torch.Generator().manual_seed(0)
         self._rounding = Rounding(replica, structure, torch.cat([start[:FIRST_ENDS], end[:FIRST_ENDS]]))
 
     def walks(self) -> Walks:
         """Return the walks of all segments."""
-        segments = torch.arange(len(self._start), device=self._start.device)
-        everything = Pieces(segments, torch.zeros_like(segments).double(), torch.ones_like(segments).double())
-        self._queues[self._first_engine].add(everything)
+        for engine, pieces in self._first_choices():
+            self._queues[engine].add(pieces)
         done: list[tuple[Pieces, PieceWalks]] = []
-        for engine, queue in sorted(self._queues.items()):
+        for engine, queue in self._queues.items():
             while queue:
                 self._go_on(engine, done)
         parts, found = (list(each) for each in zip(*done, strict=True))
         pieces = Pieces.concatenate(parts)
         return join(pieces, PieceWalks.concatenate(found), len(self._start), self._structure, self._notes)
 
+    def _first_choices(self) -> list[tuple[int, Pieces]]:
+        """Return the engines to begin with, and the segments of each."""
+        segments = torch.arange(len(self._start), device=self._start.device)
+        pieces = Pieces(segments, torch.zeros_like(segments).double(), torch.ones_like(segments).double())
+        if self._engine is not None:
+            return [(list(ENGINES).index(self._engine), pieces)]
+        if self._structure.unknown:
+            places = ", ".join(f"{name} in {place}" for name, place in self._structure.unknown.items())
+            self._note(CURVED_REFINEMENT, f"Not known to be piecewise linear: {places}.")
+            return [(CURVED_REFINEMENT, pieces)]
+        is_curved = is_dearer_exactly(self._replica, self._structure, self._start, self._end)
+        if bool(is_curved.any()):
+            self._note(CURVED_REFINEMENT, "To follow the units that count alone is estimated to cost less than an exact walk.")
+        first = KINKS if has_planes(self._structure) else GROWING_BATCH
+        return [(first, pieces[~is_curved]), (CURVED_REFINEMENT, pieces[is_curved])]
+
+    def _empty_queues(self) -> dict[int, PieceQueue]:
+        """Return a queue for each engine, which knows how much memory its passes usually take."""
+        structure, numel = self._structure, FILLED * self._max_numel
+        dense = FIRST_GUESS * structure.widest
+        in_boxes = SWITCHING * structure.num_units * structure.widest / CONE_GAIN
+        curved = FIRST_GUESS * max(structure.widest, structure.num_units)
+        return {
+            KINKS: PieceQueue(numel, in_boxes, fixed=2 * structure.widest, cuts_first=True),
+            GROWING_BATCH: PieceQueue(numel, dense),
+            REFINEMENT: PieceQueue(numel, dense),
+            CURVED_REFINEMENT: PieceQueue(numel, curved),
+        }
+
     def _go_on(self, engine: int, done: list[tuple[Pieces, PieceWalks]]) -> None:
-        """Walks the pieces that come next."""
-        pieces = self._within_budget(self._queues[engine].take(), done)
-        if len(pieces) == 0:
-            return
+        """Walk the pieces of an engine that come next; what it does not take is left to the next engine."""
+        pieces = self._queues[engine].take()
         try:
-            (self._walk_by_kinks if engine == KINKS else self._walk)(pieces, done)
+            found, is_taken = self._engines[engine](pieces)
         except TooManyRows as error:
-            if engine == GROWING_BATCH and len(pieces) == 1 and error.rows > self._left[pieces.segment]:
-                done.append((pieces, self._cut_off(pieces)))
-                return
             self._queues[engine].take_back(pieces, error.numel)
+            return
+        if found is not None:
+            done.append((pieces[is_taken], found.of(is_taken)))
+        if not bool(is_taken.all()):
+            self._queues[engine + 1].add(pieces[~is_taken])
 
     def _note(self, engine: int, reason: str) -> None:
         """Keep the first reason why segments are left to an engine."""
         if engine == REFINEMENT and self._structure.bends:
             reason += f" Plain passes may miss bends without a bit: {', '.join(self._structure.bends)}."
+        if engine == REFINEMENT and self._uneven:
+            reason += f" Units of layer {self._uneven[0]!r} differ too much in size for plain passes to tell rounding."
         self._notes.setdefault(engine, reason)
 
-    def _within_budget(self, pieces: Pieces, done: list[tuple[Pieces, PieceWalks]]) -> Pieces:
-        """The pieces without those of segments whose budget is spent, which it walks as curved."""
-        spent = (pieces.length < 1) & (self._left[pieces.segment] < 0)
-        if bool(spent.any()):
-            done.append((pieces[spent], self._cut_off(pieces[spent])))
-        return pieces[~spent]
+    @cached_property
+    def _uneven(self) -> list[str]:
+        """Layers whose units differ too much in size for one tolerance."""
+        return [layer for layer in self._structure.needed if not self._rounding.is_even(layer)]
 
-    def _walk_by_kinks(self, pieces: Pieces, done: list[tuple[Pieces, PieceWalks]]) -> None:
-        """Add what kinks tell of some pieces; those of which they can't be sure are left to the growing batch."""
+    def _by_kinks(self, pieces: Pieces) -> tuple[PieceWalks | None, Tensor]:
+        """Return what a pass found that carries kinks, and of which pieces it is sure."""
+        nothing = None, torch.zeros_like(pieces.segment, dtype=torch.bool)
+        if not self._takes_kinks or (len(pieces) == 1 and float(pieces.length) < SHORTEST_PIECE):
+            return nothing
+        probes = self._random_points(pieces)
+        ends = torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)])
         try:
-            found, numel = self._with_kinks(pieces)
+            one_pass = KinksPass(
+                *(self._replica, self._structure, pieces, self._max_numel, probes, self._rounding),
+                lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
+            )
+            one_pass.run(ends)
+            is_sure = self._verified(pieces, probes, one_pass.probed) & ~one_pass.doubtful
         except TooManyRows:
             raise
-        except Exception as error:  # whatever a model does that has no rule for kinks, the growing batch may take
+        except Exception as error:  # whatever a model does that kinks do not pass, a batch that grows may
             self._note(GROWING_BATCH, f"Kinks do not pass the model: {str(error) or type(error).__name__}")
-            self._queues[GROWING_BATCH].add(pieces)
-            while self._queues[KINKS]:
-                self._queues[GROWING_BATCH].add(self._queues[KINKS].take())
-            return
-        self._queues[KINKS].learn(pieces, numel)
-        done.append((pieces[found.exact], found.of(found.exact)))
-        self._queues[GROWING_BATCH].add(pieces[~found.exact])
-
-    def _with_kinks(self, pieces: Pieces) -> tuple[PieceWalks, int]:
-        """Return what a pass found that carries kinks, and how much of the memory it took."""
-        probes = self._random_points(pieces)
-        one_pass = KinksPass(
-            *(self._replica, self._structure, pieces, self._max_numel, probes, self._rounding),
-            lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
-        )
-        one_pass.run(torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)]))
-        verified = self._verified(pieces, probes, one_pass.probed)
-        if bool((one_pass.doubtful | ~verified).any()):
-            self._note(GROWING_BATCH, "Some values are too close to a threshold, or some switches to each other, for kinks.")
+            self._takes_kinks = False
+            return nothing
+        self._queues[KINKS].learn(pieces, one_pass.peak_numel)
+        if not bool(is_sure.all()):
+            self._note(GROWING_BATCH, "Kinks do not tell some values from a threshold, or some switches from each other.")
         found = PieceWalks(
             *one_pass.events(),
             first_codes=one_pass.first_codes(),
-            exact=verified & ~one_pass.doubtful,
-            complete=torch.ones_like(verified),
+            exact=is_sure,
+            complete=torch.ones_like(is_sure),
             resolution=torch.full_like(pieces.begin, MERGE_TOLERANCE),
             engine=torch.full_like(pieces.segment, KINKS),
         )
-        return found, one_pass.peak_numel
+        return found, is_sure
 
-    def _walk(self, pieces: Pieces, done: list[tuple[Pieces, PieceWalks]]) -> None:
-        """Adds what it finds on some pieces."""
-        if self._structure.unknown:
-            self._queues[GROWING_BATCH].learn(pieces, int(FIRST_GUESS * max(self._structure.widest, self._structure.num_units) * float(pieces.length.sum())))
-            done.append((pieces, self._smooth(pieces)))
-            return
+    def _in_one_pass(self, pieces: Pieces) -> tuple[PieceWalks | None, Tensor]:
+        """Return what one pass over a growing batch found, and on which pieces it was verified."""
+        if len(pieces) == 1 and float(pieces.length) < SHORTEST_PIECE:
+            self._note(REFINEMENT, "Breakpoints lie too close together for the memory.")
+            return None, torch.zeros_like(pieces.segment, dtype=torch.bool)
+        grid = Breakpoints(pieces.begin, pieces.end)
+        probes = self._random_points(pieces)
+        ends = torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)])
         try:
-            found, verified, numel = self._in_one_pass(pieces)
+            one_pass = GrowingBatch(
+                *(self._replica, self._structure, grid, self._max_numel, probes, self._rounding),
+                lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
+            )
+            one_pass.run(ends)
+            checks = max(1, min(MOST_CHECKS, len(grid) // (ROWS_PER_CHECK * len(pieces)))) * len(pieces)
+            verified = self._verified(pieces, (probes[0][:checks], probes[1][:checks]), one_pass.probed)
         except TooManyRows:
             raise
         except Exception as error:  # whatever a model does with a batch that grows, plain passes over points do not meet it
             self._note(REFINEMENT, f"The model does not take a batch that grows: {str(error) or type(error).__name__}")
-            done.append((pieces, self._refined(pieces)))
-            return
-        self._queues[GROWING_BATCH].learn(pieces, numel)
-        if bool(verified.all()):
-            done.append((pieces, found))
-            return
-        self._note(REFINEMENT, "At random points pre-activations were not those that the walk implies.")
-        failed = pieces[~verified]
-        done.extend([(pieces[verified], found.of(verified)), (failed, self._refined(failed))])
-
-    def _in_one_pass(self, pieces: Pieces) -> tuple[PieceWalks, Tensor, int]:
-        """What one pass found, on which pieces it was verified, and how much of the memory it took."""
-        grid = Breakpoints(pieces.begin, pieces.end)
-        probes = self._random_points(pieces)
-        one_pass = GrowingBatch(
-            *(self._replica, self._structure, grid, self._max_numel, probes, self._rounding),
-            lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
-        )
-        one_pass.run(torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)]))
+            return None, torch.zeros_like(pieces.segment, dtype=torch.bool)
+        self._queues[GROWING_BATCH].learn(pieces, one_pass.peak_numel)
         if bool(one_pass.doubtful.any()):
             self._note(
                 GROWING_BATCH, "Some pre-activations are near a threshold, or some switches together, up to rounding alone."
             )
-        self._spend(pieces, torch.bincount(grid.piece) - 2)
-        checks = max(1, min(MOST_CHECKS, len(grid) // (ROWS_PER_CHECK * len(pieces)))) * len(pieces)
-        verified = self._verified(pieces, (probes[0][:checks], probes[1][:checks]), one_pass.probed)
+        if not bool(verified.all()):
+            self._note(REFINEMENT, "At random points pre-activations were not those that the walk implies.")
         found = PieceWalks(
             *one_pass.events(),
             first_codes=one_pass.first_codes(),
@@ -211,37 +229,24 @@ class PieceScheduler:
             resolution=torch.full_like(pieces.begin, MERGE_TOLERANCE),
             engine=torch.full_like(pieces.segment, GROWING_BATCH),
         )
-        return found, verified, one_pass.peak_numel
+        return found, verified
 
-    def _spend(self, pieces: Pieces, breakpoints: Tensor) -> None:
-        """Counts breakpoints against the budget; a piece so dense that its segment can't keep within it uses up all of it."""
-        hopeless = breakpoints / (pieces.end - pieces.begin) > 2 * self._max_breakpoints
-        self._left[pieces.segment] = torch.where(hopeless, -1, self._left[pieces.segment] - breakpoints)
-
-    def _refined(self, pieces: Pieces) -> PieceWalks:
-        """By plain passes, each layer's breakpoints after those of the layers before.
+    def _refined(self, pieces: Pieces) -> tuple[PieceWalks, Tensor]:
+        """Return what plain passes find on all pieces, each layer's breakpoints after those of the layers before.
 
         Between these nothing bends but what gives no bit: a clamp or a max pool might do so twice and be missed.
         """
         samples = self._samples(pieces, self._structure.needed)
         found = refine(pieces, samples, self._max_samples(samples))
-        uneven = [layer for layer in self._structure.needed if not self._rounding.is_even(layer)]
-        if uneven:
-            self._notes[REFINEMENT] += (
-                f" Units of layer {uneven[0]!r} differ too much in size for plain passes to tell rounding."
-            )
-        return replace(found, exact=torch.zeros_like(found.exact)) if uneven or self._structure.bends else found
+        if self._uneven or self._structure.bends:
+            found = replace(found, exact=torch.zeros_like(found.exact))
+        return found, torch.ones_like(found.exact)
 
-    def _smooth(self, pieces: Pieces) -> PieceWalks:
-        """Walk pieces by plain passes that look at nothing but the bits that count."""
+    def _curved(self, pieces: Pieces) -> tuple[PieceWalks, Tensor]:
+        """Return what plain passes find on all pieces that look at nothing but the bits that count."""
         samples = self._samples(pieces, self._structure.counted)
-        return walk_smooth(pieces, samples, self._max_samples(samples))
-
-    def _cut_off(self, pieces: Pieces) -> PieceWalks:
-        """Walk pieces of segments whose budget of breakpoints is spent."""
-        self._note(SMOOTH, f"More than {self._max_breakpoints:,} breakpoints: see `max_breakpoints`.")
-        found = self._smooth(pieces)
-        return replace(found, complete=torch.zeros_like(found.complete))
+        found = walk_smooth(pieces, samples, self._max_samples(samples))
+        return found, torch.ones_like(found.exact)
 
     def _samples(self, pieces: Pieces, names: Sequence[str]) -> Samples:
         return Samples(
@@ -293,7 +298,10 @@ class PieceScheduler:
         return verified
 
 
-def _first_engine(structure: ModelStructure) -> int:
-    """Return the engine that is tried first: a switch bends a part of a layer alone only where layers have planes."""
-    has_planes = any(structure.dims[layer] in (3, 4) for layer in structure.needed)
-    return KINKS if has_planes and not structure.unknown and not structure.is_row_by_row else GROWING_BATCH
+def has_planes(structure: ModelStructure) -> bool:
+    """Return whether a switch may bend a part of a layer alone, so that kinks are cheaper than whole layers at each breakpoint.
+
+    A switch of a fully connected layer bends all units of the next.
+    """
+    dims = [structure.dims[layer] for layer in structure.needed]
+    return not structure.unknown and not structure.is_row_by_row and any(number in (3, 4) for number in dims)

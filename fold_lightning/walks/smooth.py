@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fold_lightning.walks.pieces import Pieces, PieceWalks
 from fold_lightning.walks.refinement import CHECK, MOST_POINTS, Intervals, Samples, next_batch
-from fold_lightning.walks.walks import SMOOTH
+from fold_lightning.walks.walks import CURVED_REFINEMENT
 
 FIRST_INTERVALS = 64
 """Equal intervals of a piece to begin with."""
@@ -84,7 +84,7 @@ def walk_smooth(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
             todo.append(intervals[again].cut(rows, check[again], at_check[again]))
     events, first_codes = _events(Settled.concatenate(settled), samples, max_rows)
     complete = looked <= MOST_POINTS
-    engine = torch.full_like(pieces.segment, SMOOTH)
+    engine = torch.full_like(pieces.segment, CURVED_REFINEMENT)
     return PieceWalks(*events, first_codes, torch.zeros_like(complete), complete, resolution, engine)
 
 
