@@ -8,8 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fold_lightning.activations.rounding import ROUNDED, SCREEN
 from fold_lightning.walks.kinks.scan import Scan
 from fold_lightning.walks.sparse import any_set, set_bits
+
+ON = ROUNDED / SCREEN
+"""Share of its screen below which a value is on a threshold: what rounding leaves of values that are there over an interval."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +34,19 @@ class Crossing:
 class Sides:
     """On which side of one threshold values are in each interval of a scan.
 
-    A value that is exactly on the threshold at a row is below it beside an interval at whose other end it is not above.
+    A value that is on the threshold at a row, up to rounding, is below it beside an interval at whose other end it is not above.
 
     Args:
         scan: The scan.
         ends: Values where pieces end (N, C).
         threshold: The threshold.
-        screen: Distance from the threshold within which a value can't be told from it, unless it is exactly there, (R, C) or (1, 1).
+        screen: Distance from the threshold within which a value can't be told from it, unless it is all but there, (R, C) or (1, 1).
 
     Attributes:
         left: bool (R, C), whether values are above just behind each row.
         right: bool (R, C), whether they are just before the next one.
         unsure: int64, positions of values that can't be told from the threshold.
-        on: int64, positions of values that are exactly on the threshold.
+        on: int64, positions of values that are on the threshold.
         is_on: Whether there are any.
     """
 
@@ -89,10 +93,11 @@ def _compare(values: Tensor, threshold: float, screen: Tensor) -> tuple[Tensor, 
         return above, None, torch.empty(0, dtype=torch.int64, device=values.device)
     row, channel = set_bits(near)
     distance = values[row, channel] - threshold
-    above[row, channel] = distance > 0
+    is_on = distance.abs() <= ON * screen.expand_as(values)[row, channel]
+    above[row, channel] = (distance > 0) & ~is_on
     on = torch.zeros_like(above)
-    on[row, channel] = distance == 0
-    return above, on, row[distance != 0]
+    on[row, channel] = is_on
+    return above, on, row[~is_on]
 
 
 class Bends:
