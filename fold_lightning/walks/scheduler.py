@@ -16,7 +16,7 @@ from fold_lightning.activations.codes import TENSORS_AT_ONCE, LayerPass
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.registry import Thresholds
-from fold_lightning.activations.rounding import Noise, Rounding
+from fold_lightning.activations.rounding import ROUNDED, SCREEN, Noise, Rounding
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.estimate import is_dearer_exactly
 from fold_lightning.walks.growing_batch import GrowingBatch, TooManyRows
@@ -284,7 +284,8 @@ class PieceScheduler:
         def compare(layer: str, thresholds: Thresholds, z: Tensor) -> None:
             actual = self._structure.per_input(layer, z, len(piece))
             error = (actual - implied[layer][: len(piece)]).abs()
-            point, unit = set_bits(error > VALUE_TOLERANCE * actual.abs())
+            rounding = ROUNDED / SCREEN * self._rounding.screen(layer, self._rounding.size(layer, actual))
+            point, unit = set_bits(error > torch.maximum(VALUE_TOLERANCE * actual.abs(), rounding))
             apart.append((layer, point, unit, error[point, unit]))
 
         segment = pieces.segment[piece]
