@@ -180,11 +180,11 @@ class KinksPass(Interception):
         if len(usual) > 1:
             usual = usual.view(plane.channels, -1).T
             in_rows = usual[scan.position % plane.area]
-            sizes = [scan.value / in_rows, ends / in_rows[scan.last], z.view(len(z), plane.channels, -1) / usual.T]
+            size = max(map(_largest, (scan.value / in_rows, ends / in_rows[scan.last], z.view(len(z), *usual.T.shape) / usual.T)))
         else:
-            usual = in_rows = usual.view(1, 1)
-            sizes = [scan.value / usual, ends / usual, z / usual]
-        size = torch.stack([x.abs().max() for each in sizes for x in each.aminmax()] + [usual.new_tensor(self._reach)]).max()
+            in_rows = usual.view(1, 1)
+            size = max(map(_largest, (scan.value, ends, z))) / float(usual)
+        size = usual.new_tensor(max(size, self._reach))
         return SCREEN * size * in_rows, layer is not None and self._rounding.may_absorb(size)
 
     def _clamp(self, call: Call) -> Tensor:
@@ -298,9 +298,10 @@ class KinksPass(Interception):
         if not bool(close.any()):
             return t
         some = order[torch.cat([close, close[:1] & False]) | torch.cat([close[:1] & False, close])]
-        terms = self._rounding.terms(
-            layer, lambda noise, k: self._points(noise, piece[some[k]], t[some[k]]), torch.arange(len(some), device=t.device), unit[some]
-        )
+        here = (torch.cat([gap.new_tensor([torch.inf]), gap]) > MERGE_TOLERANCE).cumsum(0) - 1  # one point for all that are close
+        at = torch.empty_like(order)
+        at[order] = order[torch.searchsorted(here, here)]
+        terms = self._rounding.terms(layer, lambda noise, k: self._points(noise, piece[k], t[k]), at[some], unit[some])
         spread = torch.zeros_like(t)
         spread[some] = ROUNDED * terms / slope[some]
         reach = spread[order[1:]] + spread[order[:-1]]
@@ -325,6 +326,12 @@ class KinksPass(Interception):
         self.peak_numel = max(self.peak_numel, numel)
         if numel > self._max_numel:
             raise TooManyRows(len(self.events_found), numel)
+
+
+def _largest(values: Tensor) -> float:
+    """Return the largest magnitude."""
+    least, most = values.aminmax()
+    return max(-float(least), float(most))
 
 
 def _geometry(boxes: Boxes, keep: Tensor) -> Boxes:
