@@ -229,3 +229,35 @@ class RandomConvolutional:
             if self._draw.random() < 0.4:
                 modules.append(Functional(torch.relu, "relu"))
         return modules
+
+
+TIES = ("quarters", "no biases", "black", "through the origin", "duplicates", "max pooling")
+"""Kinds of `integer_convolutional`."""
+
+
+def integer_convolutional(seed: int) -> tuple[nn.Sequential, Tensor, Tensor]:
+    """Return a small network with weights in quarters, and integer segments with ties, touches and cancellations in plenty."""
+    kind, generator = TIES[seed % len(TIES)], torch.Generator().manual_seed(seed)
+
+    def quarters(like: Tensor, scale: int) -> Tensor:
+        return torch.randint(-scale, scale + 1, like.shape, generator=generator).double() / 4
+
+    padding = seed // len(TIES) % 2
+    side = 5 if kind == "max pooling" else 4
+    first, second = nn.Conv2d(1, 2, 2, padding=padding), nn.Conv2d(2, 2, 2, stride=1 + padding)
+    pools: list[nn.Module] = [nn.MaxPool2d(2)] if kind == "max pooling" else []
+    body = nn.Sequential(first, nn.ReLU(), *pools, second, nn.ReLU(), nn.Flatten()).double()
+    size = body(torch.zeros(1, 1, side, side).double()).shape[1]
+    model = nn.Sequential(*body, nn.Linear(size, 3).double(), nn.ReLU())
+    for name, parameter in model.named_parameters():
+        parameter.data = quarters(parameter, 4 if name.endswith("bias") else 6)
+        if kind in ("no biases", "through the origin", "black") and name.endswith("bias"):
+            parameter.data.zero_()
+        if kind == "duplicates":
+            parameter.data[1] = parameter.data[0]
+    start, end = (torch.randint(-3, 4, (2, 1, side, side), generator=generator).double() for _ in range(2))
+    if kind == "black":
+        start[:], end[..., :2] = 0, 0
+    if kind == "through the origin":
+        end = torch.stack([-start[0], -2 * start[1]])
+    return model, start, end

@@ -259,7 +259,7 @@ class KinksPass(Interception):
         bits = scan.by_position(side.left[: len(scan.last)]).view(-1, plane.area, plane.channels)
         self._first.append(bits.transpose(1, 2).reshape(len(bits), -1))
         if side.is_on:
-            row, channel = side.touches()
+            row, channel = _odd(scan, *side.touches())
             unit = channel * plane.area + scan.position[row] % plane.area
             self._switches.append((scan.pieces(row), scan.t[row], unit + first))
 
@@ -332,6 +332,18 @@ def _largest(values: Tensor) -> float:
     """Return the largest magnitude."""
     least, most = values.aminmax()
     return max(-float(least), float(most))
+
+
+def _odd(scan: Scan, row: Tensor, channel: Tensor) -> tuple[Tensor, Tensor]:
+    """Return one of all rows that a position has at one t, if a channel's switches there (K,) do not cancel."""
+    order = order_by(scan.position[row] * scan.value.shape[1] + channel, scan.t[row])
+    row, channel = row[order], channel[order]
+    keys = torch.stack([scan.position[row].double(), channel.double(), scan.t[row]])
+    is_first = torch.ones_like(row, dtype=torch.bool)
+    is_first[1:] = (keys[:, 1:] != keys[:, :-1]).any(0)
+    counts = torch.bincount(is_first.cumsum(0) - 1)
+    keep = counts % 2 == 1
+    return row[is_first][keep], channel[is_first][keep]
 
 
 def _geometry(boxes: Boxes, keep: Tensor) -> Boxes:
