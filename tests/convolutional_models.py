@@ -149,7 +149,14 @@ class RandomConvolutional:
             elif channels % groups:
                 groups = 1
         conv = self._of("Conv")(
-            self._channels, out_channels, kernel, stride, padding, dilation, groups, bias=draw.random() < 0.8,
+            self._channels,
+            out_channels,
+            kernel,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias=draw.random() < 0.8,
         )
         self._channels = out_channels
         return conv
@@ -160,7 +167,9 @@ class RandomConvolutional:
     def _skip(self) -> nn.Module:
         before, sides = self._channels, list(self._sides)
         first = self._convolution(keeps=True)
-        body = nn.Sequential(self._activation_of(before), first, self._activation(), self._convolution(before, keeps=True), *self._norm())
+        body = nn.Sequential(
+            self._activation_of(before), first, self._activation(), self._convolution(before, keeps=True), *self._norm()
+        )
         projection = nn.Identity()
         if self._draw.random() < 0.3:
             projection = self._of("Conv")(before, self._channels, 1)

@@ -93,7 +93,7 @@ def main() -> int:
             counts["wrong"] += 1
             print(f"seed {seed}: {', '.join(wrong)} differ. {walks.explain()}", flush=True)
         elif bool((walks.engine != KINKS).any()):
-            counts[list(walks.notes.values())[0][:90]] += 1
+            counts[next(iter(walks.notes.values()))[:90]] += 1
     print(*(f"{name}: {count}" for name, count in counts.items()), f"{time.process_time() - begin:.0f} s", sep="\n")
     return min(counts["wrong"], 1)
 

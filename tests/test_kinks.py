@@ -34,7 +34,9 @@ def test_ties_are_as_in_exact_rational_arithmetic(seed: int) -> None:
     for i in range(len(start)):
         positions, codes = rational_codes(layers, *(x[i].flatten().int().tolist() for x in (start, end)))
         assert walks.codes(i).tolist() == [list(code) for code in codes]
-        assert torch.allclose(walks.position[walks.segment == i].unique_consecutive(), Tensor([float(p) for p in positions]).double())
+        assert torch.allclose(
+            walks.position[walks.segment == i].unique_consecutive(), Tensor([float(p) for p in positions]).double()
+        )
 
 
 def convolutional(*, channels: int = 4, side: int = 10) -> nn.Sequential:
@@ -97,7 +99,9 @@ def test_what_has_no_rule_is_walked_by_the_growing_batch_and_explained() -> None
 def test_a_pass_that_went_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     model, (start, end) = convolutional(), segments(3)
     right = segment_walks(model, start, end)
-    monkeypatch.setattr(Convolution, "__call__", lambda convolution, group: Convolution._of_boxes(convolution, group.boxes(4))[:0])
+    monkeypatch.setattr(
+        Convolution, "__call__", lambda convolution, group: Convolution._of_boxes(convolution, group.boxes(4))[:0]
+    )
     walks = segment_walks(model, start, end)
     assert walks.exact.all() and (walks.engine == GROWING_BATCH).all()
     assert torch.equal(walks.unit, right.unit)
@@ -108,11 +112,17 @@ def test_kinks_are_convolved_as_whole_planes(seed: int) -> None:
     random = RandomConvolutional(seed, dims=2)
     layer = next(module for module in random.network.modules() if isinstance(module, nn.Conv2d))
     plane, weight = Plane(*random.shape), layer.weight.detach().double()
-    whole = nn.functional.conv2d(torch.zeros(1, *plane), layer.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+    whole = nn.functional.conv2d(
+        torch.zeros(1, *plane), layer.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups
+    )
     convolution = Convolution(
         plane, Plane(*whole.shape[1:]), weight, layer.stride, layer.padding, layer.dilation, layer.groups
     )  # fmt: skip
-    event, (y, x), channel = torch.arange(6), (torch.randint(0, side, (6,)) for side in plane[1:]), torch.randint(0, plane.channels, (6,))
+    event, (y, x), channel = (
+        torch.arange(6),
+        (torch.randint(0, side, (6,)) for side in plane[1:]),
+        torch.randint(0, plane.channels, (6,)),
+    )
     units = Units(event, y, x, channel, torch.randn(6).double())
     boxes = Boxes(event, y - 1, x - 2, torch.randn(6, 3, 4, plane.channels).double(), is_clipped=False)
     for group in (units, boxes):

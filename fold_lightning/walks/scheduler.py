@@ -184,8 +184,8 @@ class PieceScheduler:
         if not bool(is_sure.all()):
             self._note(GROWING_BATCH, "Kinks do not tell some values from a threshold, or some switches from each other.")
         found = PieceWalks(
-            *one_pass.events(),
-            first_codes=one_pass.first_codes(),
+            *one_pass.switches.all(),
+            first_codes=one_pass.switches.first_codes(),
             exact=is_sure,
             complete=torch.ones_like(is_sure),
             resolution=torch.full_like(pieces.begin, MERGE_TOLERANCE),

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fold_lightning.activations.rounding import ROUNDED, SCREEN
+from fold_lightning.activations.rounding import ROUNDED, SCREEN, Rounding
+from fold_lightning.walks.kinks.boxes import Plane
 from fold_lightning.walks.kinks.scan import Scan
 from fold_lightning.walks.sparse import any_set, set_bits
 
@@ -129,7 +130,7 @@ class Bends:
                 kink.mul_(self._slopes[1])
             is_alive = left.any(1)
         else:
-            kink.mul_(self._slopes_at(lambda side: side.left))
+            kink.mul_(self._slopes_at(slice(None)))
             is_alive = torch.ones(len(kink), dtype=torch.bool, device=kink.device)
         for row, channel, change in touched:
             kink[row, channel] = change
@@ -139,13 +140,13 @@ class Bends:
 
     def first_slopes(self) -> Tensor:
         """Return the slope of the activation where each piece begins, float64 (N, C) in the order of the first rows."""
-        count = len(self._scan.last)
-        return self._slopes_at(lambda side: side.left[:count])
+        return self._slopes_at(slice(len(self._scan.last)))
 
-    def _slopes_at(self, bits_of) -> Tensor:  # type: ignore[no-untyped-def]
+    def _slopes_at(self, rows: slice) -> Tensor:
+        """Return the slope of the activation just behind rows."""
         slopes = self._slopes[0]
         for number, side in enumerate(self._sides):
-            slopes = torch.where(bits_of(side), self._slopes[number + 1], slopes)
+            slopes = torch.where(side.left[rows], self._slopes[number + 1], slopes)
         return slopes
 
     def _touched_kinks(self) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -156,10 +157,48 @@ class Bends:
                 row, channel = side.touches()
                 before = self._scan.previous[row]
                 after = self._slope_of(row, channel, "left") * self._scan.slope[row, channel]
-                found.append((row, channel, after - self._slope_of(before, channel, "right") * self._scan.slope[before, channel]))
+                found.append(
+                    (row, channel, after - self._slope_of(before, channel, "right") * self._scan.slope[before, channel])
+                )
         return found
 
     def _slope_of(self, row: Tensor, channel: Tensor, end: str) -> Tensor:
         """Return the slope of the activation of values (K,) beside rows (K,)."""
         region = sum(getattr(side, end)[row, channel].long() for side in self._sides)
         return self._slopes[region, channel]
+
+
+def screen_of(
+    rounding: Rounding, layer: str | None, reach: float, scan: Scan, ends: Tensor, z: Tensor, plane: Plane
+) -> tuple[Tensor, bool]:
+    """Return how near a threshold values can't be told from it, and whether a constant may be lost in values that are on it.
+
+    Args:
+        rounding: Rounding of the model.
+        layer: The layer; None for values that no layer counts.
+        reach: How large inputs are, as a multiple of usual ones.
+        scan: Scan of the values.
+        ends: Values where pieces end (N, C).
+        z: Values of the rows of the pass (B, ...).
+        plane: Their plane.
+
+    Returns:
+        Distances for the rows of the scan, (R, C), or (1, 1) where one is good for all, and whether constants may be lost.
+    """
+    usual = z.new_ones(1) if layer is None else rounding.screen(layer, z.new_ones(1, 1)).flatten() / SCREEN
+    if len(usual) > 1:
+        by_position = usual.view(plane.channels, -1).T
+        in_rows = by_position[scan.position % plane.area]
+        rows = z.view(len(z), plane.channels, -1) / by_position.T
+        largest = max(map(_largest, (scan.value / in_rows, ends / in_rows[scan.last], rows)))
+    else:
+        in_rows = usual.view(1, 1)
+        largest = max(map(_largest, (scan.value, ends, z))) / float(usual)
+    size = usual.new_tensor(max(largest, reach))
+    return SCREEN * size * in_rows, layer is not None and rounding.may_absorb(size)
+
+
+def _largest(values: Tensor) -> float:
+    """Return the largest magnitude."""
+    least, most = values.aminmax()
+    return max(-float(least), float(most))

@@ -269,5 +269,3 @@ def scaled(group: Group, scale: Tensor) -> Group:
         kink = group.kink * (scale[group.channel] if len(scale) > 1 else scale)
         return Units(group.event, group.y, group.x, group.channel, kink)
     return Boxes(group.event, group.y, group.x, group.kinks * scale, group.is_clipped)
-
-

@@ -117,7 +117,8 @@ class Convolution:
     @cached_property
     def _taps(self) -> Tensor:
         """Weights of each tap, (K_y, K_x, groups, C_in / groups, C_out / groups)."""
-        return self._weight.unflatten(0, (self._groups, -1)).permute(3, 4, 0, 2, 1).contiguous()
+        taps: Tensor = self._weight.unflatten(0, (self._groups, -1)).permute(3, 4, 0, 2, 1)
+        return taps.contiguous()
 
     @cached_property
     def _all_taps(self) -> Tensor:
@@ -141,9 +142,7 @@ class Convolution:
 
     def _of_boxes(self, boxes: Boxes) -> Boxes:
         boxes = boxes.clipped(self.plane)
-        full_y, full_x = (
-            axis.count(length) >= axis.out for axis, length in zip((self._y, self._x), boxes.sides, strict=True)
-        )
+        full_y, full_x = (axis.count(length) >= axis.out for axis, length in zip((self._y, self._x), boxes.sides, strict=True))
         boxes = boxes.widened(self.plane, full_y, full_x)
         y = torch.zeros_like(boxes.y) if full_y else self._y.first(boxes.y)
         x = torch.zeros_like(boxes.x) if full_x else self._x.first(boxes.x)
@@ -173,14 +172,22 @@ class Convolution:
         columns = self._y.taps * self._x.taps if at_once else 2
         step = max(1, CHUNK_BYTES // (8 * height * width * columns * self.out.channels))
         cases = [
-            (number, self._y.slices(tap_y, offsets[0], height, out.shape[1]), self._x.slices(tap_x, offsets[1], width, out.shape[2]))
+            (
+                number,
+                self._y.slices(tap_y, offsets[0], height, out.shape[1]),
+                self._x.slices(tap_x, offsets[1], width, out.shape[2]),
+            )
             for number, (tap_y, tap_x) in enumerate((i, j) for i in range(self._y.taps) for j in range(self._x.taps))
         ]
         cases = [case for case in cases if case[1][0] != slice(0) and case[2][0] != slice(0)]
         taps = self._taps.flatten(0, 1)
         for begin in range(0, len(kinks), step):
             part, target = kinks[begin : begin + step], out[begin : begin + step]
-            products = (part.reshape(-1, part.shape[-1]) @ self._all_taps).view(len(part), height, width, -1, self.out.channels) if at_once else None
+            products = (
+                (part.reshape(-1, part.shape[-1]) @ self._all_taps).view(len(part), height, width, -1, self.out.channels)
+                if at_once
+                else None
+            )
             for number, (out_y, in_y), (out_x, in_x) in cases:
                 seen = self._product(part[:, in_y, in_x], taps[number]) if products is None else products[:, in_y, in_x, number]
                 target[:, out_y, out_x] += seen

@@ -22,17 +22,17 @@ from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.interception import Interception, PassEnded
 from fold_lightning.activations.operations import CLAMPS, COMPARISONS, CREATIONS, MAX_POOLS, is_in_place
 from fold_lightning.activations.registry import Thresholds
-from fold_lightning.activations.rounding import CERTAIN, ROUNDED, SCREEN, Noise, Rounding
+from fold_lightning.activations.rounding import Noise, Rounding
 from fold_lightning.activations.tracking import depends_on_input, mark_rows
-from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, order_by
 from fold_lightning.walks.growing_batch import TooManyRows, Unsupported
-from fold_lightning.walks.kinks.bends import Bends, Sides
+from fold_lightning.walks.kinks.bends import Bends, Sides, screen_of
 from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal, Units
 from fold_lightning.walks.kinks.calls import Call, NoRule, attach, planar_signal, shape_of, signal_of
 from fold_lightning.walks.kinks.events import Events
 from fold_lightning.walks.kinks.operations import carry
 from fold_lightning.walks.kinks.pooling import Winners
 from fold_lightning.walks.kinks.scan import Cells, Scan
+from fold_lightning.walks.kinks.switches import Switches
 from fold_lightning.walks.kinks.windows import Windows
 from fold_lightning.walks.pieces import Pieces
 from fold_lightning.walks.piecewise_bends import clamp_bounds
@@ -52,7 +52,7 @@ class KinksPass(Interception):
 
     Attributes:
         probed: Layer -> pre-activations (K, n) at the probes.
-        doubtful: bool (P,), pieces on which a value can't be told from a threshold, or two switches from one.
+        switches: Switches of the units that count.
         peak_numel: Numbers of the largest tensor.
     """
 
@@ -67,35 +67,29 @@ class KinksPass(Interception):
         points: Callable[[Noise, Tensor, Tensor], Tensor],
     ) -> None:
         super().__init__(replica)
-        self.events_found = Events(pieces.begin, pieces.end)
+        self._events = Events(pieces.begin, pieces.end)
         self.probed: dict[str, Tensor] = {}
-        self.doubtful = torch.zeros(len(pieces), dtype=torch.bool, device=pieces.begin.device)
         self.peak_numel = 0
         self._structure, self._max_numel = structure, max_numel
         self._columns = {name: columns.start for name, columns in structure.layers.items()}
         self._last = structure.needed[-1]
-        self._probes, self._rounding, self._points = probes, rounding, points
+        self._probes, self._rounding = probes, rounding
+        self.switches = Switches(self._events, rounding, points)
         self._reach = 0.0
         self._has_convolved = False
         self._num_origins = 0
-        self._switches: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._first: list[Tensor] = []
 
     def run(self, inputs: Tensor) -> Any:
         """Pass both ends of each piece, all starts before all ends, through the model."""
         self._reach = float(self._rounding.reach(inputs).max())
         result = super().run(inputs)
-        self._doubt_close_switches()
+        self.switches.doubt_close()
         return result
 
-    def events(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return piece, position and unit of each switch (E,), in no particular order."""
-        piece, position, unit = (torch.cat(part) for part in zip(*self._switches, strict=True))
-        return piece, position, unit
-
-    def first_codes(self) -> Tensor:
-        """Return the code in which each piece begins, bool (P, N)."""
-        return torch.cat(self._first, dim=1)
+    @property
+    def doubtful(self) -> Tensor:
+        """Pieces on which a value can't be told from a threshold, or two switches from one, bool (P,)."""
+        return self._events.doubtful
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         """Find the switches of a layer, and bend its kinks."""
@@ -146,18 +140,18 @@ class KinksPass(Interception):
         plane, pieces = signal.plane, len(z) // 2
         slopes = None if layer == self._last else _slopes(call, thresholds, z[:1]).reshape(len(thresholds) + 1, *plane)
         begin, end = z.reshape(2, pieces, *plane).permute(0, 1, 3, 4, 2).reshape(2, -1, plane.channels)
-        length = (self.events_found.end - self.events_found.begin).repeat_interleave(plane.area)
+        length = (self._events.end - self._events.begin).repeat_interleave(plane.area)
         groups = {origin: group.boxes(plane.channels) for origin, group in signal.groups.items()}
         scan = self._scan([Cells.of(group, plane) for group in groups.values()], begin, (end - begin) / length[:, None])
         ends = scan.ends()
-        screen, absorbs = self._screen(layer, scan, ends, z, plane)
+        screen, absorbs = screen_of(self._rounding, layer, self._reach, scan, ends, z, plane)
         if layer is not None:
             self._probe(layer, scan, plane)
         sides = [Sides(scan, ends, threshold, screen) for threshold in thresholds]
         for side in sides:
-            self.doubtful[side.unsure // plane.area] = True
+            self._events.doubt(side.unsure // plane.area)
             if absorbs:
-                self.doubtful[side.on // plane.area] = True
+                self._events.doubt(side.on // plane.area)
         bends = Bends(scan, sides, z.new_zeros(len(thresholds) + 1, plane.channels) if slopes is None else _per_channel(slopes))
         born = self._cross(scan, sides, bends, plane, layer)
         if slopes is None:
@@ -171,32 +165,17 @@ class KinksPass(Interception):
         attach(result, Signal(plane, found))
         return result
 
-    def _screen(self, layer: str | None, scan: Scan, ends: Tensor, z: Tensor, plane: Plane) -> tuple[Tensor, bool]:
-        """Return how near a threshold values can't be told from it, (R, C) or (1, 1), and whether a 0 may hide a constant."""
-        if layer is None:
-            usual = z.new_ones(1)
-        else:
-            usual = self._rounding.screen(layer, z.new_ones(1, 1)).flatten() / SCREEN
-        if len(usual) > 1:
-            usual = usual.view(plane.channels, -1).T
-            in_rows = usual[scan.position % plane.area]
-            size = max(map(_largest, (scan.value / in_rows, ends / in_rows[scan.last], z.view(len(z), *usual.T.shape) / usual.T)))
-        else:
-            in_rows = usual.view(1, 1)
-            size = max(map(_largest, (scan.value, ends, z))) / float(usual)
-        size = usual.new_tensor(max(size, self._reach))
-        return SCREEN * size * in_rows, layer is not None and self._rounding.may_absorb(size)
-
     def _clamp(self, call: Call) -> Tensor:
         """Bend the kinks of a tensor at the bounds of a clamp."""
-        x, bounds = call.args[0], clamp_bounds(call.name, call.args[1:], call.kwargs)
+        x: Tensor = call.args[0]
+        bounds = clamp_bounds(call.name, call.args[1:], call.kwargs)
         if len(call.varying()) != 1 or any(isinstance(bound, Tensor) for bound in bounds) or call.kwargs.get("out") is not None:
             raise Unsupported("A clamp with a bound for each unit.")
-        result = self._bend(x, tuple(bounds), lambda z: call.of_rows({id(x): z}, len(x)))
+        thresholds = tuple(bound for bound in bounds if isinstance(bound, float))
+        result = self._bend(x, thresholds, lambda z: call.of_rows({id(x): z}, len(x)))
         if is_in_place(call.function, call.kwargs):
             self.overwrite(x, result)
-            return x
-        return result
+        return x if is_in_place(call.function, call.kwargs) else result
 
     def _pool(self, call: Call) -> Tensor:
         """Take the largest values of windows; where another place of a window wins, there is a new event."""
@@ -209,7 +188,7 @@ class KinksPass(Interception):
             raise Unsupported("A max pooling of volumes.")
         windows = Windows(call, plane, out)
         begin, end = x.reshape(2, -1, *plane).permute(0, 1, 3, 4, 2)
-        length = (self.events_found.end - self.events_found.begin).view(-1, 1, 1, 1)
+        length = (self._events.end - self._events.begin).view(-1, 1, 1, 1)
         groups = {origin: windows.of_boxes(group.boxes(plane.channels)) for origin, group in signal.groups.items()}
         value = windows.of_planes(begin, -torch.inf).reshape(len(begin) * out.area, -1)
         slope = windows.of_planes((end - begin) / length, 0.0).reshape(len(value), -1)
@@ -220,7 +199,7 @@ class KinksPass(Interception):
         pooled = self._kept(scan, groups, alive, kinks)
         if len(found.row):
             position = scan.position[found.row] % out.area
-            event = self.events_found.add(scan.pieces(found.row), found.t)
+            event = self._events.add(scan.pieces(found.row), found.t)
             pooled[self._num_origins] = Units(event, position // out.width, position % out.width, found.channel, found.kink)
             self._num_origins += 1
         largest = result[: len(begin)]
@@ -231,37 +210,28 @@ class KinksPass(Interception):
 
     def _scan(self, cells: list[Cells], value: Tensor, slope: Tensor) -> Scan:
         self._check_size((len(value) + sum(each.position.numel() for each in cells)) * value.shape[1])
-        return Scan(self.events_found, cells, value, slope)
+        return Scan(self._events, cells, value, slope)
 
     def _cross(self, scan: Scan, sides: list[Sides], bends: Bends, plane: Plane, layer: str | None) -> Units:
         """Note the switches of a layer, and return the kinks of its new events."""
-        lost = self.doubtful[scan.pieces()]
+        lost = self._events.doubtful[scan.pieces()]
         crossings = [side.crossings(lost) for side in sides]
         row, channel, t = (torch.cat([getattr(each, name) for each in crossings]) for name in ("row", "channel", "t"))
         piece, position = scan.pieces(row), scan.position[row] % plane.area
-        self.doubtful[piece[(t <= scan.t[row]) | (t >= scan.t_next[row])]] = True
+        self._events.doubt(piece[(t <= scan.t[row]) | (t >= scan.t_next[row])])
         unit = channel * plane.area + position
         if layer is not None:
-            t = self._united(layer, piece, t, unit, scan.slope[row, channel].abs())
+            t = self.switches.united(layer, piece, t, unit, scan.slope[row, channel].abs())
         column = self._columns.get(layer) if layer else None
         if column is not None:
             firsts = column + plane.numel * torch.arange(len(sides), device=row.device)
             offset = firsts.repeat_interleave(torch.tensor([len(each.row) for each in crossings], device=row.device))
-            self._switches.append((piece, t, unit + offset))
+            self.switches.add(piece, t, unit + offset)
             for side, first in zip(sides, firsts.tolist(), strict=True):
-                self._record_at_rows(scan, side, plane, first)
-        event = self.events_found.add(piece, t)
+                self.switches.add_at_rows(scan, side, plane, first)
+        event = self._events.add(piece, t)
         kink = torch.cat([bends.kink_of(number, each) for number, each in enumerate(crossings)])
         return Units(event, position // plane.width, position % plane.width, channel, kink)
-
-    def _record_at_rows(self, scan: Scan, side: Sides, plane: Plane, first: int) -> None:
-        """Note the first codes of a layer, and the switches that happen at an event of a layer before."""
-        bits = scan.by_position(side.left[: len(scan.last)]).view(-1, plane.area, plane.channels)
-        self._first.append(bits.transpose(1, 2).reshape(len(bits), -1))
-        if side.is_on:
-            row, channel = _odd(scan, *side.touches())
-            unit = channel * plane.area + scan.position[row] % plane.area
-            self._switches.append((scan.pieces(row), scan.t[row], unit + first))
 
     def _result(self, z: Tensor, plane: Plane, scan: Scan, bends: Bends, call: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the activation where pieces begin, and where they would end."""
@@ -274,7 +244,7 @@ class KinksPass(Interception):
         """Return kinks at the rows of a scan as boxes again, without those that are 0."""
         kept: dict[int, Group] = {}
         for (origin, boxes), row in zip(groups.items(), scan.cell_rows, strict=True):
-            keep = alive[row].view(len(boxes), -1).any(1) & ~self.doubtful[self.events_found.piece[boxes.event]]
+            keep = alive[row].view(len(boxes), -1).any(1) & ~self._events.doubtful[self._events.piece[boxes.event]]
             if bool(keep.all()):
                 some, rows = boxes, row
             else:
@@ -290,60 +260,10 @@ class KinksPass(Interception):
         rows = [scan.at(piece, t).T.flatten() for piece, t in zip(*(part.tolist() for part in self._probes), strict=True)]
         self.probed[layer] = torch.stack(rows) if rows else scan.value.new_empty(0, plane.numel)
 
-    def _united(self, layer: str, piece: Tensor, t: Tensor, unit: Tensor, slope: Tensor) -> Tensor:
-        """Give switches of a layer that are as close as rounding moves them one position."""
-        order = order_by(piece, t)
-        gap = (t[order[1:]] - t[order[:-1]]).where(piece[order[1:]] == piece[order[:-1]], torch.inf)
-        close = (gap > 0) & (gap <= MERGE_TOLERANCE)
-        if not bool(close.any()):
-            return t
-        some = order[torch.cat([close, close[:1] & False]) | torch.cat([close[:1] & False, close])]
-        here = (torch.cat([gap.new_tensor([torch.inf]), gap]) > MERGE_TOLERANCE).cumsum(0) - 1  # one point for all that are close
-        at = torch.empty_like(order)
-        at[order] = order[torch.searchsorted(here, here)]
-        terms = self._rounding.terms(layer, lambda noise, k: self._points(noise, piece[k], t[k]), at[some], unit[some])
-        spread = torch.zeros_like(t)
-        spread[some] = ROUNDED * terms / slope[some]
-        reach = spread[order[1:]] + spread[order[:-1]]
-        self.doubtful[piece[order[1:]][close & (gap > reach) & (gap * ROUNDED < CERTAIN * reach)]] = True
-        self.doubtful[piece[some[terms > self._rounding.absorbing]]] = True
-        is_first = torch.cat([torch.ones_like(close[:1]), (gap > reach) | ~((gap == 0) | close)])
-        united = torch.empty_like(t)
-        united[order] = t[order][is_first][is_first.cumsum(0) - 1]
-        return united
-
-    def _doubt_close_switches(self) -> None:
-        """Doubt pieces with switches of several layers that are closer than breakpoints are told apart."""
-        if not self._switches:
-            return
-        piece, position, _ = self.events()
-        order = order_by(piece, position)
-        piece, position = piece[order], position[order]
-        gap = position[1:] - position[:-1]
-        self.doubtful[piece[1:][(piece[1:] == piece[:-1]) & (gap > 0) & (gap <= MERGE_TOLERANCE)]] = True
-
     def _check_size(self, numel: int) -> None:
         self.peak_numel = max(self.peak_numel, numel)
         if numel > self._max_numel:
-            raise TooManyRows(len(self.events_found), numel)
-
-
-def _largest(values: Tensor) -> float:
-    """Return the largest magnitude."""
-    least, most = values.aminmax()
-    return max(-float(least), float(most))
-
-
-def _odd(scan: Scan, row: Tensor, channel: Tensor) -> tuple[Tensor, Tensor]:
-    """Return one of all rows that a position has at one t, if a channel's switches there (K,) do not cancel."""
-    order = order_by(scan.position[row] * scan.value.shape[1] + channel, scan.t[row])
-    row, channel = row[order], channel[order]
-    keys = torch.stack([scan.position[row].double(), channel.double(), scan.t[row]])
-    is_first = torch.ones_like(row, dtype=torch.bool)
-    is_first[1:] = (keys[:, 1:] != keys[:, :-1]).any(0)
-    counts = torch.bincount(is_first.cumsum(0) - 1)
-    keep = counts % 2 == 1
-    return row[is_first][keep], channel[is_first][keep]
+            raise TooManyRows(len(self._events), numel)
 
 
 def _geometry(boxes: Boxes, keep: Tensor) -> Boxes:

@@ -18,12 +18,14 @@ class Events:
     Attributes:
         piece: int64 (E,), the piece of each event.
         position: float64 (E,), t in (begin, end) of the piece.
+        doubtful: bool (P,), pieces on which a value can't be told from a threshold, or two switches from one.
     """
 
     def __init__(self, begin: Tensor, end: Tensor) -> None:
         self.begin, self.end = begin, end
         self.piece = torch.empty(0, dtype=torch.int64, device=begin.device)
         self.position = begin.new_empty(0)
+        self.doubtful = torch.zeros_like(begin, dtype=torch.bool)
         self._ranks: Tensor | None = None
 
     def __len__(self) -> int:
@@ -33,6 +35,10 @@ class Events:
     def num_pieces(self) -> int:
         """Number of pieces."""
         return len(self.begin)
+
+    def doubt(self, piece: Tensor) -> None:
+        """Note pieces (K,) as doubtful."""
+        self.doubtful[piece] = True
 
     def add(self, piece: Tensor, position: Tensor) -> Tensor:
         """Add events and return their numbers, int64 (K,), which ascend."""

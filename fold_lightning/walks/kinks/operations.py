@@ -192,7 +192,9 @@ def _each(value: Any, dims: int, other: int = 1) -> tuple[int, int]:
 
 
 _RULES: dict[str, Callable[[Call, Tensor], bool]] = {
-    **dict.fromkeys("view reshape flatten unflatten ravel squeeze unsqueeze contiguous clone detach data alias".split(), _reshape),
+    **dict.fromkeys(
+        "view reshape flatten unflatten ravel squeeze unsqueeze contiguous clone detach data alias".split(), _reshape
+    ),
     **dict.fromkeys("dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout identity".split(), _reshape),
     **dict.fromkeys("mul multiply rmul div divide true_divide truediv neg negative batch_norm".split(), _scale),
     **dict.fromkeys("add sub subtract rsub".split(), _add),

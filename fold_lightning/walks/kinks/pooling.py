@@ -53,21 +53,21 @@ class Winners:
         finite = self.largest.abs().amax()
         self._margin = TIE * float(finite)
         length = (scan.t_next - scan.t)[:, None]
-        self._first = self._best(torch.addcmul(scan.value, scan.slope, length / 2).unflatten(1, (elements, -1)))
+        middle, self._first = self._best(torch.addcmul(scan.value, scan.slope, length / 2).unflatten(1, (elements, -1)))
         self._final = self._first
-        value, slope = self._of(self._value, self._first), self._of(self._slope, self._first)
+        grown = self._of(self._slope, self._first).mul_(length / 2)
         at_end = scan.shifted(self.largest, _largest(scan.ends().unflatten(1, (elements, -1))))
-        changes = (value < self.largest - self._margin) | (torch.addcmul(value, slope, length) < at_end - self._margin)
+        changes = (middle - grown < self.largest - self._margin) | (middle + grown < at_end - self._margin)
         self.takeovers = self._follow(*changes.nonzero(as_tuple=True))
 
-    def _best(self, values: Tensor) -> Tensor:
-        """Return the number of the largest of values (R, K, C), uint8; of those as large up to rounding the first."""
+    def _best(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the largest of values (R, K, C) and its number, uint8; of those as large up to rounding the first."""
         best, number = values[:, 0], torch.zeros_like(values[:, 0], dtype=torch.uint8)
         for place in range(1, values.shape[1]):
             wins = values[:, place] > best + self._margin
             best = torch.where(wins, values[:, place], best)
             number.masked_fill_(wins, place)
-        return number
+        return best, number
 
     @staticmethod
     def _of(values: Tensor, number: Tensor) -> Tensor:

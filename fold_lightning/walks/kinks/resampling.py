@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fold_lightning.walks.kinks.boxes import Boxes, Plane, Signal
+from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal
 from fold_lightning.walks.kinks.calls import Call
 from fold_lightning.walks.kinks.windows import WindowAxis
 
@@ -51,12 +51,18 @@ class Resampling:
         rows, columns = by_row[:, :, x_place].T, by_column[:, y].T / everywhere[y, x_place]
         error = (rows @ noise[0] @ columns.T - mixed).abs().max()
         exact = error <= ALIKE * plane.area * mixed.abs().max()
-        return cls(rows.contiguous(), columns.contiguous(), plane, out) if bool(exact) and _covers(rows) and _covers(columns) else None
+        return (
+            cls(rows.contiguous(), columns.contiguous(), plane, out)
+            if bool(exact) and _covers(rows) and _covers(columns)
+            else None
+        )
 
     def __call__(self, signal: Signal) -> Signal:
         """Return the kinks behind the operation."""
-        groups = {origin: self._of_boxes(group.boxes(self._plane.channels)) for origin, group in signal.groups.items()}
-        return Signal(self._out, {origin: group for origin, group in groups.items()})
+        groups: dict[int, Group] = {}
+        for origin, group in signal.groups.items():
+            groups[origin] = self._of_boxes(group.boxes(self._plane.channels))
+        return Signal(self._out, groups)
 
     def _of_boxes(self, boxes: Boxes) -> Boxes:
         boxes = boxes.clipped(self._plane)

@@ -69,7 +69,9 @@ class Windows:
         seen = []
         for axis in range(len(sides)):
             size = sides[axis]
-            one_place = torch.eye(size, dtype=x.dtype, device=x.device).view(size, 1, *(size if a == axis else 1 for a in range(len(sides))))
+            one_place = torch.eye(size, dtype=x.dtype, device=x.device).view(
+                size, 1, *(size if a == axis else 1 for a in range(len(sides)))
+            )
             images = call.on_planes(one_place.expand(-1, 1, *sides).contiguous())
             images = images.movedim(axis + 2, 1).flatten(2)
             seen.append(WindowAxis.of((images != 0).any(2)))
@@ -84,7 +86,7 @@ class Windows:
     def of_planes(self, planes: Tensor, outside: float) -> Tensor:
         """Return what windows see of planes (B, height, width, C): (B, out height, out width, K, C)."""
         rows = planes.index_select(1, self._y.places.flatten().clamp(min=0)).unflatten(1, self._y.places.shape)
-        seen = rows.index_select(3, self._x.places.flatten().clamp(min=0)).unflatten(3, self._x.places.shape)
+        seen: Tensor = rows.index_select(3, self._x.places.flatten().clamp(min=0)).unflatten(3, self._x.places.shape)
         is_outside = (self._y.places < 0)[:, :, None, None] | (self._x.places < 0)
         seen = seen.masked_fill(is_outside[..., None], outside) if bool(is_outside.any()) else seen
         return seen.transpose(2, 3).flatten(3, 4)
