@@ -131,6 +131,16 @@ def test_kinks_are_convolved_as_whole_planes(seed: int) -> None:
         assert torch.allclose(convolution(group).rows(Plane(*whole.shape[1:])), expected, rtol=0, atol=1e-12)
 
 
+def test_a_small_segment_beside_a_large_one_keeps_its_switches() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 4, 3, bias=False), nn.ReLU())
+    start, end = (x.double() for x in segments(2))
+    large = segment_walks(model, start, end)
+    scale = torch.tensor([1.0, 1e-14]).double().view(-1, 1, 1, 1)
+    walks = segment_walks(model, scale * start, scale * end)
+    assert walks.exact.all() and joined(walks) == joined(large)
+
+
 def joined(walks: Walks) -> list[tuple[int, int]]:
     return list(zip(walks.segment.tolist(), walks.unit.tolist(), strict=True))
 

@@ -37,6 +37,9 @@ from fold_lightning.walks.kinks.windows import Windows
 from fold_lightning.walks.pieces import Pieces
 from fold_lightning.walks.piecewise_bends import clamp_bounds
 
+SMALL = 1e-3
+"""Share of the largest inputs of a pass below which others are left out: rounding of the large ones would stand for theirs."""
+
 
 class KinksPass(Interception):
     """A forward pass over pieces of segments that carries kinks.
@@ -81,7 +84,9 @@ class KinksPass(Interception):
 
     def run(self, inputs: Tensor) -> Any:
         """Pass both ends of each piece, all starts before all ends, through the model."""
-        self._reach = float(self._rounding.reach(inputs).max())
+        reach = torch.maximum(*self._rounding.reach(inputs).squeeze(1).chunk(2))
+        self._reach = float(reach.max())
+        self._events.doubt((reach < SMALL * self._reach).nonzero().squeeze(1))
         result = super().run(inputs)
         self.switches.doubt_close()
         return result
