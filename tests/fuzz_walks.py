@@ -1,19 +1,21 @@
 """Walks segments of random networks by the engine that suits them and by the growing batch, and compares all there is.
 
 python tests/fuzz_walks.py --networks 500                        # seeds 0 to 499; exits with 1 if anything is wrong
-python tests/fuzz_walks.py --networks 200 --seed 1000 --kind convolutional
+python tests/fuzz_walks.py --networks 200 --seed 1000 --kind ties   # beside exact rational arithmetic
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 import time
 import warnings
 from collections import Counter
 
 import torch
-from convolutional_models import RandomConvolutional
+from convolutional_models import RandomConvolutional, integer_convolutional
+from reference import layers_of, rational_codes
 from torch import Tensor, nn
 
 from fold_lightning import segment_walks, walk_length, walk_range
@@ -56,6 +58,19 @@ def compare_convolutional(seed: int) -> tuple[list[str], Walks]:
     return _compare(random.network, start, end)
 
 
+def compare_ties(seed: int) -> tuple[list[str], Walks]:
+    """Walk integer segments of a small convolutional network, and compare with exact rational arithmetic."""
+    model, start, end = integer_convolutional(seed)
+    layers, _ = layers_of(copy.deepcopy(model), tuple(start.shape[1:]))
+    walks = segment_walks(model, start, end)
+    wrong = []
+    for i in range(len(start)):
+        _, codes = rational_codes(layers, *(x[i].flatten().int().tolist() for x in (start, end)))
+        if walks.codes(i).tolist() != [list(code) for code in codes]:
+            wrong.append(f"codes of segment {i}")
+    return wrong, walks
+
+
 def _compare(network: nn.Module, start: Tensor, end: Tensor) -> tuple[list[str], Walks]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -64,7 +79,7 @@ def _compare(network: nn.Module, start: Tensor, end: Tensor) -> tuple[list[str],
     return differences(walks, other), walks
 
 
-KINDS = {"convolutional": compare_convolutional}
+KINDS = {"convolutional": compare_convolutional, "ties": compare_ties}
 
 
 def main() -> int:
