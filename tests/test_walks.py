@@ -51,8 +51,9 @@ def assert_calls_itself_exact(model: nn.Module, walks: Walks) -> None:
 
 @pytest.fixture(params=["one pass", "refinement"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each test runs on the growing batch, and on the plain passes that stand in where it fails."""
+    """Each test runs on kinks or the growing batch, and on the plain passes that stand in where these fail."""
     if request.param == "refinement":
+        monkeypatch.setattr(scheduler, "KinksPass", _fails)
         monkeypatch.setattr(scheduler, "GrowingBatch", _fails)
     return str(request.param)
 
@@ -689,7 +690,7 @@ class TestMistakes:
             segment_walks(self.model, self.x, self.x, num_points=100)
         with pytest.raises(ValueError, match="`max_bytes` must be an integer of at least 1"):
             segment_walks(self.model, self.x, self.x, max_bytes=0)
-        with pytest.raises(ValueError, match="`engine` must be one of 'growing batch', .*got 'fast'"):
+        with pytest.raises(ValueError, match="`engine` must be one of 'kinks', 'growing batch', .*got 'fast'"):
             segment_walks(self.model, self.x, self.x, engine="fast")
 
     def test_no_activation(self) -> None:

@@ -37,6 +37,7 @@ class ModelStructure:
     Attributes:
         thresholds: Activation name -> its thresholds.
         units: Activation name -> units of one input, before thresholds are counted.
+        dims: Activation name -> dimensions of its pre-activations.
         batch_dims: Activation name -> dimension of its pre-activations along which the inputs lie.
         counted: The activations whose bits count.
         unknown: Operations before the last counted activation that are not known to be piecewise linear -> place of the call.
@@ -50,6 +51,7 @@ class ModelStructure:
 
     thresholds: dict[str, Thresholds]
     units: dict[str, int]
+    dims: dict[str, int]
     batch_dims: dict[str, int]
     counted: tuple[str, ...]
     unknown: dict[str, str]
@@ -200,6 +202,7 @@ def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructu
     structure = ModelStructure(
         thresholds={name: met.thresholds for name, met in first.met.items()},
         units={name: met.z.numel() // 2 for name, met in first.met.items()},
+        dims={name: met.z.dim() for name, met in first.met.items()},
         batch_dims={},
         counted=counted,
         unknown=last.unknown | outside,

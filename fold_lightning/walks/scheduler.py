@@ -5,7 +5,6 @@ Each piece begins with the engine that suits the network, and what that does not
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -17,15 +16,17 @@ from fold_lightning.activations.codes import TENSORS_AT_ONCE, LayerPass
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.registry import Thresholds
-from fold_lightning.activations.rounding import Noise, Rounding
+from fold_lightning.activations.rounding import ROUNDED, SCREEN, Noise, Rounding
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.estimate import is_dearer_exactly
 from fold_lightning.walks.growing_batch import GrowingBatch, TooManyRows
+from fold_lightning.walks.kinks import KinksPass
+from fold_lightning.walks.piece_queue import PieceQueue
 from fold_lightning.walks.pieces import Pieces, PieceWalks, join
 from fold_lightning.walks.refinement import Samples, refine
 from fold_lightning.walks.smooth import walk_smooth
 from fold_lightning.walks.sparse import set_bits
-from fold_lightning.walks.walks import CURVED_REFINEMENT, ENGINES, GROWING_BATCH, REFINEMENT, Walks
+from fold_lightning.walks.walks import CURVED_REFINEMENT, ENGINES, GROWING_BATCH, KINKS, REFINEMENT, Walks
 
 MOST_CHECKS = 2
 """Points of each piece at which the pre-activations that a pass implies are compared with a plain forward pass."""
@@ -47,6 +48,12 @@ SHORTEST_PIECE = 1e-9
 
 FILLED = 0.8
 """How much of the memory pieces are to take, by what those before took of it: a pass that it does not hold is in vain."""
+
+SWITCHING = 0.2
+"""Usual share of a network's units that switch on a segment."""
+
+CONE_GAIN = 16.0
+"""Usual ratio of all values at all breakpoints to those that bend there, for a first guess: 5 in deep networks, 50 in flat ones."""
 
 
 class PieceScheduler:
@@ -74,24 +81,26 @@ class PieceScheduler:
         self._start, self._end = start, end
         self._engine = engine
         self._engines: dict[int, Callable[[Pieces], tuple[PieceWalks | None, Tensor]]] = {
+            KINKS: self._by_kinks,
             GROWING_BATCH: self._in_one_pass,
             REFINEMENT: self._refined,
             CURVED_REFINEMENT: self._curved,
         }
         self._max_numel = max(16 * structure.widest, max_bytes // (8 * TENSORS_AT_ONCE))
-        self._numel_at_once = FILLED * self._max_numel
-        self._density: float = FIRST_GUESS * structure.widest
-        self._has_walked = False
+        self._queues = self._empty_queues()
+        self._takes_kinks = True
         self._notes: dict[int, str] = {}
         self._random = torch.Generator().manual_seed(0)
         self._rounding = Rounding(replica, structure, torch.cat([start[:FIRST_ENDS], end[:FIRST_ENDS]]))
 
     def walks(self) -> Walks:
         """Return the walks of all segments."""
-        todo = [(engine, pieces) for engine, pieces in self._first_choices() if len(pieces)]
+        for engine, pieces in self._first_choices():
+            self._queues[engine].add(pieces)
         done: list[tuple[Pieces, PieceWalks]] = []
-        while todo:
-            self._go_on(todo, done)
+        for engine, queue in self._queues.items():
+            while queue:
+                self._go_on(engine, done)
         parts, found = (list(each) for each in zip(*done, strict=True))
         pieces = Pieces.concatenate(parts)
         return join(pieces, PieceWalks.concatenate(found), len(self._start), self._structure, self._notes)
@@ -104,27 +113,39 @@ class PieceScheduler:
             return [(list(ENGINES).index(self._engine), pieces)]
         if self._structure.unknown:
             places = ", ".join(f"{name} in {place}" for name, place in self._structure.unknown.items())
-            self._density = FIRST_GUESS * max(self._structure.widest, self._structure.num_units)
             self._note(CURVED_REFINEMENT, f"Not known to be piecewise linear: {places}.")
             return [(CURVED_REFINEMENT, pieces)]
         is_curved = is_dearer_exactly(self._replica, self._structure, self._start, self._end)
         if bool(is_curved.any()):
             self._note(CURVED_REFINEMENT, "To follow the units that count alone is estimated to cost less than an exact walk.")
-        return [(GROWING_BATCH, pieces[~is_curved]), (CURVED_REFINEMENT, pieces[is_curved])]
+        first = KINKS if has_planes(self._structure) else GROWING_BATCH
+        return [(first, pieces[~is_curved]), (CURVED_REFINEMENT, pieces[is_curved])]
 
-    def _go_on(self, todo: list[tuple[int, Pieces]], done: list[tuple[Pieces, PieceWalks]]) -> None:
-        """Walk the pieces that come next; what their engine does not take is left to the next engine."""
-        engine, pieces = self._next(todo)
+    def _empty_queues(self) -> dict[int, PieceQueue]:
+        """Return a queue for each engine, which knows how much memory its passes usually take."""
+        structure, numel = self._structure, FILLED * self._max_numel
+        dense = FIRST_GUESS * structure.widest
+        in_boxes = SWITCHING * structure.num_units * structure.widest / CONE_GAIN
+        curved = FIRST_GUESS * max(structure.widest, structure.num_units)
+        return {
+            KINKS: PieceQueue(numel, in_boxes, fixed=2 * structure.widest, cuts_first=True),
+            GROWING_BATCH: PieceQueue(numel, dense),
+            REFINEMENT: PieceQueue(numel, dense),
+            CURVED_REFINEMENT: PieceQueue(numel, curved),
+        }
+
+    def _go_on(self, engine: int, done: list[tuple[Pieces, PieceWalks]]) -> None:
+        """Walk the pieces of an engine that come next; what it does not take is left to the next engine."""
+        pieces = self._queues[engine].take()
         try:
             found, is_taken = self._engines[engine](pieces)
         except TooManyRows as error:
-            self._density = max(self._density, error.numel / float(pieces.length.sum()))
-            todo.append((engine, pieces if len(pieces) > 1 else pieces.cut(max(2, self._parts(pieces)))))
+            self._queues[engine].take_back(pieces, error.numel)
             return
         if found is not None:
             done.append((pieces[is_taken], found.of(is_taken)))
         if not bool(is_taken.all()):
-            todo.append((engine + 1, pieces[~is_taken]))
+            self._queues[engine + 1].add(pieces[~is_taken])
 
     def _note(self, engine: int, reason: str) -> None:
         """Keep the first reason why segments are left to an engine."""
@@ -139,19 +160,38 @@ class PieceScheduler:
         """Layers whose units differ too much in size for one tolerance."""
         return [layer for layer in self._structure.needed if not self._rounding.is_even(layer)]
 
-    def _next(self, todo: list[tuple[int, Pieces]]) -> tuple[int, Pieces]:
-        """Take an engine and as many of its pieces as fit the memory, by what those before took."""
-        engine, pieces = todo.pop()
-        if self._has_walked and self._parts(pieces[:1]) > 1:
-            pieces = Pieces.concatenate([pieces[:1].cut(self._parts(pieces[:1])), pieces[1:]])
-        fit = max(1, int((self._density * pieces.length.cumsum(0) <= self._numel_at_once).sum()))
-        if len(pieces) > fit:
-            todo.append((engine, pieces[fit:]))
-        return engine, pieces[:fit]
-
-    def _parts(self, piece: Pieces) -> int:
-        """Return into how many parts a piece has to be cut."""
-        return math.ceil(self._density * float(piece.length) / self._numel_at_once)
+    def _by_kinks(self, pieces: Pieces) -> tuple[PieceWalks | None, Tensor]:
+        """Return what a pass found that carries kinks, and of which pieces it is sure."""
+        nothing = None, torch.zeros_like(pieces.segment, dtype=torch.bool)
+        if not self._takes_kinks or (len(pieces) == 1 and float(pieces.length) < SHORTEST_PIECE):
+            return nothing
+        probes = self._random_points(pieces)
+        ends = torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)])
+        try:
+            one_pass = KinksPass(
+                *(self._replica, self._structure, pieces, self._max_numel, probes, self._rounding),
+                lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
+            )
+            one_pass.run(ends)
+            is_sure = self._verified(pieces, probes, one_pass.probed) & ~one_pass.doubtful
+        except TooManyRows:
+            raise
+        except Exception as error:  # whatever a model does that kinks do not pass, a batch that grows may
+            self._note(GROWING_BATCH, f"Kinks do not pass the model: {str(error) or type(error).__name__}")
+            self._takes_kinks = False
+            return nothing
+        self._queues[KINKS].learn(pieces, one_pass.peak_numel)
+        if not bool(is_sure.all()):
+            self._note(GROWING_BATCH, "Kinks do not tell some values from a threshold, or some switches from each other.")
+        found = PieceWalks(
+            *one_pass.switches.all(),
+            first_codes=one_pass.switches.first_codes(),
+            exact=is_sure,
+            complete=torch.ones_like(is_sure),
+            resolution=torch.full_like(pieces.begin, MERGE_TOLERANCE),
+            engine=torch.full_like(pieces.segment, KINKS),
+        )
+        return found, is_sure
 
     def _in_one_pass(self, pieces: Pieces) -> tuple[PieceWalks | None, Tensor]:
         """Return what one pass over a growing batch found, and on which pieces it was verified."""
@@ -174,7 +214,7 @@ class PieceScheduler:
         except Exception as error:  # whatever a model does with a batch that grows, plain passes over points do not meet it
             self._note(REFINEMENT, f"The model does not take a batch that grows: {str(error) or type(error).__name__}")
             return None, torch.zeros_like(pieces.segment, dtype=torch.bool)
-        self._density, self._has_walked = one_pass.peak_numel / float(pieces.length.sum()), True
+        self._queues[GROWING_BATCH].learn(pieces, one_pass.peak_numel)
         if bool(one_pass.doubtful.any()):
             self._note(
                 GROWING_BATCH, "Some pre-activations are near a threshold, or some switches together, up to rounding alone."
@@ -244,7 +284,8 @@ class PieceScheduler:
         def compare(layer: str, thresholds: Thresholds, z: Tensor) -> None:
             actual = self._structure.per_input(layer, z, len(piece))
             error = (actual - implied[layer][: len(piece)]).abs()
-            point, unit = set_bits(error > VALUE_TOLERANCE * actual.abs())
+            rounding = ROUNDED / SCREEN * self._rounding.screen(layer, self._rounding.size(layer, actual))
+            point, unit = set_bits(error > torch.maximum(VALUE_TOLERANCE * actual.abs(), rounding))
             apart.append((layer, point, unit, error[point, unit]))
 
         segment = pieces.segment[piece]
@@ -256,3 +297,12 @@ class PieceScheduler:
                 )
                 verified[piece[point[error > VALUE_TOLERANCE * terms]]] = False
         return verified
+
+
+def has_planes(structure: ModelStructure) -> bool:
+    """Return whether a switch may bend a part of a layer alone, so that kinks are cheaper than whole layers at each breakpoint.
+
+    A switch of a fully connected layer bends all units of the next.
+    """
+    dims = [structure.dims[layer] for layer in structure.needed]
+    return not structure.unknown and not structure.is_row_by_row and any(number in (3, 4) for number in dims)

@@ -39,7 +39,9 @@ def segment_walks(
 
     "exact" meets every region on a segment once, as "The Space Between" (Lewandowski et al. 2025) asks of a sampling. Where
     the network is known to be piecewise linear (affine operations, max pooling, clamps, ReLU and its kin) it finds the
-    breakpoints layer by layer like ExactLine (Sotoudeh and Thakur 2019), and `Walks.exact` is True.
+    breakpoints layer by layer like ExactLine (Sotoudeh and Thakur 2019), and `Walks.exact` is True. A switch of a convolutional
+    network changes slopes in a part of each plane alone: there these changes are carried from layer to layer, not whole layers at
+    each breakpoint, which is this project's own.
 
     Where the network curves (smooth activations, normalisation, attention, products) or does what is not known, intervals are
     refined until every unit either keeps clear of its threshold or passes it once, and crossings are then located to 1e-10 in

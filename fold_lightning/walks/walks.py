@@ -10,6 +10,7 @@ from torch import Tensor
 from fold_lightning.activations.layers import Patterns, columns, select_layers
 
 ENGINES = {
+    "kinks": "kinks in boxes of planes",
     "growing batch": "one pass over a growing batch",
     "refinement": "refinement by plain passes",
     "curved refinement": "refinement of a network that curves",
@@ -17,7 +18,7 @@ ENGINES = {
 }
 """Ways to walk a segment, from the first choice to the last: name -> description."""
 
-GROWING_BATCH, REFINEMENT, CURVED_REFINEMENT, UNIFORM = range(len(ENGINES))
+KINKS, GROWING_BATCH, REFINEMENT, CURVED_REFINEMENT, UNIFORM = range(len(ENGINES))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,5 @@
+"""Exact walks of convolutional networks by kinks in boxes of their planes."""
+
+from fold_lightning.walks.kinks.engine import KinksPass
+
+__all__ = ["KinksPass"]

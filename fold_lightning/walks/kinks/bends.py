@@ -1,0 +1,204 @@
+"""Activations of kinks: where values cross thresholds, and what becomes of the kinks on both sides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fold_lightning.activations.rounding import ROUNDED, SCREEN, Rounding
+from fold_lightning.walks.kinks.boxes import Plane
+from fold_lightning.walks.kinks.scan import Scan
+from fold_lightning.walks.sparse import any_set, set_bits
+
+ON = ROUNDED / SCREEN
+"""Share of its screen below which a value is on a threshold: what rounding leaves of values that are there over an interval."""
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """K places where units pass a threshold between two rows.
+
+    Attributes:
+        row: int64 (K,), the row before.
+        channel: int64 (K,).
+        t: float64 (K,), where.
+    """
+
+    row: Tensor
+    channel: Tensor
+    t: Tensor
+
+
+class Sides:
+    """On which side of one threshold values are in each interval of a scan.
+
+    A value that is on the threshold at a row, up to rounding, is below it beside an interval at whose other end it is not above.
+
+    Args:
+        scan: The scan.
+        ends: Values where pieces end (N, C).
+        threshold: The threshold.
+        screen: Distance from the threshold within which a value can't be told from it, unless it is all but there, (R, C) or (1, 1).
+
+    Attributes:
+        left: bool (R, C), whether values are above just behind each row.
+        right: bool (R, C), whether they are just before the next one.
+        unsure: int64, positions of values that can't be told from the threshold.
+        on: int64, positions of values that are on the threshold.
+        is_on: Whether there are any.
+    """
+
+    def __init__(self, scan: Scan, ends: Tensor, threshold: float, screen: Tensor) -> None:
+        self._scan, self.threshold = scan, threshold
+        above, on, unsure = _compare(scan.value, threshold, screen)
+        above_at_end, on_at_end, unsure_at_end = _compare(ends, threshold, screen if len(screen) == 1 else screen[scan.last])
+        at_end = scan.last[unsure_at_end]
+        self.unsure = scan.position[torch.cat([unsure, at_end])]
+        self.left, self.right = above, scan.shifted(above, above_at_end)
+        self.on = self.unsure[:0]
+        self.is_on = on is not None or on_at_end is not None
+        if self.is_on:
+            on = torch.zeros_like(above) if on is None else on
+            on_at_end = torch.zeros_like(above_at_end) if on_at_end is None else on_at_end
+            self.on = scan.position[torch.cat([on.any(1).nonzero().squeeze(1), scan.last[on_at_end.any(1)]])]
+            on_right = scan.shifted(on, on_at_end)
+            self.left, self.right = above | (on & self.right), self.right | (on_right & above)
+
+    def crossings(self, lost: Tensor) -> Crossing:
+        """Return where values pass the threshold between two rows, but for rows (R,) of pieces that are lost."""
+        scan = self._scan
+        row, channel = set_bits(self.left ^ self.right)
+        keep = ~lost[row]
+        row, channel = row[keep], channel[keep]
+        before = scan.value[row, channel] - self.threshold
+        length = (scan.t_next - scan.t)[row]
+        change = scan.slope[row, channel] * length
+        return Crossing(row, channel, scan.t[row] - before / change * length)
+
+    def touches(self) -> tuple[Tensor, Tensor]:
+        """Return rows and channels (K,) of values that are above on one side of a row and not on the other."""
+        scan = self._scan
+        row = (scan.previous >= 0).nonzero().squeeze(1)
+        some, channel = (self.right[scan.previous[row]] ^ self.left[row]).nonzero(as_tuple=True)
+        return row[some], channel
+
+
+def _compare(values: Tensor, threshold: float, screen: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return which values (R, C) are above a threshold, which are on it (None for none), and rows of those that can't be told."""
+    above, not_below = values > threshold + screen, values >= threshold - screen
+    near = above ^ not_below
+    if not any_set(near):
+        return above, None, torch.empty(0, dtype=torch.int64, device=values.device)
+    row, channel = set_bits(near)
+    distance = values[row, channel] - threshold
+    is_on = distance.abs() <= ON * screen.expand_as(values)[row, channel]
+    above[row, channel] = (distance > 0) & ~is_on
+    on = torch.zeros_like(above)
+    on[row, channel] = is_on
+    return above, on, row[~is_on]
+
+
+class Bends:
+    """What an activation with one or more thresholds does to the kinks of a scan.
+
+    Args:
+        scan: The scan, whose kinks it overwrites.
+        sides: Sides of each threshold, ascending.
+        slopes: float64 (T + 1, C), slopes of the activation below, between and above its thresholds.
+    """
+
+    def __init__(self, scan: Scan, sides: list[Sides], slopes: Tensor) -> None:
+        self._scan, self._sides, self._slopes = scan, sides, slopes
+
+    def kink_of(self, number: int, crossing: Crossing) -> Tensor:
+        """Return the change of slope behind the activation where values cross a threshold."""
+        slope = self._scan.slope[crossing.row, crossing.channel]
+        step = (self._slopes[number + 1] - self._slopes[number])[crossing.channel]
+        return step * slope.abs()
+
+    def apply(self) -> Tensor:
+        """Turn the scan's kinks into those behind the activation, and return which rows have some, bool (R + 1,)."""
+        scan, kink = self._scan, self._scan.kink[:-1]
+        touched = self._touched_kinks()
+        if len(self._sides) == 1 and not bool(self._slopes[0].any()):
+            left = self._sides[0].left
+            kink.masked_fill_(~left, 0.0)
+            if bool((self._slopes[1] != 1).any()):
+                kink.mul_(self._slopes[1])
+            is_alive = left.any(1)
+        else:
+            kink.mul_(self._slopes_at(slice(None)))
+            is_alive = torch.ones(len(kink), dtype=torch.bool, device=kink.device)
+        for row, channel, change in touched:
+            kink[row, channel] = change
+            is_alive[row] = True
+        is_alive[: len(scan.last)] = False
+        return F.pad(is_alive, (0, 1))
+
+    def first_slopes(self) -> Tensor:
+        """Return the slope of the activation where each piece begins, float64 (N, C) in the order of the first rows."""
+        return self._slopes_at(slice(len(self._scan.last)))
+
+    def _slopes_at(self, rows: slice) -> Tensor:
+        """Return the slope of the activation just behind rows."""
+        slopes = self._slopes[0]
+        for number, side in enumerate(self._sides):
+            slopes = torch.where(side.left[rows], self._slopes[number + 1], slopes)
+        return slopes
+
+    def _touched_kinks(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return rows, channels and changes of slope where values lie on a threshold at a row."""
+        found = []
+        for side in self._sides:
+            if side.is_on:
+                row, channel = side.touches()
+                before = self._scan.previous[row]
+                after = self._slope_of(row, channel, "left") * self._scan.slope[row, channel]
+                found.append(
+                    (row, channel, after - self._slope_of(before, channel, "right") * self._scan.slope[before, channel])
+                )
+        return found
+
+    def _slope_of(self, row: Tensor, channel: Tensor, end: str) -> Tensor:
+        """Return the slope of the activation of values (K,) beside rows (K,)."""
+        region = sum(getattr(side, end)[row, channel].long() for side in self._sides)
+        return self._slopes[region, channel]
+
+
+def screen_of(
+    rounding: Rounding, layer: str | None, reach: float, scan: Scan, ends: Tensor, z: Tensor, plane: Plane
+) -> tuple[Tensor, bool]:
+    """Return how near a threshold values can't be told from it, and whether a constant may be lost in values that are on it.
+
+    Args:
+        rounding: Rounding of the model.
+        layer: The layer; None for values that no layer counts.
+        reach: How large inputs are, as a multiple of usual ones.
+        scan: Scan of the values.
+        ends: Values where pieces end (N, C).
+        z: Values of the rows of the pass (B, ...).
+        plane: Their plane.
+
+    Returns:
+        Distances for the rows of the scan, (R, C), or (1, 1) where one is good for all, and whether constants may be lost.
+    """
+    usual = z.new_ones(1) if layer is None else rounding.screen(layer, z.new_ones(1, 1)).flatten() / SCREEN
+    if len(usual) > 1:
+        by_position = usual.view(plane.channels, -1).T
+        in_rows = by_position[scan.position % plane.area]
+        rows = z.view(len(z), plane.channels, -1) / by_position.T
+        largest = max(map(_largest, (scan.value / in_rows, ends / in_rows[scan.last], rows)))
+    else:
+        in_rows = usual.view(1, 1)
+        largest = max(map(_largest, (scan.value, ends, z))) / float(usual)
+    size = usual.new_tensor(max(largest, reach))
+    return SCREEN * size * in_rows, layer is not None and rounding.may_absorb(size)
+
+
+def _largest(values: Tensor) -> float:
+    """Return the largest magnitude."""
+    least, most = values.aminmax()
+    return max(-float(least), float(most))

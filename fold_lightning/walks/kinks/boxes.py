@@ -1,0 +1,271 @@
+"""Kinks of events in boxes of a plane.
+
+An event bends the values of a layer in a small part of its plane alone, which grows from layer to layer. Its kinks, the changes of
+slope there, are kept for that part: a box with all channels, or a single unit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Plane(NamedTuple):
+    """Shape of one input's values: C channels of height x width; vectors have one position, sequences one column."""
+
+    channels: int
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...]) -> Plane:
+        """Return the plane of values of a shape (C, ...) without the batch dimension."""
+        channels, *sides = shape or (1,)
+        return cls(channels, *sides) if len(sides) == 2 else cls(channels, prod(sides), 1)
+
+    @property
+    def area(self) -> int:
+        """Number of positions."""
+        return self.height * self.width
+
+    @property
+    def numel(self) -> int:
+        """Number of values."""
+        return self.channels * self.area
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Kinks of E events, each in a box.
+
+    Attributes:
+        event: int64 (E,), numbers of events, ascending.
+        y: int64 (E,), where in the plane each box begins; it may reach beyond the plane.
+        x: int64 (E,).
+        kinks: float64 (E, h, w, C), changes of slope.
+        is_clipped: Whether kinks outside the plane are 0.
+    """
+
+    event: Tensor
+    y: Tensor
+    x: Tensor
+    kinks: Tensor
+    is_clipped: bool = True
+
+    def __len__(self) -> int:
+        return len(self.event)
+
+    def __getitem__(self, index: slice | Tensor) -> Boxes:
+        return Boxes(self.event[index], self.y[index], self.x[index], self.kinks[index], self.is_clipped)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of a box."""
+        return self.kinks.shape[1], self.kinks.shape[2]
+
+    @property
+    def numel(self) -> int:
+        """Number of kinks."""
+        return self.kinks.numel()
+
+    def boxes(self, channels: int) -> Boxes:
+        """Return the same."""
+        return self
+
+    def positions(self, plane: Plane) -> Tensor:
+        """Return the position in the plane of each place in the boxes, int64 (E, h, w); -1 outside."""
+        device = self.y.device
+        y = self.y[:, None] + torch.arange(self.sides[0], device=device)
+        x = self.x[:, None] + torch.arange(self.sides[1], device=device)
+        inside = ((y >= 0) & (y < plane.height))[:, :, None] & ((x >= 0) & (x < plane.width))[:, None]
+        return torch.where(inside, y[:, :, None] * plane.width + x[:, None], -1)
+
+    def clipped(self, plane: Plane) -> Boxes:
+        """Return boxes without kinks outside the plane."""
+        if self.is_clipped:
+            return self
+        outside = self.positions(plane) < 0
+        kinks = self.kinks.masked_fill(outside[..., None], 0.0) if bool(outside.any()) else self.kinks
+        return Boxes(self.event, self.y, self.x, kinks)
+
+    def moved(self, y: Tensor, x: Tensor, height: int, width: int) -> Boxes:
+        """Return the kinks in other boxes, which begin at y (E,), x (E,); what lies outside those is left out."""
+        kinks = self.kinks.new_zeros(len(self), height, width, self.kinks.shape[-1])
+        place = self.places_in(y, x, height, width)
+        inside = place >= 0
+        source = self.kinks.reshape(-1, self.kinks.shape[-1])
+        target = kinks.view(-1, kinks.shape[-1])
+        if bool(inside.all()):
+            target.index_copy_(0, place.flatten(), source)
+        else:
+            target.index_copy_(0, place[inside], source[inside.flatten()])
+        return Boxes(self.event, y, x, kinks, self.is_clipped)
+
+    def places_in(self, y: Tensor, x: Tensor, height: int, width: int, row: Tensor | None = None) -> Tensor:
+        """Return the places that this one's have in a tensor of other boxes (N, height, width), int64 (E, h, w); -1 outside.
+
+        Args:
+            y: int64 (E,), where those boxes begin.
+            x: int64 (E,).
+            height: Their height.
+            width: Their width.
+            row: int64 (E,), numbers of those boxes; None numbers them as these.
+        """
+        device = self.y.device
+        row = torch.arange(len(self), device=device) if row is None else row
+        inner_y = (self.y - y)[:, None] + torch.arange(self.sides[0], device=device)
+        inner_x = (self.x - x)[:, None] + torch.arange(self.sides[1], device=device)
+        inside = ((inner_y >= 0) & (inner_y < height))[:, :, None] & ((inner_x >= 0) & (inner_x < width))[:, None]
+        place = ((row[:, None] * height + inner_y)[:, :, None] * width) + inner_x[:, None]
+        return torch.where(inside, place, -1)
+
+    def widened(self, plane: Plane, rows: bool, columns: bool) -> Boxes:
+        """Return boxes that cover the whole height of the plane, its whole width, or both."""
+        rows &= not (self.sides[0] == plane.height and not bool(self.y.any()))
+        columns &= not (self.sides[1] == plane.width and not bool(self.x.any()))
+        if not (rows or columns):
+            return self
+        y, height = (torch.zeros_like(self.y), plane.height) if rows else (self.y, self.sides[0])
+        x, width = (torch.zeros_like(self.x), plane.width) if columns else (self.x, self.sides[1])
+        return self.moved(y, x, height, width)
+
+    def whole(self, plane: Plane) -> Boxes:
+        """Return boxes that are the plane."""
+        return self.widened(plane, True, True)
+
+    def rows(self, plane: Plane) -> Tensor:
+        """Return the kinks as rows of a batch, float64 (E, C, height, width)."""
+        return self.whole(plane).kinks.permute(0, 3, 1, 2).contiguous()
+
+    @classmethod
+    def of_rows(cls, event: Tensor, rows: Tensor) -> Boxes:
+        """Return boxes of kinks (E, C, height, width) of whole planes."""
+        zero = torch.zeros_like(event)
+        return cls(event, zero, zero, rows.permute(0, 2, 3, 1).contiguous())
+
+
+@dataclass(frozen=True)
+class Units:
+    """Kinks of E events, each of a single unit.
+
+    Attributes:
+        event: int64 (E,), numbers of events, ascending.
+        y: int64 (E,), the unit's place in the plane.
+        x: int64 (E,).
+        channel: int64 (E,).
+        kink: float64 (E,), its change of slope.
+    """
+
+    event: Tensor
+    y: Tensor
+    x: Tensor
+    channel: Tensor
+    kink: Tensor
+
+    def __len__(self) -> int:
+        return len(self.event)
+
+    def __getitem__(self, index: slice | Tensor) -> Units:
+        return Units(self.event[index], self.y[index], self.x[index], self.channel[index], self.kink[index])
+
+    @property
+    def numel(self) -> int:
+        """Number of kinks."""
+        return len(self)
+
+    def boxes(self, channels: int) -> Boxes:
+        """Return boxes of one position."""
+        kinks = self.kink.new_zeros(len(self), channels).scatter_(1, self.channel[:, None], self.kink[:, None])
+        return Boxes(self.event, self.y, self.x, kinks.view(len(self), 1, 1, channels))
+
+    def rows(self, plane: Plane) -> Tensor:
+        """Return the kinks as rows of a batch, float64 (E, C, height, width)."""
+        rows = self.kink.new_zeros(len(self), plane.numel)
+        place = (self.channel * plane.height + self.y) * plane.width + self.x
+        return rows.scatter_(1, place[:, None], self.kink[:, None]).view(-1, *plane)
+
+
+Group = Boxes | Units
+"""Kinks of events that were found at one place of the network, whose boxes are of one size."""
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Kinks of a tensor's values.
+
+    Attributes:
+        plane: Shape of one input's values, which may be flattened in the tensor.
+        groups: Number of the place where events were found -> their kinks.
+    """
+
+    plane: Plane
+    groups: dict[int, Group]
+
+    @property
+    def numel(self) -> int:
+        """Number of kinks."""
+        return sum(group.numel for group in self.groups.values())
+
+    def rows(self, origin: int) -> Tensor:
+        """Return kinks of one group as rows of a batch, float64 (E, C, height, width)."""
+        return self.groups[origin].rows(self.plane)
+
+    def as_plane(self, plane: Plane) -> Signal:
+        """Return the signal of the same values in the same order, seen as another plane."""
+        if plane == self.plane:
+            return self
+        groups: dict[int, Group] = {
+            origin: Boxes.of_rows(group.event, self.rows(origin).view(-1, *plane)) for origin, group in self.groups.items()
+        }
+        return Signal(plane, groups)
+
+
+def superposed(parts: list[tuple[Group, int]], plane: Plane, channels: int) -> Boxes:
+    """Return the sum of groups of events from one place, each with its channels set in from some first one.
+
+    Args:
+        parts: Groups with their first channels in the sum.
+        plane: Plane of the groups.
+        channels: Number of channels of the sum.
+    """
+    boxes = [group.boxes(channels if first == 0 and isinstance(group, Units) else plane.channels) for group, first in parts]
+    boxes = [each.clipped(plane) for each in boxes]
+    event = torch.cat([each.event for each in boxes]).unique()
+    rows = [torch.searchsorted(event, each.event) for each in boxes]
+    (y, height), (x, width) = (
+        _common_side([(getattr(each, axis), each.sides[number]) for each in boxes], rows, len(event), size)
+        for number, (axis, size) in enumerate((("y", plane.height), ("x", plane.width)))
+    )
+    kinks = boxes[0].kinks.new_zeros(len(event), height, width, channels)
+    flat = kinks.view(-1, channels)
+    for each, row, (_, first) in zip(boxes, rows, parts, strict=True):
+        place = each.places_in(y[row], x[row], height, width, row).flatten()
+        inside = place >= 0
+        source = each.kinks.reshape(-1, each.kinks.shape[-1])
+        if not bool(inside.all()):
+            place, source = place[inside], source[inside]
+        flat[:, first : first + source.shape[1]].index_add_(0, place, source)
+    return Boxes(event, y, x, kinks)
+
+
+def _common_side(sides: list[tuple[Tensor, int]], rows: list[Tensor], count: int, size: int) -> tuple[Tensor, int]:
+    """Return where boxes begin that hold those of all parts, int64 (count,), and how long their side is."""
+    begin = torch.full((count,), size, device=rows[0].device)
+    end = torch.full_like(begin, -size)
+    for (first, length), row in zip(sides, rows, strict=True):
+        begin[row] = torch.minimum(begin[row], first)
+        end[row] = torch.maximum(end[row], first + length)
+    side = int((end - begin).max())
+    return (torch.zeros_like(begin), size) if side >= size else (begin, side)
+
+
+def scaled(group: Group, scale: Tensor) -> Group:
+    """Return a group times a number for each channel (C,), or for all (1,)."""
+    if isinstance(group, Units):
+        kink = group.kink * (scale[group.channel] if len(scale) > 1 else scale)
+        return Units(group.event, group.y, group.x, group.channel, kink)
+    return Boxes(group.event, group.y, group.x, group.kinks * scale, group.is_clipped)

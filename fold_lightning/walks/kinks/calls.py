@@ -1,0 +1,97 @@
+"""Calls of torch functions on tensors that carry kinks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fold_lightning.activations.tracking import depends_on_input, has_input_rows, map_tensors, tensors_in
+from fold_lightning.walks.kinks.boxes import Plane, Signal
+
+RESHAPES = ("view", "reshape", "expand", "broadcast_to")
+"""Calls that may be given the size of the batch."""
+
+
+class NoRule(Exception):
+    """Kinks can't be passed through a call."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a model.
+
+    Attributes:
+        name: Name of the operation.
+        function: What is called.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __call__(self) -> Any:
+        """Return the result for the tensors that the model passes."""
+        return self.function(*self.args, **self.kwargs)
+
+    def varying(self) -> list[Tensor]:
+        """Return the arguments that depend on the input."""
+        return [tensor for tensor in tensors_in((self.args, self.kwargs)) if depends_on_input(tensor)]
+
+    def argument(self, place: int, name: str, default: Any = None) -> Any:
+        """Return an argument by its place or its name."""
+        return self.args[place] if place < len(self.args) else self.kwargs.get(name, default)
+
+    def of_rows(self, rows: dict[int, Tensor], batch: int) -> Any:
+        """Return the result for other rows of the arguments that have some.
+
+        Args:
+            rows: Id of an argument -> its rows (B', ...).
+            batch: Number of rows of the pass.
+        """
+        count = len(next(iter(rows.values())))
+
+        def replaced(tensor: Tensor) -> Tensor:
+            if id(tensor) in rows:
+                return rows[id(tensor)]
+            if has_input_rows(tensor) and len(tensor) == batch:  # equal rows
+                return tensor[:1].expand(count, *tensor.shape[1:])
+            return tensor
+
+        args, kwargs = map_tensors(replaced, (self.args, self.kwargs))
+        sizes = args[1] if len(args) > 1 and isinstance(args[1], (tuple, list)) else args[1:]
+        if self.name in RESHAPES and sizes and sizes[0] == batch:
+            args = (args[0], (count, *sizes[1:]))
+        return self.function(*args, **kwargs)
+
+    def on_planes(self, planes: Tensor) -> Tensor:
+        """Return the result for planes (N, C, ...) in place of the one tensor that depends on the input."""
+        x = self.varying()[0]
+        result: Tensor = self.of_rows({id(x): planes}, len(x))
+        return result
+
+
+def shape_of(tensor: Tensor) -> tuple[int, ...]:
+    """Return the shape of one row."""
+    return tuple(tensor.shape[1:])
+
+
+def signal_of(tensor: Tensor) -> Signal:
+    """Return the kinks of a tensor, none for inputs."""
+    known: Signal | None = getattr(tensor, "_kinks", None)
+    return Signal(Plane.of(shape_of(tensor)), {}) if known is None else known
+
+
+def planar_signal(tensor: Tensor) -> Signal:
+    """Return the kinks of a tensor in its own shape."""
+    return signal_of(tensor).as_plane(Plane.of(shape_of(tensor)))
+
+
+def attach(tensor: Tensor, signal: Signal) -> None:
+    """Let a tensor carry kinks."""
+    tensor._kinks = signal  # type: ignore[attr-defined]

@@ -1,0 +1,233 @@
+"""Convolutions of kinks: each box becomes the larger box of all positions that see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Units
+
+CHUNK_BYTES = 2**20
+"""Products of a kernel's taps with this many bytes of boxes at once stay in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a convolution.
+
+    Attributes:
+        size: Positions before it.
+        out: Positions behind it.
+        taps: Taps of the kernel.
+        stride: From a position to the next.
+        padding: Before the first position.
+        dilation: From a tap to the next.
+    """
+
+    size: int
+    out: int
+    taps: int
+    stride: int
+    padding: int
+    dilation: int
+
+    @property
+    def reach(self) -> int:
+        """Distance from the first tap to the last."""
+        return (self.taps - 1) * self.dilation
+
+    def count(self, length: int) -> int:
+        """Return how many positions may see a box of a length."""
+        return (length - 1 + self.reach) // self.stride + 1
+
+    def first(self, begin: Tensor) -> Tensor:
+        """Return the first position that sees boxes from `begin` (E,) on."""
+        return -torch.div(self.reach - self.padding - begin, self.stride, rounding_mode="floor")
+
+    def tap(self, position: Tensor, begin: Tensor) -> Tensor:
+        """Return the tap (E, n) by which positions (E, n) see the places `begin` (E,); `taps` where none does."""
+        offset = begin[:, None] + self.padding - self.stride * position
+        tap = torch.div(offset, self.dilation, rounding_mode="floor")
+        return torch.where((offset >= 0) & (tap * self.dilation == offset) & (tap < self.taps), tap, self.taps)
+
+    def slices(self, tap: int, offset: int, length: int, count: int) -> tuple[slice, slice]:
+        """Return which of `count` positions see a box of a length through a tap, and which of its places they see.
+
+        Args:
+            tap: Number of the tap.
+            offset: Where the first position's first tap lies in the box.
+            length: Length of the box.
+            count: Number of positions.
+        """
+        place = offset + tap * self.dilation
+        first = max(0, -(place // self.stride))
+        last = min(count - 1, (length - 1 - place) // self.stride)
+        if last < first:
+            return slice(0), slice(0)
+        begin = place + first * self.stride
+        return slice(first, last + 1), slice(begin, begin + (last - first) * self.stride + 1, self.stride)
+
+
+class Convolution:
+    """A convolution of planes.
+
+    Args:
+        plane: Plane before it.
+        out: Plane behind it.
+        weight: float64 (C_out, C_in / groups, K_y, K_x).
+        stride: For y and x.
+        padding: For y and x.
+        dilation: For y and x.
+        groups: Groups of channels.
+    """
+
+    def __init__(
+        self,
+        plane: Plane,
+        out: Plane,
+        weight: Tensor,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        groups: int,
+    ) -> None:
+        self.plane, self.out, self._groups = plane, out, groups
+        self._weight = weight
+        sizes = (plane.height, plane.width), (out.height, out.width), weight.shape[2:]
+        self._y, self._x = (Axis(*numbers) for numbers in zip(*sizes, stride, padding, dilation, strict=True))
+
+    def __call__(self, group: Group) -> Group:
+        """Return the kinks behind the convolution."""
+        return self._of_units(group) if isinstance(group, Units) else self._of_boxes(group)
+
+    @cached_property
+    def _table(self) -> Tensor:
+        """Weights that an input channel has at each tap, and 0 behind the last: (C_in, K_y + 1, K_x + 1, C_out)."""
+        per_group = self._weight.shape[1]
+        table = self._weight.new_zeros(self.plane.channels, self._y.taps + 1, self._x.taps + 1, len(self._weight))
+        outputs = len(self._weight) // self._groups
+        for group in range(self._groups):
+            channels, filters = (slice(group * n, (group + 1) * n) for n in (per_group, outputs))
+            table[channels, :-1, :-1, filters] = self._weight[filters].permute(1, 2, 3, 0)
+        return table
+
+    @cached_property
+    def _taps(self) -> Tensor:
+        """Weights of each tap, (K_y, K_x, groups, C_in / groups, C_out / groups)."""
+        taps: Tensor = self._weight.unflatten(0, (self._groups, -1)).permute(3, 4, 0, 2, 1)
+        return taps.contiguous()
+
+    @cached_property
+    def _all_taps(self) -> Tensor:
+        """Weights of all taps side by side, (C_in, K_y K_x C_out); of a convolution without groups."""
+        return self._taps[:, :, 0].permute(2, 0, 1, 3).reshape(self.plane.channels, -1).contiguous()
+
+    def _of_units(self, units: Units) -> Boxes:
+        channel = units.channel
+        y, x = self._y.first(units.y), self._x.first(units.x)
+        device = y.device
+        tap_y = self._y.tap(y[:, None] + torch.arange(self._y.count(1), device=device), units.y)
+        tap_x = self._x.tap(x[:, None] + torch.arange(self._x.count(1), device=device), units.x)
+        place = (channel[:, None] * (self._y.taps + 1) + tap_y)[:, :, None] * (self._x.taps + 1) + tap_x[:, None]
+        kinks = self._table.view(-1, self.out.channels).index_select(0, place.flatten()).view(*place.shape, -1)
+        return self._fitted(Boxes(units.event, y, x, kinks.mul_(units.kink.view(-1, 1, 1, 1)), is_clipped=False))
+
+    def _fitted(self, boxes: Boxes) -> Boxes:
+        """Return boxes that are no larger than the plane behind the convolution."""
+        height, width = boxes.sides
+        return boxes.widened(self.out, height >= self.out.height, width >= self.out.width)
+
+    def _of_boxes(self, boxes: Boxes) -> Boxes:
+        boxes = boxes.clipped(self.plane)
+        full_y, full_x = (axis.count(length) >= axis.out for axis, length in zip((self._y, self._x), boxes.sides, strict=True))
+        boxes = boxes.widened(self.plane, full_y, full_x)
+        y = torch.zeros_like(boxes.y) if full_y else self._y.first(boxes.y)
+        x = torch.zeros_like(boxes.x) if full_x else self._x.first(boxes.x)
+        height = self._y.out if full_y else self._y.count(boxes.sides[0])
+        width = self._x.out if full_x else self._x.count(boxes.sides[1])
+        offset_y = self._y.stride * y - self._y.padding - boxes.y
+        offset_x = self._x.stride * x - self._x.padding - boxes.x
+        kinks = boxes.kinks.new_zeros(len(boxes), height, width, self.out.channels)
+        least_y, least_x = int(offset_y.min()), int(offset_x.min())
+        span = int(offset_x.max()) - least_x + 1
+        case = (offset_y - least_y) * span + offset_x - least_x
+        for number in case.unique().tolist():
+            offsets = number // span + least_y, number % span + least_x
+            some = (case == number).nonzero().squeeze(1)
+            if len(some) == len(boxes):
+                self._correlate(boxes.kinks, offsets, kinks)
+            else:
+                part = torch.zeros_like(kinks[: len(some)])
+                self._correlate(boxes.kinks[some], offsets, part)
+                kinks[some] = part
+        return Boxes(boxes.event, y, x, kinks, is_clipped=full_y and full_x)
+
+    def _correlate(self, kinks: Tensor, offsets: tuple[int, int], out: Tensor) -> None:
+        """Add to boxes (E, H, W, C_out) what they see of boxes (E, h, w, C_in) at offsets."""
+        height, width = kinks.shape[1:3]
+        at_once = self._y.stride == self._x.stride == 1 and self._groups == 1 and self._y.taps * self._x.taps > 1
+        columns = self._y.taps * self._x.taps if at_once else 2
+        step = max(1, CHUNK_BYTES // (8 * height * width * columns * self.out.channels))
+        cases = [
+            (
+                number,
+                self._y.slices(tap_y, offsets[0], height, out.shape[1]),
+                self._x.slices(tap_x, offsets[1], width, out.shape[2]),
+            )
+            for number, (tap_y, tap_x) in enumerate((i, j) for i in range(self._y.taps) for j in range(self._x.taps))
+        ]
+        cases = [case for case in cases if case[1][0] != slice(0) and case[2][0] != slice(0)]
+        taps = self._taps.flatten(0, 1)
+        for begin in range(0, len(kinks), step):
+            part, target = kinks[begin : begin + step], out[begin : begin + step]
+            products = (
+                (part.reshape(-1, part.shape[-1]) @ self._all_taps).view(len(part), height, width, -1, self.out.channels)
+                if at_once
+                else None
+            )
+            for number, (out_y, in_y), (out_x, in_x) in cases:
+                seen = self._product(part[:, in_y, in_x], taps[number]) if products is None else products[:, in_y, in_x, number]
+                target[:, out_y, out_x] += seen
+
+    def _product(self, kinks: Tensor, weight: Tensor) -> Tensor:
+        """Return boxes (E, h, w, C_in) times one tap's weights (groups, C_in / groups, C_out / groups)."""
+        if len(weight) == 1:
+            return (kinks.reshape(-1, kinks.shape[-1]) @ weight[0]).view(*kinks.shape[:-1], -1)
+        if weight.shape[1:] == (1, 1):
+            return kinks * weight.flatten()
+        by_group = kinks.reshape(-1, len(weight), weight.shape[1]).transpose(0, 1)
+        return torch.bmm(by_group, weight).transpose(0, 1).reshape(*kinks.shape[:-1], -1)
+
+
+class Matrix:
+    """A linear layer of flattened planes.
+
+    Args:
+        plane: Plane before it.
+        weight: float64 (C_out, C height width).
+    """
+
+    def __init__(self, plane: Plane, weight: Tensor) -> None:
+        self._plane = plane
+        self._weight = weight.view(len(weight), *plane).permute(2, 3, 1, 0).reshape(plane.numel, -1).contiguous()
+
+    def __call__(self, group: Group) -> Group:
+        """Return the kinks behind the layer."""
+        zero = torch.zeros_like(group.y)
+        if isinstance(group, Units):
+            place = (group.y * self._plane.width + group.x) * self._plane.channels + group.channel
+            kinks = self._weight.index_select(0, place).mul_(group.kink[:, None])
+        else:
+            kinks = self._of_boxes(group)
+        return Boxes(group.event, zero, zero, kinks.view(len(group), 1, 1, -1))
+
+    def _of_boxes(self, boxes: Boxes) -> Tensor:
+        kinks = boxes.kinks.new_empty(len(boxes), self._weight.shape[1])
+        step = max(1, CHUNK_BYTES // (8 * self._plane.numel))
+        for begin in range(0, len(boxes), step):
+            part = boxes[begin : begin + step].clipped(self._plane).whole(self._plane)
+            torch.mm(part.kinks.reshape(len(part), -1), self._weight, out=kinks[begin : begin + step])
+        return kinks

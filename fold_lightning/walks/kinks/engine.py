@@ -1,0 +1,291 @@
+"""A forward pass that carries kinks: all regions of many segments in the time of what each switch changes.
+
+Along a segment every value of a piecewise linear network is affine but for kinks at some events. The pass takes two rows for each
+piece of a segment: the values where it begins, and those where it would end if nothing bent. Operations act on these rows as on any
+batch, and the kinks are kept beside them. An event, which is the switch of one unit, bends the units that see it alone: in a
+convolutional network those are few, so that its kinks are kept in a box of the plane.
+
+This is this project's own; ExactLine (Sotoudeh and Thakur 2019) evaluates the whole layer at each breakpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fold_lightning.activations.evaluation import Replica
+from fold_lightning.activations.fast_kernels import CONVOLUTIONS
+from fold_lightning.activations.inspection import ModelStructure
+from fold_lightning.activations.interception import Interception, PassEnded
+from fold_lightning.activations.operations import CLAMPS, COMPARISONS, CREATIONS, MAX_POOLS, is_in_place
+from fold_lightning.activations.registry import Thresholds
+from fold_lightning.activations.rounding import Noise, Rounding
+from fold_lightning.activations.tracking import depends_on_input, mark_rows
+from fold_lightning.walks.growing_batch import TooManyRows, Unsupported
+from fold_lightning.walks.kinks.bends import Bends, Sides, screen_of
+from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal, Units
+from fold_lightning.walks.kinks.calls import Call, NoRule, attach, planar_signal, shape_of, signal_of
+from fold_lightning.walks.kinks.events import Events
+from fold_lightning.walks.kinks.operations import carry
+from fold_lightning.walks.kinks.pooling import Winners
+from fold_lightning.walks.kinks.scan import Cells, Scan
+from fold_lightning.walks.kinks.switches import Switches
+from fold_lightning.walks.kinks.windows import Windows
+from fold_lightning.walks.pieces import Pieces
+from fold_lightning.walks.piecewise_bends import clamp_bounds
+
+SMALL = 1e-3
+"""Share of the largest inputs of a pass below which others are left out: rounding of the large ones would stand for theirs."""
+
+
+class KinksPass(Interception):
+    """A forward pass over pieces of segments that carries kinks.
+
+    Args:
+        replica: The model.
+        structure: Its activations.
+        pieces: The pieces.
+        max_numel: The most numbers that a tensor may hold.
+        probes: Piece (K,) and position (K,) of points at which the pre-activations that the pass implies are kept.
+        rounding: Rounding of the model.
+        points: Noise, piece (K,) and position (K,) -> inputs (K, ...) with errors.
+
+    Attributes:
+        probed: Layer -> pre-activations (K, n) at the probes.
+        switches: Switches of the units that count.
+        peak_numel: Numbers of the largest tensor.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        structure: ModelStructure,
+        pieces: Pieces,
+        max_numel: int,
+        probes: tuple[Tensor, Tensor],
+        rounding: Rounding,
+        points: Callable[[Noise, Tensor, Tensor], Tensor],
+    ) -> None:
+        super().__init__(replica)
+        self._events = Events(pieces.begin, pieces.end)
+        self.probed: dict[str, Tensor] = {}
+        self.peak_numel = 0
+        self._structure, self._max_numel = structure, max_numel
+        self._columns = {name: columns.start for name, columns in structure.layers.items()}
+        self._last = structure.needed[-1]
+        self._probes, self._rounding = probes, rounding
+        self.switches = Switches(self._events, rounding, points)
+        self._reach = 0.0
+        self._has_convolved = False
+        self._num_origins = 0
+
+    def run(self, inputs: Tensor) -> Any:
+        """Pass both ends of each piece, all starts before all ends, through the model."""
+        reach = torch.maximum(*self._rounding.reach(inputs).squeeze(1).chunk(2))
+        self._reach = float(reach.max())
+        self._events.doubt((reach < SMALL * self._reach).nonzero().squeeze(1))
+        result = super().run(inputs)
+        self.switches.doubt_close()
+        return result
+
+    @property
+    def doubtful(self) -> Tensor:
+        """Pieces on which a value can't be told from a threshold, or two switches from one, bool (P,)."""
+        return self._events.doubtful
+
+    def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
+        """Find the switches of a layer, and bend its kinks."""
+        if self.num_activations > len(self._structure.needed) or self._structure.needed[self.num_activations - 1] != layer:
+            raise Unsupported(f"Layer {layer!r} came in place of another one.")
+        if not self._has_convolved:
+            raise Unsupported("There is no convolution before the first activation.")
+        if self._structure.batch_dims[layer] != 0 or self._structure.units[layer] * len(z) != z.numel():
+            raise Unsupported(f"Layer {layer!r} does not keep the batch first.")
+        return self._bend(z, thresholds, call, layer)
+
+    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Pass the kinks of the arguments through any other operation."""
+        if self.inside_registered:
+            raise Unsupported("A module that is registered as an activation.")
+        call = Call(name, function, args, kwargs)
+        if name in CREATIONS or name in COMPARISONS or not call.varying():
+            return call()
+        if name in CLAMPS:
+            return self._clamp(call)
+        if name in MAX_POOLS:
+            return self._pool(call)
+        self._has_convolved |= name in CONVOLUTIONS
+        result = call()
+        try:
+            carry(call, result)
+        except NoRule as error:
+            raise Unsupported(f"{error}.") from error
+        self._check_size(signal_of(result).numel if isinstance(result, Tensor) else 0)
+        return result
+
+    def on_untracked(self, name: str, tensors: list[Tensor], num_tensors: int) -> None:
+        """Mark tensors with one equal row per input."""
+        for number, tensor in enumerate(tensors):
+            if (self.num_calls, number) in self._structure.constant_rows and len(tensor) == self.num_inputs:
+                mark_rows(tensor, constant=True)
+
+    def overwrite(self, tensor: Tensor, value: Tensor) -> None:
+        """Write the result of an activation in place, with its kinks."""
+        if any(depends_on_input(other) for other in self.sharing(tensor)):
+            raise Unsupported("A tensor that is written in place shares its memory.")
+        tensor.copy_(value)
+        attach(tensor, signal_of(value))
+
+    def _bend(self, z: Tensor, thresholds: Thresholds, call: Callable[[Tensor], Tensor], layer: str | None = None) -> Tensor:
+        """Return an activation's result, whose kinks are those of z where it does not bend, and new ones where it does."""
+        signal = signal_of(z)
+        plane, pieces = signal.plane, len(z) // 2
+        slopes = None if layer == self._last else _slopes(call, thresholds, z[:1]).reshape(len(thresholds) + 1, *plane)
+        begin, end = z.reshape(2, pieces, *plane).permute(0, 1, 3, 4, 2).reshape(2, -1, plane.channels)
+        length = (self._events.end - self._events.begin).repeat_interleave(plane.area)
+        groups = {origin: group.boxes(plane.channels) for origin, group in signal.groups.items()}
+        scan = self._scan([Cells.of(group, plane) for group in groups.values()], begin, (end - begin) / length[:, None])
+        ends = scan.ends()
+        screen, absorbs = screen_of(self._rounding, layer, self._reach, scan, ends, z, plane)
+        if layer is not None:
+            self._probe(layer, scan, plane)
+        sides = [Sides(scan, ends, threshold, screen) for threshold in thresholds]
+        for side in sides:
+            self._events.doubt(side.unsure // plane.area)
+            if absorbs:
+                self._events.doubt(side.on // plane.area)
+        bends = Bends(scan, sides, z.new_zeros(len(thresholds) + 1, plane.channels) if slopes is None else _per_channel(slopes))
+        born = self._cross(scan, sides, bends, plane, layer)
+        if slopes is None:
+            raise PassEnded
+        alive = bends.apply()
+        result = self._result(z, plane, scan, bends, call)
+        found = self._kept(scan, groups, alive, scan.kink)
+        if len(born):
+            found[self._num_origins] = born
+            self._num_origins += 1
+        attach(result, Signal(plane, found))
+        return result
+
+    def _clamp(self, call: Call) -> Tensor:
+        """Bend the kinks of a tensor at the bounds of a clamp."""
+        x: Tensor = call.args[0]
+        bounds = clamp_bounds(call.name, call.args[1:], call.kwargs)
+        if len(call.varying()) != 1 or any(isinstance(bound, Tensor) for bound in bounds) or call.kwargs.get("out") is not None:
+            raise Unsupported("A clamp with a bound for each unit.")
+        thresholds = tuple(bound for bound in bounds if isinstance(bound, float))
+        result = self._bend(x, thresholds, lambda z: call.of_rows({id(x): z}, len(x)))
+        if is_in_place(call.function, call.kwargs):
+            self.overwrite(x, result)
+        return x if is_in_place(call.function, call.kwargs) else result
+
+    def _pool(self, call: Call) -> Tensor:
+        """Take the largest values of windows; where another place of a window wins, there is a new event."""
+        if call.name.endswith("_with_indices") or call.kwargs.get("return_indices") or call.args[6:7] == (True,):
+            raise Unsupported("A max pooling that returns where its winners are.")
+        x, result = call.args[0], call()
+        signal = planar_signal(x)
+        plane, out = signal.plane, Plane.of(shape_of(result))
+        if x.dim() not in (3, 4):
+            raise Unsupported("A max pooling of volumes.")
+        windows = Windows(call, plane, out)
+        begin, end = x.reshape(2, -1, *plane).permute(0, 1, 3, 4, 2)
+        length = (self._events.end - self._events.begin).view(-1, 1, 1, 1)
+        groups = {origin: windows.of_boxes(group.boxes(plane.channels)) for origin, group in signal.groups.items()}
+        value = windows.of_planes(begin, -torch.inf).reshape(len(begin) * out.area, -1)
+        slope = windows.of_planes((end - begin) / length, 0.0).reshape(len(value), -1)
+        scan = self._scan([Cells.of(group, out) for group in groups.values()], value, slope)
+        winners = Winners(scan, windows.elements)
+        found = winners.takeovers
+        kinks, alive = winners.kinks()
+        pooled = self._kept(scan, groups, alive, kinks)
+        if len(found.row):
+            position = scan.position[found.row] % out.area
+            event = self._events.add(scan.pieces(found.row), found.t)
+            pooled[self._num_origins] = Units(event, position // out.width, position % out.width, found.channel, found.kink)
+            self._num_origins += 1
+        largest = result[: len(begin)]
+        growth = scan.by_position(winners.first_slopes()).view(len(begin), out.height, out.width, -1) * length
+        result = torch.cat([largest, largest + growth.permute(0, 3, 1, 2).reshape(largest.shape)])
+        attach(result, Signal(out, pooled))
+        return result
+
+    def _scan(self, cells: list[Cells], value: Tensor, slope: Tensor) -> Scan:
+        self._check_size((len(value) + sum(each.position.numel() for each in cells)) * value.shape[1])
+        return Scan(self._events, cells, value, slope)
+
+    def _cross(self, scan: Scan, sides: list[Sides], bends: Bends, plane: Plane, layer: str | None) -> Units:
+        """Note the switches of a layer, and return the kinks of its new events."""
+        lost = self._events.doubtful[scan.pieces()]
+        crossings = [side.crossings(lost) for side in sides]
+        row, channel, t = (torch.cat([getattr(each, name) for each in crossings]) for name in ("row", "channel", "t"))
+        piece, position = scan.pieces(row), scan.position[row] % plane.area
+        self._events.doubt(piece[(t <= scan.t[row]) | (t >= scan.t_next[row])])
+        unit = channel * plane.area + position
+        if layer is not None:
+            t = self.switches.united(layer, piece, t, unit, scan.slope[row, channel].abs())
+        column = self._columns.get(layer) if layer else None
+        if column is not None:
+            firsts = column + plane.numel * torch.arange(len(sides), device=row.device)
+            offset = firsts.repeat_interleave(torch.tensor([len(each.row) for each in crossings], device=row.device))
+            self.switches.add(piece, t, unit + offset)
+            for side, first in zip(sides, firsts.tolist(), strict=True):
+                self.switches.add_at_rows(scan, side, plane, first)
+        event = self._events.add(piece, t)
+        kink = torch.cat([bends.kink_of(number, each) for number, each in enumerate(crossings)])
+        return Units(event, position // plane.width, position % plane.width, channel, kink)
+
+    def _result(self, z: Tensor, plane: Plane, scan: Scan, bends: Bends, call: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the activation where pieces begin, and where they would end."""
+        begin, end = z.chunk(2)
+        slope = scan.by_position(bends.first_slopes()).view(len(begin), plane.height, plane.width, plane.channels)
+        bent = call(begin.clone())
+        return torch.cat([bent, bent + slope.permute(0, 3, 1, 2).reshape(begin.shape) * (end - begin)])
+
+    def _kept(self, scan: Scan, groups: dict[int, Boxes], alive: Tensor, kinks: Tensor) -> dict[int, Group]:
+        """Return kinks at the rows of a scan as boxes again, without those that are 0."""
+        kept: dict[int, Group] = {}
+        for (origin, boxes), row in zip(groups.items(), scan.cell_rows, strict=True):
+            keep = alive[row].view(len(boxes), -1).any(1) & ~self._events.doubtful[self._events.piece[boxes.event]]
+            if bool(keep.all()):
+                some, rows = boxes, row
+            else:
+                keep = keep.nonzero().squeeze(1)
+                some, rows = _geometry(boxes, keep), row.view(len(boxes), -1)[keep].flatten()
+            if len(rows):
+                in_boxes = kinks.index_select(0, rows).view(-1, *boxes.sides, kinks.shape[1])
+                kept[origin] = Boxes(some.event, some.y, some.x, in_boxes)
+        return kept
+
+    def _probe(self, layer: str, scan: Scan, plane: Plane) -> None:
+        """Keep the pre-activations that the pass implies at the probes."""
+        rows = [scan.at(piece, t).T.flatten() for piece, t in zip(*(part.tolist() for part in self._probes), strict=True)]
+        self.probed[layer] = torch.stack(rows) if rows else scan.value.new_empty(0, plane.numel)
+
+    def _check_size(self, numel: int) -> None:
+        self.peak_numel = max(self.peak_numel, numel)
+        if numel > self._max_numel:
+            raise TooManyRows(len(self._events), numel)
+
+
+def _geometry(boxes: Boxes, keep: Tensor) -> Boxes:
+    """Return some boxes without their kinks."""
+    return Boxes(boxes.event[keep], boxes.y[keep], boxes.x[keep], boxes.kinks[:0])
+
+
+def _slopes(call: Callable[[Tensor], Tensor], thresholds: Thresholds, like: Tensor) -> Tensor:
+    """Return the slopes of an activation below, between and above its thresholds, for each unit (T + 1, ...)."""
+    places = like.new_tensor([thresholds[0] - 1, *thresholds, thresholds[-1] + 1])
+    values = call(places.view(-1, *[1] * (like.dim() - 1)).expand(-1, *like.shape[1:]).clone())
+    return (values[1:] - values[:-1]) / (places[1:] - places[:-1]).view(-1, *[1] * (like.dim() - 1))
+
+
+def _per_channel(slopes: Tensor) -> Tensor:
+    """Return slopes (T + 1, C, height, width) that are the same in the whole plane as (T + 1, C)."""
+    flat = slopes.flatten(2)
+    if not torch.equal(flat, flat[..., :1].expand_as(flat)):
+        raise Unsupported("An activation with other slopes at each position.")
+    return flat[..., 0]
