@@ -18,6 +18,7 @@ from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import Noise, Rounding
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
+from fold_lightning.walks.chebyshev import walk_chebyshev
 from fold_lightning.walks.growing_batch import GrowingBatch, TooManyRows
 from fold_lightning.walks.pieces import Pieces, PieceWalks, join
 from fold_lightning.walks.refinement import Samples, refine
@@ -136,7 +137,7 @@ class PieceScheduler:
         """Adds what it finds on some pieces."""
         if self._structure.unknown:
             self._density = FIRST_GUESS * max(self._structure.widest, self._structure.num_units)
-            done.append((pieces, self._smooth(pieces)))
+            done.extend(self._interpolated(pieces))
             return
         try:
             found, verified, numel = self._in_one_pass(pieces)
@@ -198,6 +199,13 @@ class PieceScheduler:
                 f" Units of layer {uneven[0]!r} differ too much in size for plain passes to tell rounding."
             )
         return replace(found, exact=torch.zeros_like(found.exact)) if uneven or self._structure.bends else found
+
+    def _interpolated(self, pieces: Pieces) -> list[tuple[Pieces, PieceWalks]]:
+        """Walk pieces by interpolation, and refine the parts of them where that does not converge."""
+        samples = self._samples(pieces, self._structure.counted)
+        parts, found, left_over = walk_chebyshev(pieces, samples, self._max_samples(samples))
+        walked = [(parts, found)] if len(parts) else []
+        return [*walked, (left_over, self._smooth(left_over))] if len(left_over) else walked
 
     def _smooth(self, pieces: Pieces) -> PieceWalks:
         """Walk pieces by plain passes that look at nothing but the bits that count."""

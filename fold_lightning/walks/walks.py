@@ -12,12 +12,13 @@ from fold_lightning.activations.layers import Patterns, columns, select_layers
 ENGINES = (
     "one pass over a growing batch",
     "refinement by plain passes",
+    "Chebyshev interpolation",
     "refinement of a network that curves",
     "equidistant points",
 )
 """Ways to walk a segment, from the first choice to the last."""
 
-GROWING_BATCH, REFINEMENT, SMOOTH, UNIFORM = range(len(ENGINES))
+GROWING_BATCH, REFINEMENT, CHEBYSHEV, SMOOTH, UNIFORM = range(len(ENGINES))
 
 
 @dataclass(frozen=True, eq=False)

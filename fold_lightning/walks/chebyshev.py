@@ -1,0 +1,226 @@
+"""Walks of smooth networks: pre-activations are interpolated by polynomials, and switches found on these.
+
+A piece is cut into intervals. On each, the pre-activations of all units that count are interpolated at Chebyshev points, all
+intervals of all pieces in one pass; an interval whose interpolation is not exact up to a tolerance is halved. Where halving does
+not make it converge, as at the kinks of a ReLU behind a layer norm, the interval is left to refinement. The polynomials' sign
+changes are found without the network, and no unit is settled before a bound excludes that it switches once more.
+
+Between its points an interpolation trusts a network to be smooth: a bump so narrow that none of them meets it is not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from fold_lightning.walks.breakpoints import order_by
+from fold_lightning.walks.pieces import Pieces, PieceWalks
+from fold_lightning.walks.polynomials import between_nodes, chebyshev_basis, interpolation, nodes, sign_changes
+from fold_lightning.walks.refinement import ON_TOLERANCE, Samples
+from fold_lightning.walks.walks import CHEBYSHEV
+
+FIRST_INTERVALS = 8
+"""Equal intervals of a piece to begin with."""
+
+CHECKED = (2, 9)
+"""Numbers of the nodes behind which an interpolation is checked: not symmetric, for odd and even functions err at symmetric points."""
+
+TOLERANCE = 1e-10
+"""Error of an interpolation, of its layer's largest pre-activation at `SIZED` points of the piece, up to which it has converged."""
+
+SAFETY = 4.0
+"""How many times the error seen at the checks, or the size of its last coefficients, an interpolation is trusted to stay within."""
+
+SIZED = 5
+"""Equidistant points of a piece that tell how large its layers are."""
+
+SHORTEST = 2.0**-24
+"""In t: intervals are not halved further, and roots not told apart further."""
+
+POSITION_TOLERANCE = 1e-10
+"""In t, how closely a switch is located where its unit changes by its layer's largest in the whole segment."""
+
+GAIN = 16.0
+"""Factor by which halving must reduce the error: a bend reduces it by 2, a jump of the curvature by 4, a smooth function by more."""
+
+ROUGH = 0.03
+"""Error, of the layer's largest, above which an interpolation does not show yet how it converges."""
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """I intervals of pieces: number of the piece, both ends in t, and the error of the interpolation that they are a half of."""
+
+    piece: Tensor
+    left: Tensor
+    right: Tensor
+    parent_error: Tensor
+
+    def __len__(self) -> int:
+        return len(self.piece)
+
+    def __getitem__(self, index: slice | Tensor) -> Intervals:
+        return Intervals(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    @classmethod
+    def concatenate(cls, parts: list[Intervals]) -> Intervals:
+        """All of them, in order."""
+        return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
+    @classmethod
+    def of(cls, pieces: Pieces) -> Intervals:
+        """Return the intervals to begin with."""
+        number = torch.arange(len(pieces), device=pieces.begin.device)
+        parts = Pieces(number, pieces.begin, pieces.end).cut(FIRST_INTERVALS)
+        return cls(parts.segment, parts.begin, parts.end, torch.full_like(parts.begin, torch.inf))
+
+    def halved(self, error: Tensor) -> Intervals:
+        """Return both halves of each, whose errors are given."""
+        middle = (self.left + self.right) / 2
+        left, right = torch.cat([self.left, middle]), torch.cat([middle, self.right])
+        return Intervals(self.piece.repeat(2), left, right, error.repeat(2))
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Switches in I intervals: E events, and the counted units' bits just inside both ends of each interval.
+
+    Attributes:
+        intervals: The intervals.
+        begins: bool (I, N).
+        ends: bool (I, N).
+        undecided: float64 (I,), in t, length of the longest part in which a unit stays at its threshold up to the error.
+        interval: int64 (E,).
+        position: float64 (E,), in t.
+        unit: int64 (E,).
+    """
+
+    intervals: Intervals
+    begins: Tensor
+    ends: Tensor
+    undecided: Tensor
+    interval: Tensor
+    position: Tensor
+    unit: Tensor
+
+    @classmethod
+    def concatenate(cls, parts: list[Settled]) -> Settled:
+        """All of them, the intervals numbered through."""
+        sizes = torch.tensor([0, *(len(part.intervals) for part in parts[:-1])]).cumsum(0).tolist()
+        interval = torch.cat([part.interval + first for part, first in zip(parts, sizes, strict=True)])
+        names = ("begins", "ends", "undecided", "position", "unit")
+        together = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        return cls(Intervals.concatenate([part.intervals for part in parts]), interval=interval, **together)
+
+
+def walk_chebyshev(pieces: Pieces, samples: Samples, max_rows: int) -> tuple[Pieces, PieceWalks, Pieces]:
+    """Walk pieces by forward passes over about `max_rows` points at a time.
+
+    Args:
+        pieces: The pieces.
+        samples: Pre-activations of the layers that count.
+        max_rows: Points looked at together; an interval takes 18.
+
+    Returns:
+        The parts of pieces that were walked, their walks, and the parts on which the interpolation does not converge.
+    """
+    sizes = _sizes(pieces, samples, max_rows)
+    todo = Intervals.of(pieces)
+    settled: list[Settled] = []
+    hopeless: list[Intervals] = []
+    while len(todo):
+        halves: list[Intervals] = []
+        for some in _split(todo, max(1, max_rows // (len(nodes()) + len(CHECKED)))):
+            coefficients, error = _interpolate(some, samples, max_rows)
+            size = sizes[some.piece][:, samples.layer]
+            worst = (error / size).nan_to_num(torch.inf, torch.inf).amax(1)
+            converged = worst <= TOLERANCE
+            settled.append(_switches(some[converged], coefficients[converged], error[converged], size[converged]))
+            converges = (worst <= some.parent_error / GAIN) | (worst > ROUGH)
+            again = ~converged & converges & (some.right - some.left > SHORTEST)
+            hopeless.append(some[~converged & ~again])
+            halves.append(some[again].halved(worst[again]))
+        todo = Intervals.concatenate(halves)
+    return *_walks(pieces, Settled.concatenate(settled)), _runs(pieces, Intervals.concatenate(hopeless))[0]
+
+
+def _split(intervals: Intervals, most: int) -> Iterator[Intervals]:
+    for first in range(0, len(intervals), most):
+        yield intervals[first : first + most]
+
+
+def _sizes(pieces: Pieces, samples: Samples, max_rows: int) -> Tensor:
+    """Return the largest pre-activation of each layer at a few points of each piece, float64 (P, L)."""
+    fraction = torch.linspace(0, 1, SIZED, dtype=torch.float64, device=pieces.begin.device)
+    position = torch.lerp(pieces.begin[:, None], pieces.end[:, None], fraction).flatten()
+    piece = torch.arange(len(pieces), device=position.device).repeat_interleave(SIZED)
+    for some, places in zip(piece.split(max_rows), position.split(max_rows), strict=True):
+        samples(some, places, as_computed=True)
+    return samples.sizes().clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def _interpolate(intervals: Intervals, samples: Samples, max_rows: int) -> tuple[Tensor, Tensor]:
+    """Return Chebyshev coefficients (I, DEGREE + 1, M) of all units, and the errors (I, M) that checks and coefficients show."""
+    at = torch.cat([nodes(), *map(between_nodes, CHECKED)]).to(intervals.left.device)
+    position = torch.lerp(intervals.left[:, None], intervals.right[:, None], (at + 1) / 2).flatten()
+    piece = intervals.piece.repeat_interleave(len(at))
+    rows = zip(piece.split(max_rows), position.split(max_rows), strict=True)
+    values = torch.cat([samples(*some, as_computed=True) for some in rows]).view(len(intervals), len(at), -1)
+    known, checks = values[:, : len(nodes())], values[:, len(nodes()) :]
+    coefficients = interpolation().to(at.device) @ known
+    error = (chebyshev_basis(at[len(nodes()) :]) @ coefficients - checks).abs_().amax(1)
+    return coefficients, torch.maximum(error, coefficients[:, -2:].abs().amax(1))
+
+
+def _switches(intervals: Intervals, coefficients: Tensor, error: Tensor, size: Tensor) -> Settled:
+    """Return the switches in intervals whose interpolation has converged."""
+    largest = coefficients.abs()
+    middle, spread = largest[:, 0].clone(), largest[:, 1:].sum(1)
+    at_threshold = middle + spread <= ON_TOLERANCE * size
+    margin = ON_TOLERANCE * size + SAFETY * error
+    interval, unit = ((middle - spread <= margin) & ~at_threshold).nonzero(as_tuple=True)
+    length = intervals.right - intervals.left
+    found = sign_changes(coefficients[interval, :, unit], margin[interval, unit], 2 * SHORTEST / length[interval])
+    begins = (coefficients[:, 0] > 0) & ~at_threshold
+    ends = begins.clone()
+    begins[interval, unit], ends[interval, unit] = found.begins, found.ends
+    undecided = torch.zeros_like(length).scatter_reduce(0, interval, found.undecided, "amax") * length / 2
+    interval, unit = interval[found.polynomial], unit[found.polynomial]
+    position = torch.lerp(intervals.left[interval], intervals.right[interval], (found.position + 1) / 2)
+    return Settled(intervals, begins, ends, undecided, interval, position, unit)
+
+
+def _walks(pieces: Pieces, settled: Settled) -> tuple[Pieces, PieceWalks]:
+    """Return runs of settled intervals, and their walks: with events between intervals where bits differ that should agree."""
+    runs, run = _runs(pieces, settled.intervals)
+    order = order_by(run, settled.intervals.left)
+    goes_on = run[order[1:]] == run[order[:-1]]
+    before, after = order[:-1][goes_on], order[1:][goes_on]
+    joint, unit = (settled.ends[before] != settled.begins[after]).nonzero(as_tuple=True)
+    starts = order[torch.cat([goes_on.new_ones(min(1, len(order))), ~goes_on])]
+    resolution = torch.full_like(runs.begin, POSITION_TOLERANCE).scatter_reduce(0, run, settled.undecided, "amax")
+    found = PieceWalks(
+        piece=torch.cat([run[settled.interval], run[after[joint]]]),
+        position=torch.cat([settled.position, settled.intervals.left[after[joint]]]),
+        unit=torch.cat([settled.unit, unit]),
+        first_codes=settled.begins[starts],
+        exact=torch.zeros_like(runs.segment, dtype=torch.bool),
+        complete=torch.ones_like(runs.segment, dtype=torch.bool),
+        resolution=resolution,
+        engine=torch.full_like(runs.segment, CHEBYSHEV),
+    )
+    return runs, found
+
+
+def _runs(pieces: Pieces, intervals: Intervals) -> tuple[Pieces, Tensor]:
+    """Return the parts of pieces that intervals cover without a gap, and the number of the part of each interval (I,)."""
+    order = order_by(intervals.piece, intervals.left)
+    piece, left, right = (x[order] for x in (intervals.piece, intervals.left, intervals.right))
+    starts = torch.ones_like(piece, dtype=torch.bool)
+    starts[1:] = (piece[1:] != piece[:-1]) | (left[1:] != right[:-1])
+    run = torch.empty_like(piece)
+    run[order] = starts.cumsum(0) - 1
+    return Pieces(pieces.segment[piece[starts]], left[starts], right[starts.roll(-1)]), run
