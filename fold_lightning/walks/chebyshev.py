@@ -43,21 +43,21 @@ SHORTEST = 2.0**-24
 POSITION_TOLERANCE = 1e-10
 """In t, how closely a switch is located where its unit changes by its layer's largest in the whole segment."""
 
-GAIN = 16.0
-"""Factor by which halving must reduce the error: a bend reduces it by 2, a jump of the curvature by 4, a smooth function by more."""
+SLOW = 0.15
+"""Ratio of the last coefficients to those before them above which halving is no use: a kink makes it 0.4, a jump of the curvature
+0.2, a smooth function whose error is below `ROUGH` less than 0.15."""
 
-ROUGH = 0.03
+ROUGH = 3e-3
 """Error, of the layer's largest, above which an interpolation does not show yet how it converges."""
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """I intervals of pieces: number of the piece, both ends in t, and the error of the interpolation that they are a half of."""
+    """I intervals of pieces: number of the piece, and both ends in t."""
 
     piece: Tensor
     left: Tensor
     right: Tensor
-    parent_error: Tensor
 
     def __len__(self) -> int:
         return len(self.piece)
@@ -75,13 +75,13 @@ class Intervals:
         """Return the intervals to begin with."""
         number = torch.arange(len(pieces), device=pieces.begin.device)
         parts = Pieces(number, pieces.begin, pieces.end).cut(FIRST_INTERVALS)
-        return cls(parts.segment, parts.begin, parts.end, torch.full_like(parts.begin, torch.inf))
+        return cls(parts.segment, parts.begin, parts.end)
 
-    def halved(self, error: Tensor) -> Intervals:
-        """Return both halves of each, whose errors are given."""
+    def halved(self) -> Intervals:
+        """Return both halves of each."""
         middle = (self.left + self.right) / 2
         left, right = torch.cat([self.left, middle]), torch.cat([middle, self.right])
-        return Intervals(self.piece.repeat(2), left, right, error.repeat(2))
+        return Intervals(self.piece.repeat(2), left, right)
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,10 @@ def walk_chebyshev(pieces: Pieces, samples: Samples, max_rows: int) -> tuple[Pie
             worst = (error / size).nan_to_num(torch.inf, torch.inf).amax(1)
             converged = worst <= TOLERANCE
             settled.append(_switches(some[converged], coefficients[converged], error[converged], size[converged]))
-            converges = (worst <= some.parent_error / GAIN) | (worst > ROUGH)
-            again = ~converged & converges & (some.right - some.left > SHORTEST)
+            again = ~converged & _gains_by_halving(coefficients, error / size)
+            again &= some.right - some.left > SHORTEST
             hopeless.append(some[~converged & ~again])
-            halves.append(some[again].halved(worst[again]))
+            halves.append(some[again].halved())
         todo = Intervals.concatenate(halves)
     return *_walks(pieces, Settled.concatenate(settled)), _runs(pieces, Intervals.concatenate(hopeless))[0]
 
@@ -173,6 +173,13 @@ def _interpolate(intervals: Intervals, samples: Samples, max_rows: int) -> tuple
     coefficients = interpolation().to(at.device) @ known
     error = (chebyshev_basis(at[len(nodes()) :]) @ coefficients - checks).abs_().amax(1)
     return coefficients, torch.maximum(error, coefficients[:, -2:].abs().amax(1))
+
+
+def _gains_by_halving(coefficients: Tensor, error: Tensor) -> Tensor:
+    """Return whether the coefficients (I, DEGREE + 1, M) of the units with the largest errors (I, M) decay fast, bool (I,)."""
+    worst, unit = error.max(1)
+    decay = coefficients[torch.arange(len(unit), device=unit.device), :, unit].abs()
+    return (decay[:, -4:].amax(1) <= SLOW * decay[:, -9:-5].amax(1)) | (worst > ROUGH)
 
 
 def _switches(intervals: Intervals, coefficients: Tensor, error: Tensor, size: Tensor) -> Settled:

@@ -19,11 +19,14 @@ from fold_lightning.walks.breakpoints import order_by
 
 DEGREE = 15
 
-MAX_STEPS = 60
-"""Newton steps or halvings of a bracket, at most: 53 halvings reach the last bit."""
+NEWTON_STEPS = 8
+"""One step in so many halves the bracket of a root, where Newton's method might creep."""
 
-ROOT_TOLERANCE = 2.0**-50
-"""Change of a root, in [-1, 1], below which it is found."""
+MAX_STEPS = 100
+"""Steps to a root, at most; on smooth networks 5 to 10 are enough."""
+
+ROOT_TOLERANCE = 1e-12
+"""Last step to a root, in [-1, 1]: Newton's method squares the error, and rounding leaves a few 1e-16 over the slope."""
 
 
 @dataclass(frozen=True)
@@ -205,17 +208,16 @@ def _known_signs(parts: Parts) -> tuple[Tensor, Tensor]:
 def _locate(coefficients: Tensor, left: Tensor, right: Tensor, first: Tensor) -> Tensor:
     """Return the root of each polynomial between two points, the first of which has the given sign."""
     both = torch.stack([coefficients, coefficients @ _derivative().to(coefficients.device)]).movedim(2, 0).contiguous()
-    x = (left + right) / 2
+    x, is_near = (left + right) / 2, torch.zeros_like(left, dtype=torch.bool)
     for step in range(MAX_STEPS):
         value, slope = _evaluate(both, x)
         is_left = value * first > 0
         left, right = torch.where(is_left, x, left), torch.where(is_left, right, x)
         newton = x - value / slope
-        inside = (newton >= left) & (newton <= right) & (step % 8 != 7)
-        new = torch.where(inside, newton, (left + right) / 2)
-        moved = (new - x).abs()
-        x = new
-        if not bool((moved > ROOT_TOLERANCE).any()):
+        by_newton = (newton >= left) & (newton <= right) & (step % NEWTON_STEPS != NEWTON_STEPS - 1)
+        new = torch.where(by_newton | is_near, newton, (left + right) / 2)
+        is_near, x = (new - x).abs() <= ROOT_TOLERANCE, new.clamp(left, right)
+        if bool(is_near.all()):
             break
     return x
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -37,6 +38,9 @@ VALUE_TOLERANCE = 1e-9
 
 FIRST_GUESS = 1000
 """Rows of a segment, before any was walked."""
+
+CURVED_GUESS = 250
+"""Rows of a segment of a smooth network."""
 
 FIRST_ENDS = 4
 """Segments whose ends show the usual terms of units."""
@@ -79,7 +83,10 @@ class PieceScheduler:
             places = ", ".join(f"{name} in {place}" for name, place in structure.unknown.items())
             self._note(SMOOTH, f"Not known to be piecewise linear: {places}.")
         self._random = torch.Generator().manual_seed(0)
-        self._rounding = Rounding(replica, structure, torch.cat([start[:FIRST_ENDS], end[:FIRST_ENDS]]))
+
+    @cached_property
+    def _rounding(self) -> Rounding:
+        return Rounding(self._replica, self._structure, torch.cat([self._start[:FIRST_ENDS], self._end[:FIRST_ENDS]]))
 
     def walks(self) -> Walks:
         """Return the walks of all segments."""
@@ -136,7 +143,7 @@ class PieceScheduler:
     def _walk(self, pieces: Pieces, done: list[tuple[Pieces, PieceWalks]]) -> None:
         """Adds what it finds on some pieces."""
         if self._structure.unknown:
-            self._density = FIRST_GUESS * max(self._structure.widest, self._structure.num_units)
+            self._density = CURVED_GUESS * max(self._structure.widest, self._structure.num_units)
             done.extend(self._interpolated(pieces))
             return
         try:
