@@ -28,6 +28,9 @@ FIRST_INTERVALS = 8
 CHECKED = (2, 9)
 """Numbers of the nodes behind which an interpolation is checked: not symmetric, for odd and even functions err at symmetric points."""
 
+PROBED = (2, 5)
+"""Intervals of a piece, by number, that are interpolated first: where halving is of no use to either, all are left to refinement."""
+
 TOLERANCE = 1e-10
 """Error of an interpolation, of its layer's largest pre-activation at `SIZED` points of the piece, up to which it has converged."""
 
@@ -46,6 +49,9 @@ POSITION_TOLERANCE = 1e-10
 SLOW = 0.15
 """Ratio of the last coefficients to those before them above which halving is no use: a kink makes it 0.4, a jump of the curvature
 0.2, a smooth function whose error is below `ROUGH` less than 0.15."""
+
+DECAY = 10.0
+"""Ratio of the same above which halving is no use, in cube roots of the error: of a geometric series it is at most a few of them."""
 
 ROUGH = 3e-3
 """Error, of the layer's largest, above which an interpolation does not show yet how it converges."""
@@ -127,24 +133,50 @@ def walk_chebyshev(pieces: Pieces, samples: Samples, max_rows: int) -> tuple[Pie
     Returns:
         The parts of pieces that were walked, their walks, and the parts on which the interpolation does not converge.
     """
-    sizes = _sizes(pieces, samples, max_rows)
-    todo = Intervals.of(pieces)
-    settled: list[Settled] = []
-    hopeless: list[Intervals] = []
+    interpolations = _Interpolations(pieces, samples, max_rows)
+    first = Intervals.of(pieces)
+    is_probe = torch.tensor([number in PROBED for number in range(FIRST_INTERVALS)], device=first.left.device).repeat(len(pieces))
+    todo, rest = interpolations.advance(first[is_probe]), first[~is_probe]
+    is_bent = (interpolations.num_hopeless() == len(PROBED))[rest.piece]
+    interpolations.hopeless.append(rest[is_bent])
+    todo = Intervals.concatenate([todo, rest[~is_bent]])
     while len(todo):
-        halves: list[Intervals] = []
-        for some in _split(todo, max(1, max_rows // (len(nodes()) + len(CHECKED)))):
-            coefficients, error = _interpolate(some, samples, max_rows)
-            size = sizes[some.piece][:, samples.layer]
-            worst = (error / size).nan_to_num(torch.inf, torch.inf).amax(1)
-            converged = worst <= TOLERANCE
-            settled.append(_switches(some[converged], coefficients[converged], error[converged], size[converged]))
-            again = ~converged & _gains_by_halving(coefficients, error / size)
-            again &= some.right - some.left > SHORTEST
-            hopeless.append(some[~converged & ~again])
+        todo = interpolations.advance(todo)
+    settled, hopeless = Settled.concatenate(interpolations.settled), Intervals.concatenate(interpolations.hopeless)
+    return *_walks(pieces, settled), _runs(pieces, hopeless)[0]
+
+
+class _Interpolations:
+    """Interpolations on intervals of pieces.
+
+    Attributes:
+        settled: Switches where they have converged.
+        hopeless: Intervals on which they don't.
+    """
+
+    def __init__(self, pieces: Pieces, samples: Samples, max_rows: int) -> None:
+        self._samples, self._max_rows = samples, max_rows
+        self._sizes = _sizes(pieces, samples, max_rows)
+        self.settled: list[Settled] = []
+        self.hopeless: list[Intervals] = []
+
+    def num_hopeless(self) -> Tensor:
+        """Return the number of hopeless intervals of each piece, int64 (P,)."""
+        return torch.bincount(Intervals.concatenate(self.hopeless).piece, minlength=len(self._sizes))
+
+    def advance(self, intervals: Intervals) -> Intervals:
+        """Settle intervals, or leave them to refinement, and return the halves of the others."""
+        halves = []
+        for some in _split(intervals, max(1, self._max_rows // (len(nodes()) + len(CHECKED)))):
+            coefficients, error = _interpolate(some, self._samples, self._max_rows)
+            size = self._sizes[some.piece][:, self._samples.layer]
+            relative = (error / size).nan_to_num(torch.inf, torch.inf)
+            converged = relative.amax(1) <= TOLERANCE
+            self.settled.append(_switches(some[converged], coefficients[converged], error[converged], size[converged]))
+            again = ~converged & _gains_by_halving(coefficients, relative) & (some.right - some.left > SHORTEST)
+            self.hopeless.append(some[~converged & ~again])
             halves.append(some[again].halved())
-        todo = Intervals.concatenate(halves)
-    return *_walks(pieces, Settled.concatenate(settled)), _runs(pieces, Intervals.concatenate(hopeless))[0]
+        return Intervals.concatenate(halves)
 
 
 def _split(intervals: Intervals, most: int) -> Iterator[Intervals]:
@@ -179,7 +211,8 @@ def _gains_by_halving(coefficients: Tensor, error: Tensor) -> Tensor:
     """Return whether the coefficients (I, DEGREE + 1, M) of the units with the largest errors (I, M) decay fast, bool (I,)."""
     worst, unit = error.max(1)
     decay = coefficients[torch.arange(len(unit), device=unit.device), :, unit].abs()
-    return (decay[:, -4:].amax(1) <= SLOW * decay[:, -9:-5].amax(1)) | (worst > ROUGH)
+    fast = (DECAY * worst ** (1 / 3)).clamp(max=SLOW)
+    return (decay[:, -4:].amax(1) <= fast * decay[:, -9:-5].amax(1)) | (worst > ROUGH)
 
 
 def _switches(intervals: Intervals, coefficients: Tensor, error: Tensor, size: Tensor) -> Settled:
