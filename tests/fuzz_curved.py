@@ -47,7 +47,7 @@ def random_network(seed: int) -> tuple[nn.Module, Tensor, Tensor, str]:
     else:
         layers: list[nn.Module] = []
         for outputs in [width] * (1 + depth):
-            last = layers[-1:] and width or inputs
+            last = width if layers else inputs
             if kind == "swiglu":
                 layers.append(SwiGLU(last, outputs))
                 continue
@@ -63,7 +63,12 @@ def random_network(seed: int) -> tuple[nn.Module, Tensor, Tensor, str]:
     scale = draw(0.3, 1.0, 3.0)
     start = scale * torch.randn(3, inputs, dtype=torch.float64)
     end = draw(-start, scale * torch.randn(3, inputs, dtype=torch.float64), start + 0.1 * torch.randn_like(start))
-    return model, start, end, f"{kind} {activation.__name__} gain {gain} depth {depth} width {width} inputs {inputs} scale {scale}"
+    return (
+        model,
+        start,
+        end,
+        f"{kind} {activation.__name__} gain {gain} depth {depth} width {width} inputs {inputs} scale {scale}",
+    )
 
 
 def refined(model: nn.Module, start: Tensor, end: Tensor) -> Walks:

@@ -26,7 +26,7 @@ FIRST_INTERVALS = 8
 """Equal intervals of a piece to begin with."""
 
 CHECKED = (2, 9)
-"""Numbers of the nodes behind which an interpolation is checked: not symmetric, for odd and even functions err at symmetric points."""
+"""Numbers of the nodes behind which an interpolation is checked: not symmetric, as odd and even functions are."""
 
 PROBED = (2, 5)
 """Intervals of a piece, by number, that are interpolated first: where halving is of no use to either, all are left to refinement."""
@@ -135,7 +135,9 @@ def walk_chebyshev(pieces: Pieces, samples: Samples, max_rows: int) -> tuple[Pie
     """
     interpolations = _Interpolations(pieces, samples, max_rows)
     first = Intervals.of(pieces)
-    is_probe = torch.tensor([number in PROBED for number in range(FIRST_INTERVALS)], device=first.left.device).repeat(len(pieces))
+    is_probe = torch.tensor([number in PROBED for number in range(FIRST_INTERVALS)], device=first.left.device).repeat(
+        len(pieces)
+    )
     todo, rest = interpolations.advance(first[is_probe]), first[~is_probe]
     is_bent = (interpolations.num_hopeless() == len(PROBED))[rest.piece]
     interpolations.hopeless.append(rest[is_bent])

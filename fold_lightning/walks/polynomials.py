@@ -35,7 +35,7 @@ class SignChanges:
 
     Attributes:
         polynomial: int64 (E,) which polynomial each belongs to.
-        position: float64 (E,) in [-1, 1].
+        position: float64 (E,) in [-1, 1]; after an undecided interval, its end.
         begins: bool (K,), whether a polynomial is positive just after -1.
         ends: bool (K,), whether it is positive just before 1.
         undecided: float64 (K,), length of the longest interval in which it stays within its margin of 0, or 0.
@@ -94,7 +94,8 @@ def chebyshev_basis(x: Tensor) -> Tensor:
 @cache
 def interpolation() -> Tensor:
     """Return the matrix that turns values at the nodes into Chebyshev coefficients."""
-    return torch.linalg.inv(chebyshev_basis(nodes()))
+    matrix: Tensor = torch.linalg.inv(chebyshev_basis(nodes()))
+    return matrix
 
 
 @cache
@@ -103,7 +104,10 @@ def _bernstein() -> Tensor:
     rows = []
     for k in range(DEGREE + 1):
         own = [(-1) ** (k - i) * comb(2 * k, 2 * i) / comb(k, i) for i in range(k + 1)]
-        share = [[comb(k, i) * comb(DEGREE - k, j - i) / comb(DEGREE, j) if j >= i else 0.0 for i in range(k + 1)] for j in range(DEGREE + 1)]
+        share = [
+            [comb(k, i) * comb(DEGREE - k, j - i) / comb(DEGREE, j) if j >= i else 0.0 for i in range(k + 1)]
+            for j in range(DEGREE + 1)
+        ]
         rows.append([sum(a * b for a, b in zip(own, weights, strict=True)) for weights in share])
     return torch.tensor(rows, dtype=torch.float64)
 
@@ -148,10 +152,17 @@ def sign_changes(coefficients: Tensor, margin: Tensor, shortest: Tensor) -> Sign
         position[order],
         begins=first[begins] > 0,
         ends=last[begins.roll(-1)] > 0,
-        undecided=torch.zeros_like(margin).scatter_reduce(
-            0, parts.polynomial, (parts.right - parts.left).masked_fill(parts.decided, 0.0), "amax"
-        ),
+        undecided=_longest_undecided(parts, len(margin)),
     )
+
+
+def _longest_undecided(parts: Parts, num_polynomials: int) -> Tensor:
+    """Return the length of the longest undecided interval of each polynomial, made of neighbouring parts, or 0."""
+    length = (parts.right - parts.left).masked_fill(parts.decided, 0.0)
+    starts = torch.ones_like(parts.decided)
+    starts[1:] = parts.decided[1:] | (parts.polynomial[1:] != parts.polynomial[:-1])
+    total = torch.zeros_like(length[starts]).scatter_add_(0, starts.cumsum(0) - 1, length)
+    return length.new_zeros(num_polynomials).scatter_reduce_(0, parts.polynomial[starts], total, "amax")
 
 
 def _settle(coefficients: Tensor, margin: Tensor, shortest: Tensor) -> Parts:
