@@ -112,8 +112,13 @@ def compare(seed: int) -> Counter[str]:
         found = f"interpolation {int(mine[segment, unit])}, refinement {int(theirs[segment, unit])}, {DENSE} points {seen}"
         decided = f"resolution {float(walks.resolution[segment]):.0e}, {float(other.resolution[segment]):.0e}"
         print(f"seed {seed} segment {segment} unit {unit} ({drawn}): switches by {found}; {decided}; real {real}", flush=True)
-    equal = torch.equal(walk_range(walks), walk_range(other)) and torch.equal(walk_length(walks), walk_length(other))
-    counts["networks with equal r1, r2 and regions"] += equal and torch.equal(walks.num_regions(), other.num_regions())
+    measures = {"r1": walk_range, "r2": walk_length, "regions": Walks.num_regions}
+    for name, measure in measures.items():
+        unequal = measure(walks) != measure(other)
+        counts[f"segments whose {name} differs"] += int(unequal.sum())
+        for segment in unequal.nonzero().squeeze(1).tolist():
+            found = [int(measure(each)[segment]) for each in (walks, other)]
+            print(f"seed {seed} segment {segment} ({drawn}): {name} by interpolation and by refinement {found}", flush=True)
     counts["segments left undecided above 1e-6"] += int((walks.resolution > 1e-6).sum())
     return counts
 

@@ -31,7 +31,7 @@ CHECKED = (2, 9)
 PROBED = (2, 5)
 """Intervals of a piece, by number, that are interpolated first: where halving is of no use to either, all are left to refinement."""
 
-TOLERANCE = 1e-10
+TOLERANCE = 1e-12
 """Error of an interpolation, of its layer's largest pre-activation at `SIZED` points of the piece, up to which it has converged."""
 
 SAFETY = 4.0
