@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fold_lightning import segment_walks
 from fold_lightning.walks.polynomials import DEGREE, chebyshev_basis, interpolation, nodes, sign_changes
-from fold_lightning.walks.walks import CHEBYSHEV, SMOOTH
+from fold_lightning.walks.walks import CHEBYSHEV, CURVED_REFINEMENT
 
 
 def changes_of(function: Callable[[Tensor], Tensor], margin: float = 1e-12) -> tuple[list[float], bool, bool, float]:
@@ -118,7 +118,7 @@ def test_a_kink_in_a_smooth_network_leaves_its_part_to_refinement() -> None:
     t = torch.linspace(0, 1, 20_001, dtype=torch.float64)
     bits = torch.sin(20 * t + 1) + torch.maximum(torch.exp(t), 2 - t) / 2 - 1 > 0
     seen = t[1:][bits[1:] != bits[:-1]]
-    assert engine == SMOOTH and len(positions) == len(seen) and first[0] == bool(bits[0])
+    assert engine == CURVED_REFINEMENT and len(positions) == len(seen) and first[0] == bool(bits[0])
     assert np.allclose(positions, seen, atol=1e-4)
 
 
@@ -132,7 +132,7 @@ def smooth_mlp(activation: Callable[[], nn.Module], gain: float) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("activation", [nn.GELU, nn.SiLU, nn.Tanh, nn.Softplus])
+@pytest.mark.parametrize("activation", [nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid])
 def test_steep_networks_are_walked_as_refinement_walks_them(activation: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     model, start, end = smooth_mlp(activation, 8.0), torch.randn(4, 6), torch.randn(4, 6)

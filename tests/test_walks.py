@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fold_lightning import Walks, activation_codes, segment_walks, space_folding, walk_length, walk_range
-from fold_lightning.walks import scheduler
+from fold_lightning.walks import estimate, scheduler
+from fold_lightning.walks.walks import ENGINES
 
 
 def steps_of(walks: Walks, i: int) -> list[tuple[float, tuple[int, ...]]]:
@@ -575,7 +576,7 @@ def test_a_walk_that_cannot_be_finished_says_so(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(scheduler, "GrowingBatch", _fails)
     monkeypatch.setattr(refinement, "MOST_POINTS", 3)
-    with pytest.warns(UserWarning, match="5 of 5 walks were cut off"):
+    with pytest.warns(UserWarning, match="5 of 5 walks were given up"):
         walks = segment_walks(mlp(6, 20, 20, 20, 1), torch.randn(5, 6), torch.randn(5, 6))
     assert not walks.exact.any() and not walks.complete.any()
 
@@ -616,16 +617,26 @@ def test_only_operations_before_the_last_unit_that_counts_make_a_walk_curved() -
     assert not segment_walks(model, x, -x).exact.any()
 
 
-@pytest.mark.parametrize("max_breakpoints", [1, 10, 30])
-def test_beyond_the_budget_a_walk_says_so_and_is_refined_instead(max_breakpoints: int) -> None:
-    model, start, end = mlp(6, 30, 30, 30, 1), torch.randn(10, 6), torch.randn(10, 6)
-    whole = segment_walks(model, start, end, max_bytes=10_000)
-    with pytest.warns(UserWarning, match="of 10 walks were cut off"):
-        some = segment_walks(model, start, end, max_breakpoints=max_breakpoints, max_bytes=10_000)
-    assert torch.equal(some.exact, some.complete) and not some.complete.all()
-    kept = some.complete
-    assert torch.equal(walk_length(whole)[kept], walk_length(some)[kept])
+def test_where_few_units_count_a_long_walk_follows_these_alone_if_that_costs_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, start, end = mlp(6, 60, 60, 60, 8, 1), 3 * torch.randn(10, 6), 3 * torch.randn(10, 6)
+    whole = segment_walks(model, start, end, layers="7")
+    monkeypatch.setattr(estimate, "LONG", 1000)
+    assert segment_walks(model, start, end).exact.all()  # all units count, so nothing would be saved
+    monkeypatch.setattr(estimate, "CURVED_POINTS", 40)
+    with pytest.warns(UserWarning, match="estimated to cost less than an exact walk"):
+        some = segment_walks(model, start, end, layers="7")
+        alone = [segment_walks(model, a[None], b[None], layers="7") for a, b in zip(start, end, strict=True)]
+    assert not some.exact.all() and some.complete.all()
+    assert torch.equal(some.exact, torch.cat([walks.exact for walks in alone]))  # whichever other segments come along
     assert (walk_length(whole) - walk_length(some)).abs().max() <= 2  # refinement may miss what its criterion misses
+
+
+@pytest.mark.parametrize("engine", ["growing batch", "refinement"])
+def test_an_engine_can_be_asked_for(engine: str) -> None:
+    model, start, end = mlp(6, 20, 20, 1), torch.randn(10, 6), torch.randn(10, 6)
+    walks = segment_walks(model, start, end, engine=engine)
+    assert (walks.engine == list(ENGINES).index(engine)).all()
+    assert torch.equal(walk_length(walks), walk_length(segment_walks(model, start, end)))
 
 
 class TestMistakes:
@@ -678,6 +689,8 @@ class TestMistakes:
             segment_walks(self.model, self.x, self.x, num_points=100)
         with pytest.raises(ValueError, match="`max_bytes` must be an integer of at least 1"):
             segment_walks(self.model, self.x, self.x, max_bytes=0)
+        with pytest.raises(ValueError, match="`engine` must be one of 'growing batch', .*got 'fast'"):
+            segment_walks(self.model, self.x, self.x, engine="fast")
 
     def test_no_activation(self) -> None:
         with pytest.raises(ValueError, match="meets no activation"):

@@ -50,7 +50,7 @@ class FoldingMonitor(AnyCallback):
       largest chi of each; absent without labels of two classes.
     - ``folding/regions``, at least 1: mean number of activation regions on a segment; absent for method "uniform".
     - ``folding/exact``, ``folding/complete`` in [0, 1]: the share of segments whose walk is exact and verified itself; that was not
-      cut off.
+      given up.
     - ``folding/layer/<name>`` in [0, 1): mean chi seen through that layer's bits alone.
     - ``codes/distinct``, ``codes/layer/<name>``: how many activation regions the inputs occupy (`DistinctCodes`), by all units and
       by those of a layer; ``codes/distinct_fraction`` in (0, 1]: the same for each input.

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fold_lightning.activations.codes import CHUNK_BYTES, codes_of
-from fold_lightning.activations.evaluation import Forward, evaluate_on_replica
+from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica
 from fold_lightning.activations.inspection import ModelStructure, inspect
 from fold_lightning.activations.layers import Patterns
 from fold_lightning.walks.segments import check_segments, ends_to_inspect
-from fold_lightning.walks.sparse import count_bits
 from fold_lightning.walks.uniform import check_num_points
 
 CURVED_ROWS = 40
@@ -23,6 +22,18 @@ MAX_COST = 10**6
 """Mean of `exact_costs` up to which a walk takes up to about 0.05 s on a core: 90 walks take less than 5 s, so that the two of a
 training that are always measured stay within the 10 s that are always allowed. LeNet, at 5 million, took 0.4 s a walk."""
 
+NUM_POINTS = 9
+"""Equidistant points of a segment at which its switches are counted."""
+
+LONG = 10**9
+"""Pre-activations whose evaluation takes from twenty seconds to minutes: a walk up to this is exact whatever else were cheaper."""
+
+CURVED_POINTS = 128
+"""Points at which a walk looks that follows only the units that count, apart from their switches."""
+
+CURVED_POINTS_A_SWITCH = 10
+"""And those with which it finds a switch."""
+
 
 def count_switches(
     model: nn.Module,
@@ -31,7 +42,7 @@ def count_switches(
     *,
     layers: Patterns = None,
     forward: Forward = None,
-    num_points: int = 9,
+    num_points: int = NUM_POINTS,
 ) -> Tensor:
     """Count the switches seen at a few equidistant points of each segment: a lower bound of an exact walk's breakpoints.
 
@@ -68,7 +79,7 @@ def exact_costs(
     *,
     layers: Patterns = None,
     forward: Forward = None,
-    num_points: int = 9,
+    num_points: int = NUM_POINTS,
 ) -> Tensor:
     """Estimate the pre-activations that an exact walk of each segment evaluates, from counts alone.
 
@@ -95,6 +106,30 @@ def exact_costs(
     return counts * structure.num_units * (CURVED_ROWS if structure.unknown else 1)
 
 
+def is_dearer_exactly(replica: Replica, structure: ModelStructure, start: Tensor, end: Tensor) -> Tensor:
+    """Tell where an exact walk of a piecewise linear network takes minutes, and one that follows only the units that count less.
+
+    An exact walk evaluates the network at the switches of all layers up to the last that counts; one of the units that count alone at
+    `CURVED_POINTS` and a few for each of their switches, whatever the others do.
+
+    Args:
+        replica: The model.
+        structure: Its activations.
+        start: float64 (S, ...) where segments begin.
+        end: Where they end.
+
+    Returns:
+        bool (S,), the same for a segment whichever others come with it.
+    """
+    if tuple(structure.needed) == structure.counted:
+        return torch.zeros(len(start), dtype=torch.bool, device=start.device)
+    of_all = _with_all_counted(structure)
+    switches = _switches(replica, of_all, start, end, NUM_POINTS)
+    counted = torch.cat([switches[:, of_all.layers[layer]] for layer in structure.counted], 1)
+    rows, curved_rows = switches.sum(1), CURVED_POINTS + CURVED_POINTS_A_SWITCH * counted.sum(1)
+    return (rows * of_all.num_units > LONG) & (rows > curved_rows)
+
+
 def _count(
     model: nn.Module, start: Tensor, end: Tensor, layers: Patterns, forward: Forward, num_points: int
 ) -> tuple[Tensor, ModelStructure]:
@@ -102,14 +137,23 @@ def _count(
     check_segments(start, end)
     check_num_points(num_points)
     with evaluate_on_replica(model, start, forward) as replica:
-        structure = inspect(replica, ends_to_inspect(start, end), layers)
-        structure = replace(structure, counted=tuple(structure.needed))
-        start, end = (x.detach().to(replica.device, torch.float64)[:, None] for x in (start, end))
-        position = torch.linspace(0, 1, num_points, dtype=torch.float64, device=start.device)
-        position = position.view(-1, *[1] * (start.dim() - 2))
-        segments = max(1, CHUNK_BYTES // (num_points * (8 * start[0].numel() + structure.num_units)))
-        counts = []
-        for a, b in zip(start.split(segments), end.split(segments), strict=True):
-            bits = codes_of(replica, structure, torch.lerp(a, b, position).flatten(0, 1)).unflatten(0, (-1, num_points))
-            counts.append(count_bits(bits[:, 1:] ^ bits[:, :-1]).sum(1))
-    return torch.cat(counts), structure
+        structure = _with_all_counted(inspect(replica, ends_to_inspect(start, end), layers))
+        start, end = (x.detach().to(replica.device, torch.float64) for x in (start, end))
+        return _switches(replica, structure, start, end, num_points).sum(1), structure
+
+
+def _with_all_counted(structure: ModelStructure) -> ModelStructure:
+    """Return the structure with all layers counted that bend a walk."""
+    return replace(structure, counted=tuple(structure.needed))
+
+
+def _switches(replica: Replica, structure: ModelStructure, start: Tensor, end: Tensor, num_points: int) -> Tensor:
+    """Return how often each unit switches between equidistant points of each segment, int16 (S, N)."""
+    position = torch.linspace(0, 1, num_points, dtype=torch.float64, device=start.device)
+    position = position.view(-1, *[1] * (start.dim() - 1))
+    segments = max(1, CHUNK_BYTES // (num_points * (8 * start[0].numel() + structure.num_units)))
+    counts = []
+    for a, b in zip(start[:, None].split(segments), end[:, None].split(segments), strict=True):
+        bits = codes_of(replica, structure, torch.lerp(a, b, position).flatten(0, 1)).unflatten(0, (-1, num_points))
+        counts.append((bits[:, 1:] ^ bits[:, :-1]).sum(1, dtype=torch.int16))
+    return torch.cat(counts)

@@ -61,7 +61,7 @@ class PieceWalks:
         exact: bool (P,) whether it verified itself.
         complete: bool (P,) whether all of the piece was walked.
         resolution: float64 (P,) in t of the segment.
-        engine: int64 (P,), index into `ENGINES`.
+        engine: int64 (P,), place in `ENGINES`.
     """
 
     piece: Tensor

@@ -1,12 +1,12 @@
 """Walks of whole segments: cut into pieces that fit the memory, each walked in the way that suits the network.
 
-A network of piecewise linear operations is walked in one pass and verified, and refined where that fails; any other as curved.
+Each piece begins with the engine that suits the network, and what that does not take is left to the next one of its kind.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -20,12 +20,13 @@ from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import Noise, Rounding
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.chebyshev import walk_chebyshev
+from fold_lightning.walks.estimate import is_dearer_exactly
 from fold_lightning.walks.growing_batch import GrowingBatch, TooManyRows
 from fold_lightning.walks.pieces import Pieces, PieceWalks, join
 from fold_lightning.walks.refinement import Samples, refine
 from fold_lightning.walks.smooth import walk_smooth
 from fold_lightning.walks.sparse import set_bits
-from fold_lightning.walks.walks import GROWING_BATCH, REFINEMENT, SMOOTH, Walks
+from fold_lightning.walks.walks import CHEBYSHEV, CURVED_REFINEMENT, ENGINES, GROWING_BATCH, REFINEMENT, Walks
 
 MOST_CHECKS = 2
 """Points of each piece at which the pre-activations that a pass implies are compared with a plain forward pass."""
@@ -45,8 +46,15 @@ CURVED_GUESS = 250
 FIRST_ENDS = 4
 """Segments whose ends show the usual terms of units."""
 
+SHORTEST_PIECE = 1e-9
+"""In t: a piece is cut no further; far above `MERGE_TOLERANCE`."""
+
 FILLED = 0.8
 """How much of the memory pieces are to take, by what those before took of it: a pass that it does not hold is in vain."""
+
+
+Taken = tuple[Pieces, PieceWalks | None, Pieces]
+"""The pieces, or parts of them, that an engine walked, what it found there, and those that it leaves to the next engine."""
 
 
 class PieceScheduler:
@@ -58,7 +66,7 @@ class PieceScheduler:
         start: float64 (S, ...) where the segments begin.
         end: float64 (S, ...) where they end.
         max_bytes: Working memory.
-        max_breakpoints: How many breakpoints of a segment to follow exactly.
+        engine: Which of `ENGINES` to begin with; None chooses.
     """
 
     def __init__(
@@ -68,20 +76,22 @@ class PieceScheduler:
         start: Tensor,
         end: Tensor,
         max_bytes: int,
-        max_breakpoints: int,
+        engine: str | None,
     ) -> None:
         self._replica, self._structure = replica, structure
         self._start, self._end = start, end
-        self._max_breakpoints = max_breakpoints
-        self._left = torch.full((len(start),), max_breakpoints, device=start.device)
+        self._engine = engine
+        self._engines: dict[int, Callable[[Pieces], Taken]] = {
+            GROWING_BATCH: self._in_one_pass,
+            REFINEMENT: self._refined,
+            CHEBYSHEV: self._interpolated,
+            CURVED_REFINEMENT: self._curved,
+        }
         self._max_numel = max(16 * structure.widest, max_bytes // (8 * TENSORS_AT_ONCE))
         self._numel_at_once = FILLED * self._max_numel
         self._density: float = FIRST_GUESS * structure.widest
         self._has_walked = False
         self._notes: dict[int, str] = {}
-        if structure.unknown:
-            places = ", ".join(f"{name} in {place}" for name, place in structure.unknown.items())
-            self._note(SMOOTH, f"Not known to be piecewise linear: {places}.")
         self._random = torch.Generator().manual_seed(0)
 
     @cached_property
@@ -90,8 +100,7 @@ class PieceScheduler:
 
     def walks(self) -> Walks:
         """Return the walks of all segments."""
-        segments = torch.arange(len(self._start), device=self._start.device)
-        todo = [Pieces(segments, torch.zeros_like(segments).double(), torch.ones_like(segments).double())]
+        todo = [(engine, pieces) for engine, pieces in self._first_choices() if len(pieces)]
         done: list[tuple[Pieces, PieceWalks]] = []
         while todo:
             self._go_on(todo, done)
@@ -99,85 +108,92 @@ class PieceScheduler:
         pieces = Pieces.concatenate(parts)
         return join(pieces, PieceWalks.concatenate(found), len(self._start), self._structure, self._notes)
 
-    def _go_on(self, todo: list[Pieces], done: list[tuple[Pieces, PieceWalks]]) -> None:
-        """Walks the pieces that come next."""
-        pieces = self._within_budget(self._next(todo), done)
-        if len(pieces) == 0:
-            return
+    def _first_choices(self) -> list[tuple[int, Pieces]]:
+        """Return the engines to begin with, and the segments of each."""
+        segments = torch.arange(len(self._start), device=self._start.device)
+        pieces = Pieces(segments, torch.zeros_like(segments).double(), torch.ones_like(segments).double())
+        if self._engine is not None:
+            return [(list(ENGINES).index(self._engine), pieces)]
+        if self._structure.unknown:
+            places = ", ".join(f"{name} in {place}" for name, place in self._structure.unknown.items())
+            self._density = CURVED_GUESS * max(self._structure.widest, self._structure.num_units)
+            self._note(CHEBYSHEV, f"Not known to be piecewise linear: {places}.")
+            self._note(CURVED_REFINEMENT, f"Interpolation does not converge. Not known to be piecewise linear: {places}.")
+            return [(CHEBYSHEV, pieces)]
+        is_curved = is_dearer_exactly(self._replica, self._structure, self._start, self._end)
+        if bool(is_curved.any()):
+            self._note(CURVED_REFINEMENT, "To follow the units that count alone is estimated to cost less than an exact walk.")
+        return [(GROWING_BATCH, pieces[~is_curved]), (CURVED_REFINEMENT, pieces[is_curved])]
+
+    def _go_on(self, todo: list[tuple[int, Pieces]], done: list[tuple[Pieces, PieceWalks]]) -> None:
+        """Walk the pieces that come next; what their engine does not take is left to the next engine."""
+        engine, pieces = self._next(todo)
         try:
-            self._walk(pieces, done)
+            walked, found, left = self._engines[engine](pieces)
         except TooManyRows as error:
-            if len(pieces) == 1 and error.rows > self._left[pieces.segment]:
-                done.append((pieces, self._cut_off(pieces)))
-                return
             self._density = max(self._density, error.numel / float(pieces.length.sum()))
-            todo.append(pieces if len(pieces) > 1 else pieces.cut(max(2, self._parts(pieces))))
+            todo.append((engine, pieces if len(pieces) > 1 else pieces.cut(max(2, self._parts(pieces)))))
+            return
+        if found is not None and len(walked):
+            done.append((walked, found))
+        if len(left):
+            todo.append((engine + 1, left))
 
     def _note(self, engine: int, reason: str) -> None:
         """Keep the first reason why segments are left to an engine."""
         if engine == REFINEMENT and self._structure.bends:
             reason += f" Plain passes may miss bends without a bit: {', '.join(self._structure.bends)}."
+        if engine == REFINEMENT and self._uneven:
+            reason += f" Units of layer {self._uneven[0]!r} differ too much in size for plain passes to tell rounding."
         self._notes.setdefault(engine, reason)
 
-    def _next(self, todo: list[Pieces]) -> Pieces:
-        """Takes as many pieces as fit the memory, by what those before took."""
-        pieces = todo.pop()
+    @cached_property
+    def _uneven(self) -> list[str]:
+        """Layers whose units differ too much in size for one tolerance."""
+        return [layer for layer in self._structure.needed if not self._rounding.is_even(layer)]
+
+    def _next(self, todo: list[tuple[int, Pieces]]) -> tuple[int, Pieces]:
+        """Take an engine and as many of its pieces as fit the memory, by what those before took."""
+        engine, pieces = todo.pop()
         if self._has_walked and self._parts(pieces[:1]) > 1:
             pieces = Pieces.concatenate([pieces[:1].cut(self._parts(pieces[:1])), pieces[1:]])
         fit = max(1, int((self._density * pieces.length.cumsum(0) <= self._numel_at_once).sum()))
         if len(pieces) > fit:
-            todo.append(pieces[fit:])
-        return pieces[:fit]
-
-    def _within_budget(self, pieces: Pieces, done: list[tuple[Pieces, PieceWalks]]) -> Pieces:
-        """The pieces without those of segments whose budget is spent, which it walks as curved."""
-        spent = (pieces.length < 1) & (self._left[pieces.segment] < 0)
-        if bool(spent.any()):
-            done.append((pieces[spent], self._cut_off(pieces[spent])))
-        return pieces[~spent]
+            todo.append((engine, pieces[fit:]))
+        return engine, pieces[:fit]
 
     def _parts(self, piece: Pieces) -> int:
-        """Into how many parts a piece has to be cut."""
+        """Return into how many parts a piece has to be cut."""
         return math.ceil(self._density * float(piece.length) / self._numel_at_once)
 
-    def _walk(self, pieces: Pieces, done: list[tuple[Pieces, PieceWalks]]) -> None:
-        """Adds what it finds on some pieces."""
-        if self._structure.unknown:
-            self._density = CURVED_GUESS * max(self._structure.widest, self._structure.num_units)
-            done.extend(self._interpolated(pieces))
-            return
+    def _in_one_pass(self, pieces: Pieces) -> Taken:
+        """Walk pieces in one pass over a growing batch, and leave those on which it is not verified."""
+        if len(pieces) == 1 and float(pieces.length) < SHORTEST_PIECE:
+            self._note(REFINEMENT, "Breakpoints lie too close together for the memory.")
+            return pieces[:0], None, pieces
+        grid = Breakpoints(pieces.begin, pieces.end)
+        probes = self._random_points(pieces)
+        ends = torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)])
         try:
-            found, verified, numel = self._in_one_pass(pieces)
+            one_pass = GrowingBatch(
+                *(self._replica, self._structure, grid, self._max_numel, probes, self._rounding),
+                lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
+            )
+            one_pass.run(ends)
+            checks = max(1, min(MOST_CHECKS, len(grid) // (ROWS_PER_CHECK * len(pieces)))) * len(pieces)
+            verified = self._verified(pieces, (probes[0][:checks], probes[1][:checks]), one_pass.probed)
         except TooManyRows:
             raise
         except Exception as error:  # whatever a model does with a batch that grows, plain passes over points do not meet it
             self._note(REFINEMENT, f"The model does not take a batch that grows: {str(error) or type(error).__name__}")
-            done.append((pieces, self._refined(pieces)))
-            return
-        self._density, self._has_walked = numel / float(pieces.length.sum()), True
-        if bool(verified.all()):
-            done.append((pieces, found))
-            return
-        self._note(REFINEMENT, "At random points pre-activations were not those that the walk implies.")
-        failed = pieces[~verified]
-        done.extend([(pieces[verified], found.of(verified)), (failed, self._refined(failed))])
-
-    def _in_one_pass(self, pieces: Pieces) -> tuple[PieceWalks, Tensor, int]:
-        """What one pass found, on which pieces it was verified, and how much of the memory it took."""
-        grid = Breakpoints(pieces.begin, pieces.end)
-        probes = self._random_points(pieces)
-        one_pass = GrowingBatch(
-            *(self._replica, self._structure, grid, self._max_numel, probes, self._rounding),
-            lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
-        )
-        one_pass.run(torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)]))
+            return pieces[:0], None, pieces
+        self._density, self._has_walked = one_pass.peak_numel / float(pieces.length.sum()), True
         if bool(one_pass.doubtful.any()):
             self._note(
                 GROWING_BATCH, "Some pre-activations are near a threshold, or some switches together, up to rounding alone."
             )
-        self._spend(pieces, torch.bincount(grid.piece) - 2)
-        checks = max(1, min(MOST_CHECKS, len(grid) // (ROWS_PER_CHECK * len(pieces)))) * len(pieces)
-        verified = self._verified(pieces, (probes[0][:checks], probes[1][:checks]), one_pass.probed)
+        if not bool(verified.all()):
+            self._note(REFINEMENT, "At random points pre-activations were not those that the walk implies.")
         found = PieceWalks(
             *one_pass.events(),
             first_codes=one_pass.first_codes(),
@@ -186,44 +202,28 @@ class PieceScheduler:
             resolution=torch.full_like(pieces.begin, MERGE_TOLERANCE),
             engine=torch.full_like(pieces.segment, GROWING_BATCH),
         )
-        return found, verified, one_pass.peak_numel
+        return pieces[verified], found.of(verified), pieces[~verified]
 
-    def _spend(self, pieces: Pieces, breakpoints: Tensor) -> None:
-        """Counts breakpoints against the budget; a piece so dense that its segment can't keep within it uses up all of it."""
-        hopeless = breakpoints / (pieces.end - pieces.begin) > 2 * self._max_breakpoints
-        self._left[pieces.segment] = torch.where(hopeless, -1, self._left[pieces.segment] - breakpoints)
-
-    def _refined(self, pieces: Pieces) -> PieceWalks:
-        """By plain passes, each layer's breakpoints after those of the layers before.
+    def _refined(self, pieces: Pieces) -> Taken:
+        """Walk all pieces by plain passes, each layer's breakpoints after those of the layers before.
 
         Between these nothing bends but what gives no bit: a clamp or a max pool might do so twice and be missed.
         """
         samples = self._samples(pieces, self._structure.needed)
         found = refine(pieces, samples, self._max_samples(samples))
-        uneven = [layer for layer in self._structure.needed if not self._rounding.is_even(layer)]
-        if uneven:
-            self._notes[REFINEMENT] += (
-                f" Units of layer {uneven[0]!r} differ too much in size for plain passes to tell rounding."
-            )
-        return replace(found, exact=torch.zeros_like(found.exact)) if uneven or self._structure.bends else found
+        if self._uneven or self._structure.bends:
+            found = replace(found, exact=torch.zeros_like(found.exact))
+        return pieces, found, pieces[:0]
 
-    def _interpolated(self, pieces: Pieces) -> list[tuple[Pieces, PieceWalks]]:
-        """Walk pieces by interpolation, and refine the parts of them where that does not converge."""
+    def _interpolated(self, pieces: Pieces) -> Taken:
+        """Interpolate between plain passes that look at nothing but the bits that count; leave the parts where that does not do."""
         samples = self._samples(pieces, self._structure.counted)
-        parts, found, left_over = walk_chebyshev(pieces, samples, self._max_samples(samples))
-        walked = [(parts, found)] if len(parts) else []
-        return [*walked, (left_over, self._smooth(left_over))] if len(left_over) else walked
+        return walk_chebyshev(pieces, samples, self._max_samples(samples))
 
-    def _smooth(self, pieces: Pieces) -> PieceWalks:
-        """Walk pieces by plain passes that look at nothing but the bits that count."""
+    def _curved(self, pieces: Pieces) -> Taken:
+        """Walk all pieces by plain passes that look at nothing but the bits that count."""
         samples = self._samples(pieces, self._structure.counted)
-        return walk_smooth(pieces, samples, self._max_samples(samples))
-
-    def _cut_off(self, pieces: Pieces) -> PieceWalks:
-        """Walk pieces of segments whose budget of breakpoints is spent."""
-        self._note(SMOOTH, f"More than {self._max_breakpoints:,} breakpoints: see `max_breakpoints`.")
-        found = self._smooth(pieces)
-        return replace(found, complete=torch.zeros_like(found.complete))
+        return pieces, walk_smooth(pieces, samples, self._max_samples(samples)), pieces[:0]
 
     def _samples(self, pieces: Pieces, names: Sequence[str]) -> Samples:
         return Samples(

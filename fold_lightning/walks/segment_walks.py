@@ -15,7 +15,7 @@ from fold_lightning.activations.layers import Patterns
 from fold_lightning.walks.scheduler import PieceScheduler
 from fold_lightning.walks.segments import check_segments, ends_to_inspect
 from fold_lightning.walks.uniform import check_num_points, walk_chunks
-from fold_lightning.walks.walks import Walks
+from fold_lightning.walks.walks import ENGINES, UNIFORM, Walks
 
 Method = Literal["exact", "uniform"]
 
@@ -33,7 +33,7 @@ def segment_walks(
     method: Method = "exact",
     num_points: int | None = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
-    max_breakpoints: int = 10_000,
+    engine: str | None = None,
 ) -> Walks:
     """Return the codes met on the straight segments ``(1 - t) start + t end``, t in [0, 1].
 
@@ -61,9 +61,9 @@ def segment_walks(
 
     A walk costs about one forward pass over a point of each breakpoint, in float64, or less: those of all layers up to the last that
     counts for a piecewise linear network, 64 intervals and those around each switch of a counted unit for a curved one. Images of a
-    ResNet's size have 10^5 breakpoints between them, so of a segment that does not fit the memory at once and has more than
-    `max_breakpoints` the rest is walked as if it were
-    curved from there on, which follows only the units that count: `Walks.exact` and `Walks.complete` are then False.
+    ResNet's size have 10^5 breakpoints between them. Where few units count, a segment that would take minutes (10^9 pre-activations)
+    is walked as if the network were curved, which follows only these units, if that is estimated to cost less: `Walks.exact` is then
+    False, and `Walks.explain` says so.
 
     Args:
         model: Any module; activations are found as modules and as functions.
@@ -76,8 +76,8 @@ def segment_walks(
         num_points: For "uniform" alone, how many points of each segment; at least 2, its ends.
         max_bytes: About how much working memory to use; segments are walked in chunks, long ones in pieces. The result does
             not depend on it.
-        max_breakpoints: How many breakpoints of a piecewise linear network to follow on a segment that does not fit the memory
-            at once.
+        engine: For "exact" alone, one of `ENGINES` to begin with in place of the one that suits the network, for comparisons. What it
+            does not take is left to the next one.
 
     Returns:
         The walks. `Walks.exact` says for each whether it verified itself: at random points the pre-activations that a walk
@@ -97,35 +97,37 @@ def segment_walks(
         tensor([4])
     """
     check_segments(start, end)
-    _check_method(method, num_points, max_bytes, max_breakpoints)
+    _check_method(method, num_points, max_bytes, engine)
     if num_points is not None:
         chunks = walk_chunks(model, start, end, num_points=num_points, layers=layers, forward=forward, max_bytes=max_bytes)
         return Walks.concatenate(list(chunks))
     with evaluate_on_replica(model, start, forward) as replica:
         structure = inspect(replica, ends_to_inspect(start, end), layers)
         start, end = (x.detach().to(replica.device, torch.float64) for x in (start, end))
-        walks = PieceScheduler(replica, structure, start, end, max_bytes, max_breakpoints).walks()
+        walks = PieceScheduler(replica, structure, start, end, max_bytes, engine).walks()
     _warn(walks, curved=bool(structure.unknown))
     return walks
 
 
 def _warn(walks: Walks, *, curved: bool) -> None:
-    """Warn of walks that were cut off, and of inexact ones unless the network curves, where none is exact."""
+    """Warn of walks that were given up, and of inexact ones unless the network curves, where none is exact."""
     unfinished, inexact = int((~walks.complete).sum()), int((~walks.exact).sum())
     if unfinished:
-        warnings.warn(f"{unfinished} of {walks.num_segments} walks were cut off: see `Walks.complete`.", stacklevel=3)
+        warnings.warn(f"{unfinished} of {walks.num_segments} walks were given up: see `Walks.complete`.", stacklevel=3)
     elif inexact and not curved:
         message = f"{inexact} of {walks.num_segments} walks are not exact: see `Walks.exact`. {walks.explain()}"
         warnings.warn(message, stacklevel=3)
 
 
-def _check_method(method: str, num_points: int | None, max_bytes: int, max_breakpoints: int) -> None:
+def _check_method(method: str, num_points: int | None, max_bytes: int, engine: str | None) -> None:
     if method not in get_args(Method):
         raise ValueError(f"`method` must be one of {', '.join(map(repr, get_args(Method)))}, got {method!r}.")
     if method == "uniform":
         check_num_points(num_points)
     if method == "exact" and num_points is not None:
         raise ValueError(f"`num_points={num_points}` goes with `method='uniform'`: an exact walk meets every region.")
-    for name, value in (("max_bytes", max_bytes), ("max_breakpoints", max_breakpoints)):
-        if not is_integer(value, 1):
-            raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+    engines = list(ENGINES)[:UNIFORM]
+    if engine is not None and (method != "exact" or engine not in engines):
+        raise ValueError(f"`engine` must be one of {', '.join(map(repr, engines))}, for `method='exact'`, got {engine!r}.")
+    if not is_integer(max_bytes, 1):
+        raise ValueError(f"`max_bytes` must be an integer of at least 1, got {max_bytes!r}.")

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from fold_lightning.walks.pieces import Pieces, PieceWalks
 from fold_lightning.walks.refinement import CHECK, MOST_POINTS, Intervals, Samples, next_batch
-from fold_lightning.walks.walks import SMOOTH
+from fold_lightning.walks.walks import CURVED_REFINEMENT
 
 FIRST_LENGTH = 1 / 64
-"""In t: a piece is cut into equal intervals no longer than this to begin with."""
+"""In t: pieces are cut at its multiples to begin with, wherever they begin, so that places where much switches at once are shared."""
 
 SAFETY = 16.0
 """How many times its deviation from a straight line a unit is trusted to stay within. With 8, and half as many intervals to
@@ -84,15 +84,18 @@ def walk_smooth(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
             todo.append(intervals[again].cut(rows, check[again], at_check[again]))
     events, first_codes = _events(Settled.concatenate(settled), samples, max_rows)
     complete = looked <= MOST_POINTS
-    engine = torch.full_like(pieces.segment, SMOOTH)
+    engine = torch.full_like(pieces.segment, CURVED_REFINEMENT)
     return PieceWalks(*events, first_codes, torch.zeros_like(complete), complete, resolution, engine)
 
 
 def _first_intervals(pieces: Pieces, samples: Samples) -> Intervals:
-    parts = (pieces.length / FIRST_LENGTH).ceil().long()
+    """Return the intervals to begin with: pieces that are cut at multiples of the longest length."""
+    first = (pieces.begin / FIRST_LENGTH).floor().long() + 1
+    parts = (pieces.end / FIRST_LENGTH).ceil().long() - first + 1
     piece = torch.arange(len(pieces), device=parts.device).repeat_interleave(parts + 1)
     number = torch.arange(len(piece), device=parts.device) - ((parts + 1).cumsum(0) - (parts + 1))[piece]
-    position = torch.lerp(pieces.begin[piece], pieces.end[piece], number.double() / parts[piece])
+    position = ((first[piece] + number - 1) * FIRST_LENGTH).double()
+    position = position.where(number > 0, pieces.begin[piece]).where(number < parts[piece], pieces.end[piece])
     at = samples(piece, position)
     left = (piece[1:] == piece[:-1]).nonzero().squeeze(1)
     return Intervals(piece[left], position[left], position[left + 1], at[left], at[left + 1])

@@ -9,16 +9,16 @@ from torch import Tensor
 
 from fold_lightning.activations.layers import Patterns, columns, select_layers
 
-ENGINES = (
-    "one pass over a growing batch",
-    "refinement by plain passes",
-    "Chebyshev interpolation",
-    "refinement of a network that curves",
-    "equidistant points",
-)
-"""Ways to walk a segment, from the first choice to the last."""
+ENGINES = {
+    "growing batch": "one pass over a growing batch",
+    "refinement": "refinement by plain passes",
+    "chebyshev": "Chebyshev interpolation",
+    "curved refinement": "refinement of a network that curves",
+    "uniform": "equidistant points",
+}
+"""Ways to walk a segment, from the first choice to the last: name -> description."""
 
-GROWING_BATCH, REFINEMENT, CHEBYSHEV, SMOOTH, UNIFORM = range(len(ENGINES))
+GROWING_BATCH, REFINEMENT, CHEBYSHEV, CURVED_REFINEMENT, UNIFORM = range(len(ENGINES))
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +37,11 @@ class Walks:
         num_units: N.
         layers: Layer name -> its units.
         exact: bool (S,), whether the network is known to be piecewise linear and the walk verified itself.
-        complete: bool (S,), False where a budget cut the walk off.
+        complete: bool (S,), False where the walk was given up.
         resolution: float64 (S,), in t: steps closer than this are told apart no more.
         first_codes: bool (S, N), the code in which each walk begins.
-        engine: int64 (S,), index into `ENGINES` of the way in which each segment, or the hardest piece of it, was walked.
-        notes: Index of an engine -> the reason why segments were left to it.
+        engine: int64 (S,), place in `ENGINES` of the way in which each segment, or the hardest piece of it, was walked.
+        notes: Place of an engine -> the reason why segments were left to it.
     """
 
     segment: Tensor
@@ -207,7 +207,7 @@ class Walks:
             1 of 1 segments by equidistant points: not exact.
         """
         lines = []
-        for engine, name in enumerate(ENGINES):
+        for engine, name in enumerate(ENGINES.values()):
             chosen = self.engine == engine
             if not bool(chosen.any()):
                 continue
@@ -215,7 +215,7 @@ class Walks:
             count = int(chosen.sum())
             said = "exact" if exact == count else "not exact" if not exact else f"{exact} of them exact"
             cut = int((~self.complete[chosen]).sum())
-            lines.append(f"{count} of {self.num_segments} segments by {name}: {said}{f', {cut} cut off' if cut else ''}.")
+            lines.append(f"{count} of {self.num_segments} segments by {name}: {said}{f', {cut} given up' if cut else ''}.")
             lines += [self.notes[engine]] if engine in self.notes else []
         return "\n".join(lines)
 
