@@ -242,19 +242,25 @@ def _walks(pieces: Pieces, settled: Settled) -> tuple[Pieces, PieceWalks]:
     goes_on = run[order[1:]] == run[order[:-1]]
     before, after = order[:-1][goes_on], order[1:][goes_on]
     joint, unit = (settled.ends[before] != settled.begins[after]).nonzero(as_tuple=True)
-    starts = order[torch.cat([goes_on.new_ones(min(1, len(order))), ~goes_on])]
-    resolution = torch.full_like(runs.begin, POSITION_TOLERANCE).scatter_reduce(0, run, settled.undecided, "amax")
     found = PieceWalks(
         piece=torch.cat([run[settled.interval], run[after[joint]]]),
         position=torch.cat([settled.position, settled.intervals.left[after[joint]]]),
         unit=torch.cat([settled.unit, unit]),
-        first_codes=settled.begins[starts],
+        first_codes=settled.begins[order[torch.cat([goes_on.new_ones(min(1, len(order))), ~goes_on])]],
         exact=torch.zeros_like(runs.segment, dtype=torch.bool),
         complete=torch.ones_like(runs.segment, dtype=torch.bool),
-        resolution=resolution,
+        resolution=_resolution(settled.undecided[order], run[order], len(runs)),
         engine=torch.full_like(runs.segment, CHEBYSHEV),
     )
     return runs, found
+
+
+def _resolution(undecided: Tensor, run: Tensor, num_runs: int) -> Tensor:
+    """Return the length of the longest undecided part of each run; parts of neighbouring intervals count together."""
+    starts = torch.ones_like(run, dtype=torch.bool)
+    starts[1:] = (run[1:] != run[:-1]) | (undecided[1:] == 0) | (undecided[:-1] == 0)
+    total = torch.zeros_like(undecided[starts]).scatter_add_(0, starts.cumsum(0) - 1, undecided)
+    return undecided.new_full((num_runs,), POSITION_TOLERANCE).scatter_reduce_(0, run[starts], total, "amax")
 
 
 def _runs(pieces: Pieces, intervals: Intervals) -> tuple[Pieces, Tensor]:
