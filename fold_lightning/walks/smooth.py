@@ -1,4 +1,4 @@
-"""Walks of networks whose pre-activations curve along a segment.
+"""Walks of networks that curve and have kinks, on which interpolation does not converge.
 
 An interval is halved, or nearly, until every unit either keeps clear of its threshold or passes it once: a unit is clear if
 both its ends and a point between them lie farther from the threshold than several times its deviation from a straight line; it
