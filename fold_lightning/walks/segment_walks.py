@@ -61,11 +61,11 @@ def segment_walks(
     `Walks.exact` is False. So it is where something is 0, or two breakpoints are one, among terms 1e12 times as large as the
     smallest of the network's biases, columns and rows of weights: that may have been lost in them.
 
-    A walk costs about one forward pass over a point of each breakpoint, in float64, or less: those of all layers up to the last that
-    counts for a piecewise linear network; for a curved one about 150 points if it is smooth, and some six for each switch if it has kinks. Images of a
-    ResNet's size have 10^5 breakpoints between them. Where few units count, a segment that would take minutes (10^9 pre-activations)
-    is walked as if the network were curved, which follows only these units, if that is estimated to cost less: `Walks.exact` is then
-    False, and `Walks.explain` says so.
+    A walk costs about one forward pass over a point of each breakpoint, in float64, or less: those of all layers up to the last
+    that counts for a piecewise linear network; for a curved one about 150 points if it is smooth, and some six for each switch
+    if it has kinks. Images of a ResNet's size have 10^5 breakpoints between them. Where few units count, a segment that would
+    take minutes (10^9 pre-activations) is walked as if the network were curved, which follows only these units, if that is
+    estimated to cost less: `Walks.exact` is then False, and `Walks.explain` says so.
 
     Args:
         model: Any module; activations are found as modules and as functions.
