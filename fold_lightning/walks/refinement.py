@@ -73,13 +73,17 @@ class Samples:
         self.counted = torch.tensor(counted, device=device)[self.layer]
         self._largest = torch.zeros(num_pieces, len(widths), dtype=torch.float64, device=device)
 
-    def __call__(self, piece: Tensor, position: Tensor) -> Tensor:
-        """float64 (K, M), M units of the layers looked at, two for an activation with two thresholds."""
+    def __call__(self, piece: Tensor, position: Tensor, *, as_computed: bool = False) -> Tensor:
+        """float64 (K, M), M units of the layers looked at, two for an activation with two thresholds.
+
+        `as_computed` leaves them as they are, so that they stay as smooth as the network is.
+        """
         found: list[Tensor] = []
         if len(piece) == 0:
             return torch.empty(0, len(self.layer), dtype=torch.float64, device=piece.device)
         if self._structure.is_row_by_row and len(piece) > 1:
-            return torch.cat([self(*one) for one in zip(piece.split(1), position.split(1), strict=True)])
+            rows = zip(piece.split(1), position.split(1), strict=True)
+            return torch.cat([self(*row, as_computed=as_computed) for row in rows])
 
         def read(layer: str, thresholds: Thresholds, z: Tensor) -> None:
             if layer not in self._numbers:
@@ -90,10 +94,14 @@ class Samples:
             tolerance = ON_TOLERANCE * of_layer[piece, None]
             for threshold in thresholds:
                 distance = units - threshold
-                found.append(distance.masked_fill(distance.abs() <= tolerance, 0.0))
+                found.append(distance if as_computed else distance.masked_fill(distance.abs() <= tolerance, 0.0))
 
         LayerPass(self._replica, self._structure, read).run(self._points(piece, position))
         return torch.cat(found, dim=1)
+
+    def sizes(self) -> Tensor:
+        """The largest magnitude seen of each layer on each piece, float64 (P, L)."""
+        return self._largest.clone()
 
     def largest(self, piece: Tensor) -> Tensor:
         """The largest magnitude seen of each unit's layer on given pieces (K, M)."""

@@ -18,6 +18,7 @@ from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import ROUNDED, SCREEN, Noise, Rounding
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
+from fold_lightning.walks.chebyshev import walk_chebyshev
 from fold_lightning.walks.estimate import is_dearer_exactly
 from fold_lightning.walks.growing_batch import GrowingBatch, TooManyRows
 from fold_lightning.walks.kinks import KinksPass
@@ -26,7 +27,7 @@ from fold_lightning.walks.pieces import Pieces, PieceWalks, join
 from fold_lightning.walks.refinement import Samples, refine
 from fold_lightning.walks.smooth import walk_smooth
 from fold_lightning.walks.sparse import set_bits
-from fold_lightning.walks.walks import CURVED_REFINEMENT, ENGINES, GROWING_BATCH, KINKS, REFINEMENT, Walks
+from fold_lightning.walks.walks import CHEBYSHEV, CURVED_REFINEMENT, ENGINES, GROWING_BATCH, KINKS, REFINEMENT, Walks
 
 MOST_CHECKS = 2
 """Points of each piece at which the pre-activations that a pass implies are compared with a plain forward pass."""
@@ -39,6 +40,9 @@ VALUE_TOLERANCE = 1e-9
 
 FIRST_GUESS = 1000
 """Rows of a segment, before any was walked."""
+
+CURVED_GUESS = 250
+"""Rows of a segment of a smooth network."""
 
 FIRST_ENDS = 4
 """Segments whose ends show the usual terms of units."""
@@ -54,6 +58,10 @@ SWITCHING = 0.2
 
 CONE_GAIN = 16.0
 """Usual ratio of all values at all breakpoints to those that bend there, for a first guess: 5 in deep networks, 50 in flat ones."""
+
+
+Taken = tuple[Pieces, PieceWalks | None, Pieces]
+"""The pieces, or parts of them, that an engine walked, what it found there, and those that it leaves to the next engine."""
 
 
 class PieceScheduler:
@@ -80,10 +88,11 @@ class PieceScheduler:
         self._replica, self._structure = replica, structure
         self._start, self._end = start, end
         self._engine = engine
-        self._engines: dict[int, Callable[[Pieces], tuple[PieceWalks | None, Tensor]]] = {
+        self._engines: dict[int, Callable[[Pieces], Taken]] = {
             KINKS: self._by_kinks,
             GROWING_BATCH: self._in_one_pass,
             REFINEMENT: self._refined,
+            CHEBYSHEV: self._interpolated,
             CURVED_REFINEMENT: self._curved,
         }
         self._max_numel = max(16 * structure.widest, max_bytes // (8 * TENSORS_AT_ONCE))
@@ -91,7 +100,10 @@ class PieceScheduler:
         self._takes_kinks = True
         self._notes: dict[int, str] = {}
         self._random = torch.Generator().manual_seed(0)
-        self._rounding = Rounding(replica, structure, torch.cat([start[:FIRST_ENDS], end[:FIRST_ENDS]]))
+
+    @cached_property
+    def _rounding(self) -> Rounding:
+        return Rounding(self._replica, self._structure, torch.cat([self._start[:FIRST_ENDS], self._end[:FIRST_ENDS]]))
 
     def walks(self) -> Walks:
         """Return the walks of all segments."""
@@ -113,12 +125,13 @@ class PieceScheduler:
             return [(list(ENGINES).index(self._engine), pieces)]
         if self._structure.unknown:
             places = ", ".join(f"{name} in {place}" for name, place in self._structure.unknown.items())
-            self._note(CURVED_REFINEMENT, f"Not known to be piecewise linear: {places}.")
-            return [(CURVED_REFINEMENT, pieces)]
+            self._note(CHEBYSHEV, f"Not known to be piecewise linear: {places}.")
+            self._note(CURVED_REFINEMENT, f"Interpolation does not converge. Not known to be piecewise linear: {places}.")
+            return [(CHEBYSHEV, pieces)]
         is_curved = is_dearer_exactly(self._replica, self._structure, self._start, self._end)
         if bool(is_curved.any()):
             self._note(CURVED_REFINEMENT, "To follow the units that count alone is estimated to cost less than an exact walk.")
-        first = KINKS if has_planes(self._structure) else GROWING_BATCH
+        first = KINKS if has_planes(self._structure) and not self._uneven else GROWING_BATCH
         return [(first, pieces[~is_curved]), (CURVED_REFINEMENT, pieces[is_curved])]
 
     def _empty_queues(self) -> dict[int, PieceQueue]:
@@ -126,26 +139,27 @@ class PieceScheduler:
         structure, numel = self._structure, FILLED * self._max_numel
         dense = FIRST_GUESS * structure.widest
         in_boxes = SWITCHING * structure.num_units * structure.widest / CONE_GAIN
-        curved = FIRST_GUESS * max(structure.widest, structure.num_units)
+        curved = max(structure.widest, structure.num_units)
         return {
             KINKS: PieceQueue(numel, in_boxes, fixed=2 * structure.widest, cuts_first=True),
             GROWING_BATCH: PieceQueue(numel, dense),
             REFINEMENT: PieceQueue(numel, dense),
-            CURVED_REFINEMENT: PieceQueue(numel, curved),
+            CHEBYSHEV: PieceQueue(numel, CURVED_GUESS * curved),
+            CURVED_REFINEMENT: PieceQueue(numel, FIRST_GUESS * curved),
         }
 
     def _go_on(self, engine: int, done: list[tuple[Pieces, PieceWalks]]) -> None:
         """Walk the pieces of an engine that come next; what it does not take is left to the next engine."""
         pieces = self._queues[engine].take()
         try:
-            found, is_taken = self._engines[engine](pieces)
+            walked, found, left = self._engines[engine](pieces)
         except TooManyRows as error:
             self._queues[engine].take_back(pieces, error.numel)
             return
-        if found is not None:
-            done.append((pieces[is_taken], found.of(is_taken)))
-        if not bool(is_taken.all()):
-            self._queues[engine + 1].add(pieces[~is_taken])
+        if found is not None and len(walked):
+            done.append((walked, found))
+        if len(left):
+            self._queues[engine + 1].add(left)
 
     def _note(self, engine: int, reason: str) -> None:
         """Keep the first reason why segments are left to an engine."""
@@ -160,11 +174,10 @@ class PieceScheduler:
         """Layers whose units differ too much in size for one tolerance."""
         return [layer for layer in self._structure.needed if not self._rounding.is_even(layer)]
 
-    def _by_kinks(self, pieces: Pieces) -> tuple[PieceWalks | None, Tensor]:
-        """Return what a pass found that carries kinks, and of which pieces it is sure."""
-        nothing = None, torch.zeros_like(pieces.segment, dtype=torch.bool)
+    def _by_kinks(self, pieces: Pieces) -> Taken:
+        """Walk pieces in one pass that carries kinks, and leave those of which it is not sure."""
         if not self._takes_kinks or (len(pieces) == 1 and float(pieces.length) < SHORTEST_PIECE):
-            return nothing
+            return pieces[:0], None, pieces
         probes = self._random_points(pieces)
         ends = torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)])
         try:
@@ -173,13 +186,13 @@ class PieceScheduler:
                 lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
             )
             one_pass.run(ends)
-            is_sure = self._verified(pieces, probes, one_pass.probed) & ~one_pass.doubtful
+            is_sure = self._verified(pieces, probes, one_pass.probed, by_layer=True) & ~one_pass.doubtful
         except TooManyRows:
             raise
         except Exception as error:  # whatever a model does that kinks do not pass, a batch that grows may
             self._note(GROWING_BATCH, f"Kinks do not pass the model: {str(error) or type(error).__name__}")
             self._takes_kinks = False
-            return nothing
+            return pieces[:0], None, pieces
         self._queues[KINKS].learn(pieces, one_pass.peak_numel)
         if not bool(is_sure.all()):
             self._note(GROWING_BATCH, "Kinks do not tell some values from a threshold, or some switches from each other.")
@@ -191,13 +204,13 @@ class PieceScheduler:
             resolution=torch.full_like(pieces.begin, MERGE_TOLERANCE),
             engine=torch.full_like(pieces.segment, KINKS),
         )
-        return found, is_sure
+        return pieces[is_sure], found.of(is_sure), pieces[~is_sure]
 
-    def _in_one_pass(self, pieces: Pieces) -> tuple[PieceWalks | None, Tensor]:
-        """Return what one pass over a growing batch found, and on which pieces it was verified."""
+    def _in_one_pass(self, pieces: Pieces) -> Taken:
+        """Walk pieces in one pass over a growing batch, and leave those on which it is not verified."""
         if len(pieces) == 1 and float(pieces.length) < SHORTEST_PIECE:
             self._note(REFINEMENT, "Breakpoints lie too close together for the memory.")
-            return None, torch.zeros_like(pieces.segment, dtype=torch.bool)
+            return pieces[:0], None, pieces
         grid = Breakpoints(pieces.begin, pieces.end)
         probes = self._random_points(pieces)
         ends = torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)])
@@ -213,7 +226,7 @@ class PieceScheduler:
             raise
         except Exception as error:  # whatever a model does with a batch that grows, plain passes over points do not meet it
             self._note(REFINEMENT, f"The model does not take a batch that grows: {str(error) or type(error).__name__}")
-            return None, torch.zeros_like(pieces.segment, dtype=torch.bool)
+            return pieces[:0], None, pieces
         self._queues[GROWING_BATCH].learn(pieces, one_pass.peak_numel)
         if bool(one_pass.doubtful.any()):
             self._note(
@@ -229,10 +242,10 @@ class PieceScheduler:
             resolution=torch.full_like(pieces.begin, MERGE_TOLERANCE),
             engine=torch.full_like(pieces.segment, GROWING_BATCH),
         )
-        return found, verified
+        return pieces[verified], found.of(verified), pieces[~verified]
 
-    def _refined(self, pieces: Pieces) -> tuple[PieceWalks, Tensor]:
-        """Return what plain passes find on all pieces, each layer's breakpoints after those of the layers before.
+    def _refined(self, pieces: Pieces) -> Taken:
+        """Walk all pieces by plain passes, each layer's breakpoints after those of the layers before.
 
         Between these nothing bends but what gives no bit: a clamp or a max pool might do so twice and be missed.
         """
@@ -240,13 +253,17 @@ class PieceScheduler:
         found = refine(pieces, samples, self._max_samples(samples))
         if self._uneven or self._structure.bends:
             found = replace(found, exact=torch.zeros_like(found.exact))
-        return found, torch.ones_like(found.exact)
+        return pieces, found, pieces[:0]
 
-    def _curved(self, pieces: Pieces) -> tuple[PieceWalks, Tensor]:
-        """Return what plain passes find on all pieces that look at nothing but the bits that count."""
+    def _interpolated(self, pieces: Pieces) -> Taken:
+        """Interpolate between plain passes that look at nothing but the bits that count; leave the parts where that does not do."""
         samples = self._samples(pieces, self._structure.counted)
-        found = walk_smooth(pieces, samples, self._max_samples(samples))
-        return found, torch.ones_like(found.exact)
+        return walk_chebyshev(pieces, samples, self._max_samples(samples))
+
+    def _curved(self, pieces: Pieces) -> Taken:
+        """Walk all pieces by plain passes that look at nothing but the bits that count."""
+        samples = self._samples(pieces, self._structure.counted)
+        return pieces, walk_smooth(pieces, samples, self._max_samples(samples)), pieces[:0]
 
     def _samples(self, pieces: Pieces, names: Sequence[str]) -> Samples:
         return Samples(
@@ -275,8 +292,17 @@ class PieceScheduler:
         fraction = torch.rand(len(piece), generator=self._random, dtype=torch.float64).to(pieces.begin.device)
         return piece, torch.lerp(pieces.begin[piece], pieces.end[piece], fraction)
 
-    def _verified(self, pieces: Pieces, points: tuple[Tensor, Tensor], implied: dict[str, Tensor]) -> Tensor:
-        """Whether a plain forward pass at some points of each piece has the pre-activations that the pass implies."""
+    def _verified(
+        self, pieces: Pieces, points: tuple[Tensor, Tensor], implied: dict[str, Tensor], *, by_layer: bool = False
+    ) -> Tensor:
+        """Return whether a plain forward pass at some points of each piece has the pre-activations that a pass implies.
+
+        Args:
+            pieces: P of them.
+            points: Piece (K,) and position (K,).
+            implied: Layer -> its pre-activations at these points.
+            by_layer: Whether what is rounding in a layer's usual terms is no error either, as where the kinks of a dead unit cancel.
+        """
         piece, position = points
         verified = torch.ones(len(pieces), dtype=torch.bool, device=piece.device)
         apart: list[tuple[str, Tensor, Tensor, Tensor]] = []
@@ -284,8 +310,11 @@ class PieceScheduler:
         def compare(layer: str, thresholds: Thresholds, z: Tensor) -> None:
             actual = self._structure.per_input(layer, z, len(piece))
             error = (actual - implied[layer][: len(piece)]).abs()
-            rounding = ROUNDED / SCREEN * self._rounding.screen(layer, self._rounding.size(layer, actual))
-            point, unit = set_bits(error > torch.maximum(VALUE_TOLERANCE * actual.abs(), rounding))
+            tolerance = VALUE_TOLERANCE * actual.abs()
+            if by_layer:
+                rounding = ROUNDED / SCREEN * self._rounding.screen(layer, self._rounding.size(layer, actual))
+                tolerance = torch.maximum(tolerance, rounding)
+            point, unit = set_bits(error > tolerance)
             apart.append((layer, point, unit, error[point, unit]))
 
         segment = pieces.segment[piece]

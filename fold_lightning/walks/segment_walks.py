@@ -43,11 +43,13 @@ def segment_walks(
     network changes slopes in a part of each plane alone: there these changes are carried from layer to layer, not whole layers at
     each breakpoint, which is this project's own.
 
-    Where the network curves (smooth activations, normalisation, attention, products) or does what is not known, intervals are
-    refined until every unit either keeps clear of its threshold or passes it once, and crossings are then located to 1e-10 in
-    t; `Walks.resolution` is the length of the longest interval that was left undecided, or 1e-10. `Walks.exact` is False, for
-    this trusts a network to be smooth between 64 equal intervals of a segment, each looked into at one more point: a bump so
-    narrow that none of them meets it is not seen. This treatment of curved networks is this project's own.
+    Where the network curves (smooth activations, normalisation, attention, products) or does what is not known, pre-activations are
+    interpolated by polynomials of degree 15 on 8 intervals, which are halved until the error is 1e-12 of the layer's largest. A bound
+    on the polynomials excludes further switches, which are located to that error over the unit's slope. Where halving does not help
+    (kinks), intervals are refined until every unit keeps clear of its threshold or passes it once, and switches are located to 1e-10
+    in t. `Walks.resolution` is the length of the longest part in which a unit stays at its threshold up to these errors, or 1e-10.
+    `Walks.exact` is False, for this trusts a network to be smooth between its points, 18 on each of 8 intervals, or 64 intervals with
+    one more point each: a bump so narrow that none of them meets it is not seen. This treatment is this project's own.
 
     "uniform" takes the codes of equidistant points, for networks too large for "exact": it costs about one forward pass over the
     points, in the model's own precision on its own device. It misses regions, and chi may err either way; bits are signs of the
@@ -61,11 +63,11 @@ def segment_walks(
     `Walks.exact` is False. So it is where something is 0, or two breakpoints are one, among terms 1e12 times as large as the
     smallest of the network's biases, columns and rows of weights: that may have been lost in them.
 
-    A walk costs about one forward pass over a point of each breakpoint, in float64, or less: those of all layers up to the last that
-    counts for a piecewise linear network, 64 intervals and those around each switch of a counted unit for a curved one. Images of a
-    ResNet's size have 10^5 breakpoints between them. Where few units count, a segment that would take minutes (10^9 pre-activations)
-    is walked as if the network were curved, which follows only these units, if that is estimated to cost less: `Walks.exact` is then
-    False, and `Walks.explain` says so.
+    A walk costs about one forward pass over a point of each breakpoint, in float64, or less: those of all layers up to the last
+    that counts for a piecewise linear network; for a curved one about 150 points if it is smooth, and some six for each switch
+    if it has kinks. Images of a ResNet's size have 10^5 breakpoints between them. Where few units count, a segment that would
+    take minutes (10^9 pre-activations) is walked as if the network were curved, which follows only these units, if that is
+    estimated to cost less: `Walks.exact` is then False, and `Walks.explain` says so.
 
     Args:
         model: Any module; activations are found as modules and as functions.

@@ -1,4 +1,4 @@
-"""Walks of networks whose pre-activations curve along a segment.
+"""Walks of networks that curve and have kinks, on which interpolation does not converge.
 
 An interval is halved, or nearly, until every unit either keeps clear of its threshold or passes it once: a unit is clear if
 both its ends and a point between them lie farther from the threshold than several times its deviation from a straight line; it
@@ -21,8 +21,8 @@ from fold_lightning.walks.pieces import Pieces, PieceWalks
 from fold_lightning.walks.refinement import CHECK, MOST_POINTS, Intervals, Samples, next_batch
 from fold_lightning.walks.walks import CURVED_REFINEMENT
 
-FIRST_INTERVALS = 64
-"""Equal intervals of a piece to begin with."""
+FIRST_LENGTH = 1 / 64
+"""In t: pieces are cut at its multiples to begin with, wherever they begin, so that places where much switches at once are shared."""
 
 SAFETY = 16.0
 """How many times its deviation from a straight line a unit is trusted to stay within. With 8, and half as many intervals to
@@ -89,12 +89,16 @@ def walk_smooth(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
 
 
 def _first_intervals(pieces: Pieces, samples: Samples) -> Intervals:
-    fraction = torch.linspace(0, 1, FIRST_INTERVALS + 1, dtype=torch.float64, device=pieces.begin.device)
-    position = torch.lerp(pieces.begin[:, None], pieces.end[:, None], fraction)
-    piece = torch.arange(len(pieces), device=position.device)[:, None].expand_as(position)
-    at = samples(piece.flatten(), position.flatten()).view(*position.shape, -1)
-    ends = (position[:, :-1], position[:, 1:], at[:, :-1], at[:, 1:])
-    return Intervals(piece[:, 1:].flatten(), *(end.flatten(0, 1) for end in ends))
+    """Return the intervals to begin with: pieces that are cut at multiples of the longest length."""
+    first = (pieces.begin / FIRST_LENGTH).floor().long() + 1
+    parts = (pieces.end / FIRST_LENGTH).ceil().long() - first + 1
+    piece = torch.arange(len(pieces), device=parts.device).repeat_interleave(parts + 1)
+    number = torch.arange(len(piece), device=parts.device) - ((parts + 1).cumsum(0) - (parts + 1))[piece]
+    position = ((first[piece] + number - 1) * FIRST_LENGTH).double()
+    position = position.where(number > 0, pieces.begin[piece]).where(number < parts[piece], pieces.end[piece])
+    at = samples(piece, position)
+    left = (piece[1:] == piece[:-1]).nonzero().squeeze(1)
+    return Intervals(piece[left], position[left], position[left + 1], at[left], at[left + 1])
 
 
 def _is_clear_or_passes_once(intervals: Intervals, at_check: Tensor) -> Tensor:

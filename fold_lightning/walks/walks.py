@@ -13,12 +13,13 @@ ENGINES = {
     "kinks": "kinks in boxes of planes",
     "growing batch": "one pass over a growing batch",
     "refinement": "refinement by plain passes",
+    "chebyshev": "Chebyshev interpolation",
     "curved refinement": "refinement of a network that curves",
     "uniform": "equidistant points",
 }
 """Ways to walk a segment, from the first choice to the last: name -> description."""
 
-KINKS, GROWING_BATCH, REFINEMENT, CURVED_REFINEMENT, UNIFORM = range(len(ENGINES))
+KINKS, GROWING_BATCH, REFINEMENT, CHEBYSHEV, CURVED_REFINEMENT, UNIFORM = range(len(ENGINES))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,274 @@
+"""Walks of smooth networks: pre-activations are interpolated by polynomials, and switches found on these.
+
+A piece is cut into intervals. On each, the pre-activations of all units that count are interpolated at Chebyshev points, all
+intervals of all pieces in one pass; an interval whose interpolation is not exact up to a tolerance is halved. Where halving does
+not make it converge, as at the kinks of a ReLU behind a layer norm, the interval is left to refinement. The polynomials' sign
+changes are found without the network, and no unit is settled before a bound excludes that it switches once more.
+
+Between its points an interpolation trusts a network to be smooth: a bump so narrow that none of them meets it is not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from fold_lightning.walks.breakpoints import order_by
+from fold_lightning.walks.pieces import Pieces, PieceWalks
+from fold_lightning.walks.polynomials import between_nodes, chebyshev_basis, interpolation, nodes, sign_changes
+from fold_lightning.walks.refinement import ON_TOLERANCE, Samples
+from fold_lightning.walks.walks import CHEBYSHEV
+
+FIRST_INTERVALS = 8
+"""Equal intervals of a piece to begin with."""
+
+CHECKED = (2, 9)
+"""Numbers of the nodes behind which an interpolation is checked: not symmetric, as odd and even functions are."""
+
+PROBED = (2, 5)
+"""Intervals of a piece, by number, that are interpolated first: where halving is of no use to either, all are left to refinement."""
+
+TOLERANCE = 1e-12
+"""Error of an interpolation, of its layer's largest pre-activation at `SIZED` points of the piece, up to which it has converged."""
+
+SAFETY = 4.0
+"""How many times the error seen at the checks, or the size of its last coefficients, an interpolation is trusted to stay within."""
+
+SIZED = 5
+"""Equidistant points of a piece that tell how large its layers are."""
+
+SHORTEST = 2.0**-24
+"""In t: intervals are not halved further, and roots not told apart further."""
+
+POSITION_TOLERANCE = 1e-10
+"""In t, how closely a switch is located where its unit changes by its layer's largest in the whole segment."""
+
+SLOW = 0.15
+"""Ratio of the last coefficients to those before them above which halving is no use: a kink makes it 0.4, a jump of the curvature
+0.2, a smooth function whose error is below `ROUGH` less than 0.15."""
+
+DECAY = 10.0
+"""Ratio of the same above which halving is no use, in cube roots of the error: of a geometric series it is at most a few of them."""
+
+ROUGH = 3e-3
+"""Error, of the layer's largest, above which an interpolation does not show yet how it converges."""
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """I intervals of pieces: number of the piece, and both ends in t."""
+
+    piece: Tensor
+    left: Tensor
+    right: Tensor
+
+    def __len__(self) -> int:
+        return len(self.piece)
+
+    def __getitem__(self, index: slice | Tensor) -> Intervals:
+        return Intervals(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    @classmethod
+    def concatenate(cls, parts: list[Intervals]) -> Intervals:
+        """All of them, in order."""
+        return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
+    @classmethod
+    def of(cls, pieces: Pieces) -> Intervals:
+        """Return the intervals to begin with."""
+        number = torch.arange(len(pieces), device=pieces.begin.device)
+        parts = Pieces(number, pieces.begin, pieces.end).cut(FIRST_INTERVALS)
+        return cls(parts.segment, parts.begin, parts.end)
+
+    def halved(self) -> Intervals:
+        """Return both halves of each."""
+        middle = (self.left + self.right) / 2
+        left, right = torch.cat([self.left, middle]), torch.cat([middle, self.right])
+        return Intervals(self.piece.repeat(2), left, right)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Switches in I intervals: E events, and the counted units' bits just inside both ends of each interval.
+
+    Attributes:
+        intervals: The intervals.
+        begins: bool (I, N).
+        ends: bool (I, N).
+        undecided: float64 (I,), in t, length of the longest part in which a unit stays at its threshold up to the error.
+        interval: int64 (E,).
+        position: float64 (E,), in t.
+        unit: int64 (E,).
+    """
+
+    intervals: Intervals
+    begins: Tensor
+    ends: Tensor
+    undecided: Tensor
+    interval: Tensor
+    position: Tensor
+    unit: Tensor
+
+    @classmethod
+    def concatenate(cls, parts: list[Settled]) -> Settled:
+        """All of them, the intervals numbered through."""
+        sizes = torch.tensor([0, *(len(part.intervals) for part in parts[:-1])]).cumsum(0).tolist()
+        interval = torch.cat([part.interval + first for part, first in zip(parts, sizes, strict=True)])
+        names = ("begins", "ends", "undecided", "position", "unit")
+        together = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        return cls(Intervals.concatenate([part.intervals for part in parts]), interval=interval, **together)
+
+
+def walk_chebyshev(pieces: Pieces, samples: Samples, max_rows: int) -> tuple[Pieces, PieceWalks, Pieces]:
+    """Walk pieces by forward passes over about `max_rows` points at a time.
+
+    Args:
+        pieces: The pieces.
+        samples: Pre-activations of the layers that count.
+        max_rows: Points looked at together; an interval takes 18.
+
+    Returns:
+        The parts of pieces that were walked, their walks, and the parts on which the interpolation does not converge.
+    """
+    interpolations = _Interpolations(pieces, samples, max_rows)
+    first = Intervals.of(pieces)
+    is_probe = torch.tensor([number in PROBED for number in range(FIRST_INTERVALS)], device=first.left.device).repeat(
+        len(pieces)
+    )
+    todo, rest = interpolations.advance(first[is_probe]), first[~is_probe]
+    is_bent = (interpolations.num_hopeless() == len(PROBED))[rest.piece]
+    interpolations.hopeless.append(rest[is_bent])
+    todo = Intervals.concatenate([todo, rest[~is_bent]])
+    while len(todo):
+        todo = interpolations.advance(todo)
+    settled, hopeless = Settled.concatenate(interpolations.settled), Intervals.concatenate(interpolations.hopeless)
+    return *_walks(pieces, settled), _runs(pieces, hopeless)[0]
+
+
+class _Interpolations:
+    """Interpolations on intervals of pieces.
+
+    Attributes:
+        settled: Switches where they have converged.
+        hopeless: Intervals on which they don't.
+    """
+
+    def __init__(self, pieces: Pieces, samples: Samples, max_rows: int) -> None:
+        self._samples, self._max_rows = samples, max_rows
+        self._sizes = _sizes(pieces, samples, max_rows)
+        self.settled: list[Settled] = []
+        self.hopeless: list[Intervals] = []
+
+    def num_hopeless(self) -> Tensor:
+        """Return the number of hopeless intervals of each piece, int64 (P,)."""
+        return torch.bincount(Intervals.concatenate(self.hopeless).piece, minlength=len(self._sizes))
+
+    def advance(self, intervals: Intervals) -> Intervals:
+        """Settle intervals, or leave them to refinement, and return the halves of the others."""
+        halves = []
+        for some in _split(intervals, max(1, self._max_rows // (len(nodes()) + len(CHECKED)))):
+            coefficients, error = _interpolate(some, self._samples, self._max_rows)
+            size = self._sizes[some.piece][:, self._samples.layer]
+            relative = (error / size).nan_to_num(torch.inf, torch.inf)
+            converged = relative.amax(1) <= TOLERANCE
+            self.settled.append(_switches(some[converged], coefficients[converged], error[converged], size[converged]))
+            again = ~converged & _gains_by_halving(coefficients, relative) & (some.right - some.left > SHORTEST)
+            self.hopeless.append(some[~converged & ~again])
+            halves.append(some[again].halved())
+        return Intervals.concatenate(halves)
+
+
+def _split(intervals: Intervals, most: int) -> Iterator[Intervals]:
+    for first in range(0, len(intervals), most):
+        yield intervals[first : first + most]
+
+
+def _sizes(pieces: Pieces, samples: Samples, max_rows: int) -> Tensor:
+    """Return the largest pre-activation of each layer at a few points of each piece, float64 (P, L)."""
+    fraction = torch.linspace(0, 1, SIZED, dtype=torch.float64, device=pieces.begin.device)
+    position = torch.lerp(pieces.begin[:, None], pieces.end[:, None], fraction).flatten()
+    piece = torch.arange(len(pieces), device=position.device).repeat_interleave(SIZED)
+    for some, places in zip(piece.split(max_rows), position.split(max_rows), strict=True):
+        samples(some, places, as_computed=True)
+    return samples.sizes().clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def _interpolate(intervals: Intervals, samples: Samples, max_rows: int) -> tuple[Tensor, Tensor]:
+    """Return Chebyshev coefficients (I, DEGREE + 1, M) of all units, and the errors (I, M) that checks and coefficients show."""
+    at = torch.cat([nodes(), *map(between_nodes, CHECKED)]).to(intervals.left.device)
+    position = torch.lerp(intervals.left[:, None], intervals.right[:, None], (at + 1) / 2).flatten()
+    piece = intervals.piece.repeat_interleave(len(at))
+    rows = zip(piece.split(max_rows), position.split(max_rows), strict=True)
+    values = torch.cat([samples(*some, as_computed=True) for some in rows]).view(len(intervals), len(at), -1)
+    known, checks = values[:, : len(nodes())], values[:, len(nodes()) :]
+    coefficients = interpolation().to(at.device) @ known
+    error = (chebyshev_basis(at[len(nodes()) :]) @ coefficients - checks).abs_().amax(1)
+    return coefficients, torch.maximum(error, coefficients[:, -2:].abs().amax(1))
+
+
+def _gains_by_halving(coefficients: Tensor, error: Tensor) -> Tensor:
+    """Return whether the coefficients (I, DEGREE + 1, M) of the units with the largest errors (I, M) decay fast, bool (I,)."""
+    worst, unit = error.max(1)
+    decay = coefficients[torch.arange(len(unit), device=unit.device), :, unit].abs()
+    fast = (DECAY * worst ** (1 / 3)).clamp(max=SLOW)
+    return (decay[:, -4:].amax(1) <= fast * decay[:, -9:-5].amax(1)) | (worst > ROUGH)
+
+
+def _switches(intervals: Intervals, coefficients: Tensor, error: Tensor, size: Tensor) -> Settled:
+    """Return the switches in intervals whose interpolation has converged."""
+    largest = coefficients.abs()
+    middle, spread = largest[:, 0].clone(), largest[:, 1:].sum(1)
+    at_threshold = middle + spread <= ON_TOLERANCE * size
+    margin = ON_TOLERANCE * size + SAFETY * error
+    interval, unit = ((middle - spread <= margin) & ~at_threshold).nonzero(as_tuple=True)
+    length = intervals.right - intervals.left
+    found = sign_changes(coefficients[interval, :, unit], margin[interval, unit], 2 * SHORTEST / length[interval])
+    begins = (coefficients[:, 0] > 0) & ~at_threshold
+    ends = begins.clone()
+    begins[interval, unit], ends[interval, unit] = found.begins, found.ends
+    undecided = torch.zeros_like(length).scatter_reduce(0, interval, found.undecided, "amax") * length / 2
+    interval, unit = interval[found.polynomial], unit[found.polynomial]
+    position = torch.lerp(intervals.left[interval], intervals.right[interval], (found.position + 1) / 2)
+    return Settled(intervals, begins, ends, undecided, interval, position, unit)
+
+
+def _walks(pieces: Pieces, settled: Settled) -> tuple[Pieces, PieceWalks]:
+    """Return runs of settled intervals, and their walks: with events between intervals where bits differ that should agree."""
+    runs, run = _runs(pieces, settled.intervals)
+    order = order_by(run, settled.intervals.left)
+    goes_on = run[order[1:]] == run[order[:-1]]
+    before, after = order[:-1][goes_on], order[1:][goes_on]
+    joint, unit = (settled.ends[before] != settled.begins[after]).nonzero(as_tuple=True)
+    found = PieceWalks(
+        piece=torch.cat([run[settled.interval], run[after[joint]]]),
+        position=torch.cat([settled.position, settled.intervals.left[after[joint]]]),
+        unit=torch.cat([settled.unit, unit]),
+        first_codes=settled.begins[order[torch.cat([goes_on.new_ones(min(1, len(order))), ~goes_on])]],
+        exact=torch.zeros_like(runs.segment, dtype=torch.bool),
+        complete=torch.ones_like(runs.segment, dtype=torch.bool),
+        resolution=_resolution(settled.undecided[order], run[order], len(runs)),
+        engine=torch.full_like(runs.segment, CHEBYSHEV),
+    )
+    return runs, found
+
+
+def _resolution(undecided: Tensor, run: Tensor, num_runs: int) -> Tensor:
+    """Return the length of the longest undecided part of each run; parts of neighbouring intervals count together."""
+    starts = torch.ones_like(run, dtype=torch.bool)
+    starts[1:] = (run[1:] != run[:-1]) | (undecided[1:] == 0) | (undecided[:-1] == 0)
+    total = torch.zeros_like(undecided[starts]).scatter_add_(0, starts.cumsum(0) - 1, undecided)
+    return undecided.new_full((num_runs,), POSITION_TOLERANCE).scatter_reduce_(0, run[starts], total, "amax")
+
+
+def _runs(pieces: Pieces, intervals: Intervals) -> tuple[Pieces, Tensor]:
+    """Return the parts of pieces that intervals cover without a gap, and the number of the part of each interval (I,)."""
+    order = order_by(intervals.piece, intervals.left)
+    piece, left, right = (x[order] for x in (intervals.piece, intervals.left, intervals.right))
+    starts = torch.ones_like(piece, dtype=torch.bool)
+    starts[1:] = (piece[1:] != piece[:-1]) | (left[1:] != right[:-1])
+    run = torch.empty_like(piece)
+    run[order] = starts.cumsum(0) - 1
+    return Pieces(pieces.segment[piece[starts]], left[starts], right[starts.roll(-1)]), run
