@@ -18,9 +18,12 @@ CURVED_ROWS = 40
 """Cost of a switch in a curved network, in those of a piecewise linear one, for each unit: 0.6 us in a vision transformer of width 64
 and 5 us in a transformer of width 8, but 20 to 60 ns in five MLPs and convolutional networks of 1,536 to 73,728 units."""
 
+PLANES_SHARE = 8
+"""Pre-activations of a network of planes that cost as one of a fully connected network: 10 ns in LeNet, 1 to 5 ns in larger ones."""
+
 MAX_COST = 10**6
 """Mean of `exact_costs` up to which a walk takes up to about 0.05 s on a core: 90 walks take less than 5 s, so that the two of a
-training that are always measured stay within the 10 s that are always allowed. LeNet, at 5 million, took 0.4 s a walk."""
+training that are always measured stay within the 10 s that are always allowed."""
 
 NUM_POINTS = 9
 """Equidistant points of a segment at which its switches are counted."""
@@ -83,8 +86,9 @@ def exact_costs(
 ) -> Tensor:
     """Estimate the pre-activations that an exact walk of each segment evaluates, from counts alone.
 
-    They are all units up to the last that counts, once at each switch of `count_switches`; where the network curves, `CURVED_ROWS`
-    times as many. One takes 20 to 60 ns on a processor: walks up to `MAX_COST` take up to about 0.05 s each on one core.
+    They are all units up to the last that counts, once at each switch of `count_switches`: an eighth of them where the network has
+    planes of which a switch bends a part alone, and `CURVED_ROWS` times as many where it curves. One takes 20 to 60 ns on a
+    processor: walks up to `MAX_COST` take up to about 0.05 s each on one core.
 
     Args:
         model: The arguments are those of `count_switches`.
@@ -103,7 +107,7 @@ def exact_costs(
         tensor([12])
     """
     counts, structure = _count(model, start, end, layers, forward, num_points)
-    return counts * structure.num_units * (CURVED_ROWS if structure.unknown else 1)
+    return _costs(counts, structure)
 
 
 def is_dearer_exactly(replica: Replica, structure: ModelStructure, start: Tensor, end: Tensor) -> Tensor:
@@ -127,7 +131,22 @@ def is_dearer_exactly(replica: Replica, structure: ModelStructure, start: Tensor
     switches = _switches(replica, of_all, start, end, NUM_POINTS)
     counted = torch.cat([switches[:, of_all.layers[layer]] for layer in structure.counted], 1)
     rows, curved_rows = switches.sum(1), CURVED_POINTS + CURVED_POINTS_A_SWITCH * counted.sum(1)
-    return (rows * of_all.num_units > LONG) & (rows > curved_rows)
+    return (_costs(rows, of_all) > LONG) & (_costs(rows, of_all) > curved_rows * of_all.num_units)
+
+
+def has_planes(structure: ModelStructure) -> bool:
+    """Return whether a switch may bend a part of a layer alone, so that kinks are cheaper than whole layers at each breakpoint.
+
+    A switch of a fully connected layer bends all units of the next.
+    """
+    dims = [structure.dims[layer] for layer in structure.needed]
+    return not structure.unknown and not structure.is_row_by_row and any(number in (3, 4) for number in dims)
+
+
+def _costs(switches: Tensor, structure: ModelStructure) -> Tensor:
+    """Return how many pre-activations of a fully connected network cost what exact walks with so many switches do, int64 (S,)."""
+    dense = switches * structure.num_units
+    return dense // PLANES_SHARE if has_planes(structure) else dense * CURVED_ROWS if structure.unknown else dense
 
 
 def _count(

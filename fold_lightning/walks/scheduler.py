@@ -19,7 +19,7 @@ from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import ROUNDED, SCREEN, Noise, Rounding
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.chebyshev import walk_chebyshev
-from fold_lightning.walks.estimate import is_dearer_exactly
+from fold_lightning.walks.estimate import has_planes, is_dearer_exactly
 from fold_lightning.walks.growing_batch import GrowingBatch, TooManyRows
 from fold_lightning.walks.kinks import KinksPass
 from fold_lightning.walks.piece_queue import PieceQueue
@@ -326,12 +326,3 @@ class PieceScheduler:
                 )
                 verified[piece[point[error > VALUE_TOLERANCE * terms]]] = False
         return verified
-
-
-def has_planes(structure: ModelStructure) -> bool:
-    """Return whether a switch may bend a part of a layer alone, so that kinks are cheaper than whole layers at each breakpoint.
-
-    A switch of a fully connected layer bends all units of the next.
-    """
-    dims = [structure.dims[layer] for layer in structure.needed]
-    return not structure.unknown and not structure.is_row_by_row and any(number in (3, 4) for number in dims)
