@@ -284,8 +284,8 @@ def test_codes_that_do_not_fit_are_refused(codes: Any, error: type[Exception], m
 @pytest.mark.parametrize(
     ("labels", "error", "message"),
     [
-        (torch.zeros(2), TypeError, r"`labels` must be a tensor of integer classes \(B,\), got torch.float32"),
-        ([0, 1], TypeError, r"integer classes \(B,\), got list"),
+        (torch.zeros(2), TypeError, r"`labels` must be a tensor of integer classes \(2,\), got torch.float32"),
+        ([0, 1], TypeError, r"integer classes \(2,\), got list"),
         (torch.zeros(3).long(), ValueError, r"must have shape \(2,\), one class for each, got \(3,\)"),
         (torch.tensor([0, 3]), ValueError, "`labels` must lie in 0 to 2 for `num_classes=3`, got 0 to 3"),
         (torch.tensor([-1, 0]), ValueError, "got -1 to 0"),

@@ -177,8 +177,8 @@ def test_inputs_of_any_shape_and_forward(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_impossible_requests_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
     model, start = arrangement(2, 4), torch.zeros(1, 2) + 0.1
-    for limit in (0, 2.5):
-        with pytest.raises(ValueError, match="`max_regions` must be an integer of at least 1, got"):
+    for limit, error in ((0, ValueError), (2.5, TypeError)):
+        with pytest.raises(error, match="`max_regions` must be an integer of at least 1, got"):
             region_graph(model, start, max_regions=limit)
     pooled = nn.Sequential(nn.Conv2d(1, 2, 1), nn.MaxPool2d(2), nn.ReLU())
     with pytest.raises(ValueError, match="this network has max_pool2d, which bends inside them"):

@@ -554,8 +554,8 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="`until=0.5` and `until_epoch=3` both say"):
         FoldingRegularizer(until=0.5, until_epoch=3)
     for name, least in (("num_points", 3), ("num_segments", 1), ("every_n_steps", 1), ("until_epoch", 1), ("seed", 0)):
-        for value in (least - 1, 4.0, True):
-            with pytest.raises(ValueError, match=f"`{name}` must be a whole number of at least {least}, got {value}"):
+        for value, error in ((least - 1, ValueError), (4.0, TypeError), (True, TypeError)):
+            with pytest.raises(error, match=f"`{name}` must be an integer of at least {least}, got {value}"):
                 FoldingRegularizer(**{name: value})
     with pytest.raises(ValueError, match="`between` must be one of 'classes', 'same', 'any', got 'all'"):
         FoldingRegularizer(between="all")  # type: ignore[arg-type]

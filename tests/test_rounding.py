@@ -55,7 +55,10 @@ def test_a_large_channel_changes_no_switch_of_the_others(scale: float) -> None:
     )
     model = model.double()
     start, end = torch.randn(6, 1, 6, 6).double(), torch.randn(6, 1, 6, 6).double()
-    assert_same_walks(segment_walks(with_large_unit(model, 0, scale), start, end), segment_walks(model, start, end))
+    expected = segment_walks(
+        model, start, end, engine="growing batch"
+    )  # which takes uneven networks, to the last bit of positions
+    assert_same_walks(segment_walks(with_large_unit(model, 0, scale), start, end), expected)
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -492,7 +492,7 @@ def test_a_walk_says_which_engine_took_it_and_why() -> None:
     x = inputs()
     smooth = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.LayerNorm(6), nn.Linear(6, 5), nn.ReLU())
     said = segment_walks(smooth, x[:6], x[6:]).explain()
-    assert said.startswith("6 of 6 segments by refinement of a network that curves: not exact.")
+    assert said.startswith("6 of 6 segments by Chebyshev interpolation: not exact.")
     assert "gelu in GELU ('1')" in said and "layer_norm in LayerNorm ('2')" in said
 
     def shuffled(m: Any, x: Tensor) -> Tensor:
