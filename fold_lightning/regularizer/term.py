@@ -70,7 +70,7 @@ class FoldingRegularizer(nn.Module):
 
     Raises:
         ValueError: If a number is out of range, or a name unknown.
-        TypeError: If `layers` is neither names nor patterns.
+        TypeError: If a count is no integer, or `layers` are neither names nor patterns.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
