@@ -18,8 +18,8 @@ CURVED_ROWS = 40
 """Cost of a switch in a curved network, in those of a piecewise linear one, for each unit: 0.6 us in a vision transformer of width 64
 and 5 us in a transformer of width 8, but 20 to 60 ns in five MLPs and convolutional networks of 1,536 to 73,728 units."""
 
-PLANES_SHARE = 8
-"""Pre-activations of a network of planes that cost as one of a fully connected network: 10 ns in LeNet, 1 to 5 ns in larger ones."""
+PLANES_SHARE = 4
+"""Pre-activations of a network of planes that cost as one of a fully connected network: 10 ns in LeNet, 1 to 7 ns in larger ones."""
 
 MAX_COST = 10**6
 """Mean of `exact_costs` up to which a walk takes up to about 0.05 s on a core: 90 walks take less than 5 s, so that the two of a
@@ -86,7 +86,7 @@ def exact_costs(
 ) -> Tensor:
     """Estimate the pre-activations that an exact walk of each segment evaluates, from counts alone.
 
-    They are all units up to the last that counts, once at each switch of `count_switches`: an eighth of them where the network has
+    They are all units up to the last that counts, once at each switch of `count_switches`: a quarter of them where the network has
     planes of which a switch bends a part alone, and `CURVED_ROWS` times as many where it curves. One takes 20 to 60 ns on a
     processor: walks up to `MAX_COST` take up to about 0.05 s each on one core.
 
