@@ -85,6 +85,7 @@ def compare(name: str, model: nn.Module, engines: tuple[str, str], start: Tensor
 
 def grow(start: Tensor, end: Tensor) -> None:
     """Print the time of kinks against depth and width."""
+    walk(convolutions(28, "relu", 1, 4).eval(), start[:1], end[:1], None)  # warms up
     for depth, channels in ((2, 16), (4, 16), (8, 16), (3, 8), (3, 16), (3, 32)):
         model = convolutions(28, "relu", depth, channels).eval()
         walks, took = walk(model, start, end, None)
