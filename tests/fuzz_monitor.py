@@ -148,10 +148,10 @@ class Training:
         unpackable = (task.needs_unpacking and not task.is_unpacked) or self.loaders.is_pair
         if unpackable and "probes" not in arguments:
             # The last two are of a target that comes first, and can't be told from inputs.
-            found += ["Pass `batch_to_inputs=`", "forward pass refused a batch", "must be a whole number from 1 to the inputs'"]
+            found += ["Pass `batch_to_inputs=`", "forward pass refused a batch", "must be an integer from 1 to the inputs'"]
         subspace = arguments["face_subspace"]
         features = int(np.prod(task.shape))
-        found += ["must be a whole number from 1 to the inputs'"] * (isinstance(subspace, int) and subspace > features)
+        found += ["must be an integer from 1 to the inputs'"] * (isinstance(subspace, int) and subspace > features)
         return found
 
 

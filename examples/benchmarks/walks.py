@@ -185,7 +185,7 @@ def large(name: str, model: nn.Module, start: Tensor, end: Tensor) -> None:
     """Prints how a network of 10^5 units and more is walked, seen through its classifier's layers."""
     units = activation_codes(model, start[:1]).bits.shape[1]
     with PeakMemory() as peak, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that walks were cut off is in the row
+        warnings.simplefilter("ignore")  # that walks are not exact is in the row
         begin = time.perf_counter()
         walks = segment_walks(model, start, end, layers="classifier.*")
         took = time.perf_counter() - begin
