@@ -225,7 +225,7 @@ class _Search:
             frontier = torch.cat([self._expand(batch) for batch in frontier.split(AT_ONCE)])
 
     def graph(self) -> RegionGraph:
-        """What was found."""
+        """Return the regions and edges found so far."""
         pairs = torch.cat(self._edges) if self._edges else torch.empty(0, 2, dtype=torch.int64)
         edges = pairs.sort(1).values.unique(dim=0)
         codes, points, counts = (torch.cat(parts).cpu() for parts in (self._codes, self._points, self._counts))

@@ -1,4 +1,4 @@
-"""Which half-spaces of a region are its faces."""
+"""The half-spaces of regions that are faces."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IN_POLYGONS = 128
 
 
 def supporting_units(regions: ActivationRegions, *, method: Method = "exact", num_steps: int = 1000, seed: int = 0) -> Tensor:
-    """Which units' half-spaces are faces of the region around each input.
+    """Return the units whose half-spaces are faces of the region around each input.
 
     A face is one of dimension d - 1, a facet: without its half-space the region would be another ("Characterizing the Discrete
     Geometry of ReLU Networks", Gaines and Bi 2026, 3.1). In general position crossing it switches its unit alone. Every answer is
@@ -76,7 +76,7 @@ def supporting_units(regions: ActivationRegions, *, method: Method = "exact", nu
 
 
 def face_counts(regions: ActivationRegions, *, method: Method = "exact", num_steps: int = 1000, seed: int = 0) -> Tensor:
-    """How many faces the region around each input has: the number of its `supporting_units`.
+    """Return the number of faces of the region around each input: that of its `supporting_units`.
 
     The mean over **all** regions of a network is at most 2d, whatever its width and depth (Gaines and Bi 2026, Theorem 3.4);
     regions that hold data may have more, for inputs fall into large ones more often.

@@ -140,7 +140,7 @@ class FoldingRegularizer(nn.Module):
 
     @property
     def progress(self) -> float:
-        """How much of the training has passed, in [0, 1]."""
+        """Return the share of the training that has passed, in [0, 1]."""
         return self._progress
 
     @progress.setter
@@ -190,7 +190,7 @@ class FoldingRegularizer(nn.Module):
         self._inspect(model, inputs, forward)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What `state_dict` keeps: how far it has come."""
+        """Return what `state_dict` keeps: the progress."""
         return {"progress": self.progress, "draws": self.draws, "num_skipped": self.num_skipped}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -223,7 +223,7 @@ class FoldingRegularizer(nn.Module):
         return torch.lerp(start, end, t.view(-1, *[1] * (inputs.dim() - 1))).flatten(0, 1)
 
     def _inspect(self, model: nn.Module, inputs: Tensor, forward: Any) -> ModelStructure:
-        """What the model is like, found out once."""
+        """Return the structure of the model, inspected once."""
         known = self._known.get(model)
         if known is None or known[0] is not forward:
             check_inputs(inputs)

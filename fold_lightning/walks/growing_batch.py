@@ -31,6 +31,18 @@ class Unsupported(Exception):
     """The model does something to the batch that growing rows do not survive."""
 
 
+def check_activation(structure: ModelStructure, number: int, layer: str, z: Tensor) -> None:
+    """Raise unless the activation that is met in this place, counted from 1, is the model's, with the batch in its first dimension.
+
+    Raises:
+        Unsupported: Otherwise.
+    """
+    if number > len(structure.needed) or structure.needed[number - 1] != layer:
+        raise Unsupported(f"Layer {layer!r} came in place of another one.")
+    if structure.batch_dims[layer] != 0 or structure.units[layer] * len(z) != z.numel():
+        raise Unsupported(f"Layer {layer!r} does not keep the batch first.")
+
+
 class TooManyRows(Exception):
     """The rows of these pieces are more than was allowed.
 
@@ -100,10 +112,7 @@ class GrowingBatch(Interception):
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         z = self.grid.lift(z)
-        if self.num_activations > len(self._structure.needed) or self._structure.needed[self.num_activations - 1] != layer:
-            raise Unsupported(f"Layer {layer!r} came in place of another one.")
-        if self._structure.batch_dims[layer] != 0 or self._structure.units[layer] * len(z) != z.numel():
-            raise Unsupported(f"Layer {layer!r} does not keep the batch first.")
+        check_activation(self._structure, self.num_activations, layer, z)
         flat = z.reshape(len(z), -1)
         left, right, weight = self.grid.locate(*self._probes)
         self.probed[layer] = torch.lerp(flat[left], flat[right], weight[:, None])

@@ -275,7 +275,7 @@ class PieceScheduler:
         )
 
     def _max_samples(self, samples: Samples) -> int:
-        """How many points are looked at together."""
+        """Return the number of points to look at together."""
         return max(1, self._max_numel // max(self._structure.widest, len(samples.layer)))
 
     def _points(self, segment: Tensor, position: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ def _events(settled: Settled, samples: Samples, max_rows: int) -> tuple[tuple[Te
 
 
 def _locate(piece: Tensor, unit: Tensor, left: Tensor, right: Tensor, samples: Samples, max_rows: int) -> Tensor:
-    """Where units cross their thresholds, each in its bracket."""
+    """Return the positions float64 (K,) at which units cross their thresholds, each in its bracket."""
     if len(piece) == 0:
         return left
 

@@ -102,7 +102,7 @@ def _compare(values: Tensor, threshold: float, screen: Tensor) -> tuple[Tensor, 
 
 
 class Bends:
-    """What an activation with one or more thresholds does to the kinks of a scan.
+    """Kinks of a scan behind an activation with one or more thresholds.
 
     Args:
         scan: The scan, whose kinks it overwrites.

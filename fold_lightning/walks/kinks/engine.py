@@ -24,7 +24,7 @@ from fold_lightning.activations.operations import CLAMPS, COMPARISONS, CREATIONS
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import Noise, Rounding
 from fold_lightning.activations.tracking import depends_on_input, mark_rows
-from fold_lightning.walks.growing_batch import TooManyRows, Unsupported
+from fold_lightning.walks.growing_batch import TooManyRows, Unsupported, check_activation
 from fold_lightning.walks.kinks.bends import Bends, Sides, screen_of
 from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal, Units
 from fold_lightning.walks.kinks.calls import Call, NoRule, attach, planar_signal, shape_of, signal_of
@@ -98,12 +98,9 @@ class KinksPass(Interception):
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         """Find the switches of a layer, and bend its kinks."""
-        if self.num_activations > len(self._structure.needed) or self._structure.needed[self.num_activations - 1] != layer:
-            raise Unsupported(f"Layer {layer!r} came in place of another one.")
+        check_activation(self._structure, self.num_activations, layer, z)
         if not self._has_convolved:
             raise Unsupported("There is no convolution before the first activation.")
-        if self._structure.batch_dims[layer] != 0 or self._structure.units[layer] * len(z) != z.numel():
-            raise Unsupported(f"Layer {layer!r} does not keep the batch first.")
         return self._bend(z, thresholds, call, layer)
 
     def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
