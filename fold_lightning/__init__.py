@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fold_lightning.activations import ActivationCodes, activation_codes, register_activation
-    from fold_lightning.callbacks import FoldingMonitor
+    from fold_lightning.callbacks import FoldingMonitor, measure
     from fold_lightning.codes import code_fingerprints, distinct_fingerprints, hamming_distance
     from fold_lightning.faces import face_counts, supporting_units
     from fold_lightning.folding import folding_profile, global_folding, space_folding, walk_length, walk_range
     from fold_lightning.metrics import CodeDistances, DistinctCodes, FaceStatistics, GlobalFolding, SpaceFolding, UnitActivity
+    from fold_lightning.probes import class_segments
     from fold_lightning.region_graphs import RegionGraph, region_graph
     from fold_lightning.regions import ActivationRegions, activation_regions
     from fold_lightning.regularizer import FoldingRegularizer
@@ -32,12 +33,14 @@ __all__ = [
     "Walks",
     "activation_codes",
     "activation_regions",
+    "class_segments",
     "code_fingerprints",
     "distinct_fingerprints",
     "face_counts",
     "folding_profile",
     "global_folding",
     "hamming_distance",
+    "measure",
     "region_graph",
     "region_shapes",
     "register_activation",
@@ -50,13 +53,14 @@ __all__ = [
 
 _MODULES = {
     "activations": ("ActivationCodes", "activation_codes", "register_activation"),
-    "callbacks": ("FoldingMonitor",),
+    "callbacks": ("FoldingMonitor", "measure"),
     "codes": ("code_fingerprints", "distinct_fingerprints", "hamming_distance"),
     "faces": ("face_counts", "supporting_units"),
     "folding": ("folding_profile", "global_folding", "space_folding", "walk_length", "walk_range"),
     "metrics": ("CodeDistances", "DistinctCodes", "FaceStatistics", "GlobalFolding", "SpaceFolding", "UnitActivity"),
     "region_graphs": ("RegionGraph", "region_graph"),
     "regions": ("ActivationRegions", "activation_regions"),
+    "probes": ("class_segments",),
     "regularizer": ("FoldingRegularizer",),
     "shapes": ("RegionShape", "region_shapes"),
     "walks": ("Walks", "segment_walks"),

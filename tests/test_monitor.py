@@ -180,15 +180,19 @@ def test_real_tensorboard_files_hold_curves_histograms_pictures_and_a_layout(tmp
     assert "custom_scalars__config__" in tags["tensors"]
 
 
-def test_phi_is_the_global_folding_of_the_walked_segments(tmp_path: Path) -> None:
-    monitor = watch(segments_per_pair=3)
+@pytest.mark.parametrize(("within", "across"), [("max", "median"), ("median", "mean"), ("mean", "max")])
+def test_phi_is_the_global_folding_of_the_walked_segments(tmp_path: Path, within: Any, across: Any) -> None:
+    monitor = watch(segments_per_pair=3, within=within, across=across)
     trainer = fit(tmp_path, monitor, max_epochs=1)
     walks, segments = segment_walks(trainer.lightning_module, *segments_of(monitor)), sample_of(monitor).segments
     logged = trainer.logger.said[-1][1]
-    phi, _ = global_folding(space_folding(walks), segments.start_class, segments.end_class, 3)
+    phi, _ = global_folding(space_folding(walks), segments.start_class, segments.end_class, 3, within=within, across=across)
     assert logged["folding/phi"] == pytest.approx(phi.item(), rel=1e-6)
     assert len(segments) == 6 * 3
     assert segments.describe() == "18 segments, 3 for each of 6 of 6 ordered pairs of 3 classes"
+    assert monitor._session is not None
+    description = monitor._session.descriptions()["folding/phi"]
+    assert f"The {across} over pairs of classes of the {within} chi" in description and segments.describe() in description
 
 
 @pytest.mark.parametrize(("subspace", "dimension"), [("auto", 2), ("whole", 5), (3, 3)])

@@ -16,6 +16,7 @@ from torch import Tensor
 from fold_lightning.probes import (
     FaceProbes,
     check_face_subspace,
+    class_segments,
     draw_segments,
     predicted_classes,
     split_batch,
@@ -123,6 +124,31 @@ def test_draws_repeat_with_their_seed_alone() -> None:
     one, same, other = (draw_segments(labels, 300, count=64, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(one.start, same.start) and torch.equal(one.end, same.end)
     assert not torch.equal(one.start, other.start)
+
+
+def test_segments_between_classes_are_those_of_the_monitor() -> None:
+    labels = torch.tensor([5] * 50 + [2] * 5 + [9] + [-1] * 10)
+    start, end = class_segments(labels, per_pair=10, seed=4)
+    segments = draw_segments(labels, len(labels), count=64, per_pair=10, seed=4)
+    assert torch.equal(start, segments.start) and torch.equal(end, segments.end)
+    pairs = Counter(zip(labels[start].tolist(), labels[end].tolist(), strict=True))
+    assert pairs == dict.fromkeys([(a, b) for a in (2, 5, 9) for b in (2, 5, 9) if a != b], 10)
+
+
+@pytest.mark.parametrize(
+    ("labels", "per_pair", "error", "match"),
+    [
+        (torch.zeros(4).long(), 2, ValueError, "at least 2 classes"),
+        (torch.tensor([0, 1, 2]).view(3, 1), 2, ValueError, r"labels \(B,\) of at least 2 classes, got \(3, 1\)"),
+        (torch.tensor([0.0, 1.0]), 2, TypeError, "integer classes .* got torch.float32"),
+        ([0, 1], 2, TypeError, "integer classes .* got list"),
+        (torch.tensor([0, 1]), 0, ValueError, "`per_pair` must be an integer of at least 1"),
+        (torch.arange(2000), 1, ValueError, "more than 1000000"),
+    ],
+)
+def test_segments_between_classes_need_classes(labels: Tensor, per_pair: int, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        class_segments(labels, per_pair=per_pair)
 
 
 @pytest.mark.parametrize("labels", [None, torch.zeros(7).long(), torch.tensor([3, -100, -100, -100, 3, 3, -1])])

@@ -51,7 +51,7 @@ def test_every_module_has_its_place() -> None:
 
 @pytest.mark.parametrize("module", ORDER)
 def test_a_module_imports_only_modules_to_its_left(module: str) -> None:
-    files = [ROOT / f"{module}.py"] if (ROOT / f"{module}.py").exists() else sorted((ROOT / module).glob("*.py"))
+    files = [ROOT / f"{module}.py"] if (ROOT / f"{module}.py").exists() else sorted((ROOT / module).rglob("*.py"))
     allowed = set(ORDER[: ORDER.index(module)]) | {module}
     for file in files:
         assert imports(file) <= allowed, f"{file.name} imports {imports(file) - allowed}"

@@ -3,9 +3,10 @@
 from lightning.pytorch import Callback
 
 from fold_lightning.callbacks.monitor import AnyCallback, FoldingMonitor
+from fold_lightning.callbacks.single_measurement import measure
 from fold_lightning.lightning_packages import derive_from_both
 
-__all__ = ["FoldingMonitor", "derive_from_both_packages"]
+__all__ = ["FoldingMonitor", "derive_from_both_packages", "measure"]
 
 
 def derive_from_both_packages() -> None:

@@ -13,6 +13,7 @@ from fold_lightning.callbacks.loss_term import LossTerm, as_regularizer
 from fold_lightning.callbacks.session import Session
 from fold_lightning.callbacks.settings import Method, Settings
 from fold_lightning.callbacks.trainer_state import has_validation_data, logged_step, will_validate
+from fold_lightning.folding import Aggregate
 from fold_lightning.probes import FaceSubspace
 from fold_lightning.regularizer import FoldingRegularizer
 
@@ -47,7 +48,8 @@ class FoldingMonitor(AnyCallback):
       over the segments; the median is that of the segments that fold.
     - ``folding/fraction`` in [0, 1]: the share of segments that fold.
     - ``folding/phi`` in [0, 1): Phi_N (`global_folding`), the median over the ordered pairs of classes that have segments of the
-      largest chi of each; absent without labels of two classes.
+      largest chi of each, unless `within=` and `across=` say otherwise; absent without labels of two classes. The tag's
+      description has the number of segments of a pair, which must be equal where values are compared.
     - ``folding/regions``, at least 1: mean number of activation regions on a segment; absent for method "uniform".
     - ``folding/exact``, ``folding/complete`` in [0, 1]: the share of segments whose walk is exact and verified itself; that was not
       given up.
@@ -86,6 +88,9 @@ class FoldingMonitor(AnyCallback):
         num_points: Points of a segment for method "uniform".
         num_segments: Segments to walk; as many for each ordered pair of classes, so up to 128, where there are at most 128 pairs.
         segments_per_pair: Segments for each ordered pair of different classes, in place of `num_segments`.
+        within: How Phi_N takes the segments of one pair of classes together: "max", "median" or "mean" of those that fold. The
+            largest grows with the number of segments of a pair, so only values of equally many compare; the median does not.
+        across: How Phi_N takes pairs of classes together: "max", "median" or "mean".
         num_inputs: Inputs whose codes are counted.
         num_regions: Inputs around which faces are counted.
         seed: Seed of the choice of inputs, segments and slices.
@@ -129,6 +134,8 @@ class FoldingMonitor(AnyCallback):
         num_points: int = 129,
         num_segments: int = 64,
         segments_per_pair: int | None = None,
+        within: Aggregate = "max",
+        across: Aggregate = "median",
         num_inputs: int = 1000,
         num_regions: int = 64,
         seed: int = 0,
@@ -154,6 +161,8 @@ class FoldingMonitor(AnyCallback):
             num_points=num_points,
             num_segments=num_segments,
             segments_per_pair=segments_per_pair,
+            within=within,
+            across=across,
             num_inputs=num_inputs,
             num_regions=num_regions,
             seed=seed,

@@ -23,7 +23,7 @@ from fold_lightning.callbacks.schedule import Schedule
 from fold_lightning.callbacks.settings import Settings
 from fold_lightning.callbacks.tensorboard import TensorBoard
 from fold_lightning.callbacks.trainer_state import awaited_tags
-from fold_lightning.probes import ProbeSet, ProbeSource
+from fold_lightning.probes import ProbeSet, ProbeSource, device_of
 
 SECONDS = "monitor/seconds"
 
@@ -105,9 +105,22 @@ class Session:
 
     def collect(self, trainer: Trainer, model: LightningModule, batch: Any) -> None:
         """Keep what is needed of a batch of a stream."""
-        if self.sample is None and trainer.is_global_zero and not self._probe_source.is_full:
+        if trainer.is_global_zero and not self.is_full:
             with undisturbed():
                 self._probe_source.collect(trainer, model, batch)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more batches of a stream are needed."""
+        return self.sample is not None or self._probe_source.is_full
+
+    def take_passed(self, trainer: Trainer, model: LightningModule) -> bool:
+        """Take the sample from the batches of a stream that have passed, and return whether there is one."""
+        with undisturbed():
+            probes = self._processes.compute_on_first(lambda: self._probe_source.from_stream(model))
+        if probes is not None:
+            self._take(trainer, model, probes)
+        return self.sample is not None
 
     def epoch_is_due(self, epoch: int) -> bool:
         """Return whether an epoch, counted from 1, is measured; all processes agree."""
@@ -134,13 +147,8 @@ class Session:
         """
         self.is_measuring = True
         try:
-            if self.sample is None:  # the batches of a stream have passed
-                with undisturbed():
-                    probes = self._processes.compute_on_first(lambda: self._probe_source.from_stream(model))
-                if probes is not None:
-                    self._take(trainer, model, probes)
-                elif epoch is not None:
-                    raise RuntimeError("no batch with inputs has passed yet.")
+            if self.sample is None and not self.take_passed(trainer, model) and epoch is not None:
+                raise RuntimeError("no batch with inputs has passed yet.")
             values = {} if self.sample is None else self.measure(trainer, model, step=step, epoch=epoch)
         except Exception as error:  # an interruption leaves the mark
             self._once.warn_of_failure(trainer, error)
@@ -295,7 +303,7 @@ class Session:
         """Yield the result of each measure that a source serves, or why there is none; all processes share its rows."""
         errors: dict[Measure, Exception] = {}
         for measure in measures:
-            measure.reset(model.device)
+            measure.reset(device_of(model))
         try:
             for seen in source.look(model, self._processes.split_rows(source.num_rows)):
                 for measure in measures:

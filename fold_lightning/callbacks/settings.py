@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from fold_lightning import figures as drawing
 from fold_lightning._checks import check_bool, check_choice, check_function, check_integer
+from fold_lightning.folding import Aggregate, check_aggregates
 from fold_lightning.probes import FaceSubspace, check_face_subspace
 
 Method = Literal["auto", "exact", "uniform"]
@@ -42,6 +43,8 @@ class Settings:
     num_points: int
     num_segments: int
     segments_per_pair: int | None
+    within: Aggregate
+    across: Aggregate
     num_inputs: int
     num_regions: int
     seed: int
@@ -73,6 +76,7 @@ class Settings:
         check_integer("seed", self.seed, 0, below=SEEDS)
         _check_share("max_overhead", self.max_overhead)
         check_choice("method", self.method, get_args(Method))
+        check_aggregates(self.within, self.across)
         check_face_subspace(self.face_subspace)
         if self.batch_to_inputs is not None:
             check_function("batch_to_inputs", self.batch_to_inputs)

@@ -8,13 +8,14 @@ from fold_lightning.folding.along_walks import (
     walk_length,
     walk_range,
 )
-from fold_lightning.folding.between_classes import Aggregate, fold_across, fold_within, global_folding
+from fold_lightning.folding.between_classes import Aggregate, check_aggregates, fold_across, fold_within, global_folding
 from fold_lightning.folding.per_segment import PerSegment
 
 __all__ = [
     "Aggregate",
     "PerSegment",
     "Statistic",
+    "check_aggregates",
     "fold_across",
     "fold_within",
     "folding_profile",

@@ -7,13 +7,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from fold_lightning.walks.events import distances_from_start, folding_of, ranges
 from fold_lightning.walks.walks import Walks
 
 Statistic = Literal["mean", "median", "max", "fraction"]
 
 
 def walk_range(walks: Walks) -> Tensor:
-    """The largest Hamming distance that each walk reaches from its first code.
+    """Return the largest Hamming distance that each walk reaches from its first code.
 
     ``r1 = max_i d_H(pi_1, pi_i)`` in "On Space Folds of ReLU Neural Networks" (Lewandowski et al. 2025).
 
@@ -28,14 +29,12 @@ def walk_range(walks: Walks) -> Tensor:
         >>> walk_range(Walks.from_codes(there_and_back))
         tensor([2])
     """
-    distance = _distances(walks)
-    farthest = torch.zeros(walks.num_segments, dtype=torch.int64, device=distance.device)
-    ends = walks.step_ends()
-    return farthest.scatter_reduce_(0, walks.segment[ends], distance[ends], "amax")
+    _check_walks(walks)
+    return ranges(walks.segment, walks.position, walks.unit, walks.num_segments, walks.num_units)
 
 
 def walk_length(walks: Walks) -> Tensor:
-    """The sum of Hamming distances from code to code along each walk.
+    """Return the sum of Hamming distances from code to code along each walk.
 
     ``r2 = sum_i d_H(pi_i, pi_{i+1})`` in "On Space Folds of ReLU Neural Networks" (Lewandowski et al. 2025): how often any
     unit switches.
@@ -51,13 +50,12 @@ def walk_length(walks: Walks) -> Tensor:
         >>> walk_length(Walks.from_codes(there_and_back))
         tensor([3])
     """
-    if not isinstance(walks, Walks):
-        raise TypeError(f"Expected `Walks`, got {type(walks).__name__}: make them with `segment_walks` or `Walks.from_codes`.")
+    _check_walks(walks)
     return torch.bincount(walks.segment, minlength=walks.num_segments)
 
 
 def space_folding(walks: Walks) -> Tensor:
-    """The space folding measure chi of each walk.
+    """Return the space folding measure chi of each walk.
 
     ``chi = 1 - r1 / r2`` (`walk_range` over `walk_length`), and 0 where ``r2 = 0``, after "On Space Folds of ReLU Neural
     Networks" (Lewandowski et al. 2025) and its authors' code. It lies in [0, 1) and is 0 iff no unit switches twice.
@@ -77,7 +75,7 @@ def space_folding(walks: Walks) -> Tensor:
 
 
 def summarize_folding(chi: Tensor, statistic: Statistic = "mean") -> Tensor:
-    """One number for the folding of many segments.
+    """Summarize the folding of many segments in one number.
 
     Args:
         chi: Folding of S segments, (S,).
@@ -115,7 +113,7 @@ def folding_profile(walks: Walks, i: int) -> Tensor:
 
     Args:
         walks: S walks.
-        i: Which segment.
+        i: Number of the segment.
 
     Returns:
         float64 (steps + 1,), one value for each code; the first is 0, the last is the segment's chi.
@@ -131,7 +129,7 @@ def folding_profile(walks: Walks, i: int) -> Tensor:
 
 
 def distance_profile(walks: Walks, i: int) -> Tensor:
-    """The Hamming distance of each code of segment `i` from its first, int64 (steps + 1,).
+    """Return the Hamming distance of each code of segment `i` from its first, int64 (steps + 1,).
 
     Example:
         >>> there_and_back = torch.tensor([[[False], [True], [False]]])
@@ -139,31 +137,10 @@ def distance_profile(walks: Walks, i: int) -> Tensor:
         tensor([0, 1, 0])
     """
     one = walks.only(i)
-    distance = _distances(one)
+    distance = distances_from_start(one.segment, one.unit, 1, one.num_units)
     return torch.cat([distance.new_zeros(1), distance[one.step_ends()]])
 
 
-def folding_of(reached: Tensor, walked: Tensor) -> Tensor:
-    """Return chi of walks from their range and their length, float64."""
-    # A walk that never leaves its region has length 0: no fold, not 0/0.
-    return torch.where(walked > 0, 1.0 - reached.double() / walked.clamp(min=1), 0.0)
-
-
-def _distances(walks: Walks) -> Tensor:
-    """Distance from the walk's first code after each event: a unit's odd switches lead away, its even ones back."""
-    length = walk_length(walks)
-    direction = 1 - 2 * (_earlier_switches(walks) % 2)
-    total = direction.cumsum(0)
-    before = torch.cat([total.new_zeros(1), total])[length.cumsum(0) - length]
-    return total - before[walks.segment]
-
-
-def _earlier_switches(walks: Walks) -> Tensor:
-    """Return the number of earlier switches of each event's unit on its segment."""
-    unit = walks.segment * walks.num_units + walks.unit
-    order = torch.argsort(unit, stable=True)
-    place = torch.arange(len(unit), device=unit.device)
-    is_first = torch.ones_like(unit, dtype=torch.bool)
-    is_first[1:] = unit[order][1:] != unit[order][:-1]
-    rank = place - torch.where(is_first, place, 0).cummax(0).values
-    return torch.empty_like(rank).index_copy_(0, order, rank)
+def _check_walks(walks: Walks) -> None:
+    if not isinstance(walks, Walks):
+        raise TypeError(f"Expected `Walks`, got {type(walks).__name__}: make them with `segment_walks` or `Walks.from_codes`.")

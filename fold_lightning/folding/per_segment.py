@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fold_lightning.folding.along_walks import folding_of, space_folding
+from fold_lightning.folding.along_walks import space_folding
 from fold_lightning.walks import SampledDistances, Walks
+from fold_lightning.walks.events import folding_of
 
 
 @dataclass(frozen=True, eq=False)

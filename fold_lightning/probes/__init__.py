@@ -1,23 +1,29 @@
 """Probes: the inputs at which a monitor looks, and the segments between them."""
 
+from fold_lightning.probes.batch_transfer import HookCopy, batch_transfer
 from fold_lightning.probes.batches import BatchToInputs, split_batch
 from fold_lightning.probes.classes import num_classes_of, predicted_classes
 from fold_lightning.probes.faces import FaceProbes, FaceSubspace, check_face_subspace
 from fold_lightning.probes.model_input import ModelInput
 from fold_lightning.probes.probe_set import ProbeSet
-from fold_lightning.probes.segments import BetweenClasses, Segments, draw_segments
+from fold_lightning.probes.segments import BetweenClasses, Segments, class_segments, draw_segments
 from fold_lightning.probes.source import ProbeSource
+from fold_lightning.probes.trials import device_of
 
 __all__ = [
     "BatchToInputs",
     "BetweenClasses",
     "FaceProbes",
     "FaceSubspace",
+    "HookCopy",
     "ModelInput",
     "ProbeSet",
     "ProbeSource",
     "Segments",
+    "batch_transfer",
     "check_face_subspace",
+    "class_segments",
+    "device_of",
     "draw_segments",
     "num_classes_of",
     "predicted_classes",

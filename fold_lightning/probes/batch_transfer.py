@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.core.hooks import DataHooks
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
@@ -44,16 +45,15 @@ class HookCopy(ModelCopy):
         return super()._tensor(value) if id(value) in self._owned else StructuralCopy._tensor(self, value)
 
 
-def batch_transfer(
-    trainer: Trainer, module: LightningModule, copied: HookCopy, dataloader_idx: int = 0
-) -> Callable[[Any], Any]:
+def batch_transfer(trainer: Trainer, module: nn.Module, copied: HookCopy, dataloader_idx: int = 0) -> Callable[[Any], Any]:
     """Return the function that takes a batch of a loader to what a step gets, in the Trainer's precision, on its device.
 
-    The hooks of the module or data module run on copies, so that whatever they change is not changed for training.
+    The hooks of the module or data module run on copies, so that whatever they change is not changed for training. A module that has
+    none gets Lightning's.
 
     Args:
         trainer: The Trainer.
-        module: The module that it trains.
+        module: The module that it trains, or any other.
         copied: Makes the copies.
         dataloader_idx: Number of the loader, which the hooks get.
     """
@@ -62,10 +62,9 @@ def batch_transfer(
     classes = in_both_packages(LightningDataModule)
 
     def hook(name: str) -> Any:
-        owner = (
-            datamodule if datamodule is not None and all(is_overridden(name, datamodule, cls) for cls in classes) else module
-        )
-        return getattr(copied(owner), name)
+        if datamodule is not None and all(is_overridden(name, datamodule, cls) for cls in classes):
+            return getattr(copied(datamodule), name)
+        return getattr(copied(module) if hasattr(module, name) else DataHooks(), name)
 
     before, transfer, after = map(hook, ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"))
 

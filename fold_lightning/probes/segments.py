@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fold_lightning._checks import check_integer
+
 MAX_EVEN_PAIRS = 128
 """Ordered pairs of classes (11 classes have 110) up to which each pair has equally many segments."""
 
@@ -72,6 +74,43 @@ class BetweenClasses:
     end: Tensor
 
 
+def class_segments(labels: Tensor, *, per_pair: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Draw equally many segments between inputs of each ordered pair of classes, as the monitor does.
+
+    Phi_N grows with the number of segments of a pair, for it takes the largest chi of each: only values of equal `per_pair` compare.
+
+    Args:
+        labels: Integer classes (B,), negative where an input has none.
+        per_pair: Number of segments from each class to each other one.
+        seed: Seed of the draw.
+
+    Returns:
+        The indices of the inputs at which the segments start, int64 (S,), and of those at which they end.
+
+    Raises:
+        ValueError: If there are fewer than two classes, or more than 1,000,000 segments.
+        TypeError: If the labels are no integers.
+
+    Example:
+        >>> labels = torch.tensor([0, 0, 1, 1, 2])
+        >>> start, end = class_segments(labels, per_pair=2)
+        >>> len(start), bool((labels[start] != labels[end]).all())
+        (12, True)
+    """
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"`labels` must be a tensor of integer classes (B,), got {got}.")
+    check_integer("per_pair", per_pair, 1)
+    check_integer("seed", seed, 0)
+    if labels.dim() != 1 or len(labels[labels >= 0].unique()) < 2:
+        raise ValueError(
+            f"Segments between classes need labels (B,) of at least 2 classes, got {tuple(labels.shape)} of "
+            f"{len(labels[labels >= 0].unique())}."
+        )
+    segments = draw_segments(labels.long(), len(labels), count=per_pair, per_pair=per_pair, seed=seed)
+    return segments.start, segments.end
+
+
 def draw_segments(labels: Tensor | None, num_items: int, *, count: int, per_pair: int | None = None, seed: int = 0) -> Segments:
     """Draw segments between inputs, spread evenly over the ordered pairs of different classes where there are labels.
 
@@ -124,7 +163,7 @@ def draw_pairs(num_classes: int, count: int, per_pair: int | None, seed: int) ->
     if per_pair is not None and per_pair * num_pairs > MAX_SEGMENTS:
         raise ValueError(
             f"{per_pair} segments for each of {num_pairs} ordered pairs of {num_classes} classes are more than {MAX_SEGMENTS}: "
-            "leave `segments_per_pair` out, and `num_segments` are spread over the pairs."
+            "take fewer, or leave `segments_per_pair` out, and `num_segments` are spread over the pairs."
         )
     each, rest = (per_pair, 0) if per_pair is not None else divmod(count, num_pairs)
     if per_pair is None and rest and num_pairs <= MAX_EVEN_PAIRS:

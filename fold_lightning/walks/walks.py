@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from fold_lightning.activations.layers import Patterns, columns, select_layers
+from fold_lightning.walks.events import reversed_events, step_ends
+from fold_lightning.walks.table import Table, table_of
 
 ENGINES = {
     "kinks": "kinks in boxes of planes",
@@ -200,6 +202,48 @@ class Walks:
         switches[step + 1, unit] = True
         return switches.cumsum(0) % 2 == 1
 
+    def reversed(self) -> Walks:
+        """Return the walks from the ends of the segments to their starts, without walking them anew.
+
+        chi depends on the direction ("The Space Between", Lewandowski et al. 2025, Remark 4.3): range and chi change, length and
+        regions stay. Of walks through equidistant points and of codes, positions are where the new bit is first seen on the way back.
+
+        Example:
+            >>> there_and_back = torch.tensor([[[0, 0], [1, 0], [1, 1], [0, 1]]]).bool()
+            >>> Walks.from_codes(there_and_back).reversed().codes(0).int().tolist()
+            [[0, 1], [1, 1], [1, 0], [0, 0]]
+        """
+        intervals = (1 / self.resolution).round().long()[self.segment] if bool((self.engine == UNIFORM).all()) else None
+        segment, position, unit = reversed_events(self.segment, self.position, self.unit, intervals)
+        switches = torch.zeros_like(self.first_codes, dtype=torch.int32)
+        switches.index_put_((segment, unit), torch.ones_like(unit, dtype=torch.int32), accumulate=True)
+        last_codes = self.first_codes ^ (switches % 2 == 1)
+        return replace(self, segment=segment, position=position, unit=unit, first_codes=last_codes)
+
+    def table(self, *, start: Tensor | None = None, end: Tensor | None = None, labels: Tensor | None = None) -> Table:
+        """Return the measures of each segment as columns, such as ``pandas.DataFrame`` takes.
+
+        Args:
+            start: int64 (S,), the index of the input at which each segment starts, as from `class_segments`.
+            end: int64 (S,), the index of the input at which it ends.
+            labels: (B,), the class of each input.
+
+        Returns:
+            Name -> array (S,): "segment"; "start", "end", "start_class" and "end_class" where they are known; "r1", "r2", "chi"
+            (`walk_range`, `walk_length`, `space_folding`), "regions", "exact", "complete", "resolution" and the name of the
+            "engine".
+
+        Raises:
+            ValueError: If indices are not one for each segment, or labels not one for each input.
+
+        Example:
+            >>> bits = torch.tensor([[[0, 1, 1], [0, 1, 0], [1, 0, 0], [1, 0, 1]]]).bool()
+            >>> table = Walks.from_codes(bits).table(start=torch.tensor([1]), end=torch.tensor([0]), labels=torch.tensor([3, 7]))
+            >>> {name: table[name].item() for name in ("start", "end", "start_class", "end_class", "r1", "r2", "chi")}
+            {'start': 1, 'end': 0, 'start_class': 7, 'end_class': 3, 'r1': 3, 'r2': 4, 'chi': 0.25}
+        """
+        return table_of(self, list(ENGINES), start, end, labels)
+
     def explain(self) -> str:
         """Return how the segments were walked, and why some of the walks are not exact.
 
@@ -222,9 +266,7 @@ class Walks:
 
     def step_ends(self) -> Tensor:
         """Bool (E,): whether an event is the last of its step."""
-        ends = torch.ones_like(self.segment, dtype=torch.bool)
-        ends[:-1] = (self.segment[1:] != self.segment[:-1]) | (self.position[1:] != self.position[:-1])
-        return ends
+        return step_ends(self.segment, self.position)
 
     def num_regions(self) -> Tensor:
         """int64 (S,): regions on each segment, its steps and one more."""

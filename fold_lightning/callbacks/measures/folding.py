@@ -21,7 +21,7 @@ class FoldingMeasure(Measure):
         "folding/chi_median": "Median chi of the segments that fold; 0 if none does.",
         "folding/chi_max": "Largest chi of a segment.",
         "folding/fraction": "Share of the segments that fold.",
-        "folding/phi": "Phi_N, folding between classes: median over ordered pairs of classes of the largest chi of each.",
+        "folding/phi": "Phi_N, folding between classes.",
         "folding/regions": "Mean number of activation regions on a segment.",
         "folding/exact": "Share of the segments whose walk is exact and verified itself.",
         "folding/complete": "Share of the segments that were walked to their end.",
@@ -58,7 +58,8 @@ class FoldingMeasure(Measure):
             scalars["folding/regions"] = measures.regions.mean()
         figures = {"folding/walk": lambda: plot_walk(source.walk(model, chi.argmax()[None]), 0)}
         if between is not None:
-            phi, matrix = global_folding(chi, between.start, between.end, len(between.classes))
+            how = {"within": self.sample.settings.within, "across": self.sample.settings.across}
+            phi, matrix = global_folding(chi, between.start, between.end, len(between.classes), **how)
             scalars["folding/phi"] = phi
             names = [str(label) for label in between.classes.tolist()]
             figures["folding/phi_matrix"] = lambda: plot_folding_matrix(matrix, names)
@@ -71,7 +72,15 @@ class FoldingMeasure(Measure):
     def available_tags(self) -> dict[str, str]:
         missing = set() if self.sample.segments.between_classes() is not None else {"folding/phi"}
         missing |= set() if self._counts_regions else {"folding/regions"}
-        return {tag: description for tag, description in super().available_tags().items() if tag not in missing}
+        tags = {tag: description for tag, description in super().available_tags().items() if tag not in missing}
+        return tags | ({"folding/phi": f"{tags['folding/phi']} {self._describe_phi()}"} if "folding/phi" in tags else {})
+
+    def _describe_phi(self) -> str:
+        settings, segments = self.sample.settings, self.sample.segments
+        return (
+            f"The {settings.across} over pairs of classes of the {settings.within} chi of each that is not 0; only values of equally "
+            f"many segments of a pair compare: here {segments.describe()}."
+        )
 
     @property
     def _counts_regions(self) -> bool:
