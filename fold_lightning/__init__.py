@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fold_lightning.regions import ActivationRegions, activation_regions
     from fold_lightning.regularizer import FoldingRegularizer
     from fold_lightning.shapes import RegionShape, region_shapes
-    from fold_lightning.walks import Walks, segment_walks
+    from fold_lightning.walks import Walks, segment_walks, stream_walks
 
 __all__ = [
     "ActivationCodes",
@@ -46,6 +46,7 @@ __all__ = [
     "register_activation",
     "segment_walks",
     "space_folding",
+    "stream_walks",
     "supporting_units",
     "walk_length",
     "walk_range",
@@ -63,7 +64,7 @@ _MODULES = {
     "probes": ("class_segments",),
     "regularizer": ("FoldingRegularizer",),
     "shapes": ("RegionShape", "region_shapes"),
-    "walks": ("Walks", "segment_walks"),
+    "walks": ("Walks", "segment_walks", "stream_walks"),
 }
 """Module -> its public names, imported when they are first asked for: Lightning imports this file for every Trainer."""
 

@@ -12,9 +12,9 @@ import torch
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import shortest_path
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from fold_lightning._checks import check_integer
+from fold_lightning._progress import progress_bar
 from fold_lightning.activations.codes import check_inputs
 from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica
 from fold_lightning.activations.inspection import ModelStructure, inspect
@@ -165,7 +165,7 @@ def region_graph(
     check_inputs(start)
     with (
         evaluate_on_replica(model, start, forward) as replica,
-        tqdm(unit=" regions", disable=None if progress else True) as bar,
+        progress_bar(None, "regions", progress) as bar,
     ):
         structure = inspect(replica, start)
         if structure.unknown or structure.bends:

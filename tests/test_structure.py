@@ -11,6 +11,7 @@ import fold_lightning
 
 ORDER = [
     "_checks",
+    "_progress",
     "lightning_packages",
     "codes",
     "activations",

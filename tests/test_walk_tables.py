@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import weakref
+from typing import Any
+
 import pytest
 import torch
 from networks import CantorNet, Tent, mlp
 from torch import Tensor, nn
 
-from fold_lightning import Walks, class_segments, segment_walks, space_folding, walk_length, walk_range
+from fold_lightning import Walks, class_segments, segment_walks, space_folding, stream_walks, walk_length, walk_range
 
 
 def assert_same(one: Walks, other: Walks) -> None:
@@ -98,3 +102,44 @@ def test_a_table_refuses_what_does_not_fit(arguments: dict[str, Tensor], match: 
     walks = Walks.from_codes(torch.zeros(2, 2, 3).bool())
     with pytest.raises(ValueError, match=match):
         walks.table(**arguments)
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "uniform", "num_points": 17}, {"layers": "1"}])
+def test_streamed_walks_are_those_of_one_call(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = mlp(4, 8, 8, 8)
+    start, end = torch.randn(2, 23, 4, dtype=torch.float64)
+    parts = list(stream_walks(model, start, end, batch_size=5, **options))
+    assert [walks.num_segments for walks in parts] == [5, 5, 5, 5, 3]
+    assert_same(Walks.concatenate(parts), segment_walks(model, start, end, **options))
+
+
+def test_a_stream_checks_its_arguments_at_once_and_keeps_no_walks() -> None:
+    model = mlp(4, 8, 8)
+    with pytest.raises(ValueError, match="`batch_size` must be an integer of at least 1"):
+        stream_walks(model, torch.zeros(2, 4), torch.ones(2, 4), batch_size=0)
+    with pytest.raises(ValueError, match="must have the same shape"):
+        stream_walks(model, torch.zeros(2, 4), torch.ones(3, 4))
+    first = next(stream := stream_walks(model, torch.zeros(2, 4), torch.ones(2, 4), batch_size=1))
+    reference = weakref.ref(first)
+    del first
+    next(stream)
+    assert reference() is None
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "uniform", "num_points": 9}, {"max_bytes": 2**14}])
+def test_progress_counts_segments_on_a_terminal(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    start, end = torch.randn(2, 40, 4)
+    for walk in (segment_walks, lambda *args, **more: list(stream_walks(*args, batch_size=7, **more))):
+        terminal = Terminal()
+        monkeypatch.setattr("sys.stderr", terminal)
+        walk(mlp(4, 16, 16), start, end, progress=True, **options)
+        assert "| 40/40 [" in terminal.getvalue() and "41/40" not in terminal.getvalue()
+        shown = terminal.getvalue()
+        walk(mlp(4, 16, 16), start, end, **options)
+        assert terminal.getvalue() == shown

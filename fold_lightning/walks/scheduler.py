@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fold_lightning._progress import progress_bar
 from fold_lightning.activations.codes import TENSORS_AT_ONCE, LayerPass
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
@@ -105,14 +106,20 @@ class PieceScheduler:
     def _rounding(self) -> Rounding:
         return Rounding(self._replica, self._structure, torch.cat([self._start[:FIRST_ENDS], self._end[:FIRST_ENDS]]))
 
-    def walks(self) -> Walks:
-        """Return the walks of all segments."""
+    def walks(self, *, progress: bool = False) -> Walks:
+        """Return the walks of all segments.
+
+        Args:
+            progress: Whether to show a progress bar on a terminal.
+        """
         for engine, pieces in self._first_choices():
             self._queues[engine].add(pieces)
         done: list[tuple[Pieces, PieceWalks]] = []
-        for engine, queue in self._queues.items():
-            while queue:
-                self._go_on(engine, done)
+        with progress_bar(len(self._start), "segments", progress) as bar:
+            for engine, queue in self._queues.items():
+                while queue:
+                    self._go_on(engine, done)
+                    bar.update(round(sum(float(pieces.length.sum()) for pieces, _ in done)) - bar.n)
         parts, found = (list(each) for each in zip(*done, strict=True))
         pieces = Pieces.concatenate(parts)
         return join(pieces, PieceWalks.concatenate(found), len(self._start), self._structure, self._notes)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from typing import Literal, get_args
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from fold_lightning._checks import is_integer
+from fold_lightning._checks import check_integer, is_integer
+from fold_lightning._progress import progress_bar
 from fold_lightning.activations.evaluation import Forward, evaluate_on_replica
 from fold_lightning.activations.inspection import inspect
 from fold_lightning.activations.layers import Patterns
@@ -16,6 +18,9 @@ from fold_lightning.walks.scheduler import PieceScheduler
 from fold_lightning.walks.segments import check_segments, ends_to_inspect
 from fold_lightning.walks.uniform import check_num_points, walk_chunks
 from fold_lightning.walks.walks import ENGINES, UNIFORM, Walks
+
+if TYPE_CHECKING:
+    from tqdm.auto import tqdm
 
 Method = Literal["exact", "uniform"]
 
@@ -34,6 +39,7 @@ def segment_walks(
     num_points: int | None = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
     engine: str | None = None,
+    progress: bool = False,
 ) -> Walks:
     """Return the codes met on the straight segments ``(1 - t) start + t end``, t in [0, 1].
 
@@ -82,6 +88,7 @@ def segment_walks(
             not depend on it.
         engine: For "exact" alone, one of `ENGINES` to begin with in place of the one that suits the network, for comparisons. What it
             does not take is left to the next one.
+        progress: Whether to show a progress bar on a terminal.
 
     Returns:
         The walks. `Walks.exact` says for each whether it verified itself: at random points the pre-activations that a walk
@@ -104,13 +111,63 @@ def segment_walks(
     _check_method(method, num_points, max_bytes, engine)
     if num_points is not None:
         chunks = walk_chunks(model, start, end, num_points=num_points, layers=layers, forward=forward, max_bytes=max_bytes)
-        return Walks.concatenate(list(chunks))
+        with progress_bar(len(start), "segments", progress) as bar:
+            found = []
+            for walks in chunks:
+                found.append(walks)
+                bar.update(walks.num_segments)
+        return Walks.concatenate(found)
     with evaluate_on_replica(model, start, forward) as replica:
         structure = inspect(replica, ends_to_inspect(start, end), layers)
         start, end = (x.detach().to(replica.device, torch.float64) for x in (start, end))
-        walks = PieceScheduler(replica, structure, start, end, max_bytes, engine).walks()
+        walks = PieceScheduler(replica, structure, start, end, max_bytes, engine).walks(progress=progress)
     _warn(walks, curved=bool(structure.unknown))
     return walks
+
+
+def stream_walks(
+    model: nn.Module, start: Tensor, end: Tensor, *, batch_size: int = 256, progress: bool = False, **options: Any
+) -> Iterator[Walks]:
+    """Yield the walks of a long list of segments, some segments at a time, so that memory does not grow with their number.
+
+    The events of a walk take 24 bytes each, its first code one byte a unit; what is kept of them, such as a metric's states or
+    `Walks.table`, takes a few bytes a segment.
+
+    Args:
+        model: Any module, as of `segment_walks`.
+        start: Floating-point inputs (S, ...), on the model's device.
+        end: As many inputs of the same shape.
+        batch_size: Number of segments at a time.
+        progress: Whether to show a progress bar on a terminal.
+        options: Other arguments of `segment_walks`.
+
+    Returns:
+        An iterator of the walks of the first `batch_size` segments, of the next ones, and so on; the model is read anew for each.
+
+    Raises:
+        ValueError: As `segment_walks` does; for a batch size less than 1.
+        TypeError: As `segment_walks` does; for a batch size that is no integer.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 4), nn.ReLU())
+        >>> batches = stream_walks(model, torch.zeros(600, 2), torch.ones(600, 2))
+        >>> [walks.num_segments for walks in batches]
+        [256, 256, 88]
+    """
+    check_segments(start, end)
+    check_integer("batch_size", batch_size, 1)
+    return _stream(
+        model, start.split(batch_size), end.split(batch_size), progress_bar(len(start), "segments", progress), options
+    )
+
+
+def _stream(
+    model: nn.Module, starts: Sequence[Tensor], ends: Sequence[Tensor], bar: tqdm[Any], options: dict[str, Any]
+) -> Iterator[Walks]:
+    with bar:
+        for start, end in zip(starts, ends, strict=True):
+            yield segment_walks(model, start, end, **options)
+            bar.update(len(start))
 
 
 def _warn(walks: Walks, *, curved: bool) -> None:
