@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="folder of MNIST's IDX files; scikit-learn's digits otherwise")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=3, help="0 trains with the monitor alone")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--images", type=int, default=60_000, help="images to train with, at most")
@@ -115,7 +115,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(data[0][0])} images, {arguments.epochs} epochs")
     for network in arguments.networks:
         bench = Bench(network, data, arguments)
-        for name, with_monitor in (("monitor", True), ("nothing", False)):
+        if not arguments.pairs:
+            bench.seconds(True)
+        for name, with_monitor in (("monitor", True), ("nothing", False)) if arguments.pairs else ():
             first, second = zip(*bench.pairs(with_monitor), strict=True)
             ratios = [one / two for one, two in zip(first, second, strict=True)]
             spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} - {max(ratios):.3f})"
