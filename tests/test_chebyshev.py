@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fold_lightning import segment_walks
 from fold_lightning.walks.polynomials import DEGREE, chebyshev_basis, interpolation, nodes, sign_changes
+from fold_lightning.walks.refinement import Samples
 from fold_lightning.walks.walks import CHEBYSHEV, CURVED_REFINEMENT
 
 
@@ -160,3 +161,54 @@ def test_walks_depend_neither_on_memory_nor_on_company() -> None:
 def test_random_networks_are_walked_as_refinement_walks_them(seed: int) -> None:
     counts = sum((compare(s) for s in range(seed, seed + 4)), start=compare(seed) - compare(seed))
     assert counts["interpolation is wrong"] == 0 and counts["networks"] == 4
+
+
+class WithLayer(nn.Module):
+    """A smooth layer of 8 units, and another of the same inputs."""
+
+    def __init__(self, layer: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.gelu, self.layer = nn.Linear(3, 8), nn.GELU(), layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.gelu(self.first(x))
+        return h.sum(1) + self.layer(x, h).sum(1)
+
+
+@pytest.fixture
+def num_points(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of points at which a network is interpolated, pass by pass."""
+    counted: list[int] = []
+    sample = Samples.__call__
+
+    def counting(samples: Samples, piece: Tensor, position: Tensor, **options: bool) -> Tensor:
+        counted.append(len(piece) if options.get("as_computed") else 0)
+        return sample(samples, piece, position, **options)
+
+    monkeypatch.setattr(Samples, "__call__", counting)
+    return counted
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda x, h: torch.tanh(3 * h - h - h - h),
+        lambda x, h: torch.tanh(1e6 * (3 * h - h - h - h)),
+        lambda x, h: torch.tanh(nn.functional.layer_norm(h, (8,)).sum(1, keepdim=True)),
+        lambda x, h: nn.functional.silu((h.softmax(1).sum(1, keepdim=True) - 1) * h),
+        lambda x, h: nn.functional.hardtanh(nn.functional.layer_norm((x - 100).relu(), (3,))),
+    ],
+)
+def test_a_layer_that_is_rounding_alone_has_no_switches_and_costs_little(
+    layer: Callable[[Tensor, Tensor], Tensor], num_points: list[int]
+) -> None:
+    walks = segment_walks(WithLayer(layer), torch.zeros(2, 3), torch.ones(2, 3))
+    assert len(walks.select("gelu").unit) == len(walks.unit) > 0
+    assert walks.complete.all() and (walks.engine == CHEBYSHEV).all()
+    assert sum(num_points) < 1000
+
+
+def test_a_layer_that_no_interval_resolves_is_given_up_at_a_bounded_cost(num_points: list[int]) -> None:
+    walks = segment_walks(WithLayer(lambda x, h: torch.tanh((1e12 * x).sin())), torch.zeros(1, 3), torch.ones(1, 3))
+    assert not walks.complete.any() and 18 * 4096 < sum(num_points) < 18 * 4 * 4096

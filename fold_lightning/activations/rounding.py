@@ -224,6 +224,10 @@ class Rounding:
             usual[layer] = most if most.amax() > ALIKE * most.amin() else most.amax(0, keepdim=True)
         return usual
 
+    def usual_terms(self, layer: str) -> float:
+        """Return the largest usual terms of a layer's units."""
+        return float(self._usual[layer].amax())
+
     def is_even(self, layer: str) -> bool:
         """Return whether a layer's largest pre-activation tells the rounding of all: terms are alike, and none is lost in them."""
         least, most = self._usual[layer].aminmax()

@@ -32,7 +32,8 @@ PROBED = (2, 5)
 """Intervals of a piece, by number, that are interpolated first: where halving is of no use to either, all are left to refinement."""
 
 TOLERANCE = 1e-12
-"""Error of an interpolation, of its layer's largest pre-activation at `SIZED` points of the piece, up to which it has converged."""
+"""Error of an interpolation up to which it has converged, of its layer's largest pre-activation at `SIZED` points of the piece or of
+its unit's largest distance from the threshold at the nodes, whichever is larger: a layer may be 0 at all of these points."""
 
 SAFETY = 4.0
 """How many times the error seen at the checks, or the size of its last coefficients, an interpolation is trusted to stay within."""
@@ -45,6 +46,10 @@ SHORTEST = 2.0**-24
 
 POSITION_TOLERANCE = 1e-10
 """In t, how closely a switch is located where its unit changes by its layer's largest in the whole segment."""
+
+MAX_INTERVALS = 4096
+"""Intervals of a piece at a time beyond which none is halved: values that do not get smoother, such as rounding, would double them
+down to `SHORTEST`. Networks that converge took up to 768."""
 
 SLOW = 0.15
 """Ratio of the last coefficients to those before them above which halving is no use: a kink makes it 0.4, a jump of the curvature
@@ -170,12 +175,13 @@ class _Interpolations:
         """Settle intervals, or leave them to refinement, and return the halves of the others."""
         halves = []
         for some in _split(intervals, max(1, self._max_rows // (len(nodes()) + len(CHECKED)))):
-            coefficients, error = _interpolate(some, self._samples, self._max_rows)
-            size = self._sizes[some.piece][:, self._samples.layer]
+            coefficients, error, largest = _interpolate(some, self._samples, self._max_rows)
+            size = torch.maximum(self._sizes[some.piece][:, self._samples.layer], largest)
             relative = (error / size).nan_to_num(torch.inf, torch.inf)
             converged = relative.amax(1) <= TOLERANCE
             self.settled.append(_switches(some[converged], coefficients[converged], error[converged], size[converged]))
             again = ~converged & _gains_by_halving(coefficients, relative) & (some.right - some.left > SHORTEST)
+            again &= (torch.bincount(intervals.piece, minlength=len(self._sizes)) <= MAX_INTERVALS)[some.piece]
             self.hopeless.append(some[~converged & ~again])
             halves.append(some[again].halved())
         return Intervals.concatenate(halves)
@@ -196,8 +202,8 @@ def _sizes(pieces: Pieces, samples: Samples, max_rows: int) -> Tensor:
     return samples.sizes().clamp_min(torch.finfo(torch.float64).tiny)
 
 
-def _interpolate(intervals: Intervals, samples: Samples, max_rows: int) -> tuple[Tensor, Tensor]:
-    """Return Chebyshev coefficients (I, DEGREE + 1, M) of all units, and the errors (I, M) that checks and coefficients show."""
+def _interpolate(intervals: Intervals, samples: Samples, max_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return Chebyshev coefficients (I, DEGREE + 1, M), the errors (I, M) that they and the checks show, and the largest values."""
     at = torch.cat([nodes(), *map(between_nodes, CHECKED)]).to(intervals.left.device)
     position = torch.lerp(intervals.left[:, None], intervals.right[:, None], (at + 1) / 2).flatten()
     piece = intervals.piece.repeat_interleave(len(at))
@@ -206,7 +212,7 @@ def _interpolate(intervals: Intervals, samples: Samples, max_rows: int) -> tuple
     known, checks = values[:, : len(nodes())], values[:, len(nodes()) :]
     coefficients = interpolation().to(at.device) @ known
     error = (chebyshev_basis(at[len(nodes()) :]) @ coefficients - checks).abs_().amax(1)
-    return coefficients, torch.maximum(error, coefficients[:, -2:].abs().amax(1))
+    return coefficients, torch.maximum(error, coefficients[:, -2:].abs().amax(1)), known.abs().amax(1)
 
 
 def _gains_by_halving(coefficients: Tensor, error: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from fold_lightning.activations.codes import LayerPass
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.registry import Thresholds
-from fold_lightning.activations.rounding import largest
+from fold_lightning.activations.rounding import ROUNDED, largest
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE
 from fold_lightning.walks.pieces import Pieces, PieceWalks
 from fold_lightning.walks.walks import REFINEMENT
@@ -49,6 +49,7 @@ class Samples:
         structure: Its activations.
         names: The activations to look at, in execution order.
         num_pieces: P.
+        terms: Usual terms (L,) of the layers looked at: what is smaller than their rounding is 0.
         points: Piece (K,) and position (K,) -> inputs (K, ...).
 
     Attributes:
@@ -62,6 +63,7 @@ class Samples:
         structure: ModelStructure,
         names: Sequence[str],
         num_pieces: int,
+        terms: Sequence[float],
         points: Callable[[Tensor, Tensor], Tensor],
     ) -> None:
         self._replica, self._structure, self._points = replica, structure, points
@@ -71,7 +73,8 @@ class Samples:
         device = replica.device
         self.layer = torch.arange(len(widths), device=device).repeat_interleave(torch.tensor(widths, device=device))
         self.counted = torch.tensor(counted, device=device)[self.layer]
-        self._largest = torch.zeros(num_pieces, len(widths), dtype=torch.float64, device=device)
+        floor = ROUNDED / ON_TOLERANCE * torch.tensor(terms, dtype=torch.float64, device=device)
+        self._largest = floor.repeat(num_pieces, 1)
 
     def __call__(self, piece: Tensor, position: Tensor, *, as_computed: bool = False) -> Tensor:
         """float64 (K, M), M units of the layers looked at, two for an activation with two thresholds.
@@ -100,7 +103,7 @@ class Samples:
         return torch.cat(found, dim=1)
 
     def sizes(self) -> Tensor:
-        """The largest magnitude seen of each layer on each piece, float64 (P, L)."""
+        """Return the largest magnitude seen of each layer on each piece, or that of which rounding is as much, float64 (P, L)."""
         return self._largest.clone()
 
     def largest(self, piece: Tensor) -> Tensor:

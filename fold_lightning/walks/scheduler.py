@@ -278,6 +278,7 @@ class PieceScheduler:
             self._structure,
             names,
             len(pieces),
+            [self._rounding.usual_terms(name) for name in names],
             lambda piece, t: self._points(pieces.segment[piece], t),
         )
 
