@@ -11,6 +11,7 @@ from fuzz_curved import compare, refined, switches
 from torch import Tensor, nn
 
 from fold_lightning import segment_walks
+from fold_lightning.walks import chebyshev
 from fold_lightning.walks.polynomials import DEGREE, chebyshev_basis, interpolation, nodes, sign_changes
 from fold_lightning.walks.refinement import Samples
 from fold_lightning.walks.walks import CHEBYSHEV, CURVED_REFINEMENT
@@ -209,6 +210,13 @@ def test_a_layer_that_is_rounding_alone_has_no_switches_and_costs_little(
     assert sum(num_points) < 1000
 
 
-def test_a_layer_that_no_interval_resolves_is_given_up_at_a_bounded_cost(num_points: list[int]) -> None:
-    walks = segment_walks(WithLayer(lambda x, h: torch.tanh((1e12 * x).sin())), torch.zeros(1, 3), torch.ones(1, 3))
-    assert not walks.complete.any() and 18 * 4096 < sum(num_points) < 18 * 4 * 4096
+def test_more_intervals_than_the_limit_are_left_to_refinement(num_points: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = WithLayer(lambda x, h: torch.tanh((400 * x[:, :1] + 0.1).sin()))
+    ends = torch.zeros(1, 3), torch.ones(1, 3)
+    walks = segment_walks(model, *ends, layers="*tanh*")
+    taken = sum(num_points)
+    monkeypatch.setattr(chebyshev, "MAX_INTERVALS", 32)
+    refined = segment_walks(model, *ends, layers="*tanh*")
+    assert (walks.engine == CHEBYSHEV).all() and (refined.engine == CURVED_REFINEMENT).all()
+    assert sum(num_points) - taken < taken / 2
+    assert torch.allclose(walks.position, refined.position, atol=1e-9) and len(walks.position) > 100

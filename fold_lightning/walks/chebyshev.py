@@ -47,9 +47,9 @@ SHORTEST = 2.0**-24
 POSITION_TOLERANCE = 1e-10
 """In t, how closely a switch is located where its unit changes by its layer's largest in the whole segment."""
 
-MAX_INTERVALS = 4096
-"""Intervals of a piece at a time beyond which none is halved: values that do not get smoother, such as rounding, would double them
-down to `SHORTEST`. Networks that converge took up to 768."""
+MAX_INTERVALS = 2**14
+"""Intervals of a piece at a time beyond which none is halved: values that do not get smoother, such as those of many jumps, would
+double them down to `SHORTEST`. Networks that converge took up to 768."""
 
 SLOW = 0.15
 """Ratio of the last coefficients to those before them above which halving is no use: a kink makes it 0.4, a jump of the curvature
