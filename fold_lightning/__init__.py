@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fold_lightning.regions import ActivationRegions, activation_regions
     from fold_lightning.regularizer import FoldingRegularizer
     from fold_lightning.shapes import RegionShape, region_shapes
+    from fold_lightning.tensorboard_tab import read_log
     from fold_lightning.walks import Walks, segment_walks, stream_walks
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "global_folding",
     "hamming_distance",
     "measure",
+    "read_log",
     "region_graph",
     "region_shapes",
     "register_activation",
@@ -64,6 +66,7 @@ _MODULES = {
     "probes": ("class_segments",),
     "regularizer": ("FoldingRegularizer",),
     "shapes": ("RegionShape", "region_shapes"),
+    "tensorboard_tab": ("read_log",),
     "walks": ("Walks", "segment_walks", "stream_walks"),
 }
 """Module -> its public names, imported when they are first asked for: Lightning imports this file for every Trainer."""

@@ -12,6 +12,7 @@ import fold_lightning
 ORDER = [
     "_checks",
     "_progress",
+    "_tables",
     "lightning_packages",
     "codes",
     "activations",
@@ -27,6 +28,7 @@ ORDER = [
     "probes",
     "callbacks",
     "callback_factory",
+    "tensorboard_tab",
 ]
 ROOT = Path(fold_lightning.__file__).parent
 

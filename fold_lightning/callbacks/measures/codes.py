@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 
@@ -45,11 +46,15 @@ class DistinctCodesMeasure(Measure):
     def compute(self, model: LightningModule) -> MeasureResult:
         distinct = self._all.compute()
         scalars = {"codes/distinct": distinct, "codes/distinct_fraction": distinct / self.source.num_rows}
-        scalars |= {f"codes/layer/{layer}": count for layer, count in self._all.per_layer().items()}
+        per_layer = self._all.per_layer()
+        scalars |= {f"codes/layer/{layer}": count for layer, count in per_layer.items()}
         if self.source.classifies:
             scalars["codes/distinct_correct"] = self._correct.compute()
+        table = {"layer": np.array(list(per_layer), dtype=np.str_), "distinct": np.array([int(n) for n in per_layer.values()])}
         return MeasureResult(
-            {tag: float(value) for tag, value in scalars.items()}, embeddings={"codes": lambda: self._embedding(model)}
+            {tag: float(value) for tag, value in scalars.items()},
+            embeddings={"codes": lambda: self._embedding(model)},
+            tables={"codes": table},
         )
 
     def available_tags(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
@@ -40,7 +41,8 @@ class FacesMeasure(Measure):
         counts = self._table.compute().flatten()
         scalars = {"faces/mean": float(counts.mean()), "faces/max": float(counts.max())}
         scalars["faces/bound"] = 2.0 * self.sample.faces.dimension
-        return MeasureResult(scalars, {"faces/histogram": (counts, _bins(counts))})
+        table = {"faces": counts.int().numpy(), "bound": np.asarray(2 * self.sample.faces.dimension)}
+        return MeasureResult(scalars, {"faces/histogram": (counts, _bins(counts))}, tables={"faces": table})
 
     def available_tags(self) -> dict[str, str]:
         what = self.sample.faces.describe()
