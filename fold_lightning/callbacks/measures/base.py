@@ -39,8 +39,8 @@ class MeasureResult:
         histograms: Tag -> values (n,) and the edges of their bins.
         figures: Tag -> function that draws; called at once or not at all.
         embeddings: Tag -> function that makes it, called when training ends.
-        tables: Name -> columns, for TensorBoard's Folding tab and `read_log`; the names of columns are what they return. They have
-            equally many rows, or none; a table of more than 128 KiB loses rows unless it bounds itself.
+        tables: Name -> columns, for TensorBoard's Folding tab and `read_log`, which returns them by these names. A measure bounds
+            their bytes itself, as by `bounded`.
     """
 
     scalars: Mapping[str, float] = field(default_factory=dict)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 
+from fold_lightning._tables import bounded
 from fold_lightning.activations import activation_codes
 from fold_lightning.callbacks.measures.base import Embedding, Measure, MeasureResult
 from fold_lightning.callbacks.measures.sources import InputSource, SeenCodes, Sources
@@ -54,7 +55,7 @@ class DistinctCodesMeasure(Measure):
         return MeasureResult(
             {tag: float(value) for tag, value in scalars.items()},
             embeddings={"codes": lambda: self._embedding(model)},
-            tables={"codes": table},
+            tables={"codes": bounded(table)},
         )
 
     def available_tags(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from fold_lightning._tables import Table as Columns
-from fold_lightning._tables import small_integers
+from fold_lightning._tables import bounded, small_integers
 from fold_lightning.callbacks.measures.base import Measure, MeasureResult, Table
 from fold_lightning.callbacks.measures.sources import SeenSegments, SegmentSource, Sources
 from fold_lightning.figures import plot_folding_matrix, plot_walk
@@ -75,14 +75,14 @@ class FoldingMeasure(Measure):
         scalars |= {f"folding/layer/{layer}": summarize_folding(values, "mean") for layer, values in measures.by_layer.items()}
         if self._counts_regions:
             scalars["folding/regions"] = measures.regions.mean()
-        tables = {"segments": self._segments(measures), "layers": _layers(measures), "walks": self._walks()}
+        tables = {"segments": bounded(self._segments(measures)), "layers": bounded(_layers(measures)), "walks": self._walks()}
         figures = {"folding/walk": lambda: plot_walk(source.walk(model, chi.argmax()[None]), 0)}
         if between is not None:
             how = {"within": self.sample.settings.within, "across": self.sample.settings.across}
             phi, matrix = global_folding(chi, between.start, between.end, len(between.classes), **how)
             scalars["folding/phi"] = phi
             names = [str(label) for label in between.classes.tolist()]
-            tables["pairs"] = _pairs(matrix, between.classes)
+            tables["pairs"] = bounded(_pairs(matrix, between.classes))
             figures["folding/phi_matrix"] = lambda: plot_folding_matrix(matrix, names)
         return MeasureResult(
             {tag: float(value) for tag, value in scalars.items() if not value.isnan()},

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 
+from fold_lightning._tables import bounded
 from fold_lightning.callbacks.measures.base import Measure, MeasureResult
 from fold_lightning.callbacks.measures.sources import InputSource, SeenCodes, Sources
 from fold_lightning.metrics import UnitActivity
@@ -48,4 +49,4 @@ class UnitsMeasure(Measure):
         table = {"layer": np.array(list(per_layer), dtype=np.str_)}
         for name in ("dead", "always_active", "active"):
             table[name] = np.array([float(values[name]) for values in per_layer.values()])
-        return MeasureResult(scalars, tables={"units": table})
+        return MeasureResult(scalars, tables={"units": bounded(table)})
