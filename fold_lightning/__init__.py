@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fold_lightning.regions import ActivationRegions, activation_regions
     from fold_lightning.regularizer import FoldingRegularizer
     from fold_lightning.shapes import RegionShape, region_shapes
+    from fold_lightning.slice_maps import SliceMap, slice_map
     from fold_lightning.walks import Walks, segment_walks
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "GlobalFolding",
     "RegionGraph",
     "RegionShape",
+    "SliceMap",
     "SpaceFolding",
     "UnitActivity",
     "Walks",
@@ -42,6 +44,7 @@ __all__ = [
     "region_shapes",
     "register_activation",
     "segment_walks",
+    "slice_map",
     "space_folding",
     "supporting_units",
     "walk_length",
@@ -59,6 +62,7 @@ _MODULES = {
     "regions": ("ActivationRegions", "activation_regions"),
     "regularizer": ("FoldingRegularizer",),
     "shapes": ("RegionShape", "region_shapes"),
+    "slice_maps": ("SliceMap", "slice_map"),
     "walks": ("Walks", "segment_walks"),
 }
 """Module -> its public names, imported when they are first asked for: Lightning imports this file for every Trainer."""

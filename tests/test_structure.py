@@ -20,6 +20,7 @@ ORDER = [
     "faces",
     "shapes",
     "region_graphs",
+    "slice_maps",
     "figures",
     "metrics",
     "regularizer",

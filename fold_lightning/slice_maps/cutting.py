@@ -139,7 +139,7 @@ class _Ranking:
     def holds_across(self, subdivision: Subdivision, root: Integers) -> Mask:
         """Return the edges, bool (E,), between parts of one root on which one ranking holds."""
         sides = subdivision.sides
-        same = (sides >= 0).all(1) & (root[sides[:, 0]] == root[sides[:, 1]])
+        same: Mask = (sides >= 0).all(1) & (root[sides[:, 0]] == root[sides[:, 1]])
         for block in self._blocks(len(sides)):
             means = subdivision.means(self.values[:, block])
             ranked = self._ranked(means)
@@ -152,9 +152,8 @@ class _Ranking:
 
     def _ranked(self, values: Floats) -> Integers:
         """Return the places (n, L, k) of the largest elements."""
-        if self.ranks == 1:
-            return values.argmax(2)[..., None]
-        return np.argsort(-values, axis=2, kind="stable")[..., : self.ranks]
+        best: Integers = values.argmax(2)[..., None]
+        return best if self.ranks == 1 else np.argsort(-values, axis=2, kind="stable")[..., : self.ranks]
 
     def _blocks(self, rows: int) -> Iterator[slice]:
         """Yield slices of the lanes."""

@@ -37,7 +37,9 @@ class Plane:
             seed: Seed of random directions.
         """
         if len(inputs) not in (1, 3):
-            raise ValueError(f"A plane goes through three inputs (3, ...), or one (1, ...) and two directions, got {len(inputs)}.")
+            raise ValueError(
+                f"A plane goes through three inputs (3, ...), or one (1, ...) and two directions, got {len(inputs)}."
+            )
         shape = inputs.shape[1:]
         if shape.numel() < 2:
             raise ValueError(f"A plane needs inputs of at least 2 features, got {shape.numel()}: walks show a line of them.")
@@ -55,7 +57,8 @@ class Plane:
 
     def inputs(self, points: Tensor) -> Tensor:
         """Return the inputs (P, ...) at points (P, 2) of the plane."""
-        return self.origin + torch.tensordot(points.to(self.basis), self.basis, dims=1)
+        inputs: Tensor = self.origin + torch.tensordot(points.to(self.basis), self.basis, dims=1)
+        return inputs
 
 
 def _through(flat: Tensor, rounding: float) -> Tensor:

@@ -9,6 +9,7 @@ orientation however thin they are.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from scipy.sparse.csgraph import connected_components
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 OUTSIDE = -1
 """The number of what lies beyond the frame."""
@@ -69,6 +71,23 @@ class Subdivision:
         self._points = Stack(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], dtype=np.float64))
         self._ends = Stack(np.array([[0, 1], [1, 2], [2, 3], [3, 0]]))
         self._sides = Stack(np.array([[0, OUTSIDE]] * 4))
+        self._cuts: list[Cut] = []
+
+    @classmethod
+    def of_polygons(cls, points: Floats, corners: Integers, begins: Integers, max_faces: int) -> Subdivision:
+        """Return the subdivision of polygons, counter-clockwise one after the other, as `corners` gives them."""
+        found = cls((0.0, 1.0, 0.0, 1.0), max_faces)
+        found.num_faces = len(begins) - 1
+        faces = np.repeat(np.arange(found.num_faces), np.diff(begins))
+        following = np.arange(1, len(corners) + 1)
+        following[begins[1:] - 1] = begins[:-1]
+        starts, stops = corners, corners[following]
+        keys, edge = np.unique(np.minimum(starts, stops) * len(points) + np.maximum(starts, stops), return_inverse=True)
+        sides = np.full((len(keys), 2), OUTSIDE)
+        sides[edge, np.where(starts < stops, 0, 1)] = faces
+        found._points, found._sides = Stack(points.copy()), Stack(sides)
+        found._ends = Stack(np.stack([keys // len(points), keys % len(points)], axis=1))
+        return found
 
     @property
     def points(self) -> Floats:
@@ -115,12 +134,12 @@ class Subdivision:
         joined = self.sides[edges]
         graph = coo_array((np.ones(len(joined)), (joined[:, 0], joined[:, 1])), shape=(self.num_faces, self.num_faces))
         self.num_faces, labels = connected_components(graph, directed=False)
-        labels = labels.astype(np.int64)
-        sides = np.append(labels, OUTSIDE)[self.sides]
+        became: Integers = labels.astype(np.int64)
+        sides = np.append(became, OUTSIDE)[self.sides]
         kept = sides[:, 0] != sides[:, 1]
         self._ends, self._sides = Stack(self.ends[kept]), Stack(sides[kept])
         self._straighten()
-        return labels
+        return became
 
     def means(self, values: Floats) -> Floats:
         """Return the mean of values (V, ...) over the vertices of each face: (F, ...)."""
@@ -129,6 +148,15 @@ class Subdivision:
         flat = matrix @ values.reshape(len(values), -1)
         means: Floats = (flat / np.bincount(faces, minlength=self.num_faces)[:, None]).reshape(-1, *values.shape[1:])
         return means
+
+    def lift(self, values: Floats) -> Floats:
+        """Return values at all vertices (V, ...) of what is affine on each face, from those at the first vertices."""
+        lifted, first = Stack(values), len(self.points) - sum(len(cut.start) for cut in self._cuts)
+        for cut in self._cuts:
+            if first >= len(values):
+                lifted.add(cut.lift(lifted.rows))
+            first += len(cut.start)
+        return lifted.rows
 
     def incidences(self) -> tuple[Integers, Integers]:
         """Return each face with each of its vertices, in no order: int64 (K,) and (K,)."""
@@ -165,6 +193,7 @@ class Subdivision:
         if len(crossed):
             new = np.arange(len(self.points), len(self.points) + len(crossed))
             self._points.add(cut.lift(self.points))
+            self._cuts.append(cut)
             ends[crossed, 1] = new
             self._ends.add(np.stack([new, end], axis=1))
             self._sides.add(sides[crossed])
@@ -183,7 +212,7 @@ class Subdivision:
     def _cut_faces(self, sign: NDArray[np.int8], straddles: Mask) -> Integers:
         """Cut faces by a chord between their two vertices on the line; return those that were."""
         straddles[OUTSIDE] = False
-        faces = np.nonzero(straddles)[0]
+        faces: Integers = np.nonzero(straddles)[0]
         if len(faces) == 0:
             return faces
         number = np.full(self.num_faces + 1, -1)
@@ -237,22 +266,22 @@ class Subdivision:
         return directed
 
 
-class Stack:
+class Stack(Generic[Scalar]):
     """Rows that are added to at the end, with room for more.
 
     Args:
         rows: The first rows.
     """
 
-    def __init__(self, rows: NDArray[np.generic]) -> None:
+    def __init__(self, rows: NDArray[Scalar]) -> None:
         self._all, self._size = rows, len(rows)
 
     @property
-    def rows(self) -> NDArray[np.generic]:
+    def rows(self) -> NDArray[Scalar]:
         """The rows; writing into them changes them."""
         return self._all[: self._size]
 
-    def add(self, rows: NDArray[np.generic]) -> None:
+    def add(self, rows: NDArray[Scalar]) -> None:
         """Add rows at the end."""
         size = self._size + len(rows)
         if size > len(self._all):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fold_lightning.regions.around_inputs import half_spaces
@@ -33,7 +32,7 @@ def choose_window(bends: Bends, max_regions: int) -> tuple[Window, Subdivision]:
     """Return a window, and its regions.
 
     Raises:
-        TooManyRegions: If even the smallest window holds more regions.
+        TooManyRegions: If even small windows hold more regions.
     """
     marks = bends.plane.marks.cpu()
     if len(marks) > 1:
@@ -80,7 +79,11 @@ class _Zoom:
             before = count or 0
             half_width = self._next(half_width, count)
         if self._best is None:
-            raise TooManyRegions(f"more than {self._max_regions:,} regions however small it is")
+            raise TooManyRegions(
+                f"A window around the first input holds more than {self._max_regions:,} regions however small it is, for that many "
+                "lines meet there (as where max pooling finds equal values): raise `max_regions=`, or take another input or other "
+                "`directions=`."
+            )
         return self._best
 
     def _try(self, half_width: float) -> int | None:
