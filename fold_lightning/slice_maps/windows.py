@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from torch import Tensor
 
 from fold_lightning.regions.around_inputs import half_spaces
@@ -119,7 +118,7 @@ class _Zoom:
         reach = (slacks / normals.abs().sum(2))[0]
         reach = reach[reach.isfinite() & (reach > 0)].sort().values
         if len(reach) == 0:
-            return max(1.0, float(np.abs(plane.marks.cpu()).max()))
+            return max(1.0, float(plane.marks.abs().max()))
         wanted = math.ceil(2 * math.sqrt(AIM * self._max_regions))
         return float(reach[min(wanted, len(reach) - 1)]) * MARGIN ** (len(reach) <= wanted)
 
