@@ -487,6 +487,17 @@ def test_directions_are_made_orthonormal() -> None:
     assert torch.equal(same, slice_map(model, x).basis) and not torch.equal(same, other)
 
 
+def test_points_are_found_in_their_regions() -> None:
+    model, inputs = made("max pooling", 3)
+    found = slice_map(model, inputs)
+    assert torch.equal(found.find(found.centers), torch.arange(len(found)))
+    x0, x1, y0, y1 = found.window
+    outside = torch.tensor([[x0 - 1, y0], [x1, y1 + 0.1], [x1 + 1e-6, y0]])
+    assert found.find(outside).tolist() == [-1, -1, -1]
+    points = torch.rand(500, 2, dtype=torch.float64) * torch.tensor([x1 - x0, y1 - y0]) + torch.tensor([x0, y0])
+    assert torch.equal(found.codes[found.find(points)], activation_codes(model, found.inputs(points)).bits)
+
+
 def test_a_forward_of_ones_own_is_mapped() -> None:
     class Encoder(nn.Module):
         def __init__(self) -> None:

@@ -6,5 +6,7 @@ cuts the face. All regions come out, for the time of a few forward passes over t
 """
 
 from fold_lightning.slice_maps.maps import SliceMap, slice_map
+from fold_lightning.slice_maps.planes import InputsOnALine
+from fold_lightning.slice_maps.subdivision import TooManyRegions
 
-__all__ = ["SliceMap", "slice_map"]
+__all__ = ["InputsOnALine", "SliceMap", "TooManyRegions", "slice_map"]

@@ -91,12 +91,10 @@ class SliceMap:
     def areas(self) -> Tensor:
         """float64 (R,), which sum to the window's."""
         region = self._regions
-        points = self.vertices[self.corners]
-        following = torch.arange(1, len(points) + 1)
-        following[self.starts[1:] - 1] = self.starts[:-1]
-        base = points[self.starts[:-1]][region]  # from a corner of each polygon, so that small areas keep their digits
-        a, b = points - base, points[following] - base
-        return 0.5 * points.new_zeros(len(self)).index_add_(0, region, a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])
+        start, end = self._sides()
+        base = start[self.starts[:-1]][region]  # from a corner of each polygon, so that small areas keep their digits
+        a, b = start - base, end - base
+        return 0.5 * start.new_zeros(len(self)).index_add_(0, region, a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])
 
     @property
     def predictions(self) -> Tensor:
@@ -106,6 +104,23 @@ class SliceMap:
             ValueError: If the model gave no scores.
         """
         return self._means(self._require_scores()).argmax(1)
+
+    def find(self, points: Tensor) -> Tensor:
+        """Return the region int64 (P,) in which each point (P, 2) lies; -1 for points outside the window.
+
+        A point on an edge, up to rounding, lies in one of its regions.
+        """
+        start, end = self._sides()
+        along = end - start
+        normals = torch.stack([-along[:, 1], along[:, 0]], dim=1) / along.norm(dim=1, keepdim=True)
+        points = points.to(start)
+        distance = points @ normals.T - (start * normals).sum(1)  # from the line of each side, positive inside
+        depth = distance.new_empty(len(points), len(self))
+        depth.scatter_reduce_(1, self._regions.expand_as(distance), distance, "amin", include_self=False)
+        deepest: Tensor = depth.argmax(1)
+        x0, x1, y0, y1 = self.window
+        low, high = points.new_tensor([x0, y0]), points.new_tensor([x1, y1])
+        return torch.where(((points >= low) & (points <= high)).all(1), deepest, -1)
 
     def by_class(self) -> ClassPieces:
         """Return the parts of the regions in which one class is predicted, and the exact borders between classes.
@@ -124,6 +139,12 @@ class SliceMap:
     def _regions(self) -> Tensor:
         """int64 (K,), the region of each of `corners`."""
         return torch.repeat_interleave(torch.arange(len(self)), self.starts.diff())
+
+    def _sides(self) -> tuple[Tensor, Tensor]:
+        """Return the ends float64 (K, 2) of the side that begins at each of `corners`, counter-clockwise."""
+        following = torch.arange(1, len(self.corners) + 1)
+        following[self.starts[1:] - 1] = self.starts[:-1]
+        return self.vertices[self.corners], self.vertices[self.corners[following]]
 
     def _means(self, values: Tensor) -> Tensor:
         """Return the mean of values (V, n) over the corners of each region (R, n)."""

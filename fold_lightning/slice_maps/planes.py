@@ -13,6 +13,10 @@ ON_A_LINE = 16.0
 """Distance of the third input from the line through two, in roundings of the inputs' dtype, up to which they lie on one line."""
 
 
+class InputsOnALine(ValueError):
+    """Three inputs lie on one line, so that no plane is theirs alone."""
+
+
 @dataclass(frozen=True, eq=False)
 class Plane:
     """A plane in the input space; its point y is the input ``origin + y[0] * basis[0] + y[1] * basis[1]``.
@@ -69,7 +73,7 @@ def _through(flat: Tensor, rounding: float) -> Tensor:
     across = second - (second @ along) * along
     across = across - (across @ along) * along  # what rounding left of it
     if min(length, across.norm()) <= ON_A_LINE * rounding * flat.norm(dim=1).max():
-        raise ValueError(
+        raise InputsOnALine(
             "The three inputs lie on one line, so that no plane is theirs alone: take three that do not, or one and two "
             "`directions=`; `segment_walks` finds the regions on a line."
         )
