@@ -22,6 +22,7 @@ ORDER = [
     "faces",
     "shapes",
     "region_graphs",
+    "slice_maps",
     "figures",
     "metrics",
     "regularizer",
