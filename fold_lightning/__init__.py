@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from fold_lightning.regions import ActivationRegions, activation_regions
     from fold_lightning.regularizer import FoldingRegularizer
     from fold_lightning.shapes import RegionShape, region_shapes
+    from fold_lightning.slice_maps import SliceMap, slice_map
+    from fold_lightning.tensorboard_tab import read_log
     from fold_lightning.walks import Walks, segment_walks, stream_walks
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "GlobalFolding",
     "RegionGraph",
     "RegionShape",
+    "SliceMap",
     "SpaceFolding",
     "UnitActivity",
     "Walks",
@@ -41,10 +44,12 @@ __all__ = [
     "global_folding",
     "hamming_distance",
     "measure",
+    "read_log",
     "region_graph",
     "region_shapes",
     "register_activation",
     "segment_walks",
+    "slice_map",
     "space_folding",
     "stream_walks",
     "supporting_units",
@@ -64,6 +69,8 @@ _MODULES = {
     "probes": ("class_segments",),
     "regularizer": ("FoldingRegularizer",),
     "shapes": ("RegionShape", "region_shapes"),
+    "slice_maps": ("SliceMap", "slice_map"),
+    "tensorboard_tab": ("read_log",),
     "walks": ("Walks", "segment_walks", "stream_walks"),
 }
 """Module -> its public names, imported when they are first asked for: Lightning imports this file for every Trainer."""

@@ -93,11 +93,6 @@ def region_shapes(
     return [_shape(normals, slacks, center, box, cut) for normals, slacks, center in _half_spaces(regions)]
 
 
-def polygons(regions: ActivationRegions, box: tuple[float, float]) -> list[Tensor]:
-    """The corners (V, 2) of what a square leaves of each region of a plane, in the coordinates of the region; none where nothing."""
-    return [_cut(normals, slacks, center, box) + center for normals, slacks, center in _half_spaces(regions)]
-
-
 def _half_spaces(regions: ActivationRegions) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """``normals . x <= slacks`` around a center, region by region."""
     rows = rows_of(regions)

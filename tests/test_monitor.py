@@ -27,19 +27,21 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from fold_lightning import (
     FoldingMonitor,
+    SliceMap,
     activation_codes,
     activation_regions,
     face_counts,
     global_folding,
-    region_shapes,
     segment_walks,
+    slice_map,
     space_folding,
 )
 from fold_lightning.callbacks import method
 from fold_lightning.callbacks.measures import MEASURES, Sample
-from fold_lightning.callbacks.measures.slice import slice_regions
+from fold_lightning.callbacks.measures import slice as slice_measure
 from fold_lightning.callbacks.measures.sources import SegmentSource
-from fold_lightning.figures import plot_slice
+from fold_lightning.figures import plot_message, plot_slice_map
+from fold_lightning.slice_maps import TooManyRegions
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 
@@ -229,23 +231,65 @@ def test_inputs_of_few_features_have_whole_regions(tmp_path: Path) -> None:
     assert sample_of(monitor).faces.subspace is None
 
 
-def test_the_picture_of_a_slice_holds_its_regions(tmp_path: Path) -> None:
-    model = Model().eval()
-    x = data(1, 3).tensors[0]
-    polygons, distances, extent = slice_regions(model, x, seed=4)
-    regions = activation_regions(model, x, subspace=2, seed=4)
-    assert len(polygons[0]) == face_counts(regions).item() and distances[0] == 0 and (distances[1:] > 0).all()
-    here = activation_codes(model, x).bits
-    for polygon, distance in zip(polygons, distances, strict=True):
-        inside = x + polygon.mean(0) @ regions.basis[0]
-        assert polygon.abs().max() <= extent * (1 + 1e-9)
-        assert (activation_codes(model, inside).bits != here).sum() == distance
-    areas = [region.volume for region in region_shapes(regions, box=(-extent, extent), cut="all")]
-    assert 0 < areas[0] < 4 * extent**2
-    pooled = nn.Sequential(nn.Unflatten(1, (1, 6)), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(3, 4), nn.ReLU())
-    model.forward = pooled.forward  # what pools has the polygon of the input alone
-    model.net = pooled
-    assert len(slice_regions(model, torch.randn(1, 6), seed=0)[0]) == 1
+def test_the_map_of_regions_goes_through_inputs_of_different_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[SliceMap, list[str]]] = []
+
+    def draw(found: SliceMap, *, names: list[str]) -> Any:
+        made.append((found, names))
+        return plot_slice_map(found, names=names)
+
+    monkeypatch.setattr(slice_measure, "plot_slice_map", draw)
+    given = data(60, 3)
+    monitor = watch(num_segments=4, folding=False, codes=False, units=False, figures=True)
+    fit(
+        tmp_path,
+        monitor,
+        logger=TensorBoardLogger(tmp_path),
+        given=(DataLoader(given, 20), DataLoader(given, 20)),
+        max_epochs=1,
+    )
+    items, labels = given.tensors
+    found, names = made[-1]
+    assert 24 <= len(found) <= slice_measure.MOST_REGIONS
+    marked = found.inputs(found.marks)
+    rows = [int((items.double() - mark).norm(dim=1).argmin()) for mark in marked]
+    assert torch.allclose(items[rows].double(), marked)
+    assert sorted(labels[rows].tolist()) == [0, 1, 2] and [name.split(",")[0] for name in names] == [
+        str(int(c)) for c in labels[rows]
+    ]
+
+
+def test_large_networks_have_maps_of_fewer_regions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def count(*args: Any, max_regions: int, **kwargs: Any) -> Any:
+        asked.append(max_regions)
+        return slice_map(*args, max_regions=max_regions, **kwargs)
+
+    monkeypatch.setattr(slice_measure, "slice_map", count)
+    for work, expected in ((2**40, 600), (1, 24)):
+        monkeypatch.setattr(slice_measure, "MAX_WORK", work)
+        monitor = watch(num_segments=4, folding=False, codes=False, units=False, figures=True)
+        fit(tmp_path, monitor, logger=TensorBoardLogger(tmp_path), max_epochs=1)
+        assert set(asked) == {expected}
+        asked.clear()
+
+
+def test_inputs_on_a_line_and_too_many_regions_leave_a_figure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    line = TensorDataset(torch.linspace(-1, 1, 60)[:, None] * torch.ones(5), torch.arange(60) % 3)
+    monitor = watch(num_segments=4, folding=False, codes=False, units=False, figures=True)
+    fit(tmp_path, monitor, logger=TensorBoardLogger(tmp_path), given=(DataLoader(line, 20), DataLoader(line, 20)), max_epochs=1)
+    said: list[str] = []
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise TooManyRegions("There are more.")
+
+    monkeypatch.setattr(slice_measure, "slice_map", refuse)
+    monkeypatch.setattr(slice_measure, "plot_message", lambda text: said.append(text) or plot_message(text))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*FoldingMonitor")
+        fit(tmp_path, watch(num_segments=4, figures=True), logger=TensorBoardLogger(tmp_path), max_epochs=1)
+    assert said and set(said) == {"No map of regions. There are more."}
 
 
 def test_a_curved_network_has_no_faces_and_trains_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -645,8 +689,9 @@ def test_probes_that_make_no_sense_are_refused_before_training(
 
 def test_figures_without_matplotlib_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from fold_lightning import figures
+    from fold_lightning.figures import style
 
-    monkeypatch.setattr(figures, "is_available", lambda: False)
+    monkeypatch.setattr(style, "find_spec", lambda name: None)
     assert FoldingMonitor().settings.draws is False
     with pytest.raises(ModuleNotFoundError, match=r"fold-lightning\[figures\]"):
         FoldingMonitor(figures=True)
@@ -655,21 +700,7 @@ def test_figures_without_matplotlib_are_refused(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ModuleNotFoundError, match=r"fold-lightning\[figures\]"):
         figures.plot_folding_matrix(torch.zeros(2, 2))
     with pytest.raises(ModuleNotFoundError, match=r"fold-lightning\[figures\]"):
-        figures.plot_slice([torch.zeros(3, 2)], torch.zeros(1), extent=1.0)
-
-
-@pytest.mark.parametrize(
-    ("corners", "title"),
-    [
-        ([[-1, -1], [1, -1], [1, 1], [-1, 1]], "4 faces of an input's region, and 1 region around it"),
-        ([[-1, -1], [3, -1], [3, 1], [-1, 1]], "3 faces of an input's region, and 1 region around it"),
-        ([[-3, 1], [-3, -3], [1, -3]], "1 face of an input's region, and 1 region around it"),
-        ([[-3, -1], [3, -1], [3, 3], [-3, 3]], "1 face of an input's region, and 1 region around it"),
-    ],
-)
-def test_the_frame_of_a_picture_is_no_face(corners: list[list[float]], title: str) -> None:
-    polygon = torch.tensor(corners).double()
-    assert plot_slice([polygon, polygon + 2], torch.tensor([0, 1]), extent=3.0).axes[0].get_title() == title
+        figures.plot_slice_map(slice_map(mlp(2, 3, 1), torch.zeros(1, 2)))
 
 
 def test_scalars_are_finite_also_where_nothing_folds(tmp_path: Path) -> None:

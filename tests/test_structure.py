@@ -12,6 +12,7 @@ import fold_lightning
 ORDER = [
     "_checks",
     "_progress",
+    "_tables",
     "lightning_packages",
     "codes",
     "activations",
@@ -21,12 +22,14 @@ ORDER = [
     "faces",
     "shapes",
     "region_graphs",
+    "slice_maps",
     "figures",
     "metrics",
     "regularizer",
     "probes",
     "callbacks",
     "callback_factory",
+    "tensorboard_tab",
 ]
 ROOT = Path(fold_lightning.__file__).parent
 

@@ -49,6 +49,19 @@ def as_regularizer(regularize: Any, layers: str | list[str] | None, seed: int) -
     return None
 
 
+def regularizer_hyperparameters(regularizer: FoldingRegularizer | None) -> dict[str, Any]:
+    """Return what a run logs of its regularizer; the same names without one, so that runs with and without it compare."""
+    if regularizer is None:
+        return {"regularize": False, "regularize_weight": 0.0, "regularize_schedule": "none", "regularize_every_n_steps": 0}
+    schedule = regularizer.schedule
+    return {
+        "regularize": True,
+        "regularize_weight": regularizer.weight,
+        "regularize_schedule": schedule if isinstance(schedule, str) else getattr(schedule, "__name__", repr(schedule)),
+        "regularize_every_n_steps": regularizer.every_n_steps,
+    }
+
+
 class LossTerm:
     """Wrapper of a LightningModule's `training_step` that adds the regularizer's term to the loss while it is fitted.
 

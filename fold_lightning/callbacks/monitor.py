@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from fold_lightning.callbacks.loss_term import LossTerm, as_regularizer
+from fold_lightning.callbacks.loss_term import LossTerm, as_regularizer, regularizer_hyperparameters
 from fold_lightning.callbacks.session import Session
 from fold_lightning.callbacks.settings import Method, Settings
 from fold_lightning.callbacks.trainer_state import has_validation_data, logged_step, will_validate
@@ -187,6 +187,7 @@ class FoldingMonitor(AnyCallback):
             self._loss_term = LossTerm(self.regularizer, batch_to_inputs, forward, by_default=by_default)
         self._session: Session | None = None
         self._measures_in_validation = True
+        self._logged_before: set[str] = set()
 
     @property
     def state_key(self) -> str:
@@ -205,7 +206,7 @@ class FoldingMonitor(AnyCallback):
         if stage == "fit":
             self._check_trainer(trainer)
         if self.settings.measures and stage in ("fit", "validate", "test"):
-            self._session = Session(self.settings, trainer)
+            self._session = Session(self.settings, trainer, regularizer_hyperparameters(self.regularizer))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._loss_term is not None:
@@ -240,6 +241,12 @@ class FoldingMonitor(AnyCallback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._session is not None and trainer.state.fn == "validate":
             self._session.try_to_begin(trainer, pl_module, trainer.val_dataloaders)
+        self._logged_before = set(trainer.logged_metrics)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._session is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            new = trainer.logged_metrics.keys() - self._logged_before
+            self._session.name_metrics(trainer, sorted(new))
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -257,7 +264,7 @@ class FoldingMonitor(AnyCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._session is not None:
-            self._measure_at_end(self._session, trainer, pl_module)
+            self._measure_at_end(self._session, trainer, pl_module, is_finished=True)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._session is not None:
@@ -313,12 +320,18 @@ class FoldingMonitor(AnyCallback):
         self._publish_last_values(trainer, session)
 
     def _measure_at_end(
-        self, session: Session, trainer: Trainer, pl_module: LightningModule, *, is_counted: bool = True
+        self,
+        session: Session,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        *,
+        is_counted: bool = True,
+        is_finished: bool = False,
     ) -> None:
         """Measure where training ends, unless these weights were, and draw."""
         if not session.is_measured(trainer.global_step):
             self._measure_between_epochs(session, trainer, pl_module, step=logged_step(trainer, is_counted=is_counted))
-        session.end(trainer)
+        session.end(trainer, is_finished=is_finished)
 
     def _publish_last_values(self, trainer: Trainer, session: Session, without: Any = ()) -> None:
         """Let callbacks find the last values: one that waits for a tag in vain would end the training."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from fold_lightning.activations.evaluation import shared_replica, undisturbed
 from fold_lightning.callbacks.distributed import Processes, check_not_sharded
+from fold_lightning.callbacks.hparams import MONITOR
 from fold_lightning.callbacks.measures import LAYER, MEASURES, LeftOut, Measure, MeasureResult, Sample, Source, Sources
 from fold_lightning.callbacks.method import choose_method
 from fold_lightning.callbacks.once import OnceWarner
@@ -40,6 +41,7 @@ class Session:
     Args:
         settings: Arguments of the monitor.
         trainer: The Trainer.
+        regularizer: Hyperparameters of the regularizer of the same callback.
 
     Attributes:
         values: Tag -> last value.
@@ -47,11 +49,12 @@ class Session:
         is_measuring: Whether a measurement is under way or was interrupted.
     """
 
-    def __init__(self, settings: Settings, trainer: Trainer) -> None:
+    def __init__(self, settings: Settings, trainer: Trainer, regularizer: Mapping[str, Any] | None = None) -> None:
         self.values: dict[str, float] = {}
         self.sample: Sample | None = None
         self.is_measuring = False
         self._settings, self._processes = settings, Processes(trainer)
+        self._regularizer, self._has_named_metrics = dict(regularizer or {}), False
         self._probe_source = ProbeSource(
             settings.num_items,
             settings.seed,
@@ -211,11 +214,22 @@ class Session:
             if step == 0:
                 self._board.describe(values, self.descriptions(), step)
 
-    def end(self, trainer: Trainer) -> None:
+    def name_metrics(self, trainer: Trainer, tags: Iterable[str]) -> None:
+        """Name the tags of the user's validation beside the monitor's as those that compare runs, once."""
+        if self._has_named_metrics or self.sample is None or not trainer.is_global_zero:
+            return
+        self._has_named_metrics, descriptions = True, self.descriptions()
+        with self._once.failures(trainer):
+            self._board.name_metrics([tag for tag in tags if tag not in descriptions], descriptions)
+
+    def end(self, trainer: Trainer, *, is_finished: bool) -> None:
         """Draw what is not drawn yet, and leave the embeddings."""
+        self.name_metrics(trainer, ())
         if trainer.is_global_zero:
             with self._once.failures(trainer), self._once.caught():
                 self._board.end(self._results, trainer.global_step)
+                if is_finished:
+                    self._board.finish()
 
     def values_for_callbacks(self) -> dict[str, float]:
         """Return the last value of every tag, NaN for those that have none yet."""
@@ -338,11 +352,13 @@ class Session:
         return {tag: who for tag, who in awaited_tags(trainer).items() if any(fnmatchcase(tag, like) for like in patterns)}
 
     def _write_hyperparameters(self, trainer: Trainer, chosen: dict[str, Any]) -> None:
-        hyperparameters = {"folding_monitor": self._settings.hyperparameters() | chosen}
+        hyperparameters = self._settings.hyperparameters() | chosen | self._regularizer
         for logger in trainer.loggers:
             if logger not in self._board:
-                logger.log_hyperparams(hyperparameters)
-        self._board.begin(hyperparameters, self._all_measures())
+                logger.log_hyperparams({MONITOR: hyperparameters})
+        about = {name: str(value) for name, value in chosen.items()}
+        about["faces"] = self.sample.faces.describe() if self.sample is not None and self._settings.faces else ""
+        self._board.begin(hyperparameters, self._all_measures(), about | {"num_points": str(self._settings.num_points)})
 
     def _warn_of_time(self, seconds: float, took: dict[Source, float]) -> None:
         parts = [

@@ -1,4 +1,4 @@
-"""Output to TensorBoard alone: descriptions, histograms, figures, embeddings, the layout of its page, and hyperparameters."""
+"""Output to TensorBoard alone: descriptions, histograms, figures, tables, embeddings, the page's layout, hyperparameters."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from typing import Any, cast
 import numpy as np
 from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
 from torch import Tensor
 from torch.utils.tensorboard.summary import scalar
 
+from fold_lightning import _tables
+from fold_lightning.callbacks import hparams
 from fold_lightning.callbacks.measures import Measure, MeasureResult
 from fold_lightning.lightning_packages import in_both_packages
 
@@ -35,15 +40,28 @@ class TensorBoard:
         self._boards = [cast(TensorBoardLogger, board) for board in boards]
         self._draws, self._always = draws and bool(boards), always
         self._undrawn: int | None = None
+        self._hyperparameters: list[dict[str, hparams.Value]] = []
+        for board in self._boards:
+            board._default_hp_metric = False  # else a model that saves hyperparameters gets a curve of -1, "hp_metric"
 
     def __contains__(self, logger: Logger) -> bool:
         return logger in self._boards
 
-    def begin(self, hyperparameters: Mapping[str, Any], measures: Iterable[Measure]) -> None:
-        """Add to the hyperparameters of the run, and write which curves the page shows in one chart."""
+    def begin(self, hyperparameters: Mapping[str, Any], measures: Iterable[Measure], about: Mapping[str, str]) -> None:
+        """Add to the hyperparameters of the run, and write which curves the page shows in one chart.
+
+        Args:
+            hyperparameters: Arguments of the monitor, and what it chose.
+            measures: Measures of the run.
+            about: How the run is measured, for the Folding tab.
+        """
+        self._hyperparameters = []
         for board in self._boards:
-            board.log_hyperparams(dict(hyperparameters), metrics={})  # without metrics a curve "hp_metric" comes with them
+            board.log_hyperparams({hparams.MONITOR: dict(hyperparameters)}, metrics={})
             save_hparams_to_yaml(os.path.join(board.log_dir, board.NAME_HPARAMS_FILE), board.hparams)
+            self._hyperparameters.append(hparams.in_order(hparams.flat(dict(board.hparams))))
+            self._add(board, hparams.session_start(self._hyperparameters[-1]))
+            self._add(board, table_summary(_tables.ABOUT, about))
         layout: dict[str, dict[str, list[Any]]] = {}
         for measure in measures:
             for title, tags in measure.charts.items():
@@ -51,6 +69,19 @@ class TensorBoard:
         layout["regularizer"] = {title: ["Multiline", tags] for title, tags in REGULARIZER_CHARTS.items()}
         for writer in self._writers():
             writer.add_custom_scalars(layout)
+
+    def name_metrics(self, tags: Iterable[str], descriptions: Mapping[str, str]) -> None:
+        """Name the metrics by which runs are compared on the HPARAMS page: some of the monitor's tags, then others.
+
+        Args:
+            tags: Tags of the user's validation.
+            descriptions: Tag -> description, of all tags that the run may log.
+        """
+        first = [tag for tag in hparams.FIRST_METRICS if tag in descriptions]
+        metrics = [*first, *(tag for tag in tags if tag not in first)]
+        for board, hyperparameters in zip(self._boards, self._hyperparameters, strict=True):
+            self._add(board, hparams.experiment(hyperparameters, metrics, descriptions))
+        self._hyperparameters = []
 
     def describe(self, scalars: Mapping[str, float], descriptions: Mapping[str, str], step: int) -> None:
         """Write scalars with what they mean, which TensorBoard shows beside their curves."""
@@ -62,7 +93,7 @@ class TensorBoard:
                 writer._get_file_writer().add_summary(summary, step)
 
     def write(self, results: Sequence[MeasureResult], number: int, step: int) -> None:
-        """Write the histograms of a measurement, and its figures where they are due.
+        """Write the histograms and tables of a measurement, and its figures where they are due.
 
         Args:
             results: Results of the measurement.
@@ -73,6 +104,9 @@ class TensorBoard:
             for result in results:
                 for tag, (values, bins) in result.histograms.items():
                     writer.add_histogram(tag, values.cpu().numpy(), step, bins=bins)
+        for summary in [table_summary(name, table) for result in results for name, table in result.tables.items()]:
+            for board in self._boards:
+                self._add(board, summary, step)
         self._undrawn = step
         if self._always or number & (number - 1) == 0:
             self._draw(results)
@@ -97,8 +131,24 @@ class TensorBoard:
                 for writer in self._writers():
                     writer.add_figure(tag, figure, step)
 
+    def finish(self) -> None:
+        """Mark that training came to its end."""
+        for board in self._boards:
+            self._add(board, hparams.session_end())
+
+    def _add(self, board: TensorBoardLogger, summary: Summary, step: int = 0) -> None:
+        board.experiment._get_file_writer().add_summary(summary, step)
+
     def _writers(self) -> list[Any]:
         return [board.experiment for board in self._boards]
+
+
+def table_summary(name: str, table: Mapping[str, Any]) -> Summary:
+    """Return the summary in which a table goes to an event file, as bytes in a tensor of the Folding tab's own."""
+    plugin = SummaryMetadata.PluginData(plugin_name=_tables.PLUGIN)
+    metadata = SummaryMetadata(plugin_data=plugin, data_class=DATA_CLASS_TENSOR)
+    tensor = TensorProto(dtype=DT_STRING, string_val=[_tables.pack(table)])
+    return Summary(value=[Summary.Value(tag=f"{_tables.PREFIX}{name}", metadata=metadata, tensor=tensor)])
 
 
 def _as_text(bits: Tensor) -> np.ndarray[Any, Any]:

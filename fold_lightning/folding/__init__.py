@@ -10,6 +10,7 @@ from fold_lightning.folding.along_walks import (
 )
 from fold_lightning.folding.between_classes import Aggregate, check_aggregates, fold_across, fold_within, global_folding
 from fold_lightning.folding.per_segment import PerSegment
+from fold_lightning.folding.profiles import thinned_profiles
 
 __all__ = [
     "Aggregate",
@@ -22,6 +23,7 @@ __all__ = [
     "global_folding",
     "space_folding",
     "summarize_folding",
+    "thinned_profiles",
     "walk_length",
     "walk_range",
 ]

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from fold_lightning import _tables
 from fold_lightning.callbacks.measures.sources import Sample, Source, Sources
 from fold_lightning.metrics.gathered import GatheredMetric
 
@@ -38,12 +39,15 @@ class MeasureResult:
         histograms: Tag -> values (n,) and the edges of their bins.
         figures: Tag -> function that draws; called at once or not at all.
         embeddings: Tag -> function that makes it, called when training ends.
+        tables: Name -> columns, for TensorBoard's Folding tab and `read_log`, which returns them by these names. A measure bounds
+            their bytes itself, as by `bounded`.
     """
 
     scalars: Mapping[str, float] = field(default_factory=dict)
     histograms: Mapping[str, tuple[Tensor, Sequence[float]]] = field(default_factory=dict)
     figures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
     embeddings: Mapping[str, Callable[[], Embedding]] = field(default_factory=dict)
+    tables: Mapping[str, _tables.Table] = field(default_factory=dict)
 
 
 class Measure(ABC):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 
+from fold_lightning._tables import bounded
 from fold_lightning.activations import activation_codes
 from fold_lightning.callbacks.measures.base import Embedding, Measure, MeasureResult
 from fold_lightning.callbacks.measures.sources import InputSource, SeenCodes, Sources
@@ -45,11 +47,15 @@ class DistinctCodesMeasure(Measure):
     def compute(self, model: LightningModule) -> MeasureResult:
         distinct = self._all.compute()
         scalars = {"codes/distinct": distinct, "codes/distinct_fraction": distinct / self.source.num_rows}
-        scalars |= {f"codes/layer/{layer}": count for layer, count in self._all.per_layer().items()}
+        per_layer = self._all.per_layer()
+        scalars |= {f"codes/layer/{layer}": count for layer, count in per_layer.items()}
         if self.source.classifies:
             scalars["codes/distinct_correct"] = self._correct.compute()
+        table = {"layer": np.array(list(per_layer), dtype=np.str_), "distinct": np.array([int(n) for n in per_layer.values()])}
         return MeasureResult(
-            {tag: float(value) for tag, value in scalars.items()}, embeddings={"codes": lambda: self._embedding(model)}
+            {tag: float(value) for tag, value in scalars.items()},
+            embeddings={"codes": lambda: self._embedding(model)},
+            tables={"codes": bounded(table)},
         )
 
     def available_tags(self) -> dict[str, str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from fold_lightning._tables import bounded
 from fold_lightning.callbacks.measures.base import Measure, MeasureResult, Table
 from fold_lightning.callbacks.measures.sources import RegionSource, SeenFaces, Sources
 
@@ -40,7 +42,8 @@ class FacesMeasure(Measure):
         counts = self._table.compute().flatten()
         scalars = {"faces/mean": float(counts.mean()), "faces/max": float(counts.max())}
         scalars["faces/bound"] = 2.0 * self.sample.faces.dimension
-        return MeasureResult(scalars, {"faces/histogram": (counts, _bins(counts))})
+        table = {"faces": counts.int().numpy(), "bound": np.asarray(2 * self.sample.faces.dimension)}
+        return MeasureResult(scalars, {"faces/histogram": (counts, _bins(counts))}, tables={"faces": bounded(table)})
 
     def available_tags(self) -> dict[str, str]:
         what = self.sample.faces.describe()

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from torch import Tensor
 
+from fold_lightning._tables import Table as Columns
+from fold_lightning._tables import bounded, small_integers
 from fold_lightning.callbacks.measures.base import Measure, MeasureResult, Table
 from fold_lightning.callbacks.measures.sources import SeenSegments, SegmentSource, Sources
 from fold_lightning.figures import plot_folding_matrix, plot_walk
-from fold_lightning.folding import PerSegment, global_folding, summarize_folding
+from fold_lightning.folding import PerSegment, global_folding, summarize_folding, thinned_profiles
 
 CHI_BINS = [i / 50 for i in range(51)]
+
+MAX_WALKS = 512
+"""Segments whose walks are in the table of walks, evenly spaced."""
+
+WALK_BYTES = 2**18
+"""Bytes of that table before it is compressed, 256 KiB, of which each walk has an equal share."""
+
+POINT_BYTES = 16
+"""Bytes of a point of a walk there: four numbers of 4 bytes."""
+
+MAX_WALK_POINTS = 512
+"""Points of a walk there: as many as a chart of it shows."""
 
 
 class FoldingMeasure(Measure):
@@ -41,10 +57,13 @@ class FoldingMeasure(Measure):
         return cls(sources.sample, sources.segments) if sources.settings.folding else None
 
     def reset(self, device: torch.device) -> None:
-        self._table = Table().to(device)
+        self._table, self._profiles = Table().to(device), Table().to(device)
 
     def update(self, seen: SeenSegments) -> None:
         self._table.update(seen.rows, seen.measures.rows)
+        has_walk = torch.isin(seen.rows, self._walked)
+        profiles = thinned_profiles(seen.walks, self._points_per_walk)[has_walk.to(seen.measures.chi.device)]
+        self._profiles.update(seen.rows[has_walk], profiles.flatten(1))
 
     def compute(self, model: LightningModule) -> MeasureResult:
         source, between = self.source, self.sample.segments.between_classes()
@@ -56,17 +75,20 @@ class FoldingMeasure(Measure):
         scalars |= {f"folding/layer/{layer}": summarize_folding(values, "mean") for layer, values in measures.by_layer.items()}
         if self._counts_regions:
             scalars["folding/regions"] = measures.regions.mean()
+        tables = {"segments": bounded(self._segments(measures)), "layers": bounded(_layers(measures)), "walks": self._walks()}
         figures = {"folding/walk": lambda: plot_walk(source.walk(model, chi.argmax()[None]), 0)}
         if between is not None:
             how = {"within": self.sample.settings.within, "across": self.sample.settings.across}
             phi, matrix = global_folding(chi, between.start, between.end, len(between.classes), **how)
             scalars["folding/phi"] = phi
             names = [str(label) for label in between.classes.tolist()]
+            tables["pairs"] = bounded(_pairs(matrix, between.classes))
             figures["folding/phi_matrix"] = lambda: plot_folding_matrix(matrix, names)
         return MeasureResult(
             {tag: float(value) for tag, value in scalars.items() if not value.isnan()},
             {"folding/chi_histogram": (chi, CHI_BINS)},
             figures,
+            tables=tables,
         )
 
     def available_tags(self) -> dict[str, str]:
@@ -85,3 +107,53 @@ class FoldingMeasure(Measure):
     @property
     def _counts_regions(self) -> bool:
         return self.sample.method == "exact"  # equidistant points miss regions
+
+    @property
+    def _walked(self) -> Tensor:
+        """int64 (W,), the segments whose walks are kept for the tab."""
+        count = self.source.num_rows
+        most = min(count, MAX_WALKS)
+        return torch.arange(most) * (count - 1) // max(1, most - 1)
+
+    @property
+    def _points_per_walk(self) -> int:
+        return min(MAX_WALK_POINTS, WALK_BYTES // POINT_BYTES // max(1, len(self._walked))) - 1  # and its start
+
+    def _segments(self, measures: PerSegment) -> Columns:
+        """Return a row for each segment: its ends among the inputs, their classes, and its measures."""
+        segments = self.sample.segments
+        ends = {"start": segments.start, "end": segments.end}
+        if segments.start_class is not None and segments.end_class is not None:
+            ends |= {"start_class": segments.start_class, "end_class": segments.end_class}
+        table = {"segment": small_integers(np.arange(len(segments)))}
+        table |= {name: small_integers(column.numpy()) for name, column in ends.items()}
+        table |= {"chi": measures.chi.numpy(), "exact": measures.exact.bool().numpy()}
+        table["complete"] = measures.complete.bool().numpy()
+        return table | ({"regions": measures.regions.int().numpy()} if self._counts_regions else {})
+
+    def _walks(self) -> Columns:
+        """Return a row for each point that is kept of a walk, the first of which is its start."""
+        profiles = self._profiles.compute().view(len(self._walked), -1, 3)
+        profiles = torch.cat([profiles.new_zeros(len(profiles), 1, 3), profiles], 1)
+        segment, point = (~profiles[:, :, 0].isnan()).nonzero(as_tuple=True)
+        position, distance, length = profiles[segment, point].unbind(1)
+        return {
+            "segment": small_integers(self._walked[segment].numpy()),
+            "position": position.float().numpy(),
+            "distance": distance.int().numpy(),
+            "length": length.int().numpy(),
+        }
+
+
+def _layers(measures: PerSegment) -> Columns:
+    """Return a row for each layer: its name, and the mean chi through its bits alone."""
+    means = [float(summarize_folding(chi, "mean")) for chi in measures.by_layer.values()]
+    return {"layer": np.array(list(measures.by_layer), dtype=np.str_), "chi": np.array(means)}
+
+
+def _pairs(matrix: Tensor, classes: Tensor) -> Columns:
+    """Return a row for each ordered pair of classes that has segments, and the folding between them."""
+    start, end = (~matrix.isnan()).nonzero(as_tuple=True)
+    sides = {"start_class": classes[start], "end_class": classes[end]}
+    pairs = {name: small_integers(side.numpy()) for name, side in sides.items()}
+    return pairs | {"folding": matrix[start, end].float().numpy()}

@@ -1,38 +1,31 @@
-"""A picture of the regions around one input."""
+"""A map of the regions of a plane through inputs."""
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
-from fold_lightning.activations.evaluation import forward_function, shared_replica
+from fold_lightning.activations import activation_codes
 from fold_lightning.callbacks.measures.base import Measure, MeasureResult
 from fold_lightning.callbacks.measures.sources import Sources
-from fold_lightning.codes import hamming_distance
-from fold_lightning.figures import SliceRegions, plot_slice
-from fold_lightning.region_graphs import region_graph
-from fold_lightning.regions import NoPolytopes, activation_regions, random_directions
-from fold_lightning.shapes import polygons, region_shapes
+from fold_lightning.figures import plot_message, plot_slice_map
+from fold_lightning.slice_maps import InputsOnALine, SliceMap, TooManyRegions, slice_map
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MAX_REGIONS = 40
-"""Regions in the picture."""
+MOST_REGIONS, FEWEST_REGIONS = 600, 24
+"""Regions that a map may have, of small networks and of large ones."""
 
-MAX_HALF_SPACES = 2**14
-"""Half-spaces of all regions in the picture: at 512 units it shows 32 of them, at most a second of work."""
-
-VIEW_SCALE = 1.6
-"""Half the width of the picture, in sizes of the region in its middle."""
+MAX_WORK = 2**21
+"""Regions times units times layers of a map, for passes over its vertices grow with each."""
 
 
 class SliceMeasure(Measure):
-    """The regions of a plane through an input: of its features if they are two, else of a random slice."""
+    """The regions of a plane through three inputs of different classes, zoomed on the first where there are many."""
 
     @classmethod
     def create(cls, sources: Sources) -> SliceMeasure | None:
@@ -47,44 +40,49 @@ class SliceMeasure(Measure):
         return MeasureResult(figures={"regions/slice": lambda: self._draw(model)})
 
     def _draw(self, model: LightningModule) -> Figure:
-        sample = self.sample
-        forward = sample.probes.model_input.forward
-        polygons, distances, extent = slice_regions(model, sample.inputs(model, slice(1)), sample.settings.seed, forward)
-        return plot_slice(polygons, distances, extent=extent)
-
-
-def slice_regions(model: nn.Module, x: Tensor, seed: int, forward: Any = None) -> SliceRegions:
-    """Find the regions of a plane around an input (1, ...), of all layers: those of some layers alone are no polygons.
-
-    Args:
-        model: Any module.
-        x: The input, on the model's device.
-        seed: Seed of the plane's directions.
-        forward: How to call the model, as of `activation_codes`.
-
-    Returns:
-        Polygons, their Hamming distances from the first, and half the width of the picture.
-    """
-    directions = random_directions(1, 2, x[0].numel(), seed)
-    here = activation_regions(model, x, forward=forward, subspace=directions)
-    own = region_shapes(here)[0]
-    most = max(2, min(MAX_REGIONS, MAX_HALF_SPACES // max(1, here.normals.shape[1])))
-    extent = VIEW_SCALE * float(own.vertices.abs().max()) if len(own.vertices) else float(here.slacks.max())
-    assert here.basis is not None
-    plane = here.basis[0].view(2, *x.shape[1:])
-
-    def in_the_plane(model: nn.Module, y: Tensor) -> Any:
-        return forward_function(model, forward)(x.double() + torch.tensordot(y, plane, dims=1))
-
-    origin = torch.zeros_like(here.normals[:, 0])
-    with shared_replica(model, origin, in_the_plane):
+        rows = rows_of_different_classes(self.sample.probes.labels, len(self.sample.probes))
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it stops at its limit, or at a face too thin to see
-                graph = region_graph(model, origin, max_regions=most, forward=in_the_plane)
-        except NoPolytopes:  # a pooling window bends without a bit, so codes do not tell regions
-            return [own.vertices], torch.zeros(1, dtype=torch.int64), extent
-        regions = activation_regions(model, graph.points.to(x.device), forward=in_the_plane)
-    corners = polygons(regions, box=(-extent, extent))
-    seen = [i for i, found in enumerate(corners) if len(found)]
-    return [corners[i] for i in seen], hamming_distance(graph.codes[seen], graph.codes[:1]), extent
+            found = self._map(model, self.sample.inputs(model, rows))
+        except (TooManyRegions, MemoryError) as error:
+            return plot_message(f"No map of regions. {error}")
+        labels = None if self.sample.probes.labels is None else self.sample.probes.labels[rows].tolist()
+        return plot_slice_map(found, names=None if labels is None else input_names(found, labels))
+
+    def _map(self, model: LightningModule, inputs: Tensor) -> SliceMap:
+        """Return the map of the plane through some inputs, or through the first alone if they have none of their own."""
+        forward = self.sample.probes.model_input.forward
+        codes = activation_codes(model, inputs[:1], forward=forward)
+        most = MAX_WORK // max(1, codes.bits.shape[1] * len(codes.layers))
+        options: dict[str, Any] = {"forward": forward, "max_regions": min(MOST_REGIONS, max(FEWEST_REGIONS, most))}
+        if len(inputs) == 3:
+            try:
+                return slice_map(model, inputs, **options)
+            except InputsOnALine:
+                pass
+        return slice_map(model, inputs[:1], seed=self.sample.settings.seed, **options)
+
+
+def rows_of_different_classes(labels: Tensor | None, count: int) -> Tensor:
+    """Return the first items, at most three int64 (n,), of as many classes as there are.
+
+    Example:
+        >>> rows_of_different_classes(torch.tensor([4, 4, -1, 0, 4]), 5)
+        tensor([0, 3, 1])
+    """
+    if labels is None:
+        return torch.arange(min(3, count))
+    known = labels.tolist()
+    firsts = sorted({label: row for row, label in reversed(list(enumerate(known))) if label >= 0}.values())
+    others = [row for row in range(count) if row not in firsts[:3]]
+    return torch.tensor([*firsts, *others][:3])
+
+
+def input_names(found: SliceMap, labels: list[int]) -> list[str]:
+    """Return the names of inputs: their class, and the class that the model takes them for where that is another one."""
+    regions = found.find(found.marks).tolist()
+    predicted = found.predictions.tolist() if found.scores is not None else []
+    names = []
+    for label, region in zip(labels, regions, strict=False):
+        wrong = bool(predicted) and region >= 0 and predicted[region] != label
+        names.append(f"{label}, taken for {predicted[region]}" if wrong else str(label) if label >= 0 else "")
+    return names

@@ -88,9 +88,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class SeenSegments:
-    """Measures of the walks of some segments: their rows int64 (S,) and the measures."""
+    """Some segments: their rows int64 (S,), their walks or the distances that these consist of, and the measures of them."""
 
     rows: Tensor
+    walks: Walks | SampledDistances
     measures: PerSegment
 
 
@@ -156,9 +157,10 @@ class SegmentSource(Source):
 
     def look(self, model: LightningModule, rows: Tensor) -> Iterator[SeenSegments]:
         if len(rows):
-            measures = PerSegment.of(self._distances(model, rows) if self.is_uniform else self.walk(model, rows))
+            walks = self._distances(model, rows) if self.is_uniform else self.walk(model, rows)
+            measures = PerSegment.of(walks)
             self.layers = list(measures.by_layer)  # a network may grow while it trains
-            yield SeenSegments(rows, measures)
+            yield SeenSegments(rows, walks, measures)
 
     @property
     def is_uniform(self) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 
+from fold_lightning._tables import bounded
 from fold_lightning.callbacks.measures.base import Measure, MeasureResult
 from fold_lightning.callbacks.measures.sources import InputSource, SeenCodes, Sources
 from fold_lightning.metrics import UnitActivity
@@ -41,6 +43,10 @@ class UnitsMeasure(Measure):
 
     def compute(self, model: LightningModule) -> MeasureResult:
         scalars = {f"units/{name}": float(value) for name, value in self._activity.compute().items()}
-        for layer, values in self._activity.per_layer().items():
+        per_layer = self._activity.per_layer()
+        for layer, values in per_layer.items():
             scalars |= {f"units/{name}/{layer}": float(value) for name, value in values.items()}
-        return MeasureResult(scalars)
+        table = {"layer": np.array(list(per_layer), dtype=np.str_)}
+        for name in ("dead", "always_active", "active"):
+            table[name] = np.array([float(values[name]) for values in per_layer.values()])
+        return MeasureResult(scalars, tables={"units": bounded(table)})

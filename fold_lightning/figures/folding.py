@@ -1,15 +1,14 @@
-"""Figures of walks, of the folding between classes, and of regions; they need matplotlib, the extra `figures`."""
+"""Figures of walks and of the folding between classes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from fold_lightning.figures.style import check_available
 from fold_lightning.folding.along_walks import distance_profile, folding_profile
 from fold_lightning.walks import Walks
 
@@ -26,18 +25,6 @@ LIGHT = 0.6
 
 SCALES = (0.1, 0.2, 0.5, 1.0)
 """Ends of the scale of chi: few, so that figures of one run can be compared."""
-
-
-ON_FRAME = 1e-9
-"""Distance from the frame, as a share of the extent, up to which a corner was cut off there."""
-
-SliceRegions = tuple[list[Tensor], Tensor, float]
-"""The polygons of a slice, their Hamming distances from the first, and how far to each side they were looked for."""
-
-
-def is_available() -> bool:
-    """Return whether matplotlib is installed."""
-    return find_spec("matplotlib") is not None
 
 
 def plot_walk(walks: Walks, i: int) -> Figure:
@@ -59,7 +46,7 @@ def plot_walk(walks: Walks, i: int) -> Figure:
         >>> [axis.get_ylabel() for axis in figure.axes]
         ['Hamming distance\nfrom the start', 'chi so far']
     """
-    _require_matplotlib()
+    check_available()
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -103,7 +90,7 @@ def plot_folding_matrix(matrix: Tensor, class_names: Sequence[str] | None = None
         >>> [axis.get_ylabel() for axis in figure.axes]
         ['from class', 'chi']
     """
-    _require_matplotlib()
+    check_available()
     from matplotlib.figure import Figure
 
     values = matrix.detach().double().cpu()
@@ -129,66 +116,3 @@ def plot_folding_matrix(matrix: Tensor, class_names: Sequence[str] | None = None
             axis.text(column, row, text, ha="center", va="center", color=color, fontsize="small")
     figure.colorbar(image, label="chi", ticks=[0, top / 2, top])
     return figure
-
-
-def plot_slice(polygons: Sequence[Tensor], distances: Tensor, *, extent: float) -> Figure:
-    """Draw activation regions of a plane around an input by their Hamming distance from the input's region.
-
-    Args:
-        polygons: The vertices (V, 2) of R regions, in any order, cut off at the frame; the input is at 0, its region the first.
-        distances: int64 (R,), number of units in which their codes differ from the input's.
-        extent: Half the width of the figure.
-
-    Returns:
-        A figure that no backend holds.
-
-    Raises:
-        ModuleNotFoundError: If matplotlib is not installed.
-
-    Example:
-        >>> square = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
-        >>> figure = plot_slice([square, square + torch.tensor([2.0, 0.0])], torch.tensor([0, 1]), extent=3.0)
-        >>> figure.axes[0].get_title()
-        "4 faces of an input's region, and 1 region around it"
-    """
-    _require_matplotlib()
-    from matplotlib.collections import PolyCollection
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    around = [polygon[_turn(polygon)].cpu().numpy() for polygon in polygons]
-    figure = Figure(figsize=(5.4, 4.4), layout="constrained")
-    axis = figure.subplots()
-    patches = PolyCollection(around, array=distances.cpu().numpy(), cmap="viridis_r", edgecolors="white", linewidths=0.5)
-    patches.set_clim(0, max(1, int(distances.max())))
-    axis.add_collection(patches)
-    axis.add_collection(PolyCollection(around[:1], facecolors="none", edgecolors="black", linewidths=1.5))
-    axis.plot(0, 0, "k.", markersize=4)
-    axis.set_xlim(-extent, extent)
-    axis.set_ylim(-extent, extent)
-    for side in (axis.xaxis, axis.yaxis):
-        side.set_major_locator(MaxNLocator(3))
-    faces, others = _faces_inside(around[0], extent), len(around) - 1
-    axis.set_title(f"{faces} face{'s' * (faces != 1)} of an input's region, and {others} region{'s' * (others != 1)} around it")
-    axis.set_xlabel("along the slice's first direction")
-    axis.set_ylabel("along its second")
-    figure.colorbar(patches, label="units that differ", ticks=MaxNLocator(3, integer=True))
-    return figure
-
-
-def _faces_inside(polygon: np.ndarray, extent: float) -> int:
-    """Return the number of edges of a polygon (V, 2) that do not run along the frame."""
-    on_frame = np.abs(np.stack([polygon - extent, polygon + extent], axis=2)) < ON_FRAME * extent
-    along = on_frame & np.roll(on_frame, -1, axis=0)
-    return int((~along.any(axis=(1, 2))).sum())
-
-
-def _turn(polygon: Tensor) -> Tensor:
-    """Return the order of the vertices (V, 2) of a convex polygon around its middle."""
-    x, y = (polygon - polygon.mean(0)).unbind(1)
-    return torch.atan2(y, x).argsort()
-
-
-def _require_matplotlib() -> None:
-    if not is_available():
-        raise ModuleNotFoundError("Figures need matplotlib: pip install 'fold-lightning[figures]'.")

@@ -1,0 +1,91 @@
+"""Summaries of TensorBoard's HPARAMS page: the hyperparameters of a run, and the metrics that it ends with.
+
+Hyperparameters are shown only where some run has named the metrics, and the page reads the names of one run for all. The values of
+the metrics are the last ones of the run's curves, so that a run that was killed shows how far it came.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
+
+MONITOR = "folding_monitor"
+"""Name under which the hyperparameters of the monitor lie."""
+
+FIRST = tuple(f"{MONITOR}/{name}" for name in ("regularize", "method", "segments"))
+"""Hyperparameters that the page lists first: it shows only a few until asked for more."""
+
+FIRST_METRICS = ("folding/phi", "folding/chi_mean", "codes/distinct", "units/dead")
+"""Tags that the page lists first, in this order; those of the user's validation follow."""
+
+MAX_TEXT = 200
+"""Characters of a hyperparameter on the page."""
+
+Value = bool | float | str
+
+
+def flat(hyperparameters: Mapping[str, Any], prefix: str = "") -> dict[str, Value]:
+    """Return hyperparameters without nesting: names joined by a slash; numbers, bools and text.
+
+    Example:
+        >>> flat({"lr": 0.1, "folding_monitor": {"layers": None, "faces": True}})
+        {'lr': 0.1, 'folding_monitor/layers': 'None', 'folding_monitor/faces': True}
+    """
+    found: dict[str, Value] = {}
+    for name, value in hyperparameters.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}/")
+        elif isinstance(value, (bool, str)) or (isinstance(value, (int, float)) and math.isfinite(value)):
+            found[f"{prefix}{name}"] = value[:MAX_TEXT] if isinstance(value, str) else value
+        else:
+            found[f"{prefix}{name}"] = str(value)[:MAX_TEXT]
+    return found
+
+
+def in_order(hyperparameters: Mapping[str, Value]) -> dict[str, Value]:
+    """Return hyperparameters as the page lists them: those that compare runs of the monitor, the user's own, the rest."""
+    rank = {name: (0, place) for place, name in enumerate(FIRST)}
+    names = sorted(hyperparameters, key=lambda name: rank.get(name, (1 + name.startswith(f"{MONITOR}/"), 0)))
+    return {name: hyperparameters[name] for name in names}
+
+
+def session_start(hyperparameters: Mapping[str, Value]) -> Summary:
+    """Return the summary with which a run begins."""
+    info = SessionStartInfo(start_time_secs=time.time())
+    for name, value in hyperparameters.items():
+        if isinstance(value, bool):
+            info.hparams[name].bool_value = value
+        elif isinstance(value, str):
+            info.hparams[name].string_value = value
+        else:
+            info.hparams[name].number_value = value
+    return _summary(metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=info))
+
+
+def experiment(hyperparameters: Mapping[str, Value], metrics: Iterable[str], descriptions: Mapping[str, str]) -> Summary:
+    """Return the summary that names the columns of the page: hyperparameters with their types, and tags of curves."""
+    types = {bool: "DATA_TYPE_BOOL", str: "DATA_TYPE_STRING"}
+    columns = [
+        api_pb2.HParamInfo(name=name, type=api_pb2.DataType.Value(types.get(type(value), "DATA_TYPE_FLOAT64")))
+        for name, value in hyperparameters.items()
+    ]
+    tags = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), description=descriptions.get(tag, "")) for tag in metrics]
+    found = api_pb2.Experiment(hparam_infos=columns, metric_infos=tags, time_created_secs=time.time())
+    return _summary(metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=found))
+
+
+def session_end() -> Summary:
+    """Return the summary with which a run ends that was not cut off."""
+    info = SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time())
+    return _summary(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=info))
+
+
+def _summary(tag: str, data: HParamsPluginData) -> Summary:
+    value = Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(data), tensor=metadata.NULL_TENSOR)
+    return Summary(value=[value])

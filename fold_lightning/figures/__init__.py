@@ -1,0 +1,7 @@
+"""Figures of walks, of the folding between classes, and of regions; they need matplotlib, the extra `figures`."""
+
+from fold_lightning.figures.folding import plot_folding_matrix, plot_walk
+from fold_lightning.figures.regions import plot_slice_map
+from fold_lightning.figures.style import is_available, plot_message
+
+__all__ = ["is_available", "plot_folding_matrix", "plot_message", "plot_slice_map", "plot_walk"]

@@ -1,0 +1,34 @@
+"""What all figures share."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from textwrap import fill
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CLASS_COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#aa3377", "#66ccee", "#ee7733", "#009988", "#5b4fa8", "#999999")
+"""Colours of classes, in turn: Paul Tol's, most of which stay apart for the colour-blind."""
+
+
+def is_available() -> bool:
+    """Return whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
+def check_available() -> None:
+    """Raise `ModuleNotFoundError` if matplotlib is not installed."""
+    if not is_available():
+        raise ModuleNotFoundError("Figures need matplotlib: pip install 'fold-lightning[figures]'.")
+
+
+def plot_message(message: str) -> Figure:
+    """Return a figure that says why there is none."""
+    check_available()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.0, 1.6))
+    figure.text(0.5, 0.5, fill(message, 80), ha="center", va="center", fontsize="small")
+    return figure

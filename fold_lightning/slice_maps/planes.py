@@ -1,0 +1,98 @@
+"""Planes in a network's input space: through three inputs, or through one along two directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fold_lightning.regions import random_directions
+
+ON_A_LINE = 16.0
+"""Distance of the third input from the line through two, in roundings of the inputs' dtype, up to which they lie on one line."""
+
+
+class InputsOnALine(ValueError):
+    """Three inputs lie on one line, so that no plane is theirs alone."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """A plane in the input space; its point y is the input ``origin + y[0] * basis[0] + y[1] * basis[1]``.
+
+    Attributes:
+        origin: float64 (...), an input's shape.
+        basis: float64 (2, ...), orthonormal directions.
+        marks: float64 (I, 2), where the inputs lie that the plane was made of.
+    """
+
+    origin: Tensor
+    basis: Tensor
+    marks: Tensor
+
+    @classmethod
+    def of(cls, inputs: Tensor, directions: Tensor | None, seed: int) -> Plane:
+        """Return the plane of some inputs: the whole space where they have two features.
+
+        Args:
+            inputs: Three inputs (3, ...), or one (1, ...).
+            directions: Two directions (2, ...) from one input; None takes random ones.
+            seed: Seed of random directions.
+        """
+        if len(inputs) not in (1, 3):
+            raise ValueError(
+                f"A plane goes through three inputs (3, ...), or one (1, ...) and two directions, got {len(inputs)}."
+            )
+        shape = inputs.shape[1:]
+        if shape.numel() < 2:
+            raise ValueError(f"A plane needs inputs of at least 2 features, got {shape.numel()}: walks show a line of them.")
+        if directions is not None and len(inputs) == 3:
+            raise ValueError("Three inputs have a plane of their own: pass `directions=` with one input.")
+        flat = inputs.detach().double().flatten(1)
+        own = _through(flat, torch.finfo(inputs.dtype).eps) if len(inputs) == 3 else None
+        if shape.numel() == 2 and directions is None:
+            origin, basis = torch.zeros_like(flat[0]), torch.eye(2).to(flat)
+        elif own is not None:
+            origin, basis = flat.mean(0), own
+        else:
+            origin, basis = flat[0], _along(directions, shape, seed).to(flat)
+        return cls(origin.view(shape), basis.view(2, *shape), (flat - origin) @ basis.mT)
+
+    def inputs(self, points: Tensor) -> Tensor:
+        """Return the inputs (P, ...) at points (P, 2) of the plane."""
+        inputs: Tensor = self.origin + torch.tensordot(points.to(self.basis), self.basis, dims=1)
+        return inputs
+
+
+def _through(flat: Tensor, rounding: float) -> Tensor:
+    """Return two orthonormal directions (2, d) between three inputs (3, d); the first leads from the first to the second."""
+    first, second = flat[1] - flat[0], flat[2] - flat[0]
+    length = first.norm()
+    along = first / length if length > 0 else first
+    across = second - (second @ along) * along
+    across = across - (across @ along) * along  # what rounding left of it
+    if min(length, across.norm()) <= ON_A_LINE * rounding * flat.norm(dim=1).max():
+        raise InputsOnALine(
+            "The three inputs lie on one line, so that no plane is theirs alone: take three that do not, or one and two "
+            "`directions=`; `segment_walks` finds the regions on a line."
+        )
+    return torch.stack([along, across / across.norm()])
+
+
+def _along(directions: Tensor | None, shape: torch.Size, seed: int) -> Tensor:
+    """Return two orthonormal directions (2, d) that span those given, or random ones."""
+    if directions is None:
+        return random_directions(1, 2, shape.numel(), seed)[0]
+    if not isinstance(directions, Tensor) or directions.shape != (2, *shape):
+        got = tuple(directions.shape) if isinstance(directions, Tensor) else type(directions).__name__
+        raise ValueError(f"`directions` must be two directions {(2, *shape)} in the inputs' shape, got {got}.")
+    flat = directions.detach().double().flatten(1)
+    rounding = torch.finfo(directions.dtype).eps if directions.is_floating_point() else 0.0
+    length = flat[0].norm()
+    along = flat[0] / length
+    across = flat[1] - (flat[1] @ along) * along
+    across = across - (across @ along) * along
+    if not bool(flat.isfinite().all()) or not length > 0 or across.norm() <= ON_A_LINE * rounding * flat[1].norm():
+        raise ValueError("`directions` must be finite and point two ways: these are 0, or one is a multiple of the other.")
+    return torch.stack([along, across / across.norm()])

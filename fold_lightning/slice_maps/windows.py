@@ -1,0 +1,141 @@
+"""The choice of a window: around three inputs where its regions are few enough to see, else zoomed on one of them."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from fold_lightning.regions.around_inputs import half_spaces
+from fold_lightning.slice_maps.bends import Bends
+from fold_lightning.slice_maps.cutting import Window, subdivide
+from fold_lightning.slice_maps.subdivision import Subdivision, TooManyRegions
+
+MARGIN = 1.5
+"""Width of a window around inputs, in widths of what they span."""
+
+AIM, LEAST = 1 / 3, 1 / 8
+"""Share of `max_regions` that a zoomed window aims at, and the least that will do: 1,000 and 375 of 3,000."""
+
+MOST = 2 / 3
+"""The largest share that will do: 2,000 of 3,000, beyond which a map is hard to read."""
+
+SATURATED = 1.1
+"""Growth of the number of regions, in a window twice as large, below which it holds all there is to see."""
+
+TRIALS = 16
+"""Windows that are tried."""
+
+
+def choose_window(bends: Bends, max_regions: int) -> tuple[Window, Subdivision]:
+    """Return a window, and its regions.
+
+    Raises:
+        TooManyRegions: If even small windows hold more regions.
+    """
+    marks = bends.plane.marks.cpu()
+    if len(marks) > 1:
+        low, high = marks.aminmax(dim=0)
+        window = square((low + high) / 2, float((high - low).max()) / 2 * MARGIN)
+        try:
+            return window, subdivide(bends, window, max_regions)
+        except (TooManyRegions, MemoryError):
+            pass
+    return _Zoom(bends, marks[0], max_regions).run()
+
+
+def square(center: Tensor, half_width: float) -> Window:
+    """Return the window of a square around a point (2,)."""
+    x, y = center.tolist()
+    return x - half_width, x + half_width, y - half_width, y + half_width
+
+
+class _Zoom:
+    """The search for a square around a point that holds a number of regions.
+
+    Args:
+        bends: The network.
+        center: The point (2,).
+        max_regions: Regions that must not be exceeded.
+    """
+
+    def __init__(self, bends: Bends, center: Tensor, max_regions: int) -> None:
+        self._bends, self._center, self._max_regions = bends, center, max_regions
+        self._low, self._high = 0.0, math.inf  # half-widths that hold too few regions, and too many
+        self._best: tuple[Window, Subdivision] | None = None
+
+    def run(self) -> tuple[Window, Subdivision]:
+        """Return the window, and its regions: the best that was tried."""
+        half_width, before = self._first_guess(), 0
+        for _ in range(TRIALS):
+            count = self._try(half_width)
+            if count is None:
+                self._high = half_width
+            elif count >= LEAST * self._max_regions or (before and 1 < count <= SATURATED * before and self._high == math.inf):
+                break
+            else:
+                self._low = half_width
+            before = count or 0
+            half_width = self._next(half_width, count)
+        if self._best is None:
+            raise TooManyRegions(
+                f"A window around the first input holds more than {self._max_regions:,} regions however small it is, for that many "
+                "lines meet there (as where max pooling finds equal values): raise `max_regions=`, or take another input or other "
+                "`directions=`."
+            )
+        return self._best
+
+    def _try(self, half_width: float) -> int | None:
+        """Return the number of regions, None if there are too many, and keep the best window."""
+        window = square(self._center, half_width)
+        most = self._max_regions if self._best is None else int(MOST * self._max_regions)
+        try:
+            found = subdivide(self._bends, window, max(1, most))
+        except (TooManyRegions, MemoryError):
+            return None
+        if self._best is None or found.num_faces > self._best[1].num_faces:
+            self._best = window, found
+        return found.num_faces
+
+    def _next(self, half_width: float, count: int | None) -> float:
+        if self._high == math.inf:
+            assert count is not None
+            return half_width * min(8.0, max(2.0, math.sqrt(AIM * self._max_regions / count)))
+        if self._low == 0.0:
+            return half_width / 2
+        return math.sqrt(self._low * self._high)
+
+    def _first_guess(self) -> float:
+        """Return the half-width of a square that as many lines cross as make about the regions aimed at.
+
+        The lines are those of the region around the center, as if no other line bent them; m lines that cross a square make about
+        m^2 / 4 regions.
+        """
+        plane, replica = self._bends.plane, self._bends.replica
+        point = plane.inputs(self._center[None]).to(replica.device)
+        basis = plane.basis.to(replica.device).flatten(1)[None]
+        normals, slacks, _, _ = half_spaces(replica, self._bends.structure, point, basis)
+        reach = (slacks / normals.abs().sum(2))[0]
+        reach = reach[reach.isfinite() & (reach > 0)].sort().values
+        if len(reach) == 0:
+            return max(1.0, float(plane.marks.abs().max()))
+        wanted = math.ceil(2 * math.sqrt(AIM * self._max_regions))
+        return float(reach[min(wanted, len(reach) - 1)]) * MARGIN ** (len(reach) <= wanted)
+
+
+def check_window(window: object, plane_center: Tensor) -> Window:
+    """Return the window that a number or four of them stand for."""
+    if isinstance(window, (int, float)) and not isinstance(window, bool):
+        if not (math.isfinite(window) and window > 0):
+            raise ValueError(f"`window` must be a half-width above 0, got {window!r}.")
+        return square(plane_center, float(window))
+    numbers = list(window) if isinstance(window, (tuple, list)) else []
+    if len(numbers) != 4 or not all(isinstance(x, (int, float)) and math.isfinite(x) for x in numbers):
+        raise ValueError(
+            "`window` must be a half-width around the first input, or the least and largest first coordinate and the least and "
+            f"largest second one, in the plane's own: (x0, x1, y0, y1); got {window!r}."
+        )
+    x0, x1, y0, y1 = map(float, numbers)
+    if not (x0 < x1 and y0 < y1):
+        raise ValueError(f"`window` must be (x0, x1, y0, y1) with x0 < x1 and y0 < y1, got {window!r}.")
+    return x0, x1, y0, y1

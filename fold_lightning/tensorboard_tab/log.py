@@ -1,0 +1,97 @@
+"""The tables that a monitor wrote to TensorBoard's event files, as arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.util.tensor_util import make_ndarray
+
+from fold_lightning._tables import PLUGIN, PREFIX, Table, unpack
+
+EVENT_FILES = "*.tfevents.*"
+
+Log = dict[str, dict[int, Table]]
+
+
+def read_log(log_dir: str | os.PathLike[str]) -> Log:
+    """Return the tables that `FoldingMonitor` wrote for the Folding tab of TensorBoard, as arrays.
+
+    ========== ================================================================================================================
+    table      columns, with a row for each ...
+    ========== ================================================================================================================
+    segments   segment: `segment`, `start`, `end` (numbers of its inputs), `start_class`, `end_class` (where there are labels),
+               `chi`, `exact`, `complete`, and `regions` for exact walks
+    pairs      ordered pair of classes that has segments: `start_class`, `end_class`, `folding` (of which Phi_N is made)
+    walks      point that is kept of a walk, in order: `segment`, `position` t in [0, 1], `distance` (units that differ from the
+               first code), `length` (switches so far); chi up to a point is 1 - largest distance so far / length
+    layers     layer: `layer`, `chi` (mean over the segments, through its bits alone)
+    units      layer: `layer`, `dead`, `always_active`, `active` (shares of units)
+    codes      layer: `layer`, `distinct` (number of codes)
+    faces      region around an input: `faces`; and `bound`, one number
+    about      how the run is measured, one text each: `method`, `method_reason`, `segments`, ...
+    ========== ================================================================================================================
+
+    A table has at most 128 KiB before compression, that of walks 256 KiB: of more rows evenly spaced ones are kept, and `num_rows`
+    says how many there were. Of a long walk the farthest and the nearest point of equal groups of steps are kept.
+
+    Args:
+        log_dir: Folder of a run (``logger.log_dir``), or one with a single run somewhere below.
+
+    Returns:
+        Table -> step -> column -> array. Where a run went on from a checkpoint, the later of two values of a step counts.
+
+    Raises:
+        FileNotFoundError: If there is no folder, or no event file in it.
+        ValueError: If it holds several runs, or none that a monitor wrote tables of.
+
+    Example:
+        >>> log = read_log("logs/digits/version_0")  # doctest: +SKIP
+        >>> log["segments"][270]["chi"].mean()  # doctest: +SKIP
+        0.27
+    """
+    files = _event_files(Path(log_dir))
+    found: Log = {}
+    for file in files:
+        for step, tag, data in _tensors(file):
+            found.setdefault(tag.removeprefix(PREFIX), {})[step] = unpack(data)
+    if not found:
+        raise ValueError(
+            f"Expected tables of FoldingMonitor in {log_dir}, got none: the run had no monitor, or one of an older version that "
+            "wrote only curves. Train with `Trainer(callbacks=[FoldingMonitor()], logger=TensorBoardLogger(...))`."
+        )
+    return {table: dict(sorted(steps.items())) for table, steps in found.items()}
+
+
+def _event_files(folder: Path) -> list[Path]:
+    """Return the event files of the one run in a folder, in the order in which they were written."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"Expected the folder of a run, got {folder}, which is none: pass `logger.log_dir`.")
+    runs = {file.parent for file in folder.rglob(EVENT_FILES)}
+    if folder in runs:  # runs below are those of other writers
+        runs = {folder}
+    if not runs:
+        raise FileNotFoundError(f"Expected event files of TensorBoard in {folder}, got none: pass `logger.log_dir` of a run.")
+    if len(runs) > 1:
+        names = ", ".join(sorted(str(run.relative_to(folder)) for run in runs))
+        raise ValueError(f"Expected one run, got {len(runs)} in {folder}: {names}. Pass the folder of one of them.")
+    return sorted(runs.pop().glob(EVENT_FILES), key=lambda file: file.name)
+
+
+def _tensors(file: Path) -> Iterator[tuple[int, str, bytes]]:
+    """Yield step, tag and bytes of the plugin's tensors; a file that ends within an event is read up to there."""
+    ours: set[str] = set()
+    for event in EventFileLoader(str(file)).Load():
+        for value in event.summary.value:
+            if value.metadata.plugin_data.plugin_name == PLUGIN:
+                ours.add(value.tag)
+            if value.tag in ours:
+                yield event.step, value.tag, bytes_of(make_ndarray(value.tensor))
+
+
+def bytes_of(tensor: Any) -> bytes:
+    """Return the bytes in a tensor that holds one string."""
+    return bytes(tensor.item() if tensor.ndim == 0 else tensor.flat[0])

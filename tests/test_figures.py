@@ -1,0 +1,106 @@
+"""Figures of maps: their parts, by what matplotlib holds of them."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox
+from networks import mlp
+from torch import nn
+
+from fold_lightning import SliceMap, hamming_distance, slice_map
+from fold_lightning.figures import plot_message, plot_slice_map
+
+
+def a_map(**arguments: object) -> SliceMap:
+    return slice_map(mlp(6, 10, 10, 3, seed=1), torch.randn(3, 6, generator=torch.Generator().manual_seed(1)), **arguments)
+
+
+def parts(figure: Figure, kind: type) -> list:
+    return [artist for artist in figure.axes[0].get_children() if isinstance(artist, kind)]
+
+
+def drawn(figure: Figure) -> np.ndarray:
+    """The pixels."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="rgba", dpi=100)
+    return np.frombuffer(buffer.getvalue(), np.uint8).reshape(490, 600, 4)
+
+
+def test_regions_have_the_colour_of_their_distance_from_the_first_input() -> None:
+    found = a_map()
+    figure = plot_slice_map(found)
+    (patches,) = parts(figure, PolyCollection)
+    home = found.find(found.marks)[0]
+    assert torch.equal(torch.from_numpy(np.array(patches.get_array())), hamming_distance(found.codes, found.codes[home]))
+    assert len(patches.get_paths()) == len(found) and patches.get_array()[home] == 0
+    assert figure.axes[0].get_title() == f"{len(found)} regions of a plane through three inputs"
+    assert figure.axes[1].get_ylabel() == "units that differ from the first input's region"
+    x0, x1, y0, y1 = found.window
+    assert figure.axes[0].get_xlim() == (x0, x1) and figure.axes[0].get_ylim() == (y0, y1)
+
+
+def test_the_map_fills_its_frame() -> None:
+    pixels = drawn(plot_slice_map(a_map()))
+    inside = pixels[40:430, 80:470, :3]
+    assert (inside == 255).all(2).mean() < 0.05  # the halo of segments and the points alone are white
+
+
+def test_classes_are_drawn_with_their_borders_and_a_legend() -> None:
+    found = a_map()
+    pieces = found.by_class()
+    figure = plot_slice_map(found, color="class", class_names=["cat", "dog", "owl"])
+    (patches,) = parts(figure, PolyCollection)
+    regions, borders = parts(figure, LineCollection)
+    assert len(patches.get_paths()) == len(pieces.polygons)
+    assert len(regions.get_segments()) == len(found.edges) and len(borders.get_segments()) == len(pieces.borders)
+    predicted, confidence = figure.legends
+    assert {text.get_text() for text in predicted.get_texts()} <= {"cat", "dog", "owl"}
+    assert [text.get_text() for text in confidence.get_texts()] == ["30% or less", "65%", "100%"]
+    colors = patches.get_facecolors()[:, :3]
+    pale, sure = pieces.confidences.argmin(), pieces.confidences.argmax()
+    assert colors[pale].sum() > colors[sure].sum()
+    drawn(figure)
+
+
+def test_inputs_are_marked_with_thumbnails_names_and_segments() -> None:
+    model = nn.Sequential(nn.Flatten(), mlp(16, 6, 6, 2)).double()
+    found = slice_map(model, torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)))
+    figure = plot_slice_map(found, names=["a", "b", "c"])
+    assert len(parts(figure, AnnotationBbox)) == 3
+    assert len(figure.axes[0].lines) == 3 + 3  # segments and points
+    drawn(figure)
+    assert len(parts(plot_slice_map(a_map()), AnnotationBbox)) == 0
+    assert len(parts(plot_slice_map(a_map(), images=torch.rand(3, 3, 5, 5)), AnnotationBbox)) == 3
+
+
+def test_inputs_outside_the_window_are_not_marked() -> None:
+    found = a_map(window=(100.0, 101.0, 0.0, 1.0))
+    figure = plot_slice_map(found, names=["a", "b", "c"])
+    assert len(parts(figure, AnnotationBbox)) == 0 and len(figure.axes[0].lines) == 3
+    assert figure.axes[1].get_ylabel() == "units that differ from the region in the middle"
+    assert figure.axes[0].get_xlim() == (100.0, 101.0)
+
+
+def test_one_region_is_drawn_too() -> None:
+    figure = plot_slice_map(slice_map(mlp(2, 4, 2), torch.zeros(1, 2), window=1e-9))
+    assert figure.axes[0].get_title() == "1 region of a plane around an input"
+    drawn(figure)
+
+
+def test_a_map_without_scores_has_no_classes_to_draw() -> None:
+    found = slice_map(mlp(2, 4, 1), torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="This map has no scores of classes"):
+        plot_slice_map(found, color="class")
+    with pytest.raises(ValueError, match="`color` must be one of 'distance', 'class', got 'faces'"):
+        plot_slice_map(found, color="faces")  # type: ignore[arg-type]
+
+
+def test_a_message_takes_the_place_of_a_figure() -> None:
+    (text,) = plot_message("word " * 40).texts
+    assert text.get_text().count("\n") == 2
