@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -213,25 +214,78 @@ def distinct_fingerprints(fingerprints: Tensor) -> tuple[Tensor, Tensor]:
             else type(fingerprints).__name__
         )
         raise ValueError(f"Fingerprints must be int64 (B, 2), got {got}: take them from `code_fingerprints`.")
-    if len(fingerprints) > SORTED_AT_ONCE:  # by ranges of the first half, to bound the memory of sorting
-        shares = fingerprints[:, 0] >> 60
-        parts = [_distinct(fingerprints[shares == share]) for share in range(-8, 8)]
-        return torch.cat([part for part, _ in parts]), torch.cat([counts for _, counts in parts])
-    return _distinct(fingerprints)
+    parts = [_distinct(fingerprints[share]) for share in _shares(fingerprints)]
+    return torch.cat([part for part, _ in parts]), torch.cat([counts for _, counts in parts])
+
+
+def distinct_in_groups(fingerprints: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the different fingerprints of each group.
+
+    Args:
+        fingerprints: int64 (B, 2).
+        groups: Integer (B,), the group of each.
+
+    Returns:
+        The fingerprints, int64 (D, 2), and the group of each, (D,). Those of a group lie side by side, or in 16 places where
+        there are many.
+
+    Example:
+        >>> import torch
+        >>> distinct_in_groups(torch.tensor([[5, 1], [5, 1], [5, 1]]), torch.tensor([1, 0, 1]))
+        (tensor([[5, 1],
+                [5, 1]]), tensor([0, 1]))
+    """
+    kept = []
+    for share in _shares(fingerprints):
+        some, group = fingerprints[share], groups[share]
+        order, is_first = _in_order(some, group)
+        chosen = order[is_first]
+        kept.append((some[chosen], group[chosen]))
+    return torch.cat([some for some, _ in kept]), torch.cat([group for _, group in kept])
+
+
+def _shares(fingerprints: Tensor) -> Iterator[Tensor | slice]:
+    """Yield indices of fingerprints in ranges of their first half, to bound the memory of sorting; of all if they are few."""
+    if len(fingerprints) <= SORTED_AT_ONCE:
+        yield slice(None)
+        return
+    shares = (fingerprints[:, 0] >> 60).to(torch.int8)
+    for share in range(-8, 8):
+        yield shares == share
 
 
 def _distinct(fingerprints: Tensor) -> tuple[Tensor, Tensor]:
-    ordered = fingerprints[torch.argsort(fingerprints[:, 0])]
-    same = ordered[1:] == ordered[:-1]
-    if bool((same[:, 0] & ~same[:, 1]).any()):  # probability 2^-64 for each pair: equal ones may be apart
-        by_second = fingerprints[torch.argsort(fingerprints[:, 1])]
-        ordered = by_second[torch.argsort(by_second[:, 0], stable=True)]
-        same = ordered[1:] == ordered[:-1]
-    first = torch.ones(len(ordered), dtype=torch.bool, device=ordered.device)
-    first[1:] = ~same.all(1)
-    starts = first.nonzero().squeeze(1)
-    ends = torch.cat([starts[1:], starts.new_tensor([len(ordered)])[: len(starts)]])
-    return ordered[starts], ends - starts
+    order, is_first = _in_order(fingerprints)
+    starts = is_first.nonzero().squeeze(1)
+    ends = torch.cat([starts[1:], starts.new_tensor([len(order)])[: len(starts)]])
+    return fingerprints[order[starts]], ends - starts
+
+
+def _in_order(fingerprints: Tensor, *groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Return an order in which equal fingerprints of a group are side by side, and whether each is the first of them there."""
+    first, second = fingerprints.T
+    groups = tuple(group for group in groups if len(group) and group.amin() < group.amax())
+    order = _lexicographic_order(first, *groups)
+    same = _same_as_before(order, fingerprints, *(group[:, None] for group in groups))
+    if bool((same[0][:, 0] & ~same[0][:, 1]).any()):  # probability 2^-64 for each pair: equal ones may be apart
+        order = _lexicographic_order(second, first, *groups)
+        same = _same_as_before(order, fingerprints, *(group[:, None] for group in groups))
+    is_first = torch.ones(len(order), dtype=torch.bool, device=order.device)
+    is_first[1:] = ~torch.cat(same, 1).all(1)
+    return order, is_first
+
+
+def _same_as_before(order: Tensor, *keys: Tensor) -> list[Tensor]:
+    """Return where the numbers of each key (n, k) are those of the row before it in an order: bool (n - 1, k) each."""
+    return [(ordered := key[order])[1:] == ordered[:-1] for key in keys]
+
+
+def _lexicographic_order(*keys: Tensor) -> Tensor:
+    """Return the order by the last key, within it by the one before, and so on."""
+    order = torch.argsort(keys[0])
+    for key in keys[1:]:
+        order = order[torch.argsort(key[order], stable=True)]
+    return order
 
 
 def _fingerprints(bits: Tensor, random: Tensor) -> Tensor:

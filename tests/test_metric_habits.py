@@ -33,10 +33,10 @@ from fold_lightning import (
     SpaceFolding,
     UnitActivity,
     Walks,
-    distinct_fingerprints,
     global_folding,
     space_folding,
 )
+from fold_lightning.codes import distinct_in_groups
 from fold_lightning.folding import summarize_folding
 from fold_lightning.metrics import distinct_codes
 
@@ -326,12 +326,12 @@ def test_forward_refuses_codes_of_other_layers(on_step: bool) -> None:
 def test_forward_keeps_the_state_of_the_size_of_the_distinct_codes(monkeypatch: pytest.MonkeyPatch, on_step: bool) -> None:
     sorted_at_once = []
 
-    def spy(fingerprints: Tensor) -> tuple[Tensor, Tensor]:
+    def spy(fingerprints: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
         sorted_at_once.append(len(fingerprints))
-        return distinct_fingerprints(fingerprints)
+        return distinct_in_groups(fingerprints, groups)
 
     monkeypatch.setattr(distinct_codes, "MIN_PENDING", 50)
-    monkeypatch.setattr(distinct_codes, "distinct_fingerprints", spy)
+    monkeypatch.setattr(distinct_codes, "distinct_in_groups", spy)
     distinct, largest, bits = DistinctCodes(dist_sync_on_step=on_step), 0, torch.randint(2, (200, 40)).bool()
     for _ in range(100):
         distinct(bits[torch.randint(200, (64,))])

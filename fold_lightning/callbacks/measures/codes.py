@@ -35,19 +35,17 @@ class DistinctCodesMeasure(Measure):
         return cls(sources.sample, sources.inputs) if sources.settings.codes else None
 
     def reset(self, device: torch.device) -> None:
-        self._all, self._correct = DistinctCodes().to(device), DistinctCodes().to(device)
+        self._distinct = DistinctCodes().to(device)
 
     def update(self, seen: SeenCodes) -> None:
-        self._all.update(seen.codes)
-        if seen.correct is not None:
-            self._correct.update(seen.codes, mask=seen.correct)
+        self._distinct.update(seen.codes, correct=seen.correct)
 
     def compute(self, model: LightningModule) -> MeasureResult:
-        distinct = self._all.compute()
+        distinct = self._distinct.compute()
         scalars = {"codes/distinct": distinct, "codes/distinct_fraction": distinct / self.source.num_rows}
-        scalars |= {f"codes/layer/{layer}": count for layer, count in self._all.per_layer().items()}
+        scalars |= {f"codes/layer/{layer}": count for layer, count in self._distinct.per_layer().items()}
         if self.source.classifies:
-            scalars["codes/distinct_correct"] = self._correct.compute()
+            scalars["codes/distinct_correct"] = self._distinct.correct()
         return MeasureResult(
             {tag: float(value) for tag, value in scalars.items()}, embeddings={"codes": lambda: self._embedding(model)}
         )
