@@ -99,6 +99,15 @@ def distances_of(seeds: list[int]) -> dict[str, Tensor]:
     return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
 
+def nearest_of(seeds: list[int]) -> dict[str, Tensor]:
+    codes, labels = zip(*map(some_labelled_codes, seeds), strict=True)
+    bits, classes = np.concatenate([some.bits.numpy() for some in codes]), torch.cat(labels).numpy()
+    differ = (bits[:, None] != bits).sum(2) + 100 * np.eye(len(bits), dtype=int)
+    is_nearest = differ == differ.min(1, keepdims=True)
+    agreement = ((classes[:, None] == classes) & is_nearest).sum(1) / is_nearest.sum(1)
+    return distances_of(seeds) | {"nearest": torch.tensor(agreement.mean(), dtype=torch.float64)}
+
+
 def faces_of(seeds: list[int]) -> dict[str, Tensor]:
     counts = torch.cat([some_counts(seed)[0] for seed in seeds]).double().numpy()
     values = {"mean": np.mean(counts), "median": np.median(counts), "max": np.max(counts), "min": np.min(counts)}
@@ -139,6 +148,9 @@ CASES["codes"] = Case(DistinctCodes, some_codes, distinct_of, (torch.zeros(3, 9)
 CASES["activity"] = Case(UnitActivity, some_codes, activity_of, (torch.zeros(3, 9),))
 CASES["distances"] = Case(
     partial(CodeDistances, CLASSES), some_labelled_codes, distances_of, (*some_codes(0), torch.full((50,), CLASSES))
+)
+CASES["nearest"] = Case(
+    partial(CodeDistances, CLASSES, nearest=True), some_labelled_codes, nearest_of, CASES["distances"].refused
 )
 CASES["faces"] = Case(FaceStatistics, some_counts, faces_of, (torch.tensor([3.5]),))
 

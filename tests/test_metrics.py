@@ -33,7 +33,7 @@ from fold_lightning import (
     space_folding,
 )
 from fold_lightning.folding import summarize_folding
-from fold_lightning.metrics import code_distances, distinct_codes
+from fold_lightning.metrics import code_distances, distinct_codes, nearest_codes
 from fold_lightning.metrics.code_metric import CodeMetric
 
 CLASSES = 4
@@ -369,6 +369,66 @@ def test_distances_of_codes_are_those_of_loops_over_pairs(classes: int, monkeypa
     torch.testing.assert_close(layers, expected, rtol=0, atol=0, equal_nan=True)
 
 
+def nearest_by_loops(bits: Tensor, labels: Tensor) -> float:
+    """The share of inputs whose nearest other has their class; equally near ones count by their share."""
+    rows, found = bits.tolist(), []
+    for i, row in enumerate(rows):
+        distances = {j: sum(x != y for x, y in zip(row, other, strict=True)) for j, other in enumerate(rows) if j != i}
+        nearest = [j for j, distance in distances.items() if distance == min(distances.values())]
+        found.append(Fraction(sum(int(labels[j]) == int(labels[i]) for j in nearest), len(nearest)))
+    return float(sum(found) / len(found))
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 2**11])
+def test_agreement_with_the_nearest_is_that_of_loops_over_pairs(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearest_codes, "BLOCK", block)
+    inputs = 120 if block > 1 else 20
+    codes, labels = layered(2, inputs), torch.randint(CLASSES, (inputs,), generator=torch.Generator().manual_seed(5))
+    wide = ActivationCodes(codes.bits.repeat(1, 3), {"first": slice(0, 11), "second": slice(11, 27)})  # of no whole octets
+    for some in (codes, wide):
+        distances = CodeDistances(CLASSES, nearest=True)
+        for bits, its_labels in zip(some.bits.split(50), labels.split(50), strict=True):
+            distances.update(ActivationCodes(bits, some.layers), its_labels)
+        assert distances.compute()["nearest"].item() == pytest.approx(nearest_by_loops(some.bits, labels), rel=1e-14)
+        for name, values in distances.per_layer().items():
+            expected = nearest_by_loops(some.bits[:, some.layers[name]], labels)
+            assert values["nearest"].item() == pytest.approx(expected, rel=1e-14)
+
+
+def test_agreement_with_the_nearest_is_known_for_clusters_twins_and_corners() -> None:
+    generator = torch.Generator().manual_seed(0)
+    far = torch.eye(CLASSES).bool().repeat_interleave(8, dim=1)  # classes 16 apart, inputs of one at most 4
+    labels = torch.arange(CLASSES).repeat(20)
+    noise = torch.zeros(80, 32).bool().scatter_(1, torch.randint(32, (80, 2), generator=generator), True)
+    for its_labels, expected in ((labels, 1.0), (torch.arange(80), 0.0)):
+        distances = CodeDistances(80, nearest=True)
+        distances.update(far[labels] ^ noise, its_labels)
+        assert distances.compute()["nearest"] == expected
+    twins = CodeDistances(2, nearest=True)
+    twins.update(torch.zeros(4, 5).bool(), torch.tensor([0, 0, 0, 1]))  # each has three others at distance 0
+    assert twins.compute()["nearest"].item() == pytest.approx((2 / 3 * 3 + 0) / 4)
+    for shape in ((0, 3), (1, 3), (4, 0)):
+        alone = CodeDistances(2, nearest=True)
+        alone.update(torch.zeros(shape).bool(), torch.zeros(shape[0]).long())
+        assert alone.compute()["nearest"].isnan()
+
+
+@pytest.mark.parametrize("columns", [slice(0, 21, 1), slice(3, 5, 1), slice(8, 16, 1), slice(5, 19, 3), slice(7, 7, 1)])
+def test_packed_bits_are_unpacked(columns: slice) -> None:
+    bits = torch.rand(13, 21) > 0.5
+    packed = nearest_codes.pack_bits(bits)
+    assert packed.shape == (13, 3) and torch.equal(nearest_codes.unpack_bits(packed, columns), bits[:, columns])
+
+
+def test_metrics_of_other_arguments_are_not_merged() -> None:
+    with pytest.raises(ValueError, match="must have the same `nearest`, got True and False"):
+        CodeDistances(2, nearest=True).merge_state(CodeDistances(2))
+    with pytest.raises(ValueError, match="must have the same `num_classes`, got 2 and 3"):
+        CodeDistances(2).merge_state(CodeDistances(3))
+    with pytest.raises(TypeError, match="`nearest` must be True or False, got 5"):
+        CodeDistances(2, 5)
+
+
 def test_distances_of_classes_with_a_code_each_are_known() -> None:
     corners, distances = torch.eye(4).bool(), CodeDistances(4)
     distances.update(corners.repeat_interleave(3, dim=0), torch.arange(4).repeat_interleave(3))
@@ -489,6 +549,7 @@ def some_metrics() -> dict[str, tuple[Metric, Callable[[int], tuple[Any, ...]]]]
         "codes by class": (DistinctCodes(CLASSES), labelled_and_judged),
         "activity": (UnitActivity(), lambda seed: (layered(seed),)),
         "distances": (CodeDistances(CLASSES), labelled),
+        "nearest": (CodeDistances(CLASSES, nearest=True), labelled),
         **{within: (GlobalFolding(CLASSES, within), some_segments) for within in AGGREGATES},
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -55,7 +55,13 @@ class Layout:
 
 
 class CodeMetric(GatheredMetric):
-    """Base of the metrics of codes: all codes that one of them sees have the same units and layers."""
+    """Base of the metrics of codes: all codes that one of them sees have the same units and layers.
+
+    Attributes:
+        arguments: Names of the arguments that two metrics must share to be merged.
+    """
+
+    arguments: ClassVar[tuple[str, ...]] = ()
 
     layouts: list[Tensor]
 
@@ -110,8 +116,13 @@ class CodeMetric(GatheredMetric):
         """Add what another metric of this class and these arguments has seen, or its states ``{name: state}``.
 
         Raises:
-            ValueError: If it is a metric of another class, or has seen codes of other units or layers.
+            ValueError: If it is a metric of another class or other arguments, or has seen codes of other units or layers.
         """
+        if type(incoming_state) is type(self):
+            for name in self.arguments:
+                ours, theirs = getattr(self, name), getattr(incoming_state, name)
+                if ours != theirs:
+                    raise ValueError(f"Metrics that are merged must have the same `{name}`, got {ours} and {theirs}.")
         states = incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
         known = self.layout()
         for line in states.get("layouts", []) if isinstance(states, dict) else []:

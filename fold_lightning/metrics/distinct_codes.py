@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from fold_lightning._checks import check_classes, check_integer
 from fold_lightning.activations import ActivationCodes
@@ -47,6 +46,8 @@ class DistinctCodes(CodeMetric):
         >>> distinct.per_class(), distinct.per_class(correct=True)
         (tensor([1, 2]), tensor([1, 1]))
     """
+
+    arguments = ("num_classes",)
 
     num_inputs: Tensor
     fingerprints: list[Tensor]
@@ -146,19 +147,6 @@ class DistinctCodes(CodeMetric):
         """Return how many inputs were counted, int64 ()."""
         with self.gathered():
             return self.num_inputs.clone()
-
-    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Add what another metric of this class and these arguments has seen, or its states ``{name: state}``.
-
-        Raises:
-            ValueError: If it is a metric of another class or number of classes, or has seen codes of other units or layers.
-        """
-        if isinstance(incoming_state, DistinctCodes) and incoming_state.num_classes != self.num_classes:
-            raise ValueError(
-                f"Metrics that are merged must have the same `num_classes`, got {self.num_classes} and "
-                f"{incoming_state.num_classes}."
-            )
-        super().merge_state(incoming_state)
 
     def compact(self) -> None:
         """Drop what is twice in the states after states were added to them."""
