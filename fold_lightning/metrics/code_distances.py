@@ -38,7 +38,7 @@ class CodeDistances(CodeMetric):
     With `nearest` it also gives the share of inputs whose nearest other input, by the Hamming distance of their codes, has their
     class (this project's own). Where several others are equally near, among them those with the same code, an input counts by the
     share of them that have its class. That needs the codes themselves, N / 8 bytes and 8 more for each input, and time that grows
-    with the square of their number: with one thread 0.1 s for 2,000 inputs of 512 units. Memory is bounded by blocks.
+    with the square of their number: with one thread 0.2 s for 2,000 inputs of 512 units, 5 s for 10,000. Memory is bounded by blocks.
 
     Args:
         num_classes: C, at least 1; classes are 0 to C - 1.
