@@ -20,7 +20,7 @@ from fold_lightning.activations.evaluation import (
 )
 from fold_lightning.activations.inspection import VARYING_LAYERS, LayersVary, ModelStructure, inspect
 from fold_lightning.activations.interception import Interception, PassEnded
-from fold_lightning.activations.layers import Patterns
+from fold_lightning.activations.layers import Patterns, describe_layers
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import TENSORS_AT_ONCE, NearThreshold, Rounding
 
@@ -36,10 +36,24 @@ class ActivationCodes:
     Attributes:
         bits: bool (B, N), N units of all counted layers side by side; 1 iff the pre-activation is strictly above its threshold.
         layers: Layer name -> its columns, in execution order.
+
+    `torch.save` writes them, and `torch.load` reads them where this class has been imported.
     """
 
     bits: Tensor
     layers: dict[str, slice]
+
+    def __repr__(self) -> str:
+        """Return the sizes and the layers, without the bits.
+
+        Example:
+            >>> ActivationCodes(torch.zeros(2, 5, dtype=torch.bool), {"low": slice(0, 3), "high": slice(3, 5)})
+            ActivationCodes(inputs=2, units=5, layers={low: 3, high: 2})
+        """
+        return f"ActivationCodes(inputs={len(self.bits)}, units={self.bits.shape[-1]}, layers={describe_layers(self.layers)})"
+
+
+torch.serialization.add_safe_globals([ActivationCodes, slice])  # for `torch.load(weights_only=True)`; `layers` has slices
 
 
 def activation_codes(

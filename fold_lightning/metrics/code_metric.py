@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,13 +55,7 @@ class Layout:
 
 
 class CodeMetric(GatheredMetric):
-    """Base of the metrics of codes: all codes that one of them sees have the same units and layers.
-
-    Attributes:
-        arguments: Names of the arguments that two metrics must share to be merged.
-    """
-
-    arguments: ClassVar[tuple[str, ...]] = ()
+    """Base of the metrics of codes: all codes that one of them sees have the same units and layers."""
 
     layouts: list[Tensor]
 
@@ -118,11 +112,6 @@ class CodeMetric(GatheredMetric):
         Raises:
             ValueError: If it is a metric of another class or other arguments, or has seen codes of other units or layers.
         """
-        if type(incoming_state) is type(self):
-            for name in self.arguments:
-                ours, theirs = getattr(self, name), getattr(incoming_state, name)
-                if ours != theirs:
-                    raise ValueError(f"Metrics that are merged must have the same `{name}`, got {ours} and {theirs}.")
         states = incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
         known = self.layout()
         for line in states.get("layouts", []) if isinstance(states, dict) else []:
