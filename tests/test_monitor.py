@@ -10,6 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -178,6 +179,33 @@ def test_real_tensorboard_files_hold_curves_histograms_pictures_and_a_layout(tmp
     assert len((folder / "tensors.tsv").read_text().splitlines()) == 40
     assert sorted((folder / "metadata.tsv").read_text().split()) == sorted(map(str, data(40, 1).tensors[1].tolist()))
     assert "custom_scalars__config__" in tags["tensors"]
+
+
+def embedded(logger: TensorBoardLogger) -> dict[tuple[int, str], Tensor]:
+    """Return the embeddings in a run's files: (step, tag) -> bits."""
+    files = {file: file.relative_to(logger.log_dir).parts for file in Path(logger.log_dir).glob("*/*/tensors.tsv")}
+    return {
+        (int(step), unquote(tag)): torch.tensor([[*map(int, line.split())] for line in file.read_text().splitlines()]).bool()
+        for file, (step, tag, _) in files.items()
+    }
+
+
+@pytest.mark.parametrize("figures", [True, False])
+def test_codes_are_embedded_by_layer_when_training_ends_and_at_every_measurement_on_request(
+    tmp_path: Path, figures: bool
+) -> None:
+    logger = TensorBoardLogger(tmp_path, name="tb")
+    monitor = watch(num_segments=2, figures=figures, folding=False, faces=False)
+    trainer = fit(tmp_path, monitor, logger=logger)
+    found = embedded(logger)
+    steps = [0, 2, 5] if figures else [6]
+    tags = {"codes", "codes/layer/net.2", "codes/layer/net.5"}
+    assert set(found) == {(step, tag) for step in steps for tag in tags}
+    codes = activation_codes(trainer.lightning_module, sample_of(monitor).probes.items)
+    assert torch.equal(found[steps[-1], "codes"], codes.bits)
+    for layer, columns in codes.layers.items():
+        assert torch.equal(found[steps[-1], f"codes/layer/{layer}"], codes.bits[:, columns])
+    assert not figures or not torch.equal(found[0, "codes"], codes.bits)
 
 
 def test_phi_is_the_global_folding_of_the_walked_segments(tmp_path: Path) -> None:

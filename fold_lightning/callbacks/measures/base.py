@@ -37,13 +37,13 @@ class MeasureResult:
         scalars: Tag -> finite number.
         histograms: Tag -> values (n,) and the edges of their bins.
         figures: Tag -> function that draws; called at once or not at all.
-        embeddings: Tag -> function that makes it, called when training ends.
+        embeddings: Function that returns tag -> embedding, called at once or when training ends.
     """
 
     scalars: Mapping[str, float] = field(default_factory=dict)
     histograms: Mapping[str, tuple[Tensor, Sequence[float]]] = field(default_factory=dict)
     figures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
-    embeddings: Mapping[str, Callable[[], Embedding]] = field(default_factory=dict)
+    embeddings: Callable[[], Mapping[str, Embedding]] = dict
 
 
 class Measure(ABC):

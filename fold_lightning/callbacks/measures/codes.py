@@ -11,7 +11,8 @@ from fold_lightning.callbacks.measures.sources import InputSource, SeenCodes, So
 from fold_lightning.metrics import DistinctCodes
 
 EMBEDDED_BITS = 2**21
-"""Bits of an embedding, which TensorBoard keeps as text of 2 bytes each: 4 MiB. Of wide networks fewer inputs are taken."""
+"""Bits of an embedding, which TensorBoard keeps as text of 2 bytes each: 4 MiB, and once more for all layers. Of wide networks
+fewer inputs are taken."""
 
 
 class DistinctCodesMeasure(Measure):
@@ -46,19 +47,20 @@ class DistinctCodesMeasure(Measure):
         scalars |= {f"codes/layer/{layer}": count for layer, count in self._distinct.per_layer().items()}
         if self.source.classifies:
             scalars["codes/distinct_correct"] = self._distinct.correct()
-        return MeasureResult(
-            {tag: float(value) for tag, value in scalars.items()}, embeddings={"codes": lambda: self._embedding(model)}
-        )
+        return MeasureResult({tag: float(value) for tag, value in scalars.items()}, embeddings=lambda: self._embeddings(model))
 
     def available_tags(self) -> dict[str, str]:
         missing = set() if self.source.classifies else {"codes/distinct_correct"}
         return {tag: description for tag, description in super().available_tags().items() if tag not in missing}
 
-    def _embedding(self, model: LightningModule) -> Embedding:
+    def _embeddings(self, model: LightningModule) -> dict[str, Embedding]:
+        """Return the codes by all units, and by those of each layer where there are several."""
         sample, settings = self.sample, self.sample.settings
         count = min(self.source.num_rows, max(2, EMBEDDED_BITS // self.source.num_units))
         codes = activation_codes(
             model, sample.inputs(model, slice(count)), layers=settings.layers, forward=sample.probes.model_input.forward
         )
-        labels = sample.probes.labels
-        return Embedding(codes.bits, None if labels is None else labels[:count])
+        labels = None if sample.probes.labels is None else sample.probes.labels[:count]
+        layers = codes.layers if len(codes.layers) > 1 else {}
+        parts = {"codes": codes.bits} | {f"codes/layer/{name}": codes.bits[:, columns] for name, columns in layers.items()}
+        return {tag: Embedding(bits, labels) for tag, bits in parts.items()}
