@@ -208,6 +208,28 @@ def test_codes_are_embedded_by_layer_when_training_ends_and_at_every_measurement
     assert not figures or not torch.equal(found[0, "codes"], codes.bits)
 
 
+@pytest.mark.parametrize("inputs", [8, 1000])
+def test_an_autoencoder_of_labelled_inputs_has_no_correct_ones(tmp_path: Path, inputs: int) -> None:
+    """Its outputs are no logits, however few inputs are measured: classes have distances all the same."""
+
+    class Autoencoder(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 64))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return F.mse_loss(self(batch[0]), batch[0])
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    x, classes = torch.rand(1000, 64, generator=torch.Generator().manual_seed(0)), torch.arange(1000) % 10
+    given = loaders(TensorDataset(x[:40], classes[:40]), TensorDataset(x[:inputs], classes[:inputs]))
+    trainer = fit(tmp_path, watch(num_segments=2, faces=False), model=Autoencoder(), given=given, max_epochs=1)
+    logged = trainer.logger.said[-1][1]
+    assert {"codes/distinct", "codes/distinct_fraction", "codes/between"} <= set(logged)
+    assert "codes/distinct_correct" not in logged
+
+
 def test_phi_is_the_global_folding_of_the_walked_segments(tmp_path: Path) -> None:
     monitor = watch(segments_per_pair=3)
     trainer = fit(tmp_path, monitor, max_epochs=1)
