@@ -106,7 +106,7 @@ def segment_walks(
         chunks = walk_chunks(model, start, end, num_points=num_points, layers=layers, forward=forward, max_bytes=max_bytes)
         return Walks.concatenate(list(chunks))
     with evaluate_on_replica(model, start, forward) as replica:
-        structure = inspect(replica, ends_to_inspect(start, end), layers)
+        structure = inspect(replica, ends_to_inspect(start, end), layers, given=("start", start))
         start, end = (x.detach().to(replica.device, torch.float64) for x in (start, end))
         walks = PieceScheduler(replica, structure, start, end, max_bytes, engine).walks()
     _warn(walks, curved=bool(structure.unknown))

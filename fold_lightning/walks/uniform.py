@@ -185,7 +185,7 @@ def _blocks(
     check_num_points(num_points)
     # An inspection tells what mixes a batch, or bends, from rounding: float64 is needed, and cheap for its few inputs.
     with evaluate_on_replica(model, start, forward) as replica:
-        structure = inspect(replica, ends_to_inspect(start, end), layers)
+        structure = inspect(replica, ends_to_inspect(start, end), layers, given=("start", start))
     dtype = _input_dtype(model, start)
     rows = rows_at_once(structure, dtype, max_bytes)
     # Half precision would round the positions.
