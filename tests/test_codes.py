@@ -9,9 +9,17 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fold_lightning import ActivationCodes, DistinctCodes, code_fingerprints, distinct_fingerprints, hamming_distance
+from fold_lightning import (
+    ActivationCodes,
+    DistinctCodes,
+    code_fingerprints,
+    distinct_fingerprints,
+    hamming_distance,
+)
 from fold_lightning import codes as module
+from fold_lightning import fingerprints as hashing
 from fold_lightning.codes import count_active
+from fold_lightning.fingerprints import distinct_in_groups
 
 
 def fingerprint(code: list[bool]) -> list[int]:
@@ -43,7 +51,7 @@ def test_a_slice_of_codes_has_the_fingerprints_of_its_copy(monkeypatch: pytest.M
     bits = torch.rand(50, 77) > 0.5
     expected = code_fingerprints(bits[3:, 5:41].clone())
     assert torch.equal(code_fingerprints(bits[3:, 5:41]), expected)
-    monkeypatch.setattr(module, "CHUNK_BYTES", 300)
+    monkeypatch.setattr(hashing, "CHUNK_BYTES", 300)
     assert torch.equal(code_fingerprints(bits[3:, 5:41]), expected)
 
 
@@ -104,10 +112,21 @@ def test_distinct_fingerprints_are_torch_unique_also_where_first_halves_collide(
             assert len(distinct) == len(counts) == 0
 
 
+@pytest.mark.parametrize("sorted_at_once", [10, 2**21])
+def test_distinct_fingerprints_of_groups_are_those_of_sets(sorted_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hashing, "SORTED_AT_ONCE", sorted_at_once)
+    values, groups = torch.randint(-2, 3, (300, 2)) << 61, torch.randint(4, (300,))  # first halves collide
+    for count in (300, 11, 1, 0):
+        distinct, group = distinct_in_groups(values[:count], groups[:count])
+        found = sorted((*pair, of) for pair, of in zip(distinct.tolist(), group.tolist(), strict=True))
+        expected = {(*pair, of) for pair, of in zip(values[:count].tolist(), groups[:count].tolist(), strict=True)}
+        assert found == sorted(expected)
+
+
 def test_many_fingerprints_are_sorted_in_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     fingerprints = code_fingerprints(torch.rand(900, 8) > 0.5)
     expected = distinct_fingerprints(fingerprints)
-    monkeypatch.setattr(module, "SORTED_AT_ONCE", 100)
+    monkeypatch.setattr(hashing, "SORTED_AT_ONCE", 100)
     assert all(torch.equal(a, b) for a, b in zip(distinct_fingerprints(fingerprints), expected, strict=True))
     assert len(expected[0]) < 256 and expected[1].sum() == 900
 

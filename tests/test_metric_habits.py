@@ -36,7 +36,7 @@ from fold_lightning import (
     global_folding,
     space_folding,
 )
-from fold_lightning.codes import distinct_in_groups
+from fold_lightning.fingerprints import distinct_in_groups
 from fold_lightning.folding import summarize_folding
 from fold_lightning.metrics import distinct_codes
 

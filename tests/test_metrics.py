@@ -18,7 +18,6 @@ from reference import folding_between_classes
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-import fold_lightning.codes
 from fold_lightning import (
     ActivationCodes,
     CodeDistances,
@@ -29,6 +28,7 @@ from fold_lightning import (
     UnitActivity,
     Walks,
     activation_codes,
+    fingerprints,
     global_folding,
     space_folding,
 )
@@ -213,7 +213,7 @@ def test_distinct_codes_by_layer_and_class_are_those_of_sets(
     min_pending: int, sorted_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(distinct_codes, "MIN_PENDING", min_pending)
-    monkeypatch.setattr(fold_lightning.codes, "SORTED_AT_ONCE", sorted_at_once)
+    monkeypatch.setattr(fingerprints, "SORTED_AT_ONCE", sorted_at_once)
     distinct = DistinctCodes(CLASSES)
     for seed in range(4):
         together(distinct, labelled_and_judged(seed))

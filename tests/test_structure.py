@@ -13,6 +13,7 @@ ORDER = [
     "_checks",
     "lightning_packages",
     "codes",
+    "fingerprints",
     "activations",
     "walks",
     "folding",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fold_lightning._checks import check_classes, check_integer
 from fold_lightning.activations import ActivationCodes
-from fold_lightning.codes import code_fingerprints, distinct_in_groups
+from fold_lightning.fingerprints import code_fingerprints, distinct_in_groups
 from fold_lightning.metrics.code_metric import CodeMetric, bits_of
 
 MIN_PENDING = 2**18
