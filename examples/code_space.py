@@ -25,7 +25,14 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fold_lightning import DistinctCodes, activation_codes, code_fingerprints, distinct_fingerprints, hamming_distance
+from fold_lightning import (
+    CodeDistances,
+    DistinctCodes,
+    activation_codes,
+    code_fingerprints,
+    distinct_fingerprints,
+    hamming_distance,
+)
 
 PAIRS_OF = 500
 """Inputs whose distances from each other are looked at."""
@@ -38,14 +45,11 @@ def measure(net: nn.Module, train: tuple[Tensor, Tensor], test: tuple[Tensor, Te
     with torch.no_grad():
         right = net(images).argmax(1) == labels
         accuracy = (net(test[0]).argmax(1) == test[1]).double().mean().item()
-    distinct, correct = DistinctCodes(), DistinctCodes()
-    distinct.update(codes)
-    correct.update(codes, mask=right)
-    per_class = []
-    for c in labels.unique():
-        of_class = DistinctCodes()
-        of_class.update(codes, mask=labels == c)
-        per_class.append(of_class.compute().item())
+    num_classes = int(labels.max()) + 1
+    distinct, distances = DistinctCodes(num_classes), CodeDistances(num_classes, nearest=True)
+    distinct.update(codes, labels=labels, correct=right)
+    distances.update(codes.bits[:PAIRS_OF], labels[:PAIRS_OF])
+    per_class = distinct.per_class()
     _, inputs_per_code = distinct_fingerprints(code_fingerprints(codes.bits))
     some = codes.bits[:PAIRS_OF]
     adjacency = hamming_distance(some[:, None], some, threshold=2)[~torch.eye(len(some), dtype=torch.bool)]
@@ -53,11 +57,12 @@ def measure(net: nn.Module, train: tuple[Tensor, Tensor], test: tuple[Tensor, Te
         "train accuracy": right.double().mean().item(),
         "test accuracy": accuracy,
         "distinct codes": distinct.compute().item(),
-        "of correct inputs": correct.compute().item(),
-        "of a class, mean": sum(per_class) / len(per_class),
+        "of correct inputs": distinct.correct().item(),
+        "of a class, mean": per_class[per_class > 0].double().mean().item(),
         "inputs in the fullest region": inputs_per_code.max().item(),
         "pairs in one region": (adjacency == 0).double().mean().item(),
         "pairs one unit apart": (adjacency == 1).double().mean().item(),
+        "nearest input of the same class": distances.compute()["nearest"].item(),
         "mean Hamming distance": hamming_distance(some[:, None], some).double().mean().item(),
     }
 

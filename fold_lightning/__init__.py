@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fold_lightning.activations import ActivationCodes, activation_codes, register_activation
     from fold_lightning.callbacks import FoldingMonitor, measure
-    from fold_lightning.codes import code_fingerprints, distinct_fingerprints, hamming_distance
+    from fold_lightning.codes import hamming_distance
     from fold_lightning.faces import face_counts, supporting_units
+    from fold_lightning.fingerprints import code_fingerprints, distinct_fingerprints
     from fold_lightning.folding import folding_profile, global_folding, space_folding, walk_length, walk_range
     from fold_lightning.metrics import CodeDistances, DistinctCodes, FaceStatistics, GlobalFolding, SpaceFolding, UnitActivity
     from fold_lightning.probes import class_segments
@@ -60,8 +61,9 @@ __all__ = [
 _MODULES = {
     "activations": ("ActivationCodes", "activation_codes", "register_activation"),
     "callbacks": ("FoldingMonitor", "measure"),
-    "codes": ("code_fingerprints", "distinct_fingerprints", "hamming_distance"),
+    "codes": ("hamming_distance",),
     "faces": ("face_counts", "supporting_units"),
+    "fingerprints": ("code_fingerprints", "distinct_fingerprints"),
     "folding": ("folding_profile", "global_folding", "space_folding", "walk_length", "walk_range"),
     "metrics": ("CodeDistances", "DistinctCodes", "FaceStatistics", "GlobalFolding", "SpaceFolding", "UnitActivity"),
     "region_graphs": ("RegionGraph", "region_graph"),

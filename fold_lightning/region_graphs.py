@@ -167,7 +167,7 @@ def region_graph(
         evaluate_on_replica(model, start, forward) as replica,
         progress_bar(None, "regions", progress) as bar,
     ):
-        structure = inspect(replica, start)
+        structure = inspect(replica, start, given=("start", start))
         if structure.unknown or structure.bends:
             raise NoPolytopes(
                 "The nodes of the graph are regions in which the network is affine, told by their codes; this network has "

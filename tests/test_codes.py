@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from fold_lightning import ActivationCodes, DistinctCodes, code_fingerprints, distinct_fingerprints, hamming_distance
+from fold_lightning import (
+    ActivationCodes,
+    DistinctCodes,
+    code_fingerprints,
+    distinct_fingerprints,
+    hamming_distance,
+)
 from fold_lightning import codes as module
+from fold_lightning import fingerprints as hashing
 from fold_lightning.codes import count_active
+from fold_lightning.fingerprints import distinct_in_groups
 
 
 def fingerprint(code: list[bool]) -> list[int]:
@@ -41,7 +51,7 @@ def test_a_slice_of_codes_has_the_fingerprints_of_its_copy(monkeypatch: pytest.M
     bits = torch.rand(50, 77) > 0.5
     expected = code_fingerprints(bits[3:, 5:41].clone())
     assert torch.equal(code_fingerprints(bits[3:, 5:41]), expected)
-    monkeypatch.setattr(module, "CHUNK_BYTES", 300)
+    monkeypatch.setattr(hashing, "CHUNK_BYTES", 300)
     assert torch.equal(code_fingerprints(bits[3:, 5:41]), expected)
 
 
@@ -102,10 +112,21 @@ def test_distinct_fingerprints_are_torch_unique_also_where_first_halves_collide(
             assert len(distinct) == len(counts) == 0
 
 
+@pytest.mark.parametrize("sorted_at_once", [10, 2**21])
+def test_distinct_fingerprints_of_groups_are_those_of_sets(sorted_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hashing, "SORTED_AT_ONCE", sorted_at_once)
+    values, groups = torch.randint(-2, 3, (300, 2)) << 61, torch.randint(4, (300,))  # first halves collide
+    for count in (300, 11, 1, 0):
+        distinct, group = distinct_in_groups(values[:count], groups[:count])
+        found = sorted((*pair, of) for pair, of in zip(distinct.tolist(), group.tolist(), strict=True))
+        expected = {(*pair, of) for pair, of in zip(values[:count].tolist(), groups[:count].tolist(), strict=True)}
+        assert found == sorted(expected)
+
+
 def test_many_fingerprints_are_sorted_in_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     fingerprints = code_fingerprints(torch.rand(900, 8) > 0.5)
     expected = distinct_fingerprints(fingerprints)
-    monkeypatch.setattr(module, "SORTED_AT_ONCE", 100)
+    monkeypatch.setattr(hashing, "SORTED_AT_ONCE", 100)
     assert all(torch.equal(a, b) for a, b in zip(distinct_fingerprints(fingerprints), expected, strict=True))
     assert len(expected[0]) < 256 and expected[1].sum() == 900
 
@@ -136,9 +157,18 @@ def test_distances_of_all_pairs_are_those_of_loops(
         ((6, 7, 1, 1), (8, 5)),
         ((40, 1, 1), (2, 50)),
         ((3, 40, 1), (3, 1, 50)),
+        ((2, 3, 1, 40), (2, 3, 50, 1)),
+        ((40, 3, 1, 5), (1, 3, 50, 5)),
+        ((3, 40, 1), (1, 1, 50)),
+        ((0, 40, 1), (0, 1, 50)),
+        ((3, 1, 2), (3, 20, 2)),
     ],
 )
-def test_a_product_has_the_shape_of_broadcasting(a_shape: tuple[int, ...], b_shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("max_bytes", [300, 2**28])
+def test_a_product_has_the_shape_of_broadcasting(
+    a_shape: tuple[int, ...], b_shape: tuple[int, ...], max_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PAIR_BYTES", max_bytes)
     a, b = torch.rand(*a_shape, 9) > 0.5, torch.rand(*b_shape, 9) > 0.5
     assert torch.equal(hamming_distance(a, b), (a != b).sum(-1))
     assert hamming_distance(a[..., :0], b[..., :0]).shape == torch.broadcast_shapes(a_shape, b_shape)
@@ -158,6 +188,31 @@ def test_active_units_are_counted_without_overflow(inputs: int) -> None:
     bits = torch.rand(inputs, 3) > torch.tensor([0.5, -1, 2])
     assert count_active(bits).tolist() == [sum(unit) for unit in bits.T.tolist()]
     assert count_active(bits)[1:].tolist() == [inputs, 0]
+
+
+@pytest.mark.parametrize(("a_shape", "b_shape"), [((200, 1), (200,)), ((4, 50, 1), (4, 1, 50)), ((1, 8, 5, 1), (1, 1, 1, 999))])
+def test_all_pairs_take_no_memory_for_units(
+    a_shape: tuple[int, ...], b_shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No tensor that is made on the way has a number for each unit of each pair."""
+    a, b = torch.rand(*a_shape, 60) > 0.5, torch.rand(*b_shape, 60) > 0.5
+    monkeypatch.setattr(module, "MAX_PAIR_BYTES", 2**16)
+    with LargestTensor() as seen:
+        distance = hamming_distance(a, b)
+    assert seen.numbers <= max(distance.numel(), a.numel(), b.numel(), 2**16)
+    assert torch.equal(distance, (a != b).sum(-1))
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes how many numbers the largest tensor of a computation has in memory."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.numbers = max(self.numbers, result.untyped_storage().nbytes() // result.element_size())
+        return result
 
 
 class TestDistinctCodes:

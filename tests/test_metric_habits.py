@@ -33,10 +33,10 @@ from fold_lightning import (
     SpaceFolding,
     UnitActivity,
     Walks,
-    distinct_fingerprints,
     global_folding,
     space_folding,
 )
+from fold_lightning.fingerprints import distinct_in_groups
 from fold_lightning.folding import summarize_folding
 from fold_lightning.metrics import distinct_codes
 
@@ -99,6 +99,15 @@ def distances_of(seeds: list[int]) -> dict[str, Tensor]:
     return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
 
+def nearest_of(seeds: list[int]) -> dict[str, Tensor]:
+    codes, labels = zip(*map(some_labelled_codes, seeds), strict=True)
+    bits, classes = np.concatenate([some.bits.numpy() for some in codes]), torch.cat(labels).numpy()
+    differ = (bits[:, None] != bits).sum(2) + 100 * np.eye(len(bits), dtype=int)
+    is_nearest = differ == differ.min(1, keepdims=True)
+    agreement = ((classes[:, None] == classes) & is_nearest).sum(1) / is_nearest.sum(1)
+    return distances_of(seeds) | {"nearest": torch.tensor(agreement.mean(), dtype=torch.float64)}
+
+
 def faces_of(seeds: list[int]) -> dict[str, Tensor]:
     counts = torch.cat([some_counts(seed)[0] for seed in seeds]).double().numpy()
     values = {"mean": np.mean(counts), "median": np.median(counts), "max": np.max(counts), "min": np.min(counts)}
@@ -139,6 +148,9 @@ CASES["codes"] = Case(DistinctCodes, some_codes, distinct_of, (torch.zeros(3, 9)
 CASES["activity"] = Case(UnitActivity, some_codes, activity_of, (torch.zeros(3, 9),))
 CASES["distances"] = Case(
     partial(CodeDistances, CLASSES), some_labelled_codes, distances_of, (*some_codes(0), torch.full((50,), CLASSES))
+)
+CASES["nearest"] = Case(
+    partial(CodeDistances, CLASSES, nearest=True), some_labelled_codes, nearest_of, CASES["distances"].refused
 )
 CASES["faces"] = Case(FaceStatistics, some_counts, faces_of, (torch.tensor([3.5]),))
 
@@ -326,12 +338,12 @@ def test_forward_refuses_codes_of_other_layers(on_step: bool) -> None:
 def test_forward_keeps_the_state_of_the_size_of_the_distinct_codes(monkeypatch: pytest.MonkeyPatch, on_step: bool) -> None:
     sorted_at_once = []
 
-    def spy(fingerprints: Tensor) -> tuple[Tensor, Tensor]:
+    def spy(fingerprints: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
         sorted_at_once.append(len(fingerprints))
-        return distinct_fingerprints(fingerprints)
+        return distinct_in_groups(fingerprints, groups)
 
     monkeypatch.setattr(distinct_codes, "MIN_PENDING", 50)
-    monkeypatch.setattr(distinct_codes, "distinct_fingerprints", spy)
+    monkeypatch.setattr(distinct_codes, "distinct_in_groups", spy)
     distinct, largest, bits = DistinctCodes(dist_sync_on_step=on_step), 0, torch.randint(2, (200, 40)).bool()
     for _ in range(100):
         distinct(bits[torch.randint(200, (64,))])

@@ -28,12 +28,15 @@ from fold_lightning import (
     UnitActivity,
     Walks,
     activation_codes,
+    fingerprints,
     global_folding,
     space_folding,
 )
 from fold_lightning.folding import summarize_folding
-from fold_lightning.metrics import code_distances
+from fold_lightning.metrics import code_distances, distinct_codes, nearest_codes
 from fold_lightning.metrics.code_metric import CodeMetric
+
+CLASSES = 4
 
 STATISTICS = ["mean", "median", "max", "fraction"]
 
@@ -160,6 +163,135 @@ def test_distinct_codes_are_counted_layer_by_layer() -> None:
     assert distinct.per_layer() == {name: len(codes.bits[:, columns].unique(dim=0)) for name, columns in codes.layers.items()}
 
 
+def labelled_and_judged(seed: int, inputs: int = 300) -> tuple[ActivationCodes, dict[str, Tensor]]:
+    """Codes, and arguments by name: some inputs do not count, and one of them has no class."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(CLASSES - 1, (inputs,), generator=generator)  # the last class has no inputs
+    mask, correct = (torch.rand(2, inputs, generator=generator) > 0.4).unbind()
+    mask[0], labels[0] = False, -1
+    return layered(seed, inputs), {"mask": mask, "labels": labels, "correct": correct}
+
+
+def distinct_by_loops(seeds: list[int], *, inputs: int = 300) -> dict[str, Any]:
+    """Sets of codes as tuples, for each layer, class, and all or correct inputs."""
+    codes: dict[Any, set[tuple[bool, ...]]] = {}
+    for seed in seeds:
+        some, given = labelled_and_judged(seed, inputs)
+        for code, *row in zip(
+            some.bits.tolist(), *(given[name].tolist() for name in ("mask", "labels", "correct")), strict=True
+        ):
+            counts, label, is_correct = row
+            for layer, columns in {"": slice(None), **some.layers}.items() if counts else ():
+                for correct, of in itertools.product({False, is_correct}, (label, "all")):
+                    codes.setdefault((layer, correct, of), set()).add(tuple(code[columns]))
+
+    def number(layer: str, correct: bool, of: int | str) -> int:
+        return len(codes.get((layer, correct, of), ()))
+
+    return {
+        "all": [number("", correct, "all") for correct in (False, True)],
+        "layers": {name: [number(name, correct, "all") for correct in (False, True)] for name in some.layers},
+        "classes": [[number("", correct, label) for label in range(CLASSES)] for correct in (False, True)],
+        "both": {name: [[number(name, c, label) for label in range(CLASSES)] for c in (False, True)] for name in some.layers},
+    }
+
+
+def all_counts(distinct: DistinctCodes) -> dict[str, Any]:
+    layers, layers_correct = distinct.per_layer(), distinct.per_layer(correct=True)
+    both, both_correct = distinct.per_layer_and_class(), distinct.per_layer_and_class(correct=True)
+    return {
+        "all": [distinct.compute().item(), distinct.correct().item()],
+        "layers": {name: [layers[name].item(), layers_correct[name].item()] for name in layers},
+        "classes": [distinct.per_class().tolist(), distinct.per_class(correct=True).tolist()],
+        "both": {name: [both[name].tolist(), both_correct[name].tolist()] for name in both},
+    }
+
+
+@pytest.mark.parametrize("min_pending", [0, 2**18])
+@pytest.mark.parametrize("sorted_at_once", [50, 2**21])
+def test_distinct_codes_by_layer_and_class_are_those_of_sets(
+    min_pending: int, sorted_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distinct_codes, "MIN_PENDING", min_pending)
+    monkeypatch.setattr(fingerprints, "SORTED_AT_ONCE", sorted_at_once)
+    distinct = DistinctCodes(CLASSES)
+    for seed in range(4):
+        together(distinct, labelled_and_judged(seed))
+        assert all_counts(distinct) == distinct_by_loops(list(range(seed + 1)))
+    counted = sum(int(labelled_and_judged(seed)[1]["mask"].sum()) for seed in range(4))
+    assert distinct.all_inputs() == counted
+    loaded = DistinctCodes(CLASSES)
+    loaded.merge_state(distinct)
+    together(loaded, labelled_and_judged(9))
+    assert all_counts(loaded) == distinct_by_loops([0, 1, 2, 3, 9])
+    distinct.reset()
+    together(distinct, labelled_and_judged(3, 2))
+    assert all_counts(distinct) == distinct_by_loops([3], inputs=2)
+
+
+def test_the_state_by_class_is_sixteen_bytes_a_different_code() -> None:
+    distinct, (codes, given) = DistinctCodes(CLASSES), labelled_and_judged(0, 5000)
+    labels = given["labels"].clamp(min=0)
+    for _ in range(3):
+        distinct.update(codes, labels=labels)
+    distinct.compute()
+    number = distinct.per_class().sum() + sum(count.sum() for count in distinct.per_layer_and_class().values())
+    assert sum(map(len, distinct.fingerprints)) == number and distinct.fingerprints[0].element_size() * 2 == 16
+    assert sum(map(len, distinct.groups)) <= 3 * CLASSES * 2
+
+
+def test_without_classes_correct_codes_are_counted_and_labels_are_not_looked_at() -> None:
+    distinct = DistinctCodes()
+    bits, correct = torch.eye(4).bool().repeat(2, 1), torch.arange(8) < 3
+    distinct.update(bits)
+    assert distinct.correct() == 0
+    distinct.update(bits, correct=correct, labels=torch.full((8,), -5))
+    distinct.update(bits, mask=torch.arange(8) == 2, correct=correct)
+    assert (distinct.compute(), distinct.correct()) == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({}, TypeError, r"`labels` must be a tensor of integer classes \(3,\), got NoneType"),
+        ({"labels": torch.zeros(2).long()}, ValueError, r"`labels` must have shape \(3,\), one class for each, got \(2,\)"),
+        ({"labels": torch.tensor([0, 1, 4])}, ValueError, "`labels` must lie in 0 to 3 for `num_classes=4`, got 0 to 4"),
+        (
+            {"labels": torch.tensor([0, -1, -1]), "mask": torch.tensor([True, True, False])},
+            ValueError,
+            "`labels` must lie in 0 to 3 for `num_classes=4`, got -1 to 0",
+        ),
+        (
+            {"labels": torch.zeros(3).long(), "correct": torch.ones(2).bool()},
+            ValueError,
+            "`correct` must have an entry for each of 3",
+        ),
+        (
+            {"labels": torch.zeros(3).long(), "correct": torch.ones(3)},
+            TypeError,
+            "`correct` must be a bool tensor, got torch.float32",
+        ),
+    ],
+)
+def test_labels_of_distinct_codes_that_do_not_fit_are_refused(
+    given: dict[str, Tensor], error: type[Exception], message: str
+) -> None:
+    distinct = DistinctCodes(CLASSES)
+    with pytest.raises(error, match=message):
+        distinct.update(torch.eye(3).bool(), **given)
+    assert distinct.all_inputs() == 0 and distinct.fingerprints == []
+
+
+def test_classes_that_a_metric_of_distinct_codes_lacks_are_refused() -> None:
+    for name in ("per_class", "per_layer_and_class"):
+        with pytest.raises(ValueError, match=rf"`{name}` needs `num_classes`: make the metric as `DistinctCodes\(num_classes="):
+            getattr(DistinctCodes(), name)()
+    with pytest.raises(ValueError, match="must have the same `num_classes`, got None and 4"):
+        DistinctCodes().merge_state(DistinctCodes(4))
+    with pytest.raises(ValueError, match="`num_classes` must be an integer of at least 1, got 0"):
+        DistinctCodes(0)
+
+
 def activity_by_loops(bits: list[list[bool]]) -> dict[str, float]:
     number = [sum(unit) for unit in zip(*bits, strict=True)]
     shares = {"dead": number.count(0), "always_active": number.count(len(bits)), "active": sum(n / len(bits) for n in number)}
@@ -235,6 +367,66 @@ def test_distances_of_codes_are_those_of_loops_over_pairs(classes: int, monkeypa
     layers = {name: as_numbers(values) for name, values in distances.per_layer().items()}
     expected = {name: distances_by_loops(codes.bits[:, columns], labels) for name, columns in codes.layers.items()}
     torch.testing.assert_close(layers, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def nearest_by_loops(bits: Tensor, labels: Tensor) -> float:
+    """The share of inputs whose nearest other has their class; equally near ones count by their share."""
+    rows, found = bits.tolist(), []
+    for i, row in enumerate(rows):
+        distances = {j: sum(x != y for x, y in zip(row, other, strict=True)) for j, other in enumerate(rows) if j != i}
+        nearest = [j for j, distance in distances.items() if distance == min(distances.values())]
+        found.append(Fraction(sum(int(labels[j]) == int(labels[i]) for j in nearest), len(nearest)))
+    return float(sum(found) / len(found))
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 2**11])
+def test_agreement_with_the_nearest_is_that_of_loops_over_pairs(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearest_codes, "BLOCK", block)
+    inputs = 120 if block > 1 else 20
+    codes, labels = layered(2, inputs), torch.randint(CLASSES, (inputs,), generator=torch.Generator().manual_seed(5))
+    wide = ActivationCodes(codes.bits.repeat(1, 3), {"first": slice(0, 11), "second": slice(11, 27)})  # of no whole octets
+    for some in (codes, wide):
+        distances = CodeDistances(CLASSES, nearest=True)
+        for bits, its_labels in zip(some.bits.split(50), labels.split(50), strict=True):
+            distances.update(ActivationCodes(bits, some.layers), its_labels)
+        assert distances.compute()["nearest"].item() == pytest.approx(nearest_by_loops(some.bits, labels), rel=1e-14)
+        for name, values in distances.per_layer().items():
+            expected = nearest_by_loops(some.bits[:, some.layers[name]], labels)
+            assert values["nearest"].item() == pytest.approx(expected, rel=1e-14)
+
+
+def test_agreement_with_the_nearest_is_known_for_clusters_twins_and_corners() -> None:
+    generator = torch.Generator().manual_seed(0)
+    far = torch.eye(CLASSES).bool().repeat_interleave(8, dim=1)  # classes 16 apart, inputs of one at most 4
+    labels = torch.arange(CLASSES).repeat(20)
+    noise = torch.zeros(80, 32).bool().scatter_(1, torch.randint(32, (80, 2), generator=generator), True)
+    for its_labels, expected in ((labels, 1.0), (torch.arange(80), 0.0)):
+        distances = CodeDistances(80, nearest=True)
+        distances.update(far[labels] ^ noise, its_labels)
+        assert distances.compute()["nearest"] == expected
+    twins = CodeDistances(2, nearest=True)
+    twins.update(torch.zeros(4, 5).bool(), torch.tensor([0, 0, 0, 1]))  # each has three others at distance 0
+    assert twins.compute()["nearest"].item() == pytest.approx((2 / 3 * 3 + 0) / 4)
+    for shape in ((0, 3), (1, 3), (4, 0)):
+        alone = CodeDistances(2, nearest=True)
+        alone.update(torch.zeros(shape).bool(), torch.zeros(shape[0]).long())
+        assert alone.compute()["nearest"].isnan()
+
+
+@pytest.mark.parametrize("columns", [slice(0, 21, 1), slice(3, 5, 1), slice(8, 16, 1), slice(5, 19, 3), slice(7, 7, 1)])
+def test_packed_bits_are_unpacked(columns: slice) -> None:
+    bits = torch.rand(13, 21) > 0.5
+    packed = nearest_codes.pack_bits(bits)
+    assert packed.shape == (13, 3) and torch.equal(nearest_codes.unpack_bits(packed, columns), bits[:, columns])
+
+
+def test_metrics_of_other_arguments_are_not_merged() -> None:
+    with pytest.raises(ValueError, match="must have the same `nearest`, got True and False"):
+        CodeDistances(2, nearest=True).merge_state(CodeDistances(2))
+    with pytest.raises(ValueError, match="must have the same `num_classes`, got 2 and 3"):
+        CodeDistances(2).merge_state(CodeDistances(3))
+    with pytest.raises(TypeError, match="`nearest` must be True or False, got 5"):
+        CodeDistances(2, 5)
 
 
 def test_distances_of_classes_with_a_code_each_are_known() -> None:
@@ -337,16 +529,13 @@ def test_invalid_face_counts_are_refused() -> None:
             metric.update(counts)
 
 
-CLASSES = 4
-
-
 def labelled(seed: int) -> tuple[ActivationCodes, Tensor]:
     return layered(seed), torch.randint(CLASSES, (300,), generator=torch.Generator().manual_seed(seed))
 
 
 def together(metric: Metric, *batches: tuple[Any, ...]) -> Any:
-    for batch in batches:
-        metric.update(*batch)
+    for *arguments, last in batches:
+        metric.update(*arguments, **last) if isinstance(last, dict) else metric.update(*arguments, last)
     return metric
 
 
@@ -357,8 +546,10 @@ def some_metrics() -> dict[str, tuple[Metric, Callable[[int], tuple[Any, ...]]]]
     """Return metrics that have values besides `compute`, and their batches by seed."""
     return {
         "codes": (DistinctCodes(), lambda seed: (layered(seed, 100 * seed + 50),)),
+        "codes by class": (DistinctCodes(CLASSES), labelled_and_judged),
         "activity": (UnitActivity(), lambda seed: (layered(seed),)),
         "distances": (CodeDistances(CLASSES), labelled),
+        "nearest": (CodeDistances(CLASSES, nearest=True), labelled),
         **{within: (GlobalFolding(CLASSES, within), some_segments) for within in AGGREGATES},
     }
 
@@ -379,6 +570,8 @@ def _process(rank: int, folder: str) -> None:
 
 
 def further_values(metric: Any) -> Any:
+    if isinstance(metric, DistinctCodes) and metric.num_classes:
+        return all_counts(metric)
     return metric.matrix() if isinstance(metric, GlobalFolding) else metric.per_layer()
 
 

@@ -10,6 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -180,6 +181,55 @@ def test_real_tensorboard_files_hold_curves_histograms_pictures_and_a_layout(tmp
     assert len((folder / "tensors.tsv").read_text().splitlines()) == 40
     assert sorted((folder / "metadata.tsv").read_text().split()) == sorted(map(str, data(40, 1).tensors[1].tolist()))
     assert "custom_scalars__config__" in tags["tensors"]
+
+
+def embedded(logger: TensorBoardLogger) -> dict[tuple[int, str], Tensor]:
+    """Return the embeddings in a run's files: (step, tag) -> bits."""
+    files = {file: file.relative_to(logger.log_dir).parts for file in Path(logger.log_dir).glob("*/*/tensors.tsv")}
+    return {
+        (int(step), unquote(tag)): torch.tensor([[*map(int, line.split())] for line in file.read_text().splitlines()]).bool()
+        for file, (step, tag, _) in files.items()
+    }
+
+
+@pytest.mark.parametrize("figures", [True, False])
+def test_codes_are_embedded_by_layer_when_training_ends_and_at_every_measurement_on_request(
+    tmp_path: Path, figures: bool
+) -> None:
+    logger = TensorBoardLogger(tmp_path, name="tb")
+    monitor = watch(num_segments=2, figures=figures, folding=False, faces=False)
+    trainer = fit(tmp_path, monitor, logger=logger)
+    found = embedded(logger)
+    steps = [0, 2, 5] if figures else [6]
+    tags = {"codes", "codes/layer/net.2", "codes/layer/net.5"}
+    assert set(found) == {(step, tag) for step in steps for tag in tags}
+    codes = activation_codes(trainer.lightning_module, sample_of(monitor).probes.items)
+    assert torch.equal(found[steps[-1], "codes"], codes.bits)
+    for layer, columns in codes.layers.items():
+        assert torch.equal(found[steps[-1], f"codes/layer/{layer}"], codes.bits[:, columns])
+    assert not figures or not torch.equal(found[0, "codes"], codes.bits)
+
+
+@pytest.mark.parametrize("inputs", [8, 1000])
+def test_an_autoencoder_of_labelled_inputs_has_no_correct_ones(tmp_path: Path, inputs: int) -> None:
+    """Its outputs are no logits, however few inputs are measured: classes have distances all the same."""
+
+    class Autoencoder(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 64))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return F.mse_loss(self(batch[0]), batch[0])
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    x, classes = torch.rand(1000, 64, generator=torch.Generator().manual_seed(0)), torch.arange(1000) % 10
+    given = loaders(TensorDataset(x[:40], classes[:40]), TensorDataset(x[:inputs], classes[:inputs]))
+    trainer = fit(tmp_path, watch(num_segments=2, faces=False), model=Autoencoder(), given=given, max_epochs=1)
+    logged = trainer.logger.said[-1][1]
+    assert {"codes/distinct", "codes/distinct_fraction", "codes/between"} <= set(logged)
+    assert "codes/distinct_correct" not in logged
 
 
 @pytest.mark.parametrize(("within", "across"), [("max", "median"), ("median", "mean"), ("mean", "max")])

@@ -18,6 +18,7 @@ from fold_lightning.probes import (
     check_face_subspace,
     class_segments,
     draw_segments,
+    num_classes_of,
     predicted_classes,
     split_batch,
 )
@@ -211,6 +212,29 @@ def drawn(count: int, classes: int) -> Tensor:
 )
 def test_integers_that_hardly_repeat_are_no_classes(labels: Tensor, num_outputs: int | None, are_classes: bool) -> None:
     assert (without_targets(labels, num_outputs) is not None) == are_classes
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_outputs", "expected"),
+    [
+        (torch.arange(1000) % 10, 784, 10),  # an autoencoder of images
+        (torch.arange(8), 784, 8),  # of which a few were taken, all different
+        (torch.arange(10), 784, 10),
+        (torch.tensor([3]), 784, 4),
+        (drawn(1000, 1000), 1000, 1000),  # ImageNet
+        (torch.tensor([412, 973, 30, 801, 655]), 1000, 1000),
+        (torch.arange(300) % 9, 10, 10),  # a class is missing
+        (torch.tensor([0, 1]), 10, 10),
+        (torch.tensor([0]), 3, 3),
+        (torch.arange(300) % 2, 32, 2),
+        (torch.arange(12), 10, 12),
+        (torch.arange(12), None, 12),
+    ],
+)
+def test_outputs_are_classes_where_the_sample_may_be_one_of_as_many(
+    labels: Tensor, num_outputs: int | None, expected: int
+) -> None:
+    assert num_classes_of(labels, num_outputs) == expected
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ ORDER = [
     "_tables",
     "lightning_packages",
     "codes",
+    "fingerprints",
     "activations",
     "walks",
     "folding",

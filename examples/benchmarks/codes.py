@@ -1,4 +1,4 @@
-"""How fast codes are told apart, and how many paths a second Phi_N takes.
+"""How fast codes are made, told apart and compared, and how many paths a second Phi_N takes.
 
     python examples/benchmarks/codes.py [--codes 1000000] [--data-dir FOLDER]
 
@@ -20,14 +20,17 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from idx import load_split
+from models import vgg16
 from walks import PeakMemory, mlp, train
 
 from fold_lightning import (
+    CodeDistances,
     DistinctCodes,
     GlobalFolding,
     activation_codes,
     code_fingerprints,
     distinct_fingerprints,
+    hamming_distance,
     segment_walks,
 )
 
@@ -87,6 +90,50 @@ def count_in_batches(count: int, units: int, distinct: int) -> None:
     )
 
 
+def compare_distances(count: int, units: int) -> None:
+    """Prints the row of all distances between two sets of codes, against broadcasting, which sums units one by one."""
+    a, b = torch.rand(2, count, units) > 0.5
+    hamming_distance(a[:64, None], b[:64])
+    rows = {}
+    for name, function in (("product", lambda: hamming_distance(a[:, None], b)), ("sum", lambda: (a[:, None] != b).sum(-1))):
+        with PeakMemory() as peak:
+            rows[name] = min(seconds(function) for _ in range(3)), peak.bytes / 2**20
+    agree = "agree" if torch.equal(hamming_distance(a[:, None], b), (a[:, None] != b).sum(-1)) else "DISAGREE"
+    print(
+        f"distances of {count:,} x {count:,} codes of {units} bits: {rows['product'][0]:.3f} s and {rows['product'][1]:,.0f} MiB, "
+        f"by broadcasting {rows['sum'][0]:.1f} s and {rows['sum'][1]:,.0f} MiB, which {agree}"
+    )
+    distances = CodeDistances(10, nearest=True)
+    distances.update(a, torch.randint(10, (count,)))
+    print(f"nearest codes of {count:,} inputs: {seconds(distances.compute):.3f} s")
+
+
+def compare_precisions(count: int, repeats: int) -> None:
+    """Prints what the codes of an input of VGG16 take in float64 and in float32, against a plain pass in float32."""
+    net, x = vgg16(32).eval(), torch.rand(count, 1024)
+
+    def plain() -> None:
+        with torch.no_grad():
+            for some in x.split(64):
+                net(some)
+
+    def in_dtype(dtype: torch.dtype) -> None:
+        found[dtype] = activation_codes(net, x, dtype=dtype).bits
+
+    found: dict[torch.dtype, Tensor] = {}
+    ways = {"a plain pass": plain} | {
+        f"codes in {name}": lambda dtype=dtype: in_dtype(dtype)
+        for name, dtype in (("float64", torch.float64), ("float32", torch.float32))
+    }
+    took = {name: statistics.median(seconds(way) for _ in range(repeats)) / count * 1e3 for name, way in ways.items()}
+    differ = (found[torch.float64] != found[torch.float32]).double().mean()
+    print(
+        f"VGG16 at 32 x 32, {count} inputs: "
+        + ", ".join(f"{name} {milliseconds:.1f} ms an input" for name, milliseconds in took.items())
+        + f"; {differ:.1e} of the bits differ"
+    )
+
+
 def paths(arguments: argparse.Namespace) -> None:
     """Prints the paths a second that go into Phi_N, for two networks, against the forward passes alone that they need."""
     if arguments.data_dir:
@@ -115,11 +162,15 @@ def main() -> None:
         "--codes", type=int, default=1_000_000, help="to compare with torch.unique, which needs them all at once"
     )
     parser.add_argument("--stream", type=int, default=10_000_000, help="to count in batches")
+    parser.add_argument("--images", type=int, default=200, help="inputs of VGG16, whose codes take minutes; 0 leaves it out")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=500, help="training steps of each network")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    compare_distances(1000, 512)
+    if arguments.images:
+        compare_precisions(arguments.images, arguments.repeats)
     for distinct in (arguments.codes // 100, 2**60):
         compare_counting(arguments.codes, 512, distinct, arguments.repeats)
     for distinct in (arguments.stream // 100, 2**60):

@@ -10,10 +10,17 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica
+from fold_lightning._checks import check_choice
+from fold_lightning.activations.evaluation import (
+    Forward,
+    Replica,
+    evaluate_on_replica,
+    replica_for_signs,
+    without_autocast,
+)
 from fold_lightning.activations.inspection import VARYING_LAYERS, LayersVary, ModelStructure, inspect
 from fold_lightning.activations.interception import Interception, PassEnded
-from fold_lightning.activations.layers import Patterns
+from fold_lightning.activations.layers import Patterns, describe_layers
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import TENSORS_AT_ONCE, NearThreshold, Rounding
 
@@ -29,13 +36,34 @@ class ActivationCodes:
     Attributes:
         bits: bool (B, N), N units of all counted layers side by side; 1 iff the pre-activation is strictly above its threshold.
         layers: Layer name -> its columns, in execution order.
+
+    `torch.save` writes them, and `torch.load` reads them where this class has been imported.
     """
 
     bits: Tensor
     layers: dict[str, slice]
 
+    def __repr__(self) -> str:
+        """Return the sizes and the layers, without the bits.
 
-def activation_codes(model: nn.Module, inputs: Tensor, *, layers: Patterns = None, forward: Forward = None) -> ActivationCodes:
+        Example:
+            >>> ActivationCodes(torch.zeros(2, 5, dtype=torch.bool), {"low": slice(0, 3), "high": slice(3, 5)})
+            ActivationCodes(inputs=2, units=5, layers={low: 3, high: 2})
+        """
+        return f"ActivationCodes(inputs={len(self.bits)}, units={self.bits.shape[-1]}, layers={describe_layers(self.layers)})"
+
+
+torch.serialization.add_safe_globals([ActivationCodes, slice])  # for `torch.load(weights_only=True)`; `layers` has slices
+
+
+def activation_codes(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    layers: Patterns = None,
+    forward: Forward = None,
+    dtype: torch.dtype = torch.float64,
+) -> ActivationCodes:
     """Return the activation pattern of each input: one bit for each hidden unit.
 
     A bit is 1 iff the unit's pre-activation is strictly positive ("ReLU Code Space", Definition 1); less than 1e-15 of the terms
@@ -43,19 +71,24 @@ def activation_codes(model: nn.Module, inputs: Tensor, *, layers: Patterns = Non
     Hardtanh) give a bit for each, all low-threshold bits of a layer before its high ones (this project's reading). The model
     is measured in evaluation mode with its stored weights in float64, and nothing of it changes.
 
+    `dtype=torch.float32` runs the stored weights in float32, on the inputs' own device: several times faster for convolutional
+    networks on a processor. Bits are then the signs as they come out, so those of pre-activations near 0 may differ, and what
+    rounding leaves of an exact zero may count as positive.
+
     Args:
         model: Any module; activations are found as modules (`nn.ReLU`) and as functions (`F.relu`, `x.relu_()`).
         inputs: Floating-point inputs (B, ...), B at least 1, on the model's device.
         layers: A layer's name, a glob pattern or a sequence of them; None counts every activation. A layer's name is its
             module's path, or the caller's path and the function's name; its second call is `name/2`.
         forward: How to call the model: a callable of `(model, inputs)` or of `(inputs)`, or the name of a method or submodule.
+        dtype: torch.float64, or torch.float32 for speed.
 
     Returns:
         Codes of shape (B, N).
 
     Raises:
         ValueError: For inputs that are not finite or elsewhere than the model, for a pattern that meets no layer, for a
-            model without activations, and where the model refuses the inputs.
+            model without activations, for another dtype, and where the model refuses the inputs.
         TypeError: For inputs that are not a floating-point tensor.
 
     Example:
@@ -67,10 +100,29 @@ def activation_codes(model: nn.Module, inputs: Tensor, *, layers: Patterns = Non
                 [0, 0]], dtype=torch.int32)
     """
     check_inputs(inputs)
+    check_choice("dtype", dtype, (torch.float64, torch.float32))
     with evaluate_on_replica(model, inputs, forward) as replica:
         structure = inspect(replica, inputs, layers)
-        bits = codes_of(replica, structure, inputs)
+        if dtype == torch.float64:
+            bits = codes_of(replica, structure, inputs)
+    if dtype == torch.float32:
+        bits = _float32_codes(model, structure, inputs, forward)
     return ActivationCodes(bits.to(inputs.device), structure.layers)
+
+
+def _float32_codes(model: nn.Module, structure: ModelStructure, inputs: Tensor, forward: Forward) -> Tensor:
+    replica = replica_for_signs(model, inputs, forward, torch.float32)
+    try:
+        with without_autocast(replica):
+            chunks = inputs.split(_rows(structure, itemsize=torch.float32.itemsize))
+            codes = []
+            for chunk in chunks:
+                chunk = chunk.detach().to(torch.float32)
+                check_inputs(chunk, "inputs.float()")
+                codes.append(signs_of(replica, structure, chunk))
+    finally:
+        replica.release()
+    return torch.cat([torch.cat([*some.values()], 1) for some in codes])
 
 
 def codes_and_outputs(
@@ -130,8 +182,22 @@ def codes_of(replica: Replica, structure: ModelStructure, inputs: Tensor, max_by
     return torch.cat([bits for bits, _ in chunks])
 
 
-def _rows(structure: ModelStructure, max_bytes: int = CHUNK_BYTES) -> int:
-    return 1 if structure.is_row_by_row else max(1, max_bytes // (8 * TENSORS_AT_ONCE * structure.widest))
+def signs_of(replica: Replica, structure: ModelStructure, inputs: Tensor) -> dict[str, Tensor]:
+    """Return layer name -> bits of inputs in one pass, bool (B, n), by the signs of the pre-activations as they come out."""
+    found: dict[str, Tensor] = {}
+
+    def read(layer: str, thresholds: Thresholds, z: Tensor) -> None:
+        if layer in structure.counted:
+            units = structure.per_input(layer, z, len(inputs))
+            bits = [units > threshold for threshold in thresholds]
+            found[layer] = bits[0] if len(bits) == 1 else torch.cat(bits, 1)
+
+    LayerPass(replica, structure, read).run(inputs)
+    return found
+
+
+def _rows(structure: ModelStructure, max_bytes: int = CHUNK_BYTES, itemsize: int = 8) -> int:
+    return 1 if structure.is_row_by_row else max(1, max_bytes // (itemsize * TENSORS_AT_ONCE * structure.widest))
 
 
 def _chunk_codes(

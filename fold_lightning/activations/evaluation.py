@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from fold_lightning.activations.replica import ModelCopy, double_dtype
+from fold_lightning.activations.replica import ModelCopy, cast_dtype
 
 Forward = str | Callable[..., Any] | None
 
@@ -35,10 +35,10 @@ class Replica:
         model: The user's model.
         forward: How to call it, as of `activation_codes`.
         device: Device of the passes.
-        in_float64: Whether weights are float64 copies, all dtypes read as float64, and casts between floating dtypes do nothing.
-            Otherwise everything has its own dtype.
-        shares_parameters: Whether the parameters are the user's own, so that gradients reach them. None shares them where the
-            replica is not in float64.
+        dtype: Floating dtype of the passes: weights are copies in it, all floating dtypes read as it, and casts between floating
+            dtypes do nothing. None leaves everything its own dtype.
+        shares_parameters: Whether the parameters are the user's own, so that gradients reach them. None shares them where
+            everything has its own dtype.
 
     Attributes:
         structures: Results of `inspect_model`, kept while the replica is in use.
@@ -50,16 +50,16 @@ class Replica:
         forward: Forward,
         device: torch.device,
         *,
-        in_float64: bool = True,
+        dtype: torch.dtype | None = torch.float64,
         shares_parameters: bool | None = None,
     ) -> None:
-        self.device, self.in_float64 = device, in_float64
-        self._copy = ModelCopy(model, device, torch.float64 if in_float64 else None, shares_parameters=shares_parameters)
+        self.device, self.dtype = device, dtype
+        self._copy = ModelCopy(model, device, dtype, shares_parameters=shares_parameters)
         module = self._copy.module
         self._forward = forward_function(module, self._copy(forward))
         self._paths = {id(part): path for path, part in reversed(list(module.named_modules()))}
-        self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
-        self._doubles: dict[int, tuple[Tensor, Tensor]] = {}
+        self._own_dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+        self._converted: dict[int, tuple[Tensor, Tensor]] = {}
         self.structures: dict[Any, Any] = {}
         self._arguments = model, forward, device
         self._twin: Replica | None = None
@@ -82,12 +82,12 @@ class Replica:
             State of the pass that is under way, if this one runs within it, for `end_pass`.
         """
         self._is_stateful |= self._copy.reset()
-        outer, self._doubles = self._doubles, {}
+        outer, self._converted = self._converted, {}
         return outer
 
     def end_pass(self, outer: dict[int, tuple[Tensor, Tensor]]) -> None:
         """Go on with the pass that was under way."""
-        self._doubles = outer
+        self._converted = outer
 
     def forward(self, inputs: Tensor) -> Any:
         """Call the copy of the model."""
@@ -96,9 +96,9 @@ class Replica:
     def takes(self, inputs: Tensor) -> bool:
         """Return whether the model takes inputs in its own dtype, when nothing is intercepted."""
         model, forward, _ = self._arguments
-        plain = Replica(model, forward, inputs.device, in_float64=False)
+        plain = Replica(model, forward, inputs.device, dtype=None)
         try:
-            plain.forward(inputs.to(self._dtype))
+            plain.forward(inputs.to(self._own_dtype))
         except Exception:
             return False
         return True
@@ -108,7 +108,7 @@ class Replica:
         if not self._is_stateful:
             return self
         if self._twin is None:
-            self._twin = Replica(*self._arguments, in_float64=self.in_float64)
+            self._twin = Replica(*self._arguments, dtype=self.dtype)
         return self._twin
 
     def release(self) -> None:
@@ -122,31 +122,31 @@ class Replica:
         name: str = self._paths.get(id(module), type(module).__name__)
         return name
 
-    def is_double(self, tensor: Tensor) -> bool:
+    def takes_as_is(self, tensor: Tensor) -> bool:
         """Return whether operations get a tensor as it is."""
-        return not self.in_float64 or (tensor.device == self.device and tensor.dtype == double_dtype(tensor.dtype))
+        return self.dtype is None or (tensor.device == self.device and tensor.dtype == cast_dtype(tensor.dtype, self.dtype))
 
-    def double(self, tensor: Tensor) -> Tensor:
-        """Return a tensor as operations get it: in float64 or complex128, on the device of the passes.
+    def converted(self, tensor: Tensor) -> Tensor:
+        """Return a tensor as operations get it: in the dtype of the passes, or the complex one of its precision, on their device.
 
         Tensors that `forward` makes or finds outside the model are converted, each once in a pass, so that what is written into
         one is there when it is read again.
         """
-        if self.is_double(tensor):
+        if self.dtype is None or self.takes_as_is(tensor):
             return tensor
-        if id(tensor) not in self._doubles:  # with the original, so that no other tensor gets its id
-            made = tensor.detach().to(self.device, double_dtype(tensor.dtype), copy=True)
+        if id(tensor) not in self._converted:  # with the original, so that no other tensor gets its id
+            made = tensor.detach().to(self.device, cast_dtype(tensor.dtype, self.dtype), copy=True)
             vars(made).update(vars(tensor))  # its marks
-            self._doubles[id(tensor)] = (tensor, made)
-        return self._doubles[id(tensor)][1]
+            self._converted[id(tensor)] = (tensor, made)
+        return self._converted[id(tensor)][1]
 
     def cast_copies(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Return whether a cast that does nothing here would give the user's model a copy, not the tensor itself."""
         if kwargs.get("copy") or (name in ("to", "type_as") and args[-1] is True):
             return True
         target = FLOAT_CASTS.get(name) or next((a for a in [*args[1:], *kwargs.values()] if isinstance(a, torch.dtype)), None)
-        # All dtypes read as float64 here, so a cast to that is most likely one to the dtype that the tensor has.
-        return target is not None and target != self._dtype and not (target == torch.float64 and name not in FLOAT_CASTS)
+        # All dtypes read as that of the passes here, so a cast to that is most likely one to the dtype that the tensor has.
+        return target is not None and target != self._own_dtype and not (target == self.dtype and name not in FLOAT_CASTS)
 
 
 _shared: ContextVar[tuple[nn.Module, Forward, Replica] | None] = ContextVar("shared", default=None)
@@ -179,8 +179,8 @@ def evaluate_on_replica(model: nn.Module, inputs: Tensor, forward: Forward = Non
             replica.release()
 
 
-def replica_in_own_precision(model: nn.Module, inputs: Tensor, forward: Forward = None) -> Replica:
-    """Make a replica of a model in its own dtypes, on the inputs' device, for passes `in_own_precision`.
+def replica_for_signs(model: nn.Module, inputs: Tensor, forward: Forward = None, dtype: torch.dtype | None = None) -> Replica:
+    """Make a replica of a model on the inputs' device, in a dtype or in the model's own, for passes `without_autocast`.
 
     Its weights are copies, since a forward pass may write them; a ResNet-18's take 25 ms. Release it when it is done.
 
@@ -188,11 +188,11 @@ def replica_in_own_precision(model: nn.Module, inputs: Tensor, forward: Forward 
     """
     _check_model(model, inputs)
     with undisturbed():
-        return Replica(model, forward, inputs.device, in_float64=False, shares_parameters=False)
+        return Replica(model, forward, inputs.device, dtype=dtype, shares_parameters=False)
 
 
 @contextmanager
-def in_own_precision(replica: Replica) -> Iterator[None]:
+def without_autocast(replica: Replica) -> Iterator[None]:
     """Run passes of a replica in the dtypes of its weights: without autocast, gradients, or a trace on random states."""
     with undisturbed(), preserved_random_state(*replica.shared_generators), torch.autocast(replica.device.type, enabled=False):
         yield

@@ -43,7 +43,7 @@ def pre_activations(
             found.append((thresholds, structure.per_input(layer, z, len(inputs)).clone()))
 
     with undisturbed(gradients=True), _kept_in_memory():
-        replica = Replica(model, forward, inputs.device, in_float64=False)
+        replica = Replica(model, forward, inputs.device, dtype=None)
         with preserved_random_state(*replica.shared_generators):
             LayerPass(replica, structure, read).run(inputs)
     return found

@@ -147,7 +147,9 @@ class PassFailed(ValueError):
     """The model takes these inputs, but not as it is measured."""
 
 
-def inspect(replica: Replica, inputs: Tensor, layers: Patterns = None) -> ModelStructure:
+def inspect(
+    replica: Replica, inputs: Tensor, layers: Patterns = None, *, given: tuple[str, Tensor] | None = None
+) -> ModelStructure:
     """Pass a few inputs through a model and return what it is made of.
 
     Batches of several sizes show along which dimension the inputs lie, and batches with other companions that no input's
@@ -157,15 +159,25 @@ def inspect(replica: Replica, inputs: Tensor, layers: Patterns = None) -> ModelS
         replica: Replica of the model.
         inputs: Inputs (B, ...), of which two are passed.
         layers: Counted layers, as of `activation_codes`.
+        given: Name and value of the user's argument that the inputs are from; None for `inputs` themselves.
 
     Raises:
-        InputsRefused: If the model does not take the inputs.
+        InputsRefused: If the model does not take the inputs; it says so if they are one input without a batch dimension.
         PassFailed: If it takes them, but not as it is measured.
         ValueError: If it has no activations, some that can't be seen, some that vary with the inputs, or mixes a batch.
     """
     key = inputs.shape[1:], repr(layers)
     if key not in replica.structures:
-        replica.structures[key] = _inspect(replica, inputs, layers)
+        try:
+            replica.structures[key] = _inspect(replica, inputs, layers)
+        except InputsRefused as error:
+            name, argument = given or ("inputs", inputs)
+            if not replica.takes(argument[None]):
+                raise
+            raise InputsRefused(
+                f"`{name}` must be a batch (B, ...), got shape {tuple(argument.shape)}, which the model takes as one input: "
+                f"use `{name}[None]`."
+            ) from error
     structure: ModelStructure = replica.structures[key]
     return structure
 

@@ -176,15 +176,15 @@ class Interception(TorchFunctionMode):
         name = _name_of(func)
         if name in QUERIES or (name == "type" and len(args) == 1 and not kwargs):
             return func(*args, **kwargs)
-        if name == "dtype" and self._replica.in_float64:
-            return torch.float64 if args[0].is_floating_point() else args[0].dtype
+        if name == "dtype" and self._replica.dtype is not None:
+            return self._replica.dtype if args[0].is_floating_point() else args[0].dtype
         if not args and isinstance(kwargs.get("input"), Tensor):
             args, kwargs = (kwargs["input"],), {key: value for key, value in kwargs.items() if key != "input"}
         tensors = tensors_in((args, kwargs))
-        if not all(map(self._replica.is_double, tensors)):
-            args, kwargs = map_tensors(self._replica.double, (args, kwargs))
+        if not all(map(self._replica.takes_as_is, tensors)):
+            args, kwargs = map_tensors(self._replica.converted, (args, kwargs))
             tensors = tensors_in((args, kwargs))
-        if name in CASTS and args and self._replica.in_float64 and _stays_float64(args, kwargs):
+        if name in CASTS and args and self._replica.dtype is not None and _stays_floating(args, kwargs):
             if not self._replica.cast_copies(name, args, kwargs):
                 return args[0]
             name, func, args, kwargs, tensors = "clone", Tensor.clone, args[:1], {}, tensors[:1]
@@ -346,7 +346,7 @@ class Interception(TorchFunctionMode):
         return name if self._calls[name] == 1 else f"{name}/{self._calls[name]}"
 
 
-def _stays_float64(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _stays_floating(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     if not args[0].is_floating_point():
         return False
     targets = [a for a in [*args[1:], *kwargs.values()] if isinstance(a, (torch.dtype, Tensor))]

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 Patterns = str | Sequence[str] | None
+
+NAMED = 8
+"""Layers whose names a short description has."""
+
+
+def describe_layers(layers: Mapping[str, slice]) -> str:
+    """Return the names of layers and how many units each has, short for a network of many.
+
+    Example:
+        >>> describe_layers({"low": slice(0, 3), "high": slice(3, 9)})
+        '{low: 3, high: 6}'
+    """
+    parts = [f"{name}: {columns.stop - columns.start}" for name, columns in list(layers.items())[:NAMED]]
+    parts += [f"{len(layers) - NAMED} more"] if len(layers) > NAMED else []
+    return f"{{{', '.join(parts)}}}"
 
 
 def select_layers(patterns: Patterns, layers: Sequence[str]) -> list[str]:

@@ -132,7 +132,7 @@ class ModelCopy(StructuralCopy):
         return made
 
     def _cast_copy(self, value: Tensor, is_owned: bool) -> Tensor:
-        dtype = value.dtype if self._dtype is None else double_dtype(value.dtype)
+        dtype = value.dtype if self._dtype is None else cast_dtype(value.dtype, self._dtype)
         storage = _storage(value) if is_owned else None
         if storage not in self._storages:
             return value.detach().to(self._device, dtype, copy=True)
@@ -203,11 +203,11 @@ class ModelCopy(StructuralCopy):
         return depth > 0 and len(held) <= MAX_ITEMS and any(self._reaches_model(item, depth - 1) for item in held)
 
 
-def double_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return float64 or complex128 for a floating or complex dtype, and any other dtype itself."""
+def cast_dtype(dtype: torch.dtype, floating: torch.dtype) -> torch.dtype:
+    """Return a floating dtype, or the complex one of its precision, for a floating or complex dtype; any other dtype itself."""
     if dtype.is_complex:
-        return torch.complex128
-    return torch.float64 if dtype.is_floating_point else dtype
+        return floating.to_complex()
+    return floating if dtype.is_floating_point else dtype
 
 
 def original_module(model: nn.Module) -> nn.Module:

@@ -70,7 +70,7 @@ class FoldingMonitor(AnyCallback):
       [0, 1), ``regularizer/soft_chi`` (`FoldingRegularizer`).
     - to TensorBoard only: the histograms ``folding/chi_histogram`` and ``faces/histogram``; with matplotlib the figures
       ``folding/walk`` of the segment that folds most, ``folding/phi_matrix`` of the pairs of classes and ``regions/slice`` of the
-      regions around an input (of all layers); and, when training ends, the codes as an embedding.
+      regions around an input (of all layers); and, when training ends, the codes as an embedding, by all units and by each layer.
 
     The sample's sizes, the method and its reason are among the run's hyperparameters.
 
@@ -104,7 +104,7 @@ class FoldingMonitor(AnyCallback):
         forward: How to call the model on inputs: the name of one of its methods or submodules, or a callable of
             (model, inputs); None calls the LightningModule itself.
         figures: Whether to draw at every measurement; None draws, where matplotlib is installed, when training ends and at the 1st,
-            2nd, 4th, 8th, ... measurement; False never draws.
+            2nd, 4th, 8th, ... measurement; False never draws. True leaves the embeddings of the codes at every measurement too.
         regularize: Whether to push the network to fold: True adds the term of a `FoldingRegularizer` to the loss, a number is its
             weight (below 0 it discourages folding), and a `FoldingRegularizer` has arguments of its own. Training then differs.
 

@@ -32,7 +32,8 @@ class TensorBoard:
     Args:
         loggers: All loggers of the run.
         draws: Whether figures are drawn.
-        always: Whether they are drawn at every measurement, and not at the 1st, 2nd, 4th, 8th, ... and at the end.
+        always: Whether they are drawn at every measurement, and not at the 1st, 2nd, 4th, 8th, ... and at the end; the embeddings,
+            which are larger, are left at every measurement too then, and not at the end alone.
     """
 
     def __init__(self, loggers: Iterable[Logger], *, draws: bool, always: bool) -> None:
@@ -40,6 +41,7 @@ class TensorBoard:
         self._boards = [cast(TensorBoardLogger, board) for board in boards]
         self._draws, self._always = draws and bool(boards), always
         self._undrawn: int | None = None
+        self._is_embedded = False
         self._hyperparameters: list[dict[str, hparams.Value]] = []
         for board in self._boards:
             board._default_hp_metric = False  # else a model that saves hyperparameters gets a curve of -1, "hp_metric"
@@ -93,7 +95,7 @@ class TensorBoard:
                 writer._get_file_writer().add_summary(summary, step)
 
     def write(self, results: Sequence[MeasureResult], number: int, step: int) -> None:
-        """Write the histograms and tables of a measurement, and its figures where they are due.
+        """Write the histograms and tables of a measurement, and its figures and embeddings where they are due.
 
         Args:
             results: Results of the measurement.
@@ -107,16 +109,22 @@ class TensorBoard:
         for summary in [table_summary(name, table) for result in results for name, table in result.tables.items()]:
             for board in self._boards:
                 self._add(board, summary, step)
-        self._undrawn = step
+        self._undrawn, self._is_embedded = step, False
         if self._always or number & (number - 1) == 0:
             self._draw(results)
+        if self._always:
+            self._embed(results, step)
 
     def end(self, results: Sequence[MeasureResult], step: int) -> None:
         """Draw what is not drawn yet, and leave the embeddings."""
         self._draw(results)
+        if not self._is_embedded:
+            self._embed(results, step)
+
+    def _embed(self, results: Sequence[MeasureResult], step: int) -> None:
+        self._is_embedded = True
         for result in results if self._boards else ():
-            for tag, make in result.embeddings.items():
-                embedding = make()
+            for tag, embedding in result.embeddings().items():
                 metadata = None if embedding.labels is None else embedding.labels.tolist()
                 for writer in self._writers():
                     writer.add_embedding(_as_text(embedding.bits.cpu()), metadata=metadata, global_step=step, tag=tag)

@@ -110,7 +110,7 @@ class CodeMetric(GatheredMetric):
         """Add what another metric of this class and these arguments has seen, or its states ``{name: state}``.
 
         Raises:
-            ValueError: If it is a metric of another class, or has seen codes of other units or layers.
+            ValueError: If it is a metric of another class or other arguments, or has seen codes of other units or layers.
         """
         states = incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
         known = self.layout()

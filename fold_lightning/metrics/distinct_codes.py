@@ -2,90 +2,146 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fold_lightning._checks import check_classes, check_integer
 from fold_lightning.activations import ActivationCodes
-from fold_lightning.codes import code_fingerprints, distinct_fingerprints
+from fold_lightning.fingerprints import code_fingerprints, distinct_in_groups
 from fold_lightning.metrics.code_metric import CodeMetric, bits_of
-from fold_lightning.metrics.gathered import State
-
-WHOLE = 0
-"""The group of fingerprints of whole codes; those of layers follow."""
 
 MIN_PENDING = 2**18
 """Fingerprints, 4 MiB: duplicates are dropped only when at least so many were added, and as many as there were."""
 
 
 class DistinctCodes(CodeMetric):
-    """The number of different codes among all inputs seen, overall and in each layer.
+    """The number of different codes among all inputs seen: overall, by layer and by class, and of those classified correctly.
 
     It is the number of activation regions that hold inputs, which "ReLU Code Space" (Shepeleva et al. 2020) follows over the
-    epochs, for all inputs and for those classified correctly. The state is a 128-bit fingerprint (`code_fingerprints`, whose
-    docstring has the probability of a collision) of each different code: 16 bytes, overall and once more for each layer,
-    however many inputs share it. Processes and metrics merge by union, if their units and layers are the same.
+    epochs, for all inputs and for those classified correctly, by layer and by class. The state is a 128-bit fingerprint
+    (`code_fingerprints`, whose docstring has the probability of a collision) of each different code: 16 bytes, overall and once
+    more for each layer, however many inputs share it. A code that inputs of several classes share is kept once for each of them,
+    and so is one of which some inputs are classified correctly and others not. Processes and metrics merge by union, if their units,
+    layers and classes are the same.
 
     Args:
+        num_classes: C, at least 1; classes are 0 to C - 1, and `update` takes labels. None does not count by class.
         kwargs: Passed on to `torchmetrics.Metric`.
+
+    Raises:
+        TypeError: If the number of classes is no integer.
+        ValueError: If it is less than 1.
 
     Example:
         >>> import torch
         >>> from fold_lightning import DistinctCodes
         >>> codes = torch.tensor([[True, False], [False, True], [True, False]])
-        >>> distinct, correct = DistinctCodes(), DistinctCodes()
-        >>> distinct.update(codes)
-        >>> correct.update(codes, mask=torch.tensor([True, False, True]))
-        >>> distinct.compute(), correct.compute()
+        >>> distinct = DistinctCodes(num_classes=2)
+        >>> distinct.update(codes, labels=torch.tensor([0, 1, 1]), correct=torch.tensor([True, False, True]))
+        >>> distinct.compute(), distinct.correct()
         (tensor(2), tensor(1))
+        >>> distinct.per_class(), distinct.per_class(correct=True)
+        (tensor([1, 2]), tensor([1, 1]))
     """
+
+    arguments = ("num_classes",)
 
     num_inputs: Tensor
     fingerprints: list[Tensor]
     groups: list[Tensor]
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, num_classes: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if num_classes is not None:
+            check_integer("num_classes", num_classes, 1)
+        self.num_classes = num_classes
         self.add_state("num_inputs", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        # Each tensor (n, 2) of fingerprints has one group, said by a tensor [[group, n]].
+        # Fingerprints (n, 2) lie in runs of one group, said by a tensor (runs, 2) of groups and how many of each. A group is
+        # (layer * C + class) * 2 + correct; layer 0 are the whole codes. The first tensor has no duplicates.
         self.add_list("fingerprints", torch.empty(0, 2, dtype=torch.int64))
         self.add_list("groups", torch.empty(0, 2, dtype=torch.int64))
 
-    def update(self, codes: ActivationCodes | Tensor, mask: Tensor | None = None) -> None:
+    def update(
+        self,
+        codes: ActivationCodes | Tensor,
+        mask: Tensor | None = None,
+        *,
+        labels: Tensor | None = None,
+        correct: Tensor | None = None,
+    ) -> None:
         """Add the codes of B inputs.
 
         Args:
             codes: Codes as from `activation_codes`, or bits alone, bool (B, N), which have no layers.
-            mask: bool (B,), the inputs that count, such as those classified correctly or those of one class; None counts all.
+            mask: bool (B,), the inputs that count at all; None counts all.
+            labels: Integer (B,), the class of each input that counts; needed with `num_classes`, and not looked at without.
+            correct: bool (B,), the inputs that are classified correctly; None says it of no input.
 
         Raises:
-            ValueError: If the codes are not (B, N), have other layers or units than those before, or the mask another length.
-            TypeError: If the codes or the mask are not bool.
+            ValueError: If the codes are not (B, N), have other layers or units than those before, another argument has another
+                length, or labels are out of range.
+            TypeError: If the codes, the mask or `correct` are not bool, or the labels no integers.
         """
         layout, bits = self.check_layout(codes), bits_of(codes)
-        if mask is not None:
-            _check_mask(mask, len(bits))
-        groups = [code_fingerprints(part) for part in (bits, *(bits[:, columns] for columns in layout.columns().values()))]
-        if mask is not None:
-            groups = [group[mask.to(group.device)] for group in groups]
-        self.num_inputs = self.num_inputs + len(groups[WHOLE])
+        for name, chosen in (("mask", mask), ("correct", correct)):
+            if chosen is not None:
+                _check_mask(name, chosen, len(bits))
+        group = self._group_of_inputs(bits, mask, labels, correct)
+        group, order = group.sort(stable=True)
+        order = order if mask is None else order[mask.to(order.device)[order]]
+        group = group if mask is None else group[: len(order)]
+        parts = [bits, *(bits[:, columns] for columns in layout.columns().values())]
+        fingerprints = torch.cat([code_fingerprints(part)[order] for part in parts])
+        layers = torch.arange(len(parts), device=group.device)[:, None] * self._groups_of_layer
+        self.num_inputs = self.num_inputs + len(order)
         self.remember(layout)
-        for number, fingerprints in enumerate(groups):
-            self._add(number, fingerprints)
+        self._add(fingerprints, (layers + group).flatten())
         self._drop_many_duplicates()
 
     def compute(self) -> Tensor:
         """Return the number of different codes, int64 ()."""
-        return self._counts().get(WHOLE, self._zero())
+        return self._count(correct=False, by_class=False)[0, 0]
 
-    def per_layer(self) -> dict[str, Tensor]:
-        """Return layer name -> the number of different codes by its bits alone, int64 (); empty if no codes had layers."""
+    def correct(self) -> Tensor:
+        """Return the number of different codes among the inputs classified correctly, int64 ()."""
         with self.gathered():
-            counts, layout = self._counts(), self.layout()
-        return {
-            name: counts.get(number, self._zero()) for number, name in enumerate(layout.layers if layout else (), WHOLE + 1)
-        }
+            return self._count(correct=True, by_class=False)[0, 0]
+
+    def per_layer(self, *, correct: bool = False) -> dict[str, Tensor]:
+        """Return layer name -> the number of different codes by its bits alone, int64 (); empty if no codes had layers.
+
+        Args:
+            correct: Whether only inputs classified correctly count.
+        """
+        return {name: count[0] for name, count in self._by_layer(correct=correct, by_class=False).items()}
+
+    def per_class(self, *, correct: bool = False) -> Tensor:
+        """Return the number of different codes of each class, int64 (C,).
+
+        Args:
+            correct: Whether only inputs classified correctly count.
+
+        Raises:
+            ValueError: If the metric was made without `num_classes`.
+        """
+        self._check_has_classes("per_class")
+        with self.gathered():
+            return self._count(correct=correct, by_class=True)[0]
+
+    def per_layer_and_class(self, *, correct: bool = False) -> dict[str, Tensor]:
+        """Return layer name -> the number of different codes of each class by its bits alone, int64 (C,).
+
+        Args:
+            correct: Whether only inputs classified correctly count.
+
+        Raises:
+            ValueError: If the metric was made without `num_classes`.
+        """
+        self._check_has_classes("per_layer_and_class")
+        return self._by_layer(correct=correct, by_class=True)
 
     def all_inputs(self) -> Tensor:
         """Return how many inputs were counted, int64 ()."""
@@ -97,49 +153,80 @@ class DistinctCodes(CodeMetric):
         super().compact()
         self._drop_many_duplicates()
 
-    def _add(self, group: int, fingerprints: Tensor) -> None:
+    @property
+    def _groups_of_layer(self) -> int:
+        return 2 * (self.num_classes or 1)
+
+    def _group_of_inputs(self, bits: Tensor, mask: Tensor | None, labels: Tensor | None, correct: Tensor | None) -> Tensor:
+        """Return the group of each whole code (B,), and the greatest number there is for inputs that do not count."""
+        group = torch.zeros(len(bits), dtype=torch.int64, device=bits.device)
+        if self.num_classes is not None:
+            counted = labels
+            if mask is not None and isinstance(labels, Tensor) and labels.shape == mask.shape:
+                counted = labels.where(mask.to(labels.device), 0)
+            check_classes("labels", counted, len(bits), self.num_classes)
+            assert counted is not None
+            group += 2 * counted.to(bits.device)
+        if correct is not None:
+            group += correct.to(bits.device)
+        return group if mask is None else group.masked_fill(~mask.to(bits.device), torch.iinfo(torch.int64).max)
+
+    def _add(self, fingerprints: Tensor, groups: Tensor) -> None:
         if len(fingerprints):
             self.fingerprints.append(fingerprints.to(self.home))
-            self.groups.append(torch.tensor([[group, len(fingerprints)]], device=self.home))
+            self.groups.append(torch.stack(groups.unique_consecutive(return_counts=True), 1).to(self.home))
 
     def _drop_many_duplicates(self) -> None:
-        # Each update adds a tensor for each group, and so does dropping duplicates: the first tensors have none.
-        layout, sizes = self.layout(), [len(chunk) for chunk in self.fingerprints]
-        groups = 1 + len(layout.layers) if layout else 0
-        if sum(sizes[groups:]) > max(MIN_PENDING, sum(sizes[:groups])):
+        sizes = [len(some) for some in self.fingerprints]
+        if sum(sizes[1:]) > max(MIN_PENDING, sum(sizes[:1])):
             self._drop_duplicates()
 
     def _drop_duplicates(self) -> None:
-        parts = self._parts()
+        members = self._members()
         self.fingerprints, self.groups = [], []
-        for group in list(parts):
-            self._add(group, distinct_fingerprints(torch.cat(parts.pop(group)))[0])
+        self._add(*distinct_in_groups(*members))
 
-    def _counts(self) -> dict[int, Tensor]:
-        self.layout()  # raises if processes differ
+    def _members(self) -> tuple[Tensor, Tensor]:
+        """Return all fingerprints (n, 2), and the group of each, int32 (n,)."""
+        groups, sizes = self.joined("groups").T
+        return self.joined("fingerprints"), groups.int().repeat_interleave(sizes)
+
+    def _by_layer(self, *, correct: bool, by_class: bool) -> dict[str, Tensor]:
+        with self.gathered():
+            layout = self.layout()
+            counts = self._count(correct=correct, by_class=by_class)
+        return dict(zip(layout.layers if layout else (), counts[1:], strict=True))
+
+    def _count(self, *, correct: bool, by_class: bool) -> Tensor:
+        """Return the number of different codes of each layer, the first of which are the whole codes, int64 (L + 1, C or 1)."""
+        layout = self.layout()  # raises if processes differ
         if not self._is_synced:  # gathered states are given back unchanged
             self._drop_duplicates()
-            return {group: torch.tensor(len(chunks[0]), device=self.device) for group, chunks in self._parts().items()}
-        distinct = {group: distinct_fingerprints(torch.cat(parts))[0] for group, parts in self._parts().items()}
-        return {group: torch.tensor(len(fingerprints), device=self.device) for group, fingerprints in distinct.items()}
+        num_classes = self.num_classes or 1
+        shape = 1 + len(layout.layers if layout else ()), num_classes if by_class else 1
+        groups, sizes = self.joined("groups").T
+        counted = groups % 2 == 1 if correct else torch.ones_like(groups, dtype=torch.bool)
+        wider = groups // 2 if by_class else groups // self._groups_of_layer
+        if self._is_synced or len(wider[counted].unique()) < len(groups[counted].unique()):
+            chosen = counted.repeat_interleave(sizes)
+            fingerprints, wider = self.joined("fingerprints")[chosen], wider.int().repeat_interleave(sizes)[chosen]
+            _, wider = distinct_in_groups(fingerprints, wider)
+            sizes = torch.ones_like(wider)
+        else:
+            wider, sizes = wider[counted], sizes[counted]
+        number = torch.zeros(math.prod(shape), dtype=torch.int64, device=self.home)
+        return number.index_add_(0, wider.long(), sizes.long()).view(shape).to(self.device)
 
-    def _zero(self) -> Tensor:
-        return torch.zeros((), dtype=torch.int64, device=self.device)
-
-    def _parts(self) -> dict[int, list[Tensor]]:
-        """Return group -> its fingerprints, in one tensor or several."""
-        state: State = self.fingerprints
-        groups = self.joined("groups").tolist()
-        chunks = state if isinstance(state, list) else state.split([size for _, size in groups])
-        parts: dict[int, list[Tensor]] = {}
-        for (group, _), chunk in zip(groups, chunks, strict=True):
-            parts.setdefault(group, []).append(chunk.to(self.home))
-        return parts
+    def _check_has_classes(self, name: str) -> None:
+        if self.num_classes is None:
+            raise ValueError(
+                f"`{name}` needs `num_classes`: make the metric as `DistinctCodes(num_classes=...)`, and pass `labels` to `update`."
+            )
 
 
-def _check_mask(mask: Tensor, num_inputs: int) -> None:
+def _check_mask(name: str, mask: Tensor, num_inputs: int) -> None:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"`mask` must be a bool tensor, got {got}.")
+        raise TypeError(f"`{name}` must be a bool tensor, got {got}.")
     if mask.shape != (num_inputs,):
-        raise ValueError(f"`mask` must have an entry for each of {num_inputs} inputs, got shape {tuple(mask.shape)}.")
+        raise ValueError(f"`{name}` must have an entry for each of {num_inputs} inputs, got shape {tuple(mask.shape)}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,12 @@ class GatheredMetric(Metric):
     States keep their dtype whatever `half`, `set_dtype` or ``precision="bf16-true"`` ask for: chi would lose digits, and a
     fingerprint its meaning. Subclasses replace their tensor states in `update` and never change them in place, because a tensor
     made in inference mode cannot be changed outside it.
+
+    Attributes:
+        arguments: Names of a metric's own arguments, which two metrics must share to be merged.
     """
+
+    arguments: ClassVar[tuple[str, ...]] = ()
 
     is_differentiable = False
     higher_is_better: bool | None = None  # more is neither better nor worse in itself
@@ -50,8 +55,13 @@ class GatheredMetric(Metric):
         """Add what another metric of this class and these arguments has seen, or its states ``{name: state}``.
 
         Raises:
-            ValueError: If it is a metric of another class.
+            ValueError: If it is a metric of another class or other arguments.
         """
+        if type(incoming_state) is type(self):
+            for name in self.arguments:
+                ours, theirs = getattr(self, name), getattr(incoming_state, name)
+                if ours != theirs:
+                    raise ValueError(f"Metrics that are merged must have the same `{name}`, got {ours!r} and {theirs!r}.")
         super().merge_state(incoming_state)
         self._computed = None  # torchmetrics would return the value from before
 
@@ -66,6 +76,10 @@ class GatheredMetric(Metric):
                 self._cache[name] = []
             else:
                 setattr(self, name, [])
+
+    def extra_repr(self) -> str:
+        """Return the arguments, for the `repr`: states are left out."""
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.arguments)
 
     def gathered(self) -> AbstractContextManager[None]:
         """Return a context in which the states are those of all processes, as they are in `compute`."""

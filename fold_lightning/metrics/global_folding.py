@@ -46,6 +46,8 @@ class GlobalFolding(GatheredMetric):
 
     plot_upper_bound: float = 1.0
 
+    arguments = ("num_classes", "within", "across")
+
     segments: Tensor
     largest: Tensor
     total: Tensor

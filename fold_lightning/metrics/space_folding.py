@@ -40,6 +40,8 @@ class SpaceFolding(GatheredMetric):
 
     plot_upper_bound: float = 1.0
 
+    arguments = ("statistic",)
+
     chi: list[Tensor]
 
     def __init__(self, statistic: Statistic = "mean", **kwargs: Any) -> None:

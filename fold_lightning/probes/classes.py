@@ -14,6 +14,10 @@ SEEN_SHARE = 0.8
 """Share of the different labels that a sample of equal classes would show, from which on a sample is one of as many classes as the
 model has outputs: an output of 5 numbers with labels of 4 classes is one, an embedding of 8 is none."""
 
+LEAST_LIKELY = 0.01
+"""Probability that all labels of a sample are as small as they are, from which on a few labels may be a sample of as many equal
+classes as the model has outputs: 8 different digits are none of the 784 classes that an autoencoder of images would have."""
+
 
 def as_classes(labels: Any, count: int) -> Tensor | None:
     """Return labels as classes int64 (B,); None for labels that are no classes.
@@ -101,14 +105,16 @@ def num_classes_of(labels: Tensor, num_outputs: int | None) -> int:
     Example:
         >>> import torch
         >>> labels = torch.arange(300) % 9
-        >>> num_classes_of(labels, 10), num_classes_of(labels, 32)
-        (10, 9)
+        >>> num_classes_of(labels, 10), num_classes_of(labels, 32), num_classes_of(labels[:8], 784)
+        (10, 9, 8)
     """
     num_labelled = int(labels.max()) + 1
     if num_outputs is None or num_outputs <= num_labelled:
         return num_labelled
     expected = num_outputs * (1 - (1 - 1 / num_outputs) ** len(labels))  # different labels among so many of equal classes
-    return num_outputs if len(labels.unique()) >= SEEN_SHARE * expected else num_labelled
+    share = num_labelled / num_outputs
+    reaches_most = share >= SEEN_SHARE or share ** len(labels) >= LEAST_LIKELY
+    return num_outputs if reaches_most and len(labels.unique()) >= SEEN_SHARE * expected else num_labelled
 
 
 def logits_in(output: Any) -> Tensor | None:

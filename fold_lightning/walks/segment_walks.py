@@ -118,7 +118,7 @@ def segment_walks(
                 bar.update(walks.num_segments)
         return Walks.concatenate(found)
     with evaluate_on_replica(model, start, forward) as replica:
-        structure = inspect(replica, ends_to_inspect(start, end), layers)
+        structure = inspect(replica, ends_to_inspect(start, end), layers, given=("start", start))
         start, end = (x.detach().to(replica.device, torch.float64) for x in (start, end))
         walks = PieceScheduler(replica, structure, start, end, max_bytes, engine).walks(progress=progress)
     _warn(walks, curved=bool(structure.unknown))

@@ -14,18 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from fold_lightning._checks import is_integer
-from fold_lightning.activations.codes import TENSORS_AT_ONCE, LayerPass
+from fold_lightning.activations.codes import TENSORS_AT_ONCE, signs_of
 from fold_lightning.activations.evaluation import (
     Forward,
-    Replica,
     evaluate_on_replica,
     float64_device,
-    in_own_precision,
-    replica_in_own_precision,
+    replica_for_signs,
+    without_autocast,
 )
 from fold_lightning.activations.inspection import ModelStructure, inspect
 from fold_lightning.activations.layers import Patterns
-from fold_lightning.activations.registry import Thresholds
 from fold_lightning.walks.segments import check_segments, ends_to_inspect
 from fold_lightning.walks.sparse import count_bits, set_bits
 from fold_lightning.walks.walks import UNIFORM, Walks
@@ -187,19 +185,21 @@ def _blocks(
     check_num_points(num_points)
     # An inspection tells what mixes a batch, or bends, from rounding: float64 is needed, and cheap for its few inputs.
     with evaluate_on_replica(model, start, forward) as replica:
-        structure = inspect(replica, ends_to_inspect(start, end), layers)
+        structure = inspect(replica, ends_to_inspect(start, end), layers, given=("start", start))
     dtype = _input_dtype(model, start)
     rows = rows_at_once(structure, dtype, max_bytes)
     # Half precision would round the positions.
     precise = torch.promote_types(torch.promote_types(start.dtype, dtype), torch.float32)
     parts = torch.linspace(0, 1, num_points, dtype=precise, device=start.device).tensor_split(math.ceil(num_points / rows))
-    replica = replica_in_own_precision(model, start, forward)
+    replica = replica_for_signs(model, start, forward)
     try:
         for a, b in zip(*(x.detach().split(max(1, rows // num_points)) for x in (start, end)), strict=True):
             block = None
             for part in parts:
-                with in_own_precision(replica):  # entered anew, since whoever takes the blocks is not to run in it
-                    bits = _codes(replica, structure, _points(a, b, part).to(dtype))
+                with without_autocast(replica):  # entered anew, since whoever takes the blocks is not to run in it
+                    points = _points(a, b, part).to(dtype)
+                    signs = signs_of(replica, structure, points.flatten(0, 1))
+                    bits = {layer: of_layer.unflatten(0, points.shape[:2]) for layer, of_layer in signs.items()}
                 block = block.extended(bits) if block else _Block.first(structure.layers, bits)
                 yield block
     finally:
@@ -217,21 +217,6 @@ def _points(start: Tensor, end: Tensor, position: Tensor) -> Tensor:
     """Return points of segments (k, ...) at positions (m,): (k, m, ...)."""
     start, end = (x.to(position.dtype)[:, None] for x in (start, end))
     return torch.lerp(start, end, position.view(-1, *[1] * (start.dim() - 2)))
-
-
-def _codes(replica: Replica, structure: ModelStructure, points: Tensor) -> dict[str, Tensor]:
-    """Return layer name -> the bits of points (k, m, ...), bool (k, m, n)."""
-    found: dict[str, Tensor] = {}
-    inputs = points.flatten(0, 1)
-
-    def read(layer: str, thresholds: Thresholds, z: Tensor) -> None:
-        if layer in structure.counted:
-            units = structure.per_input(layer, z, len(inputs))
-            bits = [units > threshold for threshold in thresholds]
-            found[layer] = (bits[0] if len(bits) == 1 else torch.cat(bits, 1)).unflatten(0, points.shape[:2])
-
-    LayerPass(replica, structure, read).run(inputs)
-    return found
 
 
 def _input_dtype(module: nn.Module, inputs: Tensor) -> torch.dtype:

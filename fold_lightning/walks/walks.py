@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from fold_lightning.activations.layers import Patterns, columns, select_layers
+from fold_lightning.activations.layers import Patterns, columns, describe_layers, select_layers
 from fold_lightning.walks.events import reversed_events, step_ends
 from fold_lightning.walks.table import Table, table_of
 
@@ -30,6 +30,7 @@ class Walks:
 
     The events of a segment at one position are one step: they happen together. A walk meets one region more than it has
     steps. Codes are those of the open intervals between steps, so a unit that only touches its threshold does not switch.
+    `torch.save` writes walks, and `torch.load` reads them where this class has been imported.
 
     Attributes:
         segment: int64 (E,), ascending.
@@ -59,6 +60,18 @@ class Walks:
     first_codes: Tensor
     engine: Tensor
     notes: dict[int, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return the sizes and the layers, and how many segments are exact and complete.
+
+        Example:
+            >>> Walks.from_codes(torch.tensor([[[False], [True], [False]]]))
+            Walks(segments=1, units=1, events=2, layers={codes: 1}, exact=0, complete=1)
+        """
+        return (
+            f"Walks(segments={self.num_segments}, units={self.num_units}, events={len(self.segment)}, "
+            f"layers={describe_layers(self.layers)}, exact={int(self.exact.sum())}, complete={int(self.complete.sum())})"
+        )
 
     @classmethod
     def from_codes(cls, bits: Tensor, *, layers: dict[str, slice] | None = None) -> Walks:
@@ -271,3 +284,6 @@ class Walks:
     def num_regions(self) -> Tensor:
         """int64 (S,): regions on each segment, its steps and one more."""
         return torch.bincount(self.segment[self.step_ends()], minlength=self.num_segments) + 1
+
+
+torch.serialization.add_safe_globals([Walks, slice])  # for `torch.load(weights_only=True)`; `layers` has slices

@@ -38,7 +38,7 @@ class MeasureResult:
         scalars: Tag -> finite number.
         histograms: Tag -> values (n,) and the edges of their bins.
         figures: Tag -> function that draws; called at once or not at all.
-        embeddings: Tag -> function that makes it, called when training ends.
+        embeddings: Function that returns tag -> embedding, called at once or when training ends.
         tables: Name -> columns, for TensorBoard's Folding tab and `read_log`, which returns them by these names. A measure bounds
             their bytes itself, as by `bounded`.
     """
@@ -46,7 +46,7 @@ class MeasureResult:
     scalars: Mapping[str, float] = field(default_factory=dict)
     histograms: Mapping[str, tuple[Tensor, Sequence[float]]] = field(default_factory=dict)
     figures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
-    embeddings: Mapping[str, Callable[[], Embedding]] = field(default_factory=dict)
+    embeddings: Callable[[], Mapping[str, Embedding]] = dict
     tables: Mapping[str, _tables.Table] = field(default_factory=dict)
 
 

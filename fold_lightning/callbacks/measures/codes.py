@@ -13,7 +13,8 @@ from fold_lightning.callbacks.measures.sources import InputSource, SeenCodes, So
 from fold_lightning.metrics import DistinctCodes
 
 EMBEDDED_BITS = 2**21
-"""Bits of an embedding, which TensorBoard keeps as text of 2 bytes each: 4 MiB. Of wide networks fewer inputs are taken."""
+"""Bits of an embedding, which TensorBoard keeps as text of 2 bytes each: 4 MiB, and once more for all layers. Of wide networks
+fewer inputs are taken."""
 
 
 class DistinctCodesMeasure(Measure):
@@ -37,24 +38,22 @@ class DistinctCodesMeasure(Measure):
         return cls(sources.sample, sources.inputs) if sources.settings.codes else None
 
     def reset(self, device: torch.device) -> None:
-        self._all, self._correct = DistinctCodes().to(device), DistinctCodes().to(device)
+        self._distinct = DistinctCodes().to(device)
 
     def update(self, seen: SeenCodes) -> None:
-        self._all.update(seen.codes)
-        if seen.correct is not None:
-            self._correct.update(seen.codes, mask=seen.correct)
+        self._distinct.update(seen.codes, correct=seen.correct)
 
     def compute(self, model: LightningModule) -> MeasureResult:
-        distinct = self._all.compute()
+        distinct = self._distinct.compute()
         scalars = {"codes/distinct": distinct, "codes/distinct_fraction": distinct / self.source.num_rows}
-        per_layer = self._all.per_layer()
+        per_layer = self._distinct.per_layer()
         scalars |= {f"codes/layer/{layer}": count for layer, count in per_layer.items()}
         if self.source.classifies:
-            scalars["codes/distinct_correct"] = self._correct.compute()
+            scalars["codes/distinct_correct"] = self._distinct.correct()
         table = {"layer": np.array(list(per_layer), dtype=np.str_), "distinct": np.array([int(n) for n in per_layer.values()])}
         return MeasureResult(
             {tag: float(value) for tag, value in scalars.items()},
-            embeddings={"codes": lambda: self._embedding(model)},
+            embeddings=lambda: self._embeddings(model),
             tables={"codes": bounded(table)},
         )
 
@@ -62,11 +61,14 @@ class DistinctCodesMeasure(Measure):
         missing = set() if self.source.classifies else {"codes/distinct_correct"}
         return {tag: description for tag, description in super().available_tags().items() if tag not in missing}
 
-    def _embedding(self, model: LightningModule) -> Embedding:
+    def _embeddings(self, model: LightningModule) -> dict[str, Embedding]:
+        """Return the codes by all units, and by those of each layer where there are several."""
         sample, settings = self.sample, self.sample.settings
         count = min(self.source.num_rows, max(2, EMBEDDED_BITS // self.source.num_units))
         codes = activation_codes(
             model, sample.inputs(model, slice(count)), layers=settings.layers, forward=sample.probes.model_input.forward
         )
-        labels = sample.probes.labels
-        return Embedding(codes.bits, None if labels is None else labels[:count])
+        labels = None if sample.probes.labels is None else sample.probes.labels[:count]
+        layers = codes.layers if len(codes.layers) > 1 else {}
+        parts = {"codes": codes.bits} | {f"codes/layer/{name}": codes.bits[:, columns] for name, columns in layers.items()}
+        return {tag: Embedding(bits, labels) for tag, bits in parts.items()}
