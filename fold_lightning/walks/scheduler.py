@@ -178,11 +178,11 @@ class PieceScheduler:
         """Walk pieces in one pass that carries kinks, and leave those of which it is not sure."""
         if not self._takes_kinks or (len(pieces) == 1 and float(pieces.length) < SHORTEST_PIECE):
             return pieces[:0], None, pieces
-        probes = self._random_points(pieces)
+        probes = self._random_points(pieces, 1 if float(pieces.length.max()) <= 1 / MOST_CHECKS else MOST_CHECKS)
         ends = torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)])
         try:
             one_pass = KinksPass(
-                *(self._replica, self._structure, pieces, self._max_numel, probes, self._rounding),
+                *(self._replica, self._structure, pieces, self._max_numel, probes[1].view(-1, len(pieces)), self._rounding),
                 lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
             )
             one_pass.run(ends)
@@ -212,7 +212,7 @@ class PieceScheduler:
             self._note(REFINEMENT, "Breakpoints lie too close together for the memory.")
             return pieces[:0], None, pieces
         grid = Breakpoints(pieces.begin, pieces.end)
-        probes = self._random_points(pieces)
+        probes = self._random_points(pieces, MOST_CHECKS)
         ends = torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)])
         try:
             one_pass = GrowingBatch(
@@ -287,8 +287,9 @@ class PieceScheduler:
         weight = (position + noise.errors(position)).view(-1, *[1] * (self._start.dim() - 1))
         return (1 - weight) * noise.of(self._start[segment]) + weight * noise.of(self._end[segment])
 
-    def _random_points(self, pieces: Pieces) -> tuple[Tensor, Tensor]:
-        piece = torch.arange(len(pieces), device=pieces.begin.device).repeat(MOST_CHECKS)
+    def _random_points(self, pieces: Pieces, checks: int) -> tuple[Tensor, Tensor]:
+        """Return piece and position of so many points of each piece, the first of all before the second of all."""
+        piece = torch.arange(len(pieces), device=pieces.begin.device).repeat(checks)
         fraction = torch.rand(len(piece), generator=self._random, dtype=torch.float64).to(pieces.begin.device)
         return piece, torch.lerp(pieces.begin[piece], pieces.end[piece], fraction)
 
