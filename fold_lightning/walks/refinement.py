@@ -27,7 +27,11 @@ CHECK = 0.381966
 """Where in an interval it is checked: not in the middle, where an odd function looks affine."""
 
 ON_TOLERANCE = 1e-12
-"""Of a layer's largest magnitude: a point's position is rounded to 1e-16, and steep pre-activations turn that into more."""
+"""Of a layer's size: a point's position is rounded to 1e-16, and steep pre-activations turn that into more."""
+
+FAR = 1e-3
+"""Share of a layer's largest magnitude in a piece that is its size where all of it is smaller, in a network that curves: one whose
+gates multiply grows 1e10 times along a segment, and units that cross far from the largest are told by those beside them."""
 
 AFFINE_TOLERANCE = 1e-10
 """Of a layer's largest magnitude."""
@@ -50,9 +54,11 @@ class Samples:
         names: The activations to look at, in execution order.
         num_pieces: P.
         points: Piece (K,) and position (K,) -> inputs (K, ...).
+        far: Share of a layer's largest magnitude in a piece that is its size at least; its size is its largest magnitude at a point.
 
     Attributes:
         layer: int64 (M,) the number of each unit's layer.
+        num_layers: L.
         counted: bool (M,) whether its bit counts.
     """
 
@@ -63,8 +69,10 @@ class Samples:
         names: Sequence[str],
         num_pieces: int,
         points: Callable[[Tensor, Tensor], Tensor],
+        far: float = 1.0,
     ) -> None:
-        self._replica, self._structure, self._points = replica, structure, points
+        self._replica, self._structure, self._points, self._far = replica, structure, points, far
+        self.num_layers = len(names)
         self._numbers = {name: number for number, name in enumerate(names)}
         widths = [structure.num_bits(name) for name in names]
         counted = [name in structure.counted for name in names]
@@ -89,9 +97,9 @@ class Samples:
             if layer not in self._numbers:
                 return
             units = self._structure.per_input(layer, z, len(piece))
-            of_layer = self._largest[:, self._numbers[layer]]
-            of_layer.scatter_reduce_(0, piece, largest(units).squeeze(1), "amax")
-            tolerance = ON_TOLERANCE * of_layer[piece, None]
+            of_layer, here = self._largest[:, self._numbers[layer]], largest(units)
+            of_layer.scatter_reduce_(0, piece, here.squeeze(1), "amax")
+            tolerance = ON_TOLERANCE * torch.maximum(here, self._far * of_layer[piece, None])
             for threshold in thresholds:
                 distance = units - threshold
                 found.append(distance if as_computed else distance.masked_fill(distance.abs() <= tolerance, 0.0))

@@ -24,7 +24,7 @@ from fold_lightning.walks.growing_batch import GrowingBatch, TooManyRows
 from fold_lightning.walks.kinks import KinksPass
 from fold_lightning.walks.piece_queue import PieceQueue
 from fold_lightning.walks.pieces import Pieces, PieceWalks, join
-from fold_lightning.walks.refinement import Samples, refine
+from fold_lightning.walks.refinement import FAR, Samples, refine
 from fold_lightning.walks.smooth import walk_smooth
 from fold_lightning.walks.sparse import set_bits
 from fold_lightning.walks.walks import CHEBYSHEV, CURVED_REFINEMENT, ENGINES, GROWING_BATCH, KINKS, REFINEMENT, Walks
@@ -125,9 +125,11 @@ class PieceScheduler:
             return [(list(ENGINES).index(self._engine), pieces)]
         if self._structure.unknown:
             places = ", ".join(f"{name} in {place}" for name, place in self._structure.unknown.items())
+            has_kinks = self._structure.has_kinks
+            why = "It has kinks, and is not" if has_kinks else "Interpolation does not converge. Not"
             self._note(CHEBYSHEV, f"Not known to be piecewise linear: {places}.")
-            self._note(CURVED_REFINEMENT, f"Interpolation does not converge. Not known to be piecewise linear: {places}.")
-            return [(CHEBYSHEV, pieces)]
+            self._note(CURVED_REFINEMENT, f"{why} known to be piecewise linear: {places}.")
+            return [(CURVED_REFINEMENT if has_kinks else CHEBYSHEV, pieces)]
         is_curved = is_dearer_exactly(self._replica, self._structure, self._start, self._end)
         if bool(is_curved.any()):
             self._note(CURVED_REFINEMENT, "To follow the units that count alone is estimated to cost less than an exact walk.")
@@ -257,21 +259,22 @@ class PieceScheduler:
 
     def _interpolated(self, pieces: Pieces) -> Taken:
         """Interpolate between plain passes that look at nothing but the bits that count; leave the parts where that does not do."""
-        samples = self._samples(pieces, self._structure.counted)
+        samples = self._samples(pieces, self._structure.counted, FAR)
         return walk_chebyshev(pieces, samples, self._max_samples(samples))
 
     def _curved(self, pieces: Pieces) -> Taken:
         """Walk all pieces by plain passes that look at nothing but the bits that count."""
-        samples = self._samples(pieces, self._structure.counted)
+        samples = self._samples(pieces, self._structure.counted, FAR)
         return pieces, walk_smooth(pieces, samples, self._max_samples(samples)), pieces[:0]
 
-    def _samples(self, pieces: Pieces, names: Sequence[str]) -> Samples:
+    def _samples(self, pieces: Pieces, names: Sequence[str], far: float = 1.0) -> Samples:
         return Samples(
             self._replica,
             self._structure,
             names,
             len(pieces),
             lambda piece, t: self._points(pieces.segment[piece], t),
+            far,
         )
 
     def _max_samples(self, samples: Samples) -> int:
