@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from fold_lightning.activations.rounding import ROUNDED
 from fold_lightning.walks.breakpoints import order_by
 from fold_lightning.walks.pieces import Pieces, PieceWalks
 from fold_lightning.walks.polynomials import between_nodes, chebyshev_basis, interpolation, nodes, sign_changes
@@ -229,6 +230,7 @@ def _switches(intervals: Intervals, coefficients: Tensor, error: Tensor, size: T
     largest = coefficients.abs()
     middle, spread = largest[:, 0].clone(), largest[:, 1:].sum(1)
     at_threshold = middle + spread <= ON_TOLERANCE * size
+    is_faint = at_threshold & (middle + spread > ROUNDED * size)
     margin = ON_TOLERANCE * size + SAFETY * error
     interval, unit = ((middle - spread <= margin) & ~at_threshold).nonzero(as_tuple=True)
     length = intervals.right - intervals.left
@@ -236,7 +238,7 @@ def _switches(intervals: Intervals, coefficients: Tensor, error: Tensor, size: T
     begins = (coefficients[:, 0] > 0) & ~at_threshold
     ends = begins.clone()
     begins[interval, unit], ends[interval, unit] = found.begins, found.ends
-    undecided = torch.zeros_like(length).scatter_reduce(0, interval, found.undecided, "amax") * length / 2
+    undecided = (2 * is_faint.any(1).to(length)).scatter_reduce(0, interval, found.undecided, "amax") * length / 2
     interval, unit = interval[found.polynomial], unit[found.polynomial]
     position = torch.lerp(intervals.left[interval], intervals.right[interval], (found.position + 1) / 2)
     return Settled(intervals, begins, ends, undecided, interval, position, unit)

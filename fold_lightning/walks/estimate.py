@@ -92,7 +92,8 @@ def exact_costs(
 
     They are all units up to the last that counts, once at each switch of `count_switches`: a quarter of them where the network has
     planes of which a switch bends a part alone, and `CURVED_ROWS` times as many where it curves and has kinks. Of a smooth network
-    they are all units at each of `SMOOTH_ROWS` points. One takes 20 to 60 ns on a processor: walks up to `MAX_COST` take up to about 0.05 s each on one core.
+    they are all units at each of `SMOOTH_ROWS` points. One takes 20 to 60 ns on a processor: walks up to `MAX_COST` take up to about
+    0.05 s each on one core.
 
     Args:
         model: The arguments are those of `count_switches`.

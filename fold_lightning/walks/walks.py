@@ -10,7 +10,7 @@ from torch import Tensor
 from fold_lightning.activations.layers import Patterns, columns, select_layers
 
 ENGINES = {
-    "kinks": "kinks in boxes of planes",
+    "kinks": "kinks in cones of influence",
     "growing batch": "one pass over a growing batch",
     "refinement": "refinement by plain passes",
     "chebyshev": "Chebyshev interpolation",
