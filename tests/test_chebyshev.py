@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ class Function(nn.Module):
         return self.act(torch.cat([self.function(x), torch.ones_like(x)], dim=1))
 
 
-def walk_of(function: Callable[[Tensor], Tensor], **arguments: int) -> tuple[list[float], list[bool], float, int]:
+def walk_of(function: Callable[[Tensor], Tensor], **arguments: Any) -> tuple[list[float], list[bool], float, int]:
     """Positions of the switches of a unit that is a function of t, its first code with the other's, resolution and engine."""
     walks = segment_walks(Function(function), torch.zeros(1, 1), torch.ones(1, 1), **arguments)
     assert not walks.exact.any() and (walks.unit == 0).all()
@@ -115,8 +116,23 @@ def test_a_unit_that_is_its_threshold_all_along_keeps_bit_0_without_a_doubt() ->
     assert walk_of(lambda x: x.sin() - x.sin()) == ([], [False, True], 1e-10, CHEBYSHEV)
 
 
+@pytest.mark.parametrize("engine", ["chebyshev", "curved refinement"])
+def test_a_unit_keeps_its_switches_where_its_layer_grows_elsewhere(engine: str) -> None:
+    function = lambda x: torch.cat([6e-6 * torch.sin(20 * x + 1), torch.exp(16 * x)], dim=1)  # noqa: E731
+    walks = segment_walks(Function(function), torch.zeros(1, 1), torch.ones(1, 1), engine=engine)
+    found = walks.position[walks.position < 0.75]
+    assert (walks.unit == 0).all() and walks.first_codes[0].all()
+    assert np.allclose(found, (np.arange(1, 6) * np.pi - 1) / 20, rtol=0, atol=2e-3)
+
+
+def test_a_unit_below_the_tolerance_of_its_layer_is_undecided() -> None:
+    faint = lambda x: torch.cat([1e-13 * torch.sin(20 * x), torch.ones_like(x)], dim=1)  # noqa: E731
+    assert walk_of(faint) == ([], [False, True, True], 1.0, CHEBYSHEV)
+
+
 def test_a_kink_in_a_smooth_network_leaves_its_part_to_refinement() -> None:
-    positions, first, _, engine = walk_of(lambda x: torch.sin(20 * x + 1) + torch.maximum(torch.exp(x), 2 - x) / 2 - 1)
+    function = lambda x: torch.sin(20 * x + 1) + torch.maximum(torch.exp(x), 2 - x) / 2 - 1  # noqa: E731
+    positions, first, _, engine = walk_of(function, engine="chebyshev")
     t = torch.linspace(0, 1, 20_001, dtype=torch.float64)
     bits = torch.sin(20 * t + 1) + torch.maximum(torch.exp(t), 2 - t) / 2 - 1 > 0
     seen = t[1:][bits[1:] != bits[:-1]]
@@ -206,8 +222,7 @@ def test_a_layer_that_is_rounding_alone_has_no_switches_and_costs_little(
 ) -> None:
     walks = segment_walks(WithLayer(layer), torch.zeros(2, 3), torch.ones(2, 3))
     assert len(walks.select("gelu").unit) == len(walks.unit) > 0
-    assert walks.complete.all() and (walks.engine == CHEBYSHEV).all()
-    assert sum(num_points) < 1000
+    assert walks.complete.all() and sum(num_points) < 1000
 
 
 def test_more_intervals_than_the_limit_are_left_to_refinement(num_points: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,3 +235,17 @@ def test_more_intervals_than_the_limit_are_left_to_refinement(num_points: list[i
     assert (walks.engine == CHEBYSHEV).all() and (refined.engine == CURVED_REFINEMENT).all()
     assert sum(num_points) - taken < taken / 2
     assert torch.allclose(walks.position, refined.position, atol=1e-9) and len(walks.position) > 100
+
+
+@pytest.mark.parametrize(
+    ("layers", "engine"),
+    [
+        ([nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 4), nn.ReLU()], CHEBYSHEV),
+        ([nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 4), nn.ReLU()], CURVED_REFINEMENT),
+        ([nn.GELU(), nn.MaxPool1d(3, 1, 1), nn.Linear(6, 4), nn.GELU()], CURVED_REFINEMENT),
+    ],
+)
+def test_a_network_with_kinks_before_its_last_units_is_not_interpolated(layers: list[nn.Module], engine: int) -> None:
+    torch.manual_seed(0)
+    walks = segment_walks(nn.Sequential(nn.Linear(6, 6), *layers), torch.randn(3, 6), torch.randn(3, 6))
+    assert (walks.engine == engine).all()

@@ -42,6 +42,7 @@ class ModelStructure:
         counted: The activations whose bits count.
         unknown: Operations before the last counted activation that are not known to be piecewise linear -> place of the call.
         bends: Operations before it that bend without a bit.
+        has_kinks: Whether anything before it is known to have kinks: a piecewise linear activation, a clamp, a maximum.
         is_row_by_row: Whether the layers may depend on values of the batch (rows are picked by them, or Python reads them), so that
             inputs must be passed one by one.
         is_whole: Whether the last counted activation is the last of all.
@@ -56,6 +57,7 @@ class ModelStructure:
     counted: tuple[str, ...]
     unknown: dict[str, str]
     bends: tuple[str, ...]
+    has_kinks: bool
     is_row_by_row: bool
     is_whole: bool
     constant_rows: frozenset[tuple[int, int]]
@@ -219,6 +221,7 @@ def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructu
         counted=counted,
         unknown=last.unknown | outside,
         bends=last.bends,
+        has_kinks=last.has_kinks or bool(last.bends),
         is_row_by_row=first.is_row_by_row if is_whole else last.is_row_by_row,
         is_whole=is_whole,
         constant_rows=constant_rows,

@@ -88,6 +88,7 @@ class Interception(TorchFunctionMode):
     Attributes:
         unknown: Operations on the input's path that are not known to be piecewise linear, with the place of the first call.
         num_unknown: Number of their calls.
+        has_kinks: Whether an activation with kinks came before.
         num_activations: Number of activations met.
         num_calls: Number of calls of functions met.
         num_inputs: B.
@@ -101,6 +102,7 @@ class Interception(TorchFunctionMode):
         super().__init__()
         self.unknown: dict[str, str] = {}
         self.num_unknown = 0
+        self.has_kinks = False
         self.bends: dict[str, None] = {}
         self.is_row_by_row = False
         self.inside_function = False
@@ -270,7 +272,9 @@ class Interception(TorchFunctionMode):
         result = mark_rows(self.activation(self._layer_name(name), listed.thresholds(*args[1:], **options), z, call))
         if has_picked_rows(x):
             mark_picked(result)
-        if not listed.piecewise_linear:
+        if listed.piecewise_linear:
+            self.has_kinks = True
+        else:
             self.unknown.setdefault(name, self.caller())
         if in_place and result is not x:
             self.overwrite(x, result)
@@ -314,7 +318,9 @@ class Interception(TorchFunctionMode):
         self.is_row_by_row |= has_picked_rows(z)
         with self.unseen():
             self.activation(name, registered.thresholds(), z, lambda pre: pre)
-        if not registered.piecewise_linear:
+        if registered.piecewise_linear:
+            self.has_kinks = True
+        else:
             self.unknown.setdefault(type(module).__name__, self.place(module))
 
     def _leave_module(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

@@ -275,7 +275,7 @@ class Rounding:
         noisy = inputs(noise, points.repeat(repeats))
         for batch in noisy.split(1 if self._structure.is_row_by_row else len(noisy)):
             NoisyPass(replica, self._structure, layers[-1], noise, read).run(batch)
-        return {layer: torch.cat(z).view(repeats, len(points), -1).std(0) / NOISE for layer, z in found.items()}
+        return {layer: _deviation(torch.cat(z).view(repeats, len(points), -1)) / NOISE for layer, z in found.items()}
 
 
 @dataclass(frozen=True)
@@ -326,6 +326,12 @@ def compare(distance: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
     size = distance.abs()
     zero = size <= ROUNDED * terms
     return zero, ~zero & (size < CERTAIN * terms)
+
+
+def _deviation(z: Tensor) -> Tensor:
+    """Return the standard deviation along the first dimension, of which torch's own takes several times as long."""
+    z = z - z.mean(0)
+    return z.square_().sum(0).div_(len(z) - 1).sqrt_()
 
 
 def largest(z: Tensor) -> Tensor:

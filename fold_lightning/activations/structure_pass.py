@@ -28,6 +28,7 @@ class Met:
         num_calls: Number of calls of functions before it.
         unknown: Operations before it that are not known to be piecewise linear -> place of the call.
         bends: Operations before it that bend without a bit.
+        has_kinks: Whether a piecewise linear activation came before it.
         is_row_by_row: Whether values of the batch decided before it.
     """
 
@@ -36,6 +37,7 @@ class Met:
     num_calls: int
     unknown: dict[str, str]
     bends: tuple[str, ...]
+    has_kinks: bool
     is_row_by_row: bool
 
 
@@ -52,7 +54,8 @@ class RecordingPass(Interception):
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         """Record an activation."""
-        self.met[layer] = Met(thresholds, z.clone(), self.num_calls, dict(self.unknown), tuple(self.bends), self.is_row_by_row)
+        before = dict(self.unknown), tuple(self.bends), self.has_kinks, self.is_row_by_row
+        self.met[layer] = Met(thresholds, z.clone(), self.num_calls, *before)
         return call(z)
 
 

@@ -16,10 +16,11 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from fold_lightning.activations.rounding import ROUNDED
 from fold_lightning.walks.breakpoints import order_by
 from fold_lightning.walks.pieces import Pieces, PieceWalks
 from fold_lightning.walks.polynomials import between_nodes, chebyshev_basis, interpolation, nodes, sign_changes
-from fold_lightning.walks.refinement import ON_TOLERANCE, Samples
+from fold_lightning.walks.refinement import FAR, ON_TOLERANCE, Samples
 from fold_lightning.walks.walks import CHEBYSHEV
 
 FIRST_INTERVALS = 8
@@ -32,14 +33,13 @@ PROBED = (2, 5)
 """Intervals of a piece, by number, that are interpolated first: where halving is of no use to either, all are left to refinement."""
 
 TOLERANCE = 1e-12
-"""Error of an interpolation up to which it has converged, of its layer's largest pre-activation at `SIZED` points of the piece or of
-its unit's largest distance from the threshold at the nodes, whichever is larger: a layer may be 0 at all of these points."""
+"""Error of an interpolation, of its layer's size in the interval, up to which it has converged."""
 
 SAFETY = 4.0
 """How many times the error seen at the checks, or the size of its last coefficients, an interpolation is trusted to stay within."""
 
 SIZED = 5
-"""Equidistant points of a piece that tell how large its layers are."""
+"""Equidistant points of a piece that tell how large its layers are: a `FAR`th of that is a layer's size where all of it is small."""
 
 SHORTEST = 2.0**-24
 """In t: intervals are not halved further, and roots not told apart further."""
@@ -175,8 +175,8 @@ class _Interpolations:
         """Settle intervals, or leave them to refinement, and return the halves of the others."""
         halves = []
         for some in _split(intervals, max(1, self._max_rows // (len(nodes()) + len(CHECKED)))):
-            coefficients, error, largest = _interpolate(some, self._samples, self._max_rows)
-            size = torch.maximum(self._sizes[some.piece][:, self._samples.layer], largest)
+            coefficients, error, size = _interpolate(some, self._samples, self._max_rows)
+            size = torch.maximum(size, FAR * self._sizes[some.piece])[:, self._samples.layer]
             relative = (error / size).nan_to_num(torch.inf, torch.inf)
             converged = relative.amax(1) <= TOLERANCE
             self.settled.append(_switches(some[converged], coefficients[converged], error[converged], size[converged]))
@@ -203,7 +203,11 @@ def _sizes(pieces: Pieces, samples: Samples, max_rows: int) -> Tensor:
 
 
 def _interpolate(intervals: Intervals, samples: Samples, max_rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return Chebyshev coefficients (I, DEGREE + 1, M), the errors (I, M) that they and the checks show, and the largest values."""
+    """Return Chebyshev coefficients of all units, the errors that checks and coefficients show, and the sizes of layers.
+
+    Returns:
+        float64 (I, DEGREE + 1, M), (I, M) and (I, L), the largest pre-activation of each layer in each interval.
+    """
     at = torch.cat([nodes(), *map(between_nodes, CHECKED)]).to(intervals.left.device)
     position = torch.lerp(intervals.left[:, None], intervals.right[:, None], (at + 1) / 2).flatten()
     piece = intervals.piece.repeat_interleave(len(at))
@@ -212,7 +216,10 @@ def _interpolate(intervals: Intervals, samples: Samples, max_rows: int) -> tuple
     known, checks = values[:, : len(nodes())], values[:, len(nodes()) :]
     coefficients = interpolation().to(at.device) @ known
     error = (chebyshev_basis(at[len(nodes()) :]) @ coefficients - checks).abs_().amax(1)
-    return coefficients, torch.maximum(error, coefficients[:, -2:].abs().amax(1)), known.abs().amax(1)
+    largest = torch.maximum(known.amax(1), -known.amin(1))
+    sizes = largest.new_zeros(len(largest), samples.num_layers)
+    sizes.scatter_reduce_(1, samples.layer.expand_as(largest), largest, "amax")
+    return coefficients, torch.maximum(error, coefficients[:, -2:].abs().amax(1)), sizes
 
 
 def _gains_by_halving(coefficients: Tensor, error: Tensor) -> Tensor:
@@ -228,6 +235,7 @@ def _switches(intervals: Intervals, coefficients: Tensor, error: Tensor, size: T
     largest = coefficients.abs()
     middle, spread = largest[:, 0].clone(), largest[:, 1:].sum(1)
     at_threshold = middle + spread <= ON_TOLERANCE * size
+    is_faint = at_threshold & (middle + spread > ROUNDED * size)
     margin = ON_TOLERANCE * size + SAFETY * error
     interval, unit = ((middle - spread <= margin) & ~at_threshold).nonzero(as_tuple=True)
     length = intervals.right - intervals.left
@@ -235,7 +243,7 @@ def _switches(intervals: Intervals, coefficients: Tensor, error: Tensor, size: T
     begins = (coefficients[:, 0] > 0) & ~at_threshold
     ends = begins.clone()
     begins[interval, unit], ends[interval, unit] = found.begins, found.ends
-    undecided = torch.zeros_like(length).scatter_reduce(0, interval, found.undecided, "amax") * length / 2
+    undecided = (2 * is_faint.any(1).to(length)).scatter_reduce(0, interval, found.undecided, "amax") * length / 2
     interval, unit = interval[found.polynomial], unit[found.polynomial]
     position = torch.lerp(intervals.left[interval], intervals.right[interval], (found.position + 1) / 2)
     return Settled(intervals, begins, ends, undecided, interval, position, unit)

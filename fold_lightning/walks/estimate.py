@@ -15,8 +15,12 @@ from fold_lightning.walks.segments import check_segments, ends_to_inspect
 from fold_lightning.walks.uniform import check_num_points
 
 CURVED_ROWS = 40
-"""Cost of a switch in a curved network, in those of a piecewise linear one, for each unit: 0.6 us in a vision transformer of width 64
-and 5 us in a transformer of width 8, but 20 to 60 ns in five MLPs and convolutional networks of 1,536 to 73,728 units."""
+"""Cost of a switch in a network with curves and kinks, in those of a piecewise linear one, for each unit: 0.2 us in a convolutional
+network with GELU and max pooling and 6 us in an MLP of width 64 with layer norm and ReLU, but 20 to 60 ns in five piecewise linear
+networks of 1,536 to 73,728 units."""
+
+SMOOTH_ROWS = 150
+"""Points at which a smooth network is interpolated, however often its units switch: 20 to 40 ns for each unit and point."""
 
 PLANES_SHARE = 4
 """Pre-activations of a network of planes that cost as one of a fully connected network: 10 ns in LeNet, 1 to 7 ns in larger ones."""
@@ -87,8 +91,9 @@ def exact_costs(
     """Estimate the pre-activations that an exact walk of each segment evaluates, from counts alone.
 
     They are all units up to the last that counts, once at each switch of `count_switches`: a quarter of them where the network has
-    planes of which a switch bends a part alone, and `CURVED_ROWS` times as many where it curves. One takes 20 to 60 ns on a
-    processor: walks up to `MAX_COST` take up to about 0.05 s each on one core.
+    planes of which a switch bends a part alone, and `CURVED_ROWS` times as many where it curves and has kinks. Of a smooth network
+    they are all units at each of `SMOOTH_ROWS` points. One takes 20 to 60 ns on a processor: walks up to `MAX_COST` take up to about
+    0.05 s each on one core.
 
     Args:
         model: The arguments are those of `count_switches`.
@@ -146,7 +151,11 @@ def has_planes(structure: ModelStructure) -> bool:
 def _costs(switches: Tensor, structure: ModelStructure) -> Tensor:
     """Return how many pre-activations of a fully connected network cost what exact walks with so many switches do, int64 (S,)."""
     dense = switches * structure.num_units
-    return dense // PLANES_SHARE if has_planes(structure) else dense * CURVED_ROWS if structure.unknown else dense
+    if has_planes(structure):
+        return dense // PLANES_SHARE
+    if structure.unknown and not structure.has_kinks:
+        return torch.full_like(dense, SMOOTH_ROWS * structure.num_units)
+    return dense * CURVED_ROWS if structure.unknown else dense
 
 
 def _count(

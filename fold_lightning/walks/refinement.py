@@ -27,7 +27,11 @@ CHECK = 0.381966
 """Where in an interval it is checked: not in the middle, where an odd function looks affine."""
 
 ON_TOLERANCE = 1e-12
-"""Of a layer's largest magnitude: a point's position is rounded to 1e-16, and steep pre-activations turn that into more."""
+"""Of a layer's size: a point's position is rounded to 1e-16, and steep pre-activations turn that into more."""
+
+FAR = 1e-3
+"""Share of a layer's largest magnitude in a piece that is its size where all of it is smaller, in a network that curves: one whose
+gates multiply grows 1e10 times along a segment, and units that cross far from the largest are told by those beside them."""
 
 AFFINE_TOLERANCE = 1e-10
 """Of a layer's largest magnitude."""
@@ -51,9 +55,11 @@ class Samples:
         num_pieces: P.
         terms: Usual terms (L,) of the layers looked at: what is smaller than their rounding is 0.
         points: Piece (K,) and position (K,) -> inputs (K, ...).
+        far: Share of a layer's largest magnitude in a piece that is its size at least; its size is its largest magnitude at a point.
 
     Attributes:
         layer: int64 (M,) the number of each unit's layer.
+        num_layers: L.
         counted: bool (M,) whether its bit counts.
     """
 
@@ -65,15 +71,17 @@ class Samples:
         num_pieces: int,
         terms: Sequence[float],
         points: Callable[[Tensor, Tensor], Tensor],
+        far: float = 1.0,
     ) -> None:
-        self._replica, self._structure, self._points = replica, structure, points
+        self._replica, self._structure, self._points, self._far = replica, structure, points, far
+        self.num_layers = len(names)
         self._numbers = {name: number for number, name in enumerate(names)}
         widths = [structure.num_bits(name) for name in names]
         counted = [name in structure.counted for name in names]
         device = replica.device
         self.layer = torch.arange(len(widths), device=device).repeat_interleave(torch.tensor(widths, device=device))
         self.counted = torch.tensor(counted, device=device)[self.layer]
-        floor = ROUNDED / ON_TOLERANCE * torch.tensor(terms, dtype=torch.float64, device=device)
+        floor = ROUNDED / (ON_TOLERANCE * far) * torch.tensor(terms, dtype=torch.float64, device=device)
         self._largest = floor.repeat(num_pieces, 1)
 
     def __call__(self, piece: Tensor, position: Tensor, *, as_computed: bool = False) -> Tensor:
@@ -92,9 +100,9 @@ class Samples:
             if layer not in self._numbers:
                 return
             units = self._structure.per_input(layer, z, len(piece))
-            of_layer = self._largest[:, self._numbers[layer]]
-            of_layer.scatter_reduce_(0, piece, largest(units).squeeze(1), "amax")
-            tolerance = ON_TOLERANCE * of_layer[piece, None]
+            of_layer, here = self._largest[:, self._numbers[layer]], largest(units)
+            of_layer.scatter_reduce_(0, piece, here.squeeze(1), "amax")
+            tolerance = ON_TOLERANCE * torch.maximum(here, self._far * of_layer[piece, None])
             for threshold in thresholds:
                 distance = units - threshold
                 found.append(distance if as_computed else distance.masked_fill(distance.abs() <= tolerance, 0.0))
@@ -103,7 +111,7 @@ class Samples:
         return torch.cat(found, dim=1)
 
     def sizes(self) -> Tensor:
-        """Return the largest magnitude seen of each layer on each piece, or that of which rounding is as much, float64 (P, L)."""
+        """Return the largest magnitude seen of each layer on each piece, float64 (P, L); that of its rounding where it is smaller."""
         return self._largest.clone()
 
     def largest(self, piece: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from fold_lightning.walks.growing_batch import GrowingBatch, TooManyRows
 from fold_lightning.walks.kinks import KinksPass
 from fold_lightning.walks.piece_queue import PieceQueue
 from fold_lightning.walks.pieces import Pieces, PieceWalks, join
-from fold_lightning.walks.refinement import Samples, refine
+from fold_lightning.walks.refinement import FAR, Samples, refine
 from fold_lightning.walks.smooth import walk_smooth
 from fold_lightning.walks.sparse import set_bits
 from fold_lightning.walks.walks import CHEBYSHEV, CURVED_REFINEMENT, ENGINES, GROWING_BATCH, KINKS, REFINEMENT, Walks
@@ -132,9 +132,11 @@ class PieceScheduler:
             return [(list(ENGINES).index(self._engine), pieces)]
         if self._structure.unknown:
             places = ", ".join(f"{name} in {place}" for name, place in self._structure.unknown.items())
+            has_kinks = self._structure.has_kinks
+            why = "It has kinks, and is not" if has_kinks else "Interpolation does not converge. Not"
             self._note(CHEBYSHEV, f"Not known to be piecewise linear: {places}.")
-            self._note(CURVED_REFINEMENT, f"Interpolation does not converge. Not known to be piecewise linear: {places}.")
-            return [(CHEBYSHEV, pieces)]
+            self._note(CURVED_REFINEMENT, f"{why} known to be piecewise linear: {places}.")
+            return [(CURVED_REFINEMENT if has_kinks else CHEBYSHEV, pieces)]
         is_curved = is_dearer_exactly(self._replica, self._structure, self._start, self._end)
         if bool(is_curved.any()):
             self._note(CURVED_REFINEMENT, "To follow the units that count alone is estimated to cost less than an exact walk.")
@@ -185,11 +187,11 @@ class PieceScheduler:
         """Walk pieces in one pass that carries kinks, and leave those of which it is not sure."""
         if not self._takes_kinks or (len(pieces) == 1 and float(pieces.length) < SHORTEST_PIECE):
             return pieces[:0], None, pieces
-        probes = self._random_points(pieces)
+        probes = self._random_points(pieces, 1 if float(pieces.length.max()) <= 1 / MOST_CHECKS else MOST_CHECKS)
         ends = torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)])
         try:
             one_pass = KinksPass(
-                *(self._replica, self._structure, pieces, self._max_numel, probes, self._rounding),
+                *(self._replica, self._structure, pieces, self._max_numel, probes[1].view(-1, len(pieces)), self._rounding),
                 lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
             )
             one_pass.run(ends)
@@ -219,7 +221,7 @@ class PieceScheduler:
             self._note(REFINEMENT, "Breakpoints lie too close together for the memory.")
             return pieces[:0], None, pieces
         grid = Breakpoints(pieces.begin, pieces.end)
-        probes = self._random_points(pieces)
+        probes = self._random_points(pieces, MOST_CHECKS)
         ends = torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)])
         try:
             one_pass = GrowingBatch(
@@ -264,15 +266,15 @@ class PieceScheduler:
 
     def _interpolated(self, pieces: Pieces) -> Taken:
         """Interpolate between plain passes that look at nothing but the bits that count; leave the parts where that does not do."""
-        samples = self._samples(pieces, self._structure.counted)
+        samples = self._samples(pieces, self._structure.counted, FAR)
         return walk_chebyshev(pieces, samples, self._max_samples(samples))
 
     def _curved(self, pieces: Pieces) -> Taken:
         """Walk all pieces by plain passes that look at nothing but the bits that count."""
-        samples = self._samples(pieces, self._structure.counted)
+        samples = self._samples(pieces, self._structure.counted, FAR)
         return pieces, walk_smooth(pieces, samples, self._max_samples(samples)), pieces[:0]
 
-    def _samples(self, pieces: Pieces, names: Sequence[str]) -> Samples:
+    def _samples(self, pieces: Pieces, names: Sequence[str], far: float = 1.0) -> Samples:
         return Samples(
             self._replica,
             self._structure,
@@ -280,6 +282,7 @@ class PieceScheduler:
             len(pieces),
             [self._rounding.usual_terms(name) for name in names],
             lambda piece, t: self._points(pieces.segment[piece], t),
+            far,
         )
 
     def _max_samples(self, samples: Samples) -> int:
@@ -295,8 +298,9 @@ class PieceScheduler:
         weight = (position + noise.errors(position)).view(-1, *[1] * (self._start.dim() - 1))
         return (1 - weight) * noise.of(self._start[segment]) + weight * noise.of(self._end[segment])
 
-    def _random_points(self, pieces: Pieces) -> tuple[Tensor, Tensor]:
-        piece = torch.arange(len(pieces), device=pieces.begin.device).repeat(MOST_CHECKS)
+    def _random_points(self, pieces: Pieces, checks: int) -> tuple[Tensor, Tensor]:
+        """Return piece and position of so many points of each piece, the first of all before the second of all."""
+        piece = torch.arange(len(pieces), device=pieces.begin.device).repeat(checks)
         fraction = torch.rand(len(piece), generator=self._random, dtype=torch.float64).to(pieces.begin.device)
         return piece, torch.lerp(pieces.begin[piece], pieces.end[piece], fraction)
 

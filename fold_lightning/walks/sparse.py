@@ -30,6 +30,16 @@ def set_bits(mask: Tensor) -> tuple[Tensor, Tensor]:
     return place // mask.shape[1], place % mask.shape[1]
 
 
+def rows_with_any(mask: Tensor) -> Tensor:
+    """Return which rows of a fresh, contiguous bool mask (R, n) have a set bit, bool (R,).
+
+    Example:
+        >>> rows_with_any(torch.tensor([[False, True], [False, False]]))
+        tensor([ True, False])
+    """
+    return (mask.view(torch.int64) if mask.shape[1] % 8 == 0 and mask.shape[1] else mask).any(1)
+
+
 def count_bits(mask: Tensor) -> Tensor:
     """Return the number of set bits along the last dimension of a fresh, contiguous bool mask (..., n): int64 (...).
 

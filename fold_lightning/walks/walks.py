@@ -12,7 +12,7 @@ from fold_lightning.walks.events import reversed_events, step_ends
 from fold_lightning.walks.table import Table, table_of
 
 ENGINES = {
-    "kinks": "kinks in boxes of planes",
+    "kinks": "kinks in cones of influence",
     "growing batch": "one pass over a growing batch",
     "refinement": "refinement by plain passes",
     "chebyshev": "Chebyshev interpolation",

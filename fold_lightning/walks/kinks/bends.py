@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from fold_lightning.activations.rounding import ROUNDED, SCREEN, Rounding
 from fold_lightning.walks.kinks.boxes import Plane
 from fold_lightning.walks.kinks.scan import Scan
-from fold_lightning.walks.sparse import any_set, set_bits
+from fold_lightning.walks.sparse import any_set, rows_with_any, set_bits
 
 ON = ROUNDED / SCREEN
 """Share of its screen below which a value is on a threshold: what rounding leaves of values that are there over an interval."""
@@ -125,10 +125,10 @@ class Bends:
         touched = self._touched_kinks()
         if len(self._sides) == 1 and not bool(self._slopes[0].any()):
             left = self._sides[0].left
-            kink.masked_fill_(~left, 0.0)
+            kink.mul_(left)
             if bool((self._slopes[1] != 1).any()):
                 kink.mul_(self._slopes[1])
-            is_alive = left.any(1)
+            is_alive = rows_with_any(left)
         else:
             kink.mul_(self._slopes_at(slice(None)))
             is_alive = torch.ones(len(kink), dtype=torch.bool, device=kink.device)

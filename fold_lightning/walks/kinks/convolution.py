@@ -225,9 +225,20 @@ class Matrix:
         return Boxes(group.event, zero, zero, kinks.view(len(group), 1, 1, -1))
 
     def _of_boxes(self, boxes: Boxes) -> Tensor:
+        (height, width), plane = boxes.sides, self._plane
+        y, x = (first.clamp(0, max(0, size - side)) for first, side, size in (
+            (boxes.y, height, plane.height), (boxes.x, width, plane.width)
+        ))  # fmt: skip
+        height, width = min(height, plane.height), min(width, plane.width)
+        boxes = boxes.clipped(plane)
+        if not (torch.equal(y, boxes.y) and torch.equal(x, boxes.x) and boxes.sides == (height, width)):
+            boxes = boxes.moved(y, x, height, width)
+        weight = self._weight.view(*plane[1:], plane.channels, -1)
         kinks = boxes.kinks.new_empty(len(boxes), self._weight.shape[1])
-        step = max(1, CHUNK_BYTES // (8 * self._plane.numel))
-        for begin in range(0, len(boxes), step):
-            part = boxes[begin : begin + step].clipped(self._plane).whole(self._plane)
-            torch.mm(part.kinks.reshape(len(part), -1), self._weight, out=kinks[begin : begin + step])
+        place = y * plane.width + x
+        for number in place.unique().tolist():
+            first_y, first_x = divmod(number, plane.width)
+            here = (place == number).nonzero().squeeze(1)
+            seen = weight[first_y : first_y + height, first_x : first_x + width].reshape(-1, kinks.shape[1])
+            kinks[here] = boxes.kinks.index_select(0, here).reshape(len(here), -1) @ seen
         return kinks

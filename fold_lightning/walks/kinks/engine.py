@@ -49,12 +49,12 @@ class KinksPass(Interception):
         structure: Its activations.
         pieces: The pieces.
         max_numel: The most numbers that a tensor may hold.
-        probes: Piece (K,) and position (K,) of points at which the pre-activations that the pass implies are kept.
+        probes: float64 (K, P), positions on each piece at which the pre-activations that the pass implies are kept.
         rounding: Rounding of the model.
         points: Noise, piece (K,) and position (K,) -> inputs (K, ...) with errors.
 
     Attributes:
-        probed: Layer -> pre-activations (K, n) at the probes.
+        probed: Layer -> pre-activations (K P, n) at the probes.
         switches: Switches of the units that count.
         peak_numel: Numbers of the largest tensor.
     """
@@ -65,7 +65,7 @@ class KinksPass(Interception):
         structure: ModelStructure,
         pieces: Pieces,
         max_numel: int,
-        probes: tuple[Tensor, Tensor],
+        probes: Tensor,
         rounding: Rounding,
         points: Callable[[Noise, Tensor, Tensor], Tensor],
     ) -> None:
@@ -191,10 +191,11 @@ class KinksPass(Interception):
         windows = Windows(call, plane, out)
         begin, end = x.reshape(2, -1, *plane).permute(0, 1, 3, 4, 2)
         length = (self._events.end - self._events.begin).view(-1, 1, 1, 1)
-        groups = {origin: windows.of_boxes(group.boxes(plane.channels)) for origin, group in signal.groups.items()}
+        seen = {origin: windows.of_boxes(group.boxes(plane.channels)) for origin, group in signal.groups.items()}
+        groups = {origin: boxes for origin, (boxes, _) in seen.items()}
         value = windows.of_planes(begin, -torch.inf).reshape(len(begin) * out.area, -1)
         slope = windows.of_planes((end - begin) / length, 0.0).reshape(len(value), -1)
-        scan = self._scan([Cells.of(group, out) for group in groups.values()], value, slope)
+        scan = self._scan([cells for _, cells in seen.values()], value, slope)
         winners = Winners(scan, windows.elements)
         found = winners.takeovers
         kinks, alive = winners.kinks()
@@ -259,8 +260,7 @@ class KinksPass(Interception):
 
     def _probe(self, layer: str, scan: Scan, plane: Plane) -> None:
         """Keep the pre-activations that the pass implies at the probes."""
-        rows = [scan.at(piece, t).T.flatten() for piece, t in zip(*(part.tolist() for part in self._probes), strict=True)]
-        self.probed[layer] = torch.stack(rows) if rows else scan.value.new_empty(0, plane.numel)
+        self.probed[layer] = torch.cat([scan.at(t).transpose(1, 2).reshape(-1, plane.numel) for t in self._probes])
 
     def _check_size(self, numel: int) -> None:
         self.peak_numel = max(self.peak_numel, numel)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fold_lightning.walks.kinks.convolution import CHUNK_BYTES
 from fold_lightning.walks.kinks.scan import Scan
+from fold_lightning.walks.sparse import rows_with_any, set_bits
 
 TIE = 1e-13
 """Share of the largest value by which one must exceed another to win: rounding leaves about 1e-16."""
@@ -34,40 +36,39 @@ class Takeovers:
 class Winners:
     """The largest values of windows at the rows of a scan.
 
-    A window's winner in an interval is the place that wins in the middle of it, if it is as large as any at both ends; otherwise
-    winners change inside, along the upper envelope of the places' lines.
+    The largest of lines is convex: if in the middle of an interval it is the mean of those at both ends, the place that wins there
+    wins in all of it. Otherwise winners change inside, along the upper envelope of the places' lines.
 
     Args:
         scan: The scan, whose channels are the places of windows by channels (K C).
         elements: K.
 
     Attributes:
-        largest: float64 (R, C), the largest value at each row.
         takeovers: Where winners change.
     """
 
     def __init__(self, scan: Scan, elements: int) -> None:
         self._scan = scan
         self._value, self._slope = (x.unflatten(1, (elements, -1)) for x in (scan.value, scan.slope))
-        self.largest = _largest(self._value)
-        finite = self.largest.abs().amax()
-        self._margin = TIE * float(finite)
-        length = (scan.t_next - scan.t)[:, None]
-        middle, self._first = self._best(torch.addcmul(scan.value, scan.slope, length / 2).unflatten(1, (elements, -1)))
+        largest = _largest(self._value)
+        self._margin = TIE * max(map(abs, map(float, largest.aminmax())))
+        in_middle, self._first = self._in_middles()
         self._final = self._first
-        grown = self._of(self._slope, self._first).mul_(length / 2)
-        at_end = scan.shifted(self.largest, _largest(scan.ends().unflatten(1, (elements, -1))))
-        changes = (middle - grown < self.largest - self._margin) | (middle + grown < at_end - self._margin)
-        self.takeovers = self._follow(*changes.nonzero(as_tuple=True))
+        at_end = scan.shifted(largest, _largest(scan.ends().unflatten(1, (elements, -1))))
+        changes = at_end.add_(largest).sub_(in_middle, alpha=2) > self._margin
+        self.takeovers = self._follow(*set_bits(changes))
 
-    def _best(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the largest of values (R, K, C) and its number, uint8; of those as large up to rounding the first."""
-        best, number = values[:, 0], torch.zeros_like(values[:, 0], dtype=torch.uint8)
-        for place in range(1, values.shape[1]):
-            wins = values[:, place] > best + self._margin
-            best = torch.where(wins, values[:, place], best)
-            number.masked_fill_(wins, place)
-        return best, number
+    def _in_middles(self) -> tuple[Tensor, Tensor]:
+        """Return the largest values in the middles of intervals (R, C), and the numbers of the first places that have them, uint8."""
+        half = ((self._scan.t_next - self._scan.t) / 2)[:, None, None]
+        step = max(1, CHUNK_BYTES // (8 * self._value[0].numel()))
+        found = []
+        for rows in zip(self._value.split(step), self._slope.split(step), half.split(step), strict=True):
+            middle = torch.addcmul(*rows)
+            largest = _largest(middle)
+            found.append((largest, _first_within(middle, largest - self._margin)))
+        largest, first = (torch.cat(part) for part in zip(*found, strict=True))
+        return largest, first
 
     @staticmethod
     def _of(values: Tensor, number: Tensor) -> Tensor:
@@ -104,13 +105,12 @@ class Winners:
         scan = self._scan
         begins = len(scan.last)
         kinks = self._of(scan.kink[:-1].unflatten(1, (self._value.shape[1], -1)), self._first)
-        rows = torch.arange(begins, len(scan), device=kinks.device)
-        changed, channel = (self._first[rows] != self._final[scan.previous[rows]]).nonzero(as_tuple=True)
-        row = rows[changed]
+        changed, channel = set_bits(self._first[begins:] != self._final[scan.previous[begins:]])
+        row = changed + begins
         before = scan.previous[row]
         after = self._slope[row, self._first[row, channel].long(), channel]
         kinks[row, channel] = after - self._slope[before, self._final[before, channel].long(), channel]
-        is_alive = (kinks != 0).any(1)
+        is_alive = rows_with_any(kinks != 0)
         is_alive[:begins] = False
         return F.pad(kinks, (0, 0, 0, 1)), F.pad(is_alive, (0, 1))
 
@@ -118,6 +118,16 @@ class Winners:
         """Return the slope of the largest values where pieces begin, float64 (N, C)."""
         begins = len(self._scan.last)
         return self._of(self._slope[:begins], self._first[:begins])
+
+
+def _first_within(values: Tensor, least: Tensor) -> Tensor:
+    """Return the number of the first of values (R, K, C) that is not below the least (R, C), uint8."""
+    number = torch.zeros(least.shape, dtype=torch.uint8, device=least.device)
+    is_below = torch.ones_like(number, dtype=torch.bool)
+    for place in range(values.shape[1] - 1):
+        is_below &= values[:, place] < least
+        number += is_below.view(torch.uint8)
+    return number
 
 
 def _largest(values: Tensor) -> Tensor:

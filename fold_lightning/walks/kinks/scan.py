@@ -14,8 +14,9 @@ from torch import Tensor
 from fold_lightning.walks.kinks.boxes import Boxes, Plane
 from fold_lightning.walks.kinks.events import Events
 
-FEW_POSITIONS = 8
-"""A sum along the rows of each position is faster where there are as many ranks as this for each position."""
+SMALL_RANK = 1000
+"""Mean numbers of a rank below which sums along the rows of each position are faster: two calls for each rank take 8 us, and numbers
+that are summed position by position 9 ns more each."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +26,28 @@ class Cells:
     Attributes:
         event: int64 (E,).
         position: int64 (E, n), in the plane of the event's piece; -1 outside.
-        kinks: float64 (E n, C).
+        kinks: float64 (J, C / K), parts of rows: E n whole ones in order, or others at `place`.
+        place: int64 (J,), which of the K parts of which cell each is, cell by cell; None for whole rows.
     """
 
     event: Tensor
     position: Tensor
     kinks: Tensor
+    place: Tensor | None = None
 
     @classmethod
     def of(cls, boxes: Boxes, plane: Plane) -> Cells:
         """Return the cells of boxes."""
         return cls(boxes.event, boxes.positions(plane).flatten(1), boxes.kinks.reshape(-1, boxes.kinks.shape[-1]))
+
+    def write(self, kink: Tensor, row: Tensor) -> None:
+        """Write the kinks to the rows (E n,) of kinks (R, C)."""
+        if self.place is None:
+            kink.index_copy_(0, row, self.kinks)
+            return
+        parts = kink.shape[1] // self.kinks.shape[1]
+        target = row[torch.div(self.place, parts, rounding_mode="floor")] * parts + self.place % parts
+        kink.view(-1, self.kinks.shape[1]).index_copy_(0, target, self.kinks)
 
 
 class Scan:
@@ -63,15 +75,16 @@ class Scan:
         self._events, self._num_positions = events, len(value)
         self._area = len(value) // events.num_pieces
         self._arrange(cells)
-        self.kink = value.new_zeros(len(self) + 1, value.shape[1])
+        self.kink = value.new_empty(len(self) + 1, value.shape[1])
+        self.kink[slice(None) if any(each.place is not None for each in cells) else slice(len(value))] = 0.0
         for each, row in zip(cells, self.cell_rows, strict=True):
-            self.kink.index_copy_(0, row, each.kinks)
+            each.write(self.kink, row)
         self.kink[-1] = 0.0  # where the cells outside the plane are written
         self.slope, self.value = (value.new_empty(len(self), value.shape[1]) for _ in range(2))
         begins = self.position[: self._num_positions]
         torch.index_select(value, 0, begins, out=self.value[: self._num_positions])
         torch.index_select(slope, 0, begins, out=self.slope[: self._num_positions])
-        if self._num_positions * FEW_POSITIONS < len(self._ranks):
+        if self.value.numel() < SMALL_RANK * len(self._ranks):
             self._sum_by_position()
         else:
             self._sum_by_rank()
@@ -169,10 +182,12 @@ class Scan:
         """Return what begins have, (N, ...) in the order of the first rows, in the order of positions."""
         return begins.index_select(0, self._place)
 
-    def at(self, piece: int, t: float) -> Tensor:
-        """Return the values of a piece at a point, float64 (area, C)."""
-        mine = slice(piece * self._area, (piece + 1) * self._area)
-        row = self._place[mine].clone()
-        seen = ((self.position >= mine.start) & (self.position < mine.stop) & (self.t <= t)).nonzero().squeeze(1)
-        row.scatter_reduce_(0, self.position[seen] - mine.start, seen, "amax")
-        return torch.addcmul(self.value[row], self.slope[row], (t - self.t[row])[:, None])
+    def at(self, t: Tensor) -> Tensor:
+        """Return the values of each piece at one point t (P,), float64 (P, area, C)."""
+        t = t.repeat_interleave(self._area)
+        row = self._place.clone()
+        seen = (self.t <= t[self.position]).nonzero().squeeze(1)
+        row.scatter_reduce_(0, self.position[seen], seen, "amax")
+        return torch.addcmul(self.value[row], self.slope[row], (t - self.t[row])[:, None]).view(
+            len(t) // self._area, self._area, -1
+        )

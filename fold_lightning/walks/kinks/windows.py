@@ -10,6 +10,7 @@ from torch import Tensor
 from fold_lightning.activations.choices import padded_lanes
 from fold_lightning.walks.kinks.boxes import Boxes, Plane
 from fold_lightning.walks.kinks.calls import Call
+from fold_lightning.walks.kinks.scan import Cells
 
 
 @dataclass(frozen=True)
@@ -91,17 +92,18 @@ class Windows:
         seen = seen.masked_fill(is_outside[..., None], outside) if bool(is_outside.any()) else seen
         return seen.transpose(2, 3).flatten(3, 4)
 
-    def of_boxes(self, boxes: Boxes) -> Boxes:
-        """Return the kinks that windows see, whose channels are those of all places of a window (K C)."""
-        boxes = boxes.clipped(self._plane)
+    def of_boxes(self, boxes: Boxes) -> tuple[Boxes, Cells]:
+        """Return the boxes of windows that see boxes, without their kinks, and these as cells whose parts are a window's places."""
         (height, width), channels = boxes.sides, boxes.kinks.shape[-1]
         y, out_height = self._y.windows(boxes.y, height)
         x, out_width = self._x.windows(boxes.x, width)
         inner_y = self._y.places_in(y, out_height, boxes.y, height)[:, :, None, :, None]
         inner_x = self._x.places_in(x, out_width, boxes.x, width)[:, None, :, None, :]
         box = torch.arange(len(boxes), device=y.device).view(-1, 1, 1, 1, 1)
-        place = (box * height + inner_y) * width + inner_x
-        seen = boxes.kinks.reshape(-1, channels).index_select(0, place.clamp(min=0).flatten())
-        is_outside = (inner_y < 0) | (inner_x < 0)
-        seen.masked_fill_(is_outside.expand(place.shape).reshape(-1, 1), 0.0)
-        return Boxes(boxes.event, y, x, seen.view(len(boxes), out_height, out_width, self.elements * channels), False)
+        source = ((box * height + inner_y) * width + inner_x).masked_fill((inner_y < 0) | (inner_x < 0), -1)
+        place = (source.view(-1) >= 0).nonzero().squeeze(1)
+        kinks = boxes.kinks.reshape(-1, channels).index_select(0, source.view(-1)[place])
+        windows = Boxes(boxes.event, y, x, boxes.kinks.new_empty(0, out_height, out_width, channels), False)
+        is_blind = (source < 0).flatten(3).all(3).flatten(1)
+        position = windows.positions(self._out).flatten(1).masked_fill(is_blind, -1)
+        return windows, Cells(boxes.event, position, kinks, place)
