@@ -232,6 +232,14 @@ def test_the_benchmark_of_faces_agrees_with_one_linear_program_a_row() -> None:
     assert done.stdout.count("one linear program a row") == len(re.findall("; 0 of .* units differ", done.stdout)) == 7
 
 
+def test_the_benchmark_of_maps_finds_at_least_what_a_raster_does() -> None:
+    done = run(str(EXAMPLES / "benchmarks" / "maps.py"), "--raster", "40", "--repeats", "1", "--steps", "1", "--convolutions")
+    assert done.returncode == 0, done.stderr
+    maps = [int(count.replace(",", "")) for count in re.findall(r": ([\d,]+) regions in .* a second", done.stdout)]
+    rasters = [int(count.replace(",", "")) for count in re.findall(r"times as long, ([\d,]+) codes", done.stdout)]
+    assert len(maps) == len(rasters) == 4 and all(found >= seen for found, seen in zip(maps, rasters, strict=True))
+
+
 @pytest.mark.parametrize("compare", ["default", "weights", "schedules", "surrogates"])
 def test_the_study_of_the_regularizer_prints_a_table_and_draws(tmp_path: Path, compare: str) -> None:
     picture = tmp_path / "study.png"

@@ -29,7 +29,7 @@ def drawn(figure: Figure) -> np.ndarray:
     """The pixels."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="rgba", dpi=100)
-    return np.frombuffer(buffer.getvalue(), np.uint8).reshape(490, 600, 4)
+    return np.frombuffer(buffer.getvalue(), np.uint8).reshape(520, 600, 4)
 
 
 def test_regions_have_the_colour_of_their_distance_from_the_first_input() -> None:
@@ -85,6 +85,14 @@ def test_inputs_outside_the_window_are_not_marked() -> None:
     assert len(parts(figure, AnnotationBbox)) == 0 and len(figure.axes[0].lines) == 3
     assert figure.axes[1].get_ylabel() == "units that differ from the region in the middle"
     assert figure.axes[0].get_xlim() == (100.0, 101.0)
+
+
+@pytest.mark.parametrize("half_width", [1.0, 1e-2, 1e-5])
+def test_what_stands_beside_a_zoomed_map_stays_in_the_picture(half_width: float) -> None:
+    found = slice_map(mlp(2, 4, 2), torch.tensor([[-123.456, 123.456]]), window=half_width)
+    pixels = drawn(plot_slice_map(found))[..., :3]
+    border = np.concatenate([pixels[:3].reshape(-1, 3), pixels[-3:].reshape(-1, 3), pixels[:, :3].reshape(-1, 3)])
+    assert (border == 255).all(), "something is cut off"
 
 
 def test_one_region_is_drawn_too() -> None:

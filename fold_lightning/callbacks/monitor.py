@@ -69,8 +69,9 @@ class FoldingMonitor(AnyCallback):
     - with `regularize=`, from steps that have a term, of the first process: ``regularizer/term``, ``regularizer/weight`` and, in
       [0, 1), ``regularizer/soft_chi`` (`FoldingRegularizer`).
     - to TensorBoard only: the histograms ``folding/chi_histogram`` and ``faces/histogram``; with matplotlib the figures
-      ``folding/walk`` of the segment that folds most, ``folding/phi_matrix`` of the pairs of classes and ``regions/slice`` of the
-      regions around an input (of all layers); and, when training ends, the codes as an embedding, by all units and by each layer.
+      ``folding/walk`` of the segment that folds most, ``folding/phi_matrix`` of the pairs of classes and ``regions/slice``, the map
+      of regions in a plane through inputs of three classes (`slice_map`, of all layers); and, when training ends, the codes as an
+      embedding, by all units and by each layer.
 
     The sample's sizes, the method and its reason are among the run's hyperparameters.
 

@@ -5,8 +5,9 @@ positive at one end of an edge and negative at the other, its line crosses the e
 cuts the face. All regions come out, for the time of a few forward passes over their vertices.
 """
 
-from fold_lightning.slice_maps.maps import SliceMap, slice_map
+from fold_lightning.slice_maps.maps import slice_map
 from fold_lightning.slice_maps.planes import InputsOnALine
+from fold_lightning.slice_maps.result import SliceMap
 from fold_lightning.slice_maps.subdivision import TooManyRegions
 
 __all__ = ["InputsOnALine", "SliceMap", "TooManyRegions", "slice_map"]

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fold_lightning.slice_maps.bends import ROUNDED, Lanes
+from fold_lightning.slice_maps.bend_pass import ROUNDED
+from fold_lightning.slice_maps.bends import Lanes
 from fold_lightning.slice_maps.cutting import SPARE, cut_by_choices
 from fold_lightning.slice_maps.subdivision import Subdivision
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from fold_lightning.slice_maps.arrays import Floats, Integers, Mask, Stack
 from fold_lightning.slice_maps.bends import Bends, Lanes, Lines, check_bytes
-from fold_lightning.slice_maps.subdivision import Floats, Integers, Mask, Stack, Subdivision, TooManyRegions
+from fold_lightning.slice_maps.subdivision import Subdivision, TooManyRegions
 
 INTERPOLATED = 1e-12
 """Share of the largest height in the window below which a height between two vertices is 0: lines that meet in a point."""

@@ -9,17 +9,13 @@ orientation however thin they are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Mask = NDArray[np.bool_]
-Scalar = TypeVar("Scalar", bound=np.generic)
+from fold_lightning.slice_maps.arrays import Floats, Integers, Mask, Stack
 
 OUTSIDE = -1
 """The number of what lies beyond the frame."""
@@ -264,32 +260,6 @@ class Subdivision:
         turned = (along * across).sum(1) < 0
         directed: Integers = np.where(turned[:, None], pairs[:, ::-1], pairs)
         return directed
-
-
-class Stack(Generic[Scalar]):
-    """Rows that are added to at the end, with room for more.
-
-    Args:
-        rows: The first rows.
-    """
-
-    def __init__(self, rows: NDArray[Scalar]) -> None:
-        self._all, self._size = rows, len(rows)
-
-    @property
-    def rows(self) -> NDArray[Scalar]:
-        """The rows; writing into them changes them."""
-        return self._all[: self._size]
-
-    def add(self, rows: NDArray[Scalar]) -> None:
-        """Add rows at the end."""
-        size = self._size + len(rows)
-        if size > len(self._all):
-            grown = np.empty((2 * size, *self._all.shape[1:]), dtype=self._all.dtype)
-            grown[: self._size] = self.rows
-            self._all = grown
-        self._all[self._size : size] = rows
-        self._size = size
 
 
 class _Found:

@@ -17,7 +17,7 @@ from fold_lightning.slice_maps import InputsOnALine, SliceMap, TooManyRegions, s
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_REGIONS, FEWEST_REGIONS = 600, 24
+MOST_REGIONS, FEWEST_REGIONS = 3_000, 24
 """Regions that a map may have, of small networks and of large ones."""
 
 MAX_WORK = 2**21
