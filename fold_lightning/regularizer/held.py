@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, distributed, nn
@@ -27,8 +28,8 @@ class HeldGradient:
         self.steps = 0
         self._direction: list[Tensor | None] | None = None  # in the order of the parameters
 
-    def renew(self, term: Tensor | None, parameters: Iterable[nn.Parameter], average: Average | None = None) -> bool:
-        """Hold the gradient of a term; keep what was held where it has none that is finite.
+    def renew(self, term: Tensor | None, parameters: Iterable[nn.Parameter], average: Average | None = None) -> float:
+        """Hold the gradient of a term, scaled to length 1; keep what was held where that length is 0 or not finite.
 
         Args:
             term: Number with gradients, or None where this process has none.
@@ -36,25 +37,29 @@ class HeldGradient:
             average: Mean of a tensor over processes, which all call this at once; None for a single process.
 
         Returns:
-            Whether a gradient is finite and not 0 everywhere.
+            Length of the gradient.
         """
         every = list(parameters)
         trained = [parameter for parameter in every if parameter.requires_grad]
         found = self._gradients(term, trained)
         if average is not None and trained:
             found = _averaged(found, trained, average)
-        length = _length([gradient for gradient in found if gradient is not None])
-        if length is None or not bool(length.isfinite() & (length > 0)):
-            return False
-        by_parameter = {id(p): None if g is None else g / length.to(g) for p, g in zip(trained, found, strict=True)}
-        self._direction = [by_parameter.get(id(parameter)) for parameter in every]
-        return True
+        reached = {id(p): gradient for p, gradient in zip(trained, found, strict=True) if gradient is not None}
+        lengths = _lengths(list(reached.values())).tolist() if reached else []
+        length = math.hypot(*lengths)
+        if length == 0 or not math.isfinite(length):
+            return length / GRADIENT_SCALE
+        # Over processes, a parameter that the term does not reach has zeros; it is none that is pushed.
+        pushed = {key: gradient / length for (key, gradient), own in zip(reached.items(), lengths, strict=True) if own > 0}
+        self._direction = [pushed.get(id(parameter)) for parameter in every]
+        return length / GRADIENT_SCALE
 
     @staticmethod
     def _gradients(term: Tensor | None, trained: list[nn.Parameter]) -> list[Tensor | None]:
         if term is None or not term.requires_grad or not trained:
             return [None] * len(trained)
-        return list(torch.autograd.grad(GRADIENT_SCALE * term, trained, allow_unused=True))
+        found = torch.autograd.grad(GRADIENT_SCALE * term, trained, allow_unused=True)
+        return [gradient if _is_dense(gradient) else None for gradient in found]
 
     @torch.no_grad()
     def push(self, parameters: Iterable[nn.Parameter], share: float, warm_steps: int) -> None:
@@ -70,36 +75,30 @@ class HeldGradient:
         self.steps += 1
         if self._direction is None or share == 0:
             return
-        gradients = [parameter.grad for parameter in parameters]
-        for number, (gradient, held) in enumerate(zip(gradients, self._direction, strict=False)):
-            if gradient is not None and held is not None:
-                self._direction[number] = held.to(gradient)  # from a checkpoint it may come on another device
-        pairs = [
-            (gradient, held)
-            for gradient, held in zip(gradients, self._direction, strict=False)  # an optimizer may have got more since
-            if gradient is not None and held is not None and gradient.layout == torch.strided
-        ]
-        task = _length([gradient for gradient, _ in pairs])
-        if task is None:
+        pairs: list[tuple[Tensor, Tensor]] = []
+        for number, (parameter, held) in enumerate(
+            zip(parameters, self._direction, strict=False)
+        ):  # it may have got more since
+            if held is not None and _is_dense(parameter.grad):
+                held = self._direction[number] = held.to(parameter.grad)  # from a checkpoint it may come on another device
+                pairs.append((parameter.grad, held))
+        if not pairs:
             return
+        task = torch.linalg.vector_norm(_lengths([gradient for gradient, _ in pairs]))
         # A gradient that overflowed stays what it is, and a scaler of gradients finds it.
         length = share * torch.where(task.isfinite(), task, 0.0)
-        by_device: dict[torch.device, list[tuple[Tensor, Tensor]]] = {}
-        for gradient, held in pairs:
-            by_device.setdefault(gradient.device, []).append((gradient, held))
-        for device, on_device in by_device.items():
-            scaled = torch._foreach_mul([held for _, held in on_device], length.to(device))
-            torch._foreach_add_([gradient for gradient, _ in on_device], scaled)
+        for device in dict.fromkeys(gradient.device for gradient, _ in pairs):
+            gradients, directions = zip(*(pair for pair in pairs if pair[0].device == device), strict=True)
+            torch._foreach_add_(gradients, torch._foreach_mul(directions, length.to(device)))
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, so that a run goes on bit for bit."""
-        direction = self._direction
-        held = None if direction is None else [None if one is None else one.detach().clone() for one in direction]
-        return {"steps": self.steps, "direction": held}
+        return {"steps": self.steps, "direction": None if self._direction is None else list(self._direction)}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        self.steps, self._direction = state["steps"], state["direction"]
+        direction = state["direction"]
+        self.steps, self._direction = state["steps"], None if direction is None else list(direction)
 
 
 def mean_over(group: Any) -> Average:
@@ -112,13 +111,15 @@ def mean_over(group: Any) -> Average:
     return average
 
 
-def _length(tensors: list[Tensor]) -> Tensor | None:
-    """Return the Euclidean length () of tensors taken together, in float32 at least; None of no tensor."""
-    if not tensors:
-        return None
+def _is_dense(gradient: Tensor | None) -> TypeGuard[Tensor]:
+    """Return whether there is a gradient, and not a sparse one, as an embedding may have."""
+    return gradient is not None and gradient.layout == torch.strided
+
+
+def _lengths(tensors: list[Tensor]) -> Tensor:
+    """Return the Euclidean length of each of some tensors (n,), at least one, in float32 at least."""
     norms = [norm if norm.dtype == torch.float64 else norm.float() for norm in torch._foreach_norm(tensors)]
-    length: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(norms[0]) for norm in norms]))
-    return length
+    return torch.stack([norm.to(norms[0]) for norm in norms])
 
 
 def _averaged(gradients: list[Tensor | None], trained: list[nn.Parameter], average: Average) -> list[Tensor | None]:

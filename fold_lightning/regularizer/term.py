@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fold_lightning._checks import check_choice, check_integer
 from fold_lightning.activations.codes import check_inputs
 from fold_lightning.activations.evaluation import evaluate_on_replica
 from fold_lightning.activations.gradients import pre_activations
 from fold_lightning.activations.inspection import ModelStructure, inspect
+from fold_lightning.regularizer.arguments import check_arguments, check_batch
 from fold_lightning.regularizer.held import HeldGradient, mean_over
 from fold_lightning.regularizer.pairs import Between, draw_pairs
-from fold_lightning.regularizer.schedules import Schedule, check_schedule, strength
+from fold_lightning.regularizer.schedules import Schedule, strength
 from fold_lightning.regularizer.soft import soft_bits, soft_folding
 
 Known = WeakKeyDictionary[nn.Module, tuple[Any, ModelStructure]]
@@ -113,33 +112,7 @@ class FoldingRegularizer(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not _is_number(weight):
-            raise ValueError(f"`weight` must be a finite number, got {weight!r}.")
-        if not _is_number(temperature) or temperature <= 0:
-            raise ValueError(f"`temperature` must be a finite number above 0, got {temperature!r}.")
-        if not _is_number(damping) or damping < 0:
-            raise ValueError(f"`damping` must be a finite number of at least 0, got {damping!r}.")
-        if not _is_number(until) or not 0 < until <= 1:
-            raise ValueError(
-                f"`until` must be a share of the training in (0, 1], got {until!r}: an epoch goes to `until_epoch`."
-            )
-        if until_epoch is not None and until != 1:
-            raise ValueError(f"`until={until!r}` and `until_epoch={until_epoch!r}` both say when the schedule ends: give one.")
-        if share is not None and (not _is_number(share) or share <= 0):
-            raise ValueError(
-                f"`share` must be a finite number above 0, or None to add the term to the loss, got {share!r}: a `weight` below 0 "
-                "pushes the other way."
-            )
-        whole = {"every_n_steps": (every_n_steps, 1), "num_segments": (num_segments, 1), "num_points": (num_points, 3)}
-        whole |= {"seed": (seed, 0), "warm_steps": (warm_steps, 0)} | (
-            {} if until_epoch is None else {"until_epoch": (until_epoch, 1)}
-        )
-        for name, (value, least) in whole.items():
-            check_integer(name, value, least)
-        check_choice("between", between, get_args(Between))
-        if layers is not None and not isinstance(layers, (str, list, tuple)):
-            raise TypeError(f"`layers` must be names or glob patterns, got {layers!r}.")
-        check_schedule(schedule)
+        check_arguments(locals())
         self.weight = float(weight)
         self.share = None if share is None else float(share)
         self.warm_steps = warm_steps
@@ -194,11 +167,16 @@ class FoldingRegularizer(nn.Module):
                 a model.
             TypeError: For inputs that are not a floating-point tensor, or labels that are not integers.
         """
-        _check_batch(inputs, labels)
+        check_batch(inputs, labels)
         weight = self.current_weight
         if weight == 0:
             return torch.zeros((), device=inputs.device, requires_grad=True)
-        return weight * self._unfolded(model, inputs, labels, forward)
+        points = self._points(inputs, labels)
+        layers = pre_activations(model, self._inspect(model, inputs, forward), points, forward)
+        bits = soft_bits(layers, self.temperature).unflatten(0, (self.num_segments, self.num_points))
+        chi = soft_folding(bits, self.temperature, self.damping).mean()
+        self.soft_chi = chi.detach()
+        return weight * (1 - chi)
 
     def push(self, model: nn.Module, inputs: Tensor, labels: Tensor | None = None, *, forward: Any = None) -> None:
         """Add the push of a step to the gradients of the model's parameters, after the task's backward pass.
@@ -230,31 +208,23 @@ class FoldingRegularizer(nn.Module):
         """
         if self.share is None:
             raise ValueError("`push` needs a `share`, got None: its length is that share of the task's gradient.")
-        _check_batch(inputs, labels)
+        check_batch(inputs, labels)
         parameters, average = list(model.parameters()), None
         if isinstance(model, DistributedDataParallel):
             model, average = model.module, mean_over(model.process_group)
         weight = self.current_weight
         if weight and self._held.steps % self.every_n_steps == 0:
             with torch.enable_grad():
-                self._held.renew(self._unfolded(model, inputs, labels, forward), parameters, average)
+                term = self(model, inputs, labels, forward=forward)
+                self._held.renew(term / weight, parameters, average)
         self._held.push(parameters, self.share * weight, self.warm_steps)
 
     def check(self, model: nn.Module, inputs: Tensor, labels: Tensor | None = None, *, forward: Any = None) -> None:
         """Raises what a call would raise of the model or the schedule, whatever the weight; draws nothing."""
         for tenth in range(11):
             strength(self.schedule, tenth / 10, self.until)
-        _check_batch(inputs, labels)
+        check_batch(inputs, labels)
         self._inspect(model, inputs, forward)
-
-    def _unfolded(self, model: nn.Module, inputs: Tensor, labels: Tensor | None, forward: Any) -> Tensor:
-        """Return 1 - soft chi of the batch, with gradients."""
-        points = self._points(inputs, labels)
-        layers = pre_activations(model, self._inspect(model, inputs, forward), points, forward)
-        bits = soft_bits(layers, self.temperature).unflatten(0, (self.num_segments, self.num_points))
-        chi = soft_folding(bits, self.temperature, self.damping).mean()
-        self.soft_chi = chi.detach()
-        return 1 - chi
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return what `state_dict` keeps: the progress, and the held gradient."""
@@ -300,20 +270,3 @@ class FoldingRegularizer(nn.Module):
             with evaluate_on_replica(model, inputs, forward) as replica:
                 known = self._known[model] = (forward, inspect(replica, inputs.detach(), self.layers))
         return known[1]
-
-
-def _check_batch(inputs: Any, labels: Any) -> None:
-    check_inputs(inputs, finite=False)
-    if labels is None:
-        return
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
-        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"`labels` must be a tensor of integer classes (B,), got {got}; pass None if there are no classes.")
-    if labels.shape != inputs.shape[:1]:
-        raise ValueError(
-            f"`labels` must have shape (B,), one class for each of {len(inputs)} inputs, got {tuple(labels.shape)}."
-        )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
