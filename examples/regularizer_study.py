@@ -93,7 +93,7 @@ COMPARISONS: dict[str, dict[str, dict[str, Any]]] = {
 
 OPTIMIZERS: dict[str, Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]] = {
     "adam": functools.partial(torch.optim.Adam, lr=1e-3),
-    "sgd": functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9),
+    "sgd": functools.partial(torch.optim.SGD, lr=0.03, momentum=0.9),
 }
 
 SHOWN = {

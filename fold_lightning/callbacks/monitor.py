@@ -69,8 +69,8 @@ class FoldingMonitor(AnyCallback):
       theirs; ``faces/bound``: 2d, or 2k in slices of k dimensions, which bounds the mean over **all** regions, while regions around
       points may exceed it. Absent where the network curves before a layer that counts.
     - ``monitor/seconds``: the time of the measurement in s, without figures.
-    - with `regularize=`, from steps that have a term, of the first process: ``regularizer/term``, ``regularizer/weight`` and, in
-      [0, 1), ``regularizer/soft_chi`` (`FoldingRegularizer`).
+    - with `regularize=`, from steps that take the term anew, of the first process: ``regularizer/term``, ``regularizer/weight`` (the
+      weight by the schedule) and, in [0, 1), ``regularizer/soft_chi`` (`FoldingRegularizer`).
     - to TensorBoard only: the histograms ``folding/chi_histogram`` and ``faces/histogram``; with matplotlib the figures
       ``folding/walk`` of the segment that folds most, ``folding/phi_matrix`` of the pairs of classes and ``regions/slice`` of the
       regions around an input (of all layers); and, when training ends, the codes as an embedding.
@@ -364,18 +364,15 @@ class FoldingMonitor(AnyCallback):
                 "Two FoldingMonitors would log under the same tags: take one of them away, or let it regularize alone "
                 "(`folding=False, codes=False, units=False, faces=False, regularize=True`)."
             )
-
-        if (
-            self.regularizer is not None
-            and sum(
-                isinstance(callback, FoldingMonitor) and callback.regularizer is not None
-                for callback in trainer.callbacks  # type: ignore[attr-defined]
-            )
-            > 1
-        ):
+        if self.regularizer is not None and self._number_of_regularizers(trainer) > 1:
             raise MisconfigurationException(
                 "Two callbacks regularize this module: set `regularize=` of one FoldingMonitor only."
             )
+
+    def _number_of_regularizers(self, trainer: Trainer) -> int:
+        """Return how many monitors of a Trainer regularize."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # which Lightning does not declare
+        return sum(isinstance(callback, FoldingMonitor) and callback.regularizer is not None for callback in callbacks)
 
     def _monitors(self, trainer: Trainer) -> list[FoldingMonitor]:
         """Return the monitors of a Trainer that measure and that the user asked for."""

@@ -239,7 +239,7 @@ class FoldingRegularizer(nn.Module):
 
     def extra_repr(self) -> str:
         """Its arguments that matter most."""
-        return f"weight={self.weight:g}, schedule={self.schedule!r}, temperature={self.temperature:g}"
+        return f"weight={self.weight:g}, share={self.share}, schedule={self.schedule!r}, temperature={self.temperature:g}"
 
     def forget(self) -> None:
         """Looks at the model anew when it is called next: a model may be altered between trainings."""
