@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,6 +54,26 @@ class Manual(Plain):
         if self.num_optimizers == 1:
             return super().configure_optimizers()
         return [torch.optim.Adam(self.net[:2].parameters(), 1e-2), torch.optim.Adam(self.net[2:].parameters(), 1e-2)]
+
+
+class Adversarial(Plain):
+    """Trains a network and its critic by turns, each frozen while the other is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.critic = nn.Linear(3, 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for sign, optimizer in zip((1, -1), self.optimizers(), strict=True):
+            self.toggle_optimizer(optimizer)
+            optimizer.zero_grad()
+            self.manual_backward(sign * self.critic(self(batch[0])).tanh().square().mean())
+            optimizer.step()
+            self.untoggle_optimizer(optimizer)
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(part.parameters(), 1e-2) for part in (self.net, self.critic)]
 
 
 class Gradients(Callback):
@@ -125,6 +146,15 @@ def test_each_optimizers_gradient_gets_its_share_which_rises(tmp_path: Path, num
     directions = [push / push.norm() for _, push in found[::num_optimizers]]
     assert all(torch.allclose(directions[i], directions[i + 1], atol=1e-5) for i in (0, 2, 4)), "held for two steps"
     assert not any(torch.allclose(directions[i], directions[i + 1], atol=1e-2) for i in (1, 3))
+
+
+def test_an_optimizer_that_the_term_does_not_reach_is_left_alone(tmp_path: Path) -> None:
+    before, after = Gradients(), Gradients()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*pushes nothing")
+        fit(tmp_path, before, monitor(regularizer()), after, model=Adversarial(), given=ordered(), max_epochs=1)
+    same = [torch.equal(a[0], b[0]) for a, b in zip(before.seen, after.seen, strict=True)]
+    assert same == [False, True] * 6
 
 
 def test_the_schedule_of_two_optimizers_ends_with_the_training(tmp_path: Path) -> None:

@@ -109,6 +109,16 @@ def test_a_gradient_that_overflowed_stays_what_it_is() -> None:
     assert all(torch.equal(p.grad, old) for p, old in zip(model.parameters(), before, strict=True))
 
 
+def test_a_term_that_is_no_number_is_left_out_counted_and_the_held_gradient_stays() -> None:
+    model, ours = mlp(5, 12, 12, 3), regularizer(every_n_steps=1, warm_steps=0, schedule="constant")
+    _, first = pushes(model, ours)
+    inputs, labels = task(model)
+    before = [p.grad.clone() for p in model.parameters()]
+    ours.push(model, inputs * torch.nan, labels)
+    second = [p.grad - old for p, old in zip(model.parameters(), before, strict=True)]
+    assert ours.num_skipped == 1 and all(torch.allclose(a, b) for a, b in zip(first, second, strict=True))
+
+
 def test_sparse_gradients_are_left_alone() -> None:
     class Embeds(nn.Module):
         def __init__(self) -> None:

@@ -125,7 +125,7 @@ class Regularization:
         if not bool(term.isfinite()):
             self._leave_out("It is not finite.")
             return None
-        if not term.requires_grad:
+        if not term.requires_grad and len(pl_module.trainer.optimizers) == 1:  # of several, each trains a part
             self._warn_once(
                 "The folding regularizer's term depends on no weight that is trained, so it pushes nothing: all that counts is "
                 "frozen."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -76,7 +77,7 @@ class FoldingRegularizer(nn.Module):
         draws: The number of the next term's draw; the seed and it say which segments it takes. A call in training mode counts
             it up, and `FoldingMonitor` sets it by the step.
         soft_chi: The soft chi of the last term, a tensor without gradient; None before the first.
-        num_skipped: How many terms `FoldingMonitor` left out because they were not finite.
+        num_skipped: How many terms were left out, by `push` or `FoldingMonitor`, because they or their gradients were not finite.
 
     Raises:
         ValueError: If a number is out of range, or a name unknown.
@@ -216,7 +217,8 @@ class FoldingRegularizer(nn.Module):
         if weight and self._held.steps % self.every_n_steps == 0:
             with torch.enable_grad():
                 term = self(model, inputs, labels, forward=forward)
-                self._held.renew(term / weight, parameters, average)
+                length = self._held.renew(term / weight, parameters, average)
+            self.num_skipped += not math.isfinite(length)
         self._held.push(parameters, self.share * weight, self.warm_steps)
 
     def check(self, model: nn.Module, inputs: Tensor, labels: Tensor | None = None, *, forward: Any = None) -> None:
