@@ -7,6 +7,7 @@ data that nothing was chosen by: exact chi over segments between classes, Phi_N,
 and the faces of slices of their regions. The last images of these are kept apart for validation. `--compare` takes one of
 
     default     none, and the default
+    ways        none, the term in the loss, and pushes of a half and of the whole length of the task's gradient
     weights     none, several, and a minus weight
     schedules   early, constant, late, and until a quarter of the training
     surrogates  the soft maximum's, the bits' and the damping's part; segments; layers
@@ -15,10 +16,11 @@ and the faces of slices of their regions. The last images of these are kept apar
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +55,17 @@ NONE: dict[str, Any] = {"weight": 0.0}
 
 LATE = {"schedule": lambda progress: (1 - math.cos(math.pi * progress)) / 2}
 
+LOSS = {"share": None}
+"""The term in the loss of every eighth step, eightfold."""
+
 COMPARISONS: dict[str, dict[str, dict[str, Any]]] = {
     "default": {"none": NONE, "default": {}},
+    "ways": {"none": NONE, "in the loss": LOSS, "share 0.5 (default)": {}, "share 1": {"share": 1.0}},
     "weights": {
         "none": NONE,
         "0.3": {"weight": 0.3},
         "default (1)": {},
-        "3": {"weight": 3.0},
+        "2": {"weight": 2.0},
         "-1": {"weight": -1.0},
     },
     "schedules": {
@@ -85,6 +91,11 @@ COMPARISONS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+OPTIMIZERS: dict[str, Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]] = {
+    "adam": functools.partial(torch.optim.Adam, lr=1e-3),
+    "sgd": functools.partial(torch.optim.SGD, lr=0.03, momentum=0.9),
+}
+
 SHOWN = {
     "chi": "exact chi",
     "phi": "Phi_N",
@@ -100,22 +111,35 @@ SHOWN = {
 """What is measured, and how the table calls it."""
 
 
-def fit(net: nn.Module, train: Split, options: dict[str, Any], seed: int, epochs: int, batch_size: int) -> float:
+def fit(
+    net: nn.Module,
+    train: Split,
+    options: dict[str, Any],
+    seed: int,
+    epochs: int,
+    batch_size: int,
+    optimizer: str = "adam",
+    clip: float | None = None,
+) -> float:
     """Trains with the regularizer as `FoldingMonitor(regularize=...)` does, and says how many seconds that took."""
     images, labels = train
     regularizer = FoldingRegularizer(**{"seed": seed, **_half(net, images, options)})
-    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    stepper = OPTIMIZERS[optimizer](net.parameters())
     num_steps, step = epochs * math.ceil(len(images) / batch_size), 0
     begin = time.perf_counter()
     for _ in range(epochs):
         for rows in torch.randperm(len(images)).split(batch_size):
+            regularizer.progress = step / num_steps
             loss = F.cross_entropy(net(images[rows]), labels[rows])
-            if step % regularizer.every_n_steps == 0:
-                regularizer.progress = step / num_steps
+            if regularizer.share is None and step % regularizer.every_n_steps == 0:
                 loss = loss + regularizer.every_n_steps * regularizer(net, images[rows], labels[rows])
-            optimizer.zero_grad()
+            stepper.zero_grad()
             loss.backward()
-            optimizer.step()
+            if regularizer.share is not None:
+                regularizer.push(net, images[rows], labels[rows])
+            if clip is not None:
+                nn.utils.clip_grad_norm_(net.parameters(), clip)
+            stepper.step()
             step += 1
     return time.perf_counter() - begin
 
@@ -228,6 +252,8 @@ def main() -> None:
     parser.add_argument("--activation", choices=ACTIVATIONS, default="relu")
     parser.add_argument("--depth", type=positive, default=6, help="hidden layers, or blocks")
     parser.add_argument("--width", type=positive, default=64, help="units of each")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adam")
+    parser.add_argument("--clip", type=float, help="norm at which gradients are clipped")
     parser.add_argument("--per-pair", type=positive, default=2, help="test segments for each ordered pair of classes")
     parser.add_argument("--threads", type=positive, default=1, help="more do not help networks as small as these")
     parser.add_argument("--out", type=Path, default=Path("regularizer_study.png"))
@@ -245,7 +271,8 @@ def main() -> None:
     for name, seed in track(plan, "training"):
         torch.manual_seed(seed)
         net = build(arguments.model, arguments.activation, side, arguments.depth, arguments.width)
-        took = fit(net, splits["train"], settings[name], seed, arguments.epochs, arguments.batch_size)
+        how = (arguments.epochs, arguments.batch_size, arguments.optimizer, arguments.clip)
+        took = fit(net, splits["train"], settings[name], seed, *how)
         results[name].append(measure(net, splits, start, end) | {"seconds": took})
     count = len(splits["train"][0])
     what = f"{arguments.model}, {arguments.depth} x {arguments.width}, {arguments.activation}"

@@ -1,40 +1,126 @@
-"""Takes one step of the regularizer alone under DDP, and prints the gradient. Run by the tests, in processes of its own."""
+"""Trains a few steps with the regularizer in two processes, and prints what came of it. Run by the tests, in processes of its own.
+
+python regularize_in_processes.py loss     the gradient of the term alone, in the loss
+python regularize_in_processes.py push     the weights of each process, pushed in a Trainer
+python regularize_in_processes.py odd      the same, where the second process has a term in the first step only
+python regularize_in_processes.py by_hand  the same as "push", of a bare loop
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from test_monitor import Recorder, data
-from test_regularization import Losses, Plain, each_step, monitor
-from torch import Tensor
+from test_regularization import Losses, Plain, in_loss, monitor
+from torch import Tensor, distributed, multiprocessing
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
+from fold_lightning import FoldingRegularizer
 
-class TermAlone(Plain):
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return 0.0 * self(batch[0]).sum()
+STEPS = 3
+
+
+def regularizer(every_n_steps: int = 2) -> FoldingRegularizer:
+    return FoldingRegularizer(schedule="constant", every_n_steps=every_n_steps, warm_steps=2)
+
+
+class Pushed(Plain):
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
 
     def train_dataloader(self) -> Any:
-        sampler = DistributedSampler(data(40), num_replicas=2, rank=self.global_rank, shuffle=False)
-        return DataLoader(data(40), batch_size=10, sampler=sampler)
+        sampler = DistributedSampler(data(60), num_replicas=2, rank=self.global_rank, shuffle=False)
+        return DataLoader(data(60), batch_size=10, sampler=sampler)
 
     def val_dataloader(self) -> Any:
         return DataLoader(data(20, 1), batch_size=10)
 
 
-def main() -> None:
-    losses, model = Losses(), TermAlone()
+class TermAlone(Pushed):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return 0.0 * self(batch[0]).sum()
+
+
+def weights_of_all(weight: Tensor) -> list[Any]:
+    found: list[Any] = [None, None]
+    distributed.all_gather_object(found, weight.detach().tolist())
+    return found
+
+
+def train(model: Pushed, regularize: FoldingRegularizer, steps: int, *callbacks: Any, **options: Any) -> Trainer:
     quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "enable_model_summary": False}
-    callbacks = [monitor(each_step(3.0)), losses]
     trainer = Trainer(
-        max_steps=1, strategy="ddp", accelerator="cpu", devices=2, callbacks=callbacks, logger=Recorder(), **quiet
+        max_steps=steps,
+        strategy="ddp",
+        accelerator="cpu",
+        devices=2,
+        callbacks=[monitor(regularize, **options), *callbacks],
+        logger=Recorder(),
+        **quiet,
     )
     trainer.fit(model)
+    return trainer
+
+
+def in_a_trainer(*, is_odd: bool) -> None:
+    model, calls = Pushed(), []
+
+    def inputs_of(batch: Any) -> Any:
+        calls.append(batch)
+        if is_odd and model.global_rank == 1 and model.global_step > 0:
+            raise KeyError("inputs")
+        return batch
+
+    held = regularizer(every_n_steps=1 if is_odd else 2)
+    trainer = train(model, held, STEPS, probes=data(20, 1).tensors, batch_to_inputs=inputs_of)
+    found = weights_of_all(model.net[0].weight)
+    skipped: list[Any] = [None, None]
+    distributed.all_gather_object(skipped, held.num_skipped)
     if trainer.is_global_zero:
+        print(json.dumps({"weights": found, "skipped": skipped}))
+
+
+def term_in_the_loss() -> None:
+    losses = Losses()
+    if train(TermAlone(), in_loss(3.0), 1, losses).is_global_zero:
         print(json.dumps(losses.gradients[0].tolist()))
 
 
+def by_hand(rank: int, file: str) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    network = Plain()
+    wrapped, held = DistributedDataParallel(network.net), regularizer()
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    for step in range(STEPS):
+        inputs, labels = (part[rank::2][10 * step : 10 * step + 10] for part in data(60).tensors)
+        optimizer.zero_grad()
+        F.cross_entropy(wrapped(inputs), labels).backward()
+        held.draws = step * 1024
+        held.push(wrapped, inputs, labels)
+        optimizer.step()
+    found = weights_of_all(network.net[0].weight)
+    if rank == 0:
+        print(json.dumps({"weights": found}), flush=True)
+    distributed.destroy_process_group()
+
+
+def main(what: str) -> None:
+    if what == "loss":
+        term_in_the_loss()
+    elif what == "by_hand":
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            multiprocessing.spawn(by_hand, (f"{folder}/meeting",), 2)
+    else:
+        in_a_trainer(is_odd=what == "odd")
+
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

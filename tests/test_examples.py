@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import re
 import struct
@@ -240,7 +241,7 @@ def test_the_benchmark_of_maps_finds_at_least_what_a_raster_does() -> None:
     assert len(maps) == len(rasters) == 4 and all(found >= seen for found, seen in zip(maps, rasters, strict=True))
 
 
-@pytest.mark.parametrize("compare", ["default", "weights", "schedules", "surrogates"])
+@pytest.mark.parametrize("compare", ["default", "ways", "weights", "schedules", "surrogates"])
 def test_the_study_of_the_regularizer_prints_a_table_and_draws(tmp_path: Path, compare: str) -> None:
     picture = tmp_path / "study.png"
     small = ("--seeds", "1", "--epochs", "2", "--images", "100", "--depth", "3", "--width", "8", "--per-pair", "1")
@@ -266,10 +267,10 @@ def test_the_studys_weight_0_is_no_regularizer_and_its_halves_are_layers() -> No
 
     images, labels = torch.rand(40, 64), torch.arange(40) % 10
     nets = []
-    for options in (NONE, {"weight": 0.5, "every_n_steps": 1}):
+    for options, more in ((NONE, {}), ({"share": None}, {}), ({}, {}), (NONE, {"optimizer": "sgd"}), (NONE, {"clip": 1e-3})):
         torch.manual_seed(0)
         net = build("mlp", "relu", 8, 3, 8)
-        assert fit(net, (images, labels), options, seed=0, epochs=2, batch_size=20) > 0
+        assert fit(net, (images, labels), options, seed=0, epochs=2, batch_size=20, **more) > 0
         nets.append(net)
     torch.manual_seed(0)
     plain = build("mlp", "relu", 8, 3, 8)
@@ -279,7 +280,9 @@ def test_the_studys_weight_0_is_no_regularizer_and_its_halves_are_layers() -> No
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(plain(images[rows]), labels[rows]).backward()
             optimizer.step()
-    assert torch.equal(nets[0][0].weight, plain[0].weight) and not torch.equal(nets[1][0].weight, plain[0].weight)
+    assert torch.equal(nets[0][0].weight, plain[0].weight), "and the others are not without"
+    weights = [net[0].weight for net in nets]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(weights, 2))
     assert _half(plain, images, {"layers": "first"})["layers"] == ["1", "3"]
     assert _half(plain, images, {"layers": "last"})["layers"] == ["5"]
 

@@ -553,7 +553,9 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
             FoldingRegularizer(until=until)
     with pytest.raises(ValueError, match="`until=0.5` and `until_epoch=3` both say"):
         FoldingRegularizer(until=0.5, until_epoch=3)
-    for name, least in (("num_points", 3), ("num_segments", 1), ("every_n_steps", 1), ("until_epoch", 1), ("seed", 0)):
+    for name, least in (
+        *(("num_points", 3), ("num_segments", 1), ("every_n_steps", 1), ("warm_steps", 0), ("until_epoch", 1), ("seed", 0)),
+    ):
         for value, error in ((least - 1, ValueError), (4.0, TypeError), (True, TypeError)):
             with pytest.raises(error, match=f"`{name}` must be an integer of at least {least}, got {value}"):
                 FoldingRegularizer(**{name: value})

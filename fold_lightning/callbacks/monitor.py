@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from fold_lightning.callbacks.loss_term import LossTerm, as_regularizer, regularizer_hyperparameters
+from fold_lightning.callbacks.held_push import HeldPush, has_whole_gradients
+from fold_lightning.callbacks.loss_term import LossTerm
+from fold_lightning.callbacks.regularization import Regularization, as_regularizer, regularizer_hyperparameters
 from fold_lightning.callbacks.session import Session
 from fold_lightning.callbacks.settings import Method, Settings
 from fold_lightning.callbacks.trainer_state import has_validation_data, logged_step, will_validate
@@ -66,8 +69,8 @@ class FoldingMonitor(AnyCallback):
       theirs; ``faces/bound``: 2d, or 2k in slices of k dimensions, which bounds the mean over **all** regions, while regions around
       points may exceed it. Absent where the network curves before a layer that counts.
     - ``monitor/seconds``: the time of the measurement in s, without figures.
-    - with `regularize=`, from steps that have a term, of the first process: ``regularizer/term``, ``regularizer/weight`` and, in
-      [0, 1), ``regularizer/soft_chi`` (`FoldingRegularizer`).
+    - with `regularize=`, from steps that take the term anew, of the first process: ``regularizer/term``, ``regularizer/weight`` (the
+      weight by the schedule) and, in [0, 1), ``regularizer/soft_chi`` (`FoldingRegularizer`).
     - to TensorBoard only: the histograms ``folding/chi_histogram`` and ``faces/histogram``; with matplotlib the figures
       ``folding/walk`` of the segment that folds most, ``folding/phi_matrix`` of the pairs of classes and ``regions/slice``, the map
       of regions in a plane through inputs of three classes (`slice_map`, of all layers); and, when training ends, the codes as an
@@ -106,8 +109,9 @@ class FoldingMonitor(AnyCallback):
             (model, inputs); None calls the LightningModule itself.
         figures: Whether to draw at every measurement; None draws, where matplotlib is installed, when training ends and at the 1st,
             2nd, 4th, 8th, ... measurement; False never draws. True leaves the embeddings of the codes at every measurement too.
-        regularize: Whether to push the network to fold: True adds the term of a `FoldingRegularizer` to the loss, a number is its
-            weight (below 0 it discourages folding), and a `FoldingRegularizer` has arguments of its own. Training then differs.
+        regularize: Whether to push the network to fold: True adds the push of a `FoldingRegularizer` to the gradients, a number is
+            its weight (0.3: three tenths of that push; below 0 it discourages folding), and a `FoldingRegularizer` has arguments of
+            its own. Training then differs.
 
     Raises:
         ValueError: If a number is out of range, or nothing is left to measure.
@@ -182,10 +186,7 @@ class FoldingMonitor(AnyCallback):
                 "With `folding=False`, `codes=False`, `units=False` and `faces=False` there is nothing to measure: take the callback "
                 "away."
             )
-        self._loss_term = None
-        if self.regularizer is not None:
-            by_default = not isinstance(regularize, FoldingRegularizer)
-            self._loss_term = LossTerm(self.regularizer, batch_to_inputs, forward, by_default=by_default)
+        self._regularization: Regularization | None = None
         self._session: Session | None = None
         self._measures_in_validation = True
         self._logged_before: set[str] = set()
@@ -203,15 +204,16 @@ class FoldingMonitor(AnyCallback):
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._session = None
+        self._session = self._regularization = None
         if stage == "fit":
             self._check_trainer(trainer)
+            self._regularization = self._regularize(trainer)
         if self.settings.measures and stage in ("fit", "validate", "test"):
             self._session = Session(self.settings, trainer, regularizer_hyperparameters(self.regularizer))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._loss_term is not None:
-            self._loss_term.start(trainer, pl_module)
+        if self._regularization is not None:
+            self._regularization.start(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         session = self._session
@@ -232,10 +234,18 @@ class FoldingMonitor(AnyCallback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._session is not None and not self._measures_in_validation:
             self._session.collect(trainer, pl_module, batch)
+        if self._regularization is not None:
+            self._regularization.begin_batch(trainer, pl_module, batch)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        if self._regularization is not None:
+            self._regularization.before_step(trainer, pl_module, optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if self._regularization is not None:
+            self._regularization.end_batch()
         if self._session is not None and self._session.step_is_due(trainer.global_step):
             self._measure_between_epochs(self._session, trainer, pl_module, step=logged_step(trainer))
 
@@ -282,8 +292,8 @@ class FoldingMonitor(AnyCallback):
             self._measure_epoch(self._session, trainer, pl_module, step=logged_step(trainer))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self._loss_term is not None:
-            self._loss_term.stop(pl_module)
+        if self._regularization is not None:
+            self._regularization.stop(pl_module)
         session = self._session
         is_interrupted = isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit" and trainer.world_size == 1
         if session is not None and is_interrupted and not session.is_measuring and trainer.global_step > 0:
@@ -291,15 +301,33 @@ class FoldingMonitor(AnyCallback):
             self._measure_at_end(session, trainer, pl_module, is_counted=trainer.global_step < steps)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._loss_term is not None:
-            self._loss_term.stop(pl_module)
+        if self._regularization is not None:
+            self._regularization.stop(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self._session is None else self._session.state()
+        state = {} if self._session is None else self._session.state()
+        regularization = {} if self._regularization is None else self._regularization.state()
+        return state | ({"regularization": regularization} if regularization else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self._session is not None and state_dict:
-            self._session.restore(state_dict)
+        state = dict(state_dict)
+        regularization = state.pop("regularization", {})
+        if self._session is not None and state:
+            self._session.restore(state)
+        if self._regularization is not None:
+            self._regularization.restore(regularization)
+
+    def _regularize(self, trainer: Trainer) -> Regularization | None:
+        """Return the way in which the regularizer acts: by its push, where gradients are whole and it has a share."""
+        if self.regularizer is None:
+            return None
+        arguments = (self.regularizer, self.settings.batch_to_inputs, self.settings.forward)
+        if self.regularizer.share is None:
+            return LossTerm(*arguments)
+        if has_whole_gradients(trainer):
+            return HeldPush(*arguments)
+        rank_zero_info("Gradients are sharded, so the folding regularizer adds its term to the loss: `share` does nothing.")
+        return LossTerm(*arguments)
 
     def _measure_epoch(self, session: Session, trainer: Trainer, pl_module: LightningModule, *, step: int) -> None:
         """Measure at the end of an epoch, if it is due, and log."""
@@ -350,6 +378,15 @@ class FoldingMonitor(AnyCallback):
                 "Two FoldingMonitors would log under the same tags: take one of them away, or let it regularize alone "
                 "(`folding=False, codes=False, units=False, faces=False, regularize=True`)."
             )
+        if self.regularizer is not None and self._number_of_regularizers(trainer) > 1:
+            raise MisconfigurationException(
+                "Two callbacks regularize this module: set `regularize=` of one FoldingMonitor only."
+            )
+
+    def _number_of_regularizers(self, trainer: Trainer) -> int:
+        """Return how many monitors of a Trainer regularize."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # which Lightning does not declare
+        return sum(isinstance(callback, FoldingMonitor) and callback.regularizer is not None for callback in callbacks)
 
     def _monitors(self, trainer: Trainer) -> list[FoldingMonitor]:
         """Return the monitors of a Trainer that measure and that the user asked for."""

@@ -1,7 +1,8 @@
 """The regularizer: folding made differentiable, and pushed while a network trains."""
 
+from fold_lightning.regularizer.held import HeldGradient
 from fold_lightning.regularizer.schedules import Schedule
 from fold_lightning.regularizer.soft import soft_bits, soft_folding
 from fold_lightning.regularizer.term import FoldingRegularizer
 
-__all__ = ["FoldingRegularizer", "Schedule", "soft_bits", "soft_folding"]
+__all__ = ["FoldingRegularizer", "HeldGradient", "Schedule", "soft_bits", "soft_folding"]

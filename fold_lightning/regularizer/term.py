@@ -1,57 +1,68 @@
-"""The regularizer: a term for the loss that rewards folding."""
+"""The regularizer: a term that rewards folding, and its push on the gradient of a task."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from fold_lightning._checks import check_choice, check_integer
 from fold_lightning.activations.codes import check_inputs
 from fold_lightning.activations.evaluation import evaluate_on_replica
 from fold_lightning.activations.gradients import pre_activations
 from fold_lightning.activations.inspection import ModelStructure, inspect
+from fold_lightning.regularizer.arguments import check_arguments, check_batch
+from fold_lightning.regularizer.held import HeldGradient, mean_over
 from fold_lightning.regularizer.pairs import Between, draw_pairs
-from fold_lightning.regularizer.schedules import Schedule, check_schedule, strength
+from fold_lightning.regularizer.schedules import Schedule, strength
 from fold_lightning.regularizer.soft import soft_bits, soft_folding
 
 Known = WeakKeyDictionary[nn.Module, tuple[Any, ModelStructure]]
 
 
 class FoldingRegularizer(nn.Module):
-    """A term for the loss that rewards the folding of the network's input space, differentiable in its weights.
+    """A push towards more folding of the network's input space, by a term that is differentiable in its weights.
 
-    ``weight * schedule(progress) * (1 - soft chi)``, where soft chi is the mean `soft_folding` of random segments between inputs of
-    the batch, between different classes where labels are there. Chi itself is piecewise constant in the weights. "The Space
-    Between" (Lewandowski et al. 2025) outlines such a term, strongest early in training; the formula and its defaults are this
+    The term is ``weight * schedule(progress) * (1 - soft chi)``, where soft chi is the mean `soft_folding` of random segments between
+    inputs of the batch, between different classes where labels are there. Chi itself is piecewise constant in the weights. "The
+    Space Between" (Lewandowski et al. 2025) outlines such a term, strongest early in training; the formula and its defaults are this
     project's own, chosen by what they do to the exact chi after training.
+
+    `push` lets it act. In every n-th step it takes the term's gradient anew and scales it to length 1; in every step it adds that,
+    ``share * weight * schedule(progress)`` times as long as the task's gradient, to the task's. So the same share acts on every
+    activation, optimizer and scale of the loss, and no spike in every n-th step upsets Adam's second moments or is clipped away. Over
+    the first `warm_steps` steps the share rises from 0. A call gives the term itself, for a loss.
 
     One forward pass takes the points of all segments. It runs in evaluation mode, with gradients, in the model's dtype and autocast
     context, up to the last layer that counts; modes, buffers (batch norm's statistics) and random states are as before.
     Segments are drawn by a generator of its own from `seed` and the number of terms that were drawn before, which its `state_dict`
     keeps with the progress; in evaluation mode (`regularizer.eval()`) the same ones come again. A weight of 0 makes no pass at all.
 
-    `FoldingMonitor(regularize=True)` does the following for any LightningModule with automatic optimization. By hand::
+    `FoldingMonitor(regularize=True)` does the following for any LightningModule. By hand::
 
         regularizer = FoldingRegularizer()
         for step, (inputs, labels) in enumerate(batches):
+            optimizer.zero_grad()
+            cross_entropy(model(inputs), labels).backward()
             regularizer.progress = step / num_steps
-            loss = cross_entropy(model(inputs), labels)
-            if step % regularizer.every_n_steps == 0:
-                loss = loss + regularizer.every_n_steps * regularizer(model, inputs, labels)
+            regularizer.push(model, inputs, labels)  # before gradients are clipped
+            optimizer.step()
 
     Args:
-        weight: Of the term; below 0 it discourages folding.
+        weight: Of the term, and a factor of the push; below 0 it discourages folding, and 0 makes no pass at all.
+        share: Length of the push at weight 1 over that of the task's gradient; above 0. None lets the flag add the term to the loss
+            instead, as it does where gradients are sharded (FSDP, DeepSpeed).
+        warm_steps: Number of the first steps over which the push rises to its length.
         schedule: "cosine", "linear" (from the whole weight to none) or "constant"; or a function of the progress in [0, 1] that
             returns a factor of the weight.
         until: The share of the training after which a named schedule is 0, in (0, 1].
         until_epoch: The epoch at which the schedule ends instead; needs `FoldingMonitor`, which knows the epochs.
-        every_n_steps: The flag adds the term of every n-th optimizer step only, n-fold, for that costs less and folds as well. It
-            changes nothing of a call.
+        every_n_steps: `push` takes the term's gradient anew in every n-th step, for that costs less and folds as well. Where the flag
+            adds the term to the loss, it does so in every n-th step, n-fold. It changes nothing of a call.
         num_segments: S, segments in a batch; few are enough, for each step draws others.
         num_points: T, equidistant points on each, its ends among them; at least 3, for 2 cannot turn back.
         temperature: t, of soft bits in spreads of their layer, and of what else `soft_folding` softens. Above 0.
@@ -66,7 +77,7 @@ class FoldingRegularizer(nn.Module):
         draws: The number of the next term's draw; the seed and it say which segments it takes. A call in training mode counts
             it up, and `FoldingMonitor` sets it by the step.
         soft_chi: The soft chi of the last term, a tensor without gradient; None before the first.
-        num_skipped: How many terms `FoldingMonitor` left out because they were not finite.
+        num_skipped: How many terms were left out, by `push` or `FoldingMonitor`, because they or their gradients were not finite.
 
     Raises:
         ValueError: If a number is out of range, or a name unknown.
@@ -87,6 +98,8 @@ class FoldingRegularizer(nn.Module):
         self,
         weight: float = 1.0,
         *,
+        share: float | None = 0.5,
+        warm_steps: int = 20,
         schedule: str | Callable[[float], float] = "cosine",
         until: float = 1.0,
         until_epoch: int | None = None,
@@ -100,27 +113,10 @@ class FoldingRegularizer(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not _is_number(weight):
-            raise ValueError(f"`weight` must be a finite number, got {weight!r}.")
-        if not _is_number(temperature) or temperature <= 0:
-            raise ValueError(f"`temperature` must be a finite number above 0, got {temperature!r}.")
-        if not _is_number(damping) or damping < 0:
-            raise ValueError(f"`damping` must be a finite number of at least 0, got {damping!r}.")
-        if not _is_number(until) or not 0 < until <= 1:
-            raise ValueError(
-                f"`until` must be a share of the training in (0, 1], got {until!r}: an epoch goes to `until_epoch`."
-            )
-        if until_epoch is not None and until != 1:
-            raise ValueError(f"`until={until!r}` and `until_epoch={until_epoch!r}` both say when the schedule ends: give one.")
-        whole = {"every_n_steps": (every_n_steps, 1), "num_segments": (num_segments, 1), "num_points": (num_points, 3)}
-        whole |= {"seed": (seed, 0)} | ({} if until_epoch is None else {"until_epoch": (until_epoch, 1)})
-        for name, (value, least) in whole.items():
-            check_integer(name, value, least)
-        check_choice("between", between, get_args(Between))
-        if layers is not None and not isinstance(layers, (str, list, tuple)):
-            raise TypeError(f"`layers` must be names or glob patterns, got {layers!r}.")
-        check_schedule(schedule)
+        check_arguments(locals())
         self.weight = float(weight)
+        self.share = None if share is None else float(share)
+        self.warm_steps = warm_steps
         self.schedule: Schedule = schedule
         self.until = float(until)
         self.until_epoch = until_epoch
@@ -136,6 +132,7 @@ class FoldingRegularizer(nn.Module):
         self.soft_chi = None
         self.num_skipped = 0
         self._progress = 0.0
+        self._held = HeldGradient()
         self._known: Known = WeakKeyDictionary()
 
     @property
@@ -171,7 +168,7 @@ class FoldingRegularizer(nn.Module):
                 a model.
             TypeError: For inputs that are not a floating-point tensor, or labels that are not integers.
         """
-        _check_batch(inputs, labels)
+        check_batch(inputs, labels)
         weight = self.current_weight
         if weight == 0:
             return torch.zeros((), device=inputs.device, requires_grad=True)
@@ -182,24 +179,69 @@ class FoldingRegularizer(nn.Module):
         self.soft_chi = chi.detach()
         return weight * (1 - chi)
 
+    def push(self, model: nn.Module, inputs: Tensor, labels: Tensor | None = None, *, forward: Any = None) -> None:
+        """Add the push of a step to the gradients of the model's parameters, after the task's backward pass.
+
+        Call it in every step, before gradients are clipped; it does not matter whether they are still scaled. Parameters that are
+        frozen or have no gradient stay as they are. It pushes one model; take another regularizer for another. Of a
+        `DistributedDataParallel` all processes call it, and push by the mean of their terms' gradients.
+
+        Args:
+            model: As of a call.
+            inputs: As of a call.
+            labels: As of a call.
+            forward: As of a call.
+
+        Raises:
+            ValueError: If `share` is None, and as of a call.
+            TypeError: As of a call.
+
+        Example:
+            >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> inputs, labels = torch.randn(6, 4), torch.tensor([0, 0, 0, 1, 1, 1])
+            >>> nn.functional.cross_entropy(model(inputs), labels).backward()
+            >>> task = [parameter.grad.clone() for parameter in model[:3].parameters()]  # the last layer's has no bits behind it
+            >>> FoldingRegularizer(share=0.5, warm_steps=0).push(model, inputs, labels)
+            >>> pushes = [parameter.grad - before for parameter, before in zip(model.parameters(), task)]
+            >>> length = lambda tensors: torch.cat([tensor.flatten() for tensor in tensors]).norm()
+            >>> round(float(length(pushes) / length(task)), 3)
+            0.5
+        """
+        if self.share is None:
+            raise ValueError("`push` needs a `share`, got None: its length is that share of the task's gradient.")
+        check_batch(inputs, labels)
+        parameters, average = list(model.parameters()), None
+        if isinstance(model, DistributedDataParallel):
+            model, average = model.module, mean_over(model.process_group)
+        weight = self.current_weight
+        if weight and self._held.steps % self.every_n_steps == 0:
+            with torch.enable_grad():
+                term = self(model, inputs, labels, forward=forward)
+                length = self._held.renew(term / weight, parameters, average)
+            self.num_skipped += not math.isfinite(length)
+        self._held.push(parameters, self.share * weight, self.warm_steps)
+
     def check(self, model: nn.Module, inputs: Tensor, labels: Tensor | None = None, *, forward: Any = None) -> None:
         """Raises what a call would raise of the model or the schedule, whatever the weight; draws nothing."""
         for tenth in range(11):
             strength(self.schedule, tenth / 10, self.until)
-        _check_batch(inputs, labels)
+        check_batch(inputs, labels)
         self._inspect(model, inputs, forward)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return what `state_dict` keeps: the progress."""
-        return {"progress": self.progress, "draws": self.draws, "num_skipped": self.num_skipped}
+        """Return what `state_dict` keeps: the progress, and the held gradient."""
+        state = {"progress": self.progress, "draws": self.draws, "num_skipped": self.num_skipped}
+        return state | {"held": self._held.state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Goes on from there."""
         self.progress, self.draws, self.num_skipped = state["progress"], state["draws"], state["num_skipped"]
+        if "held" in state:  # that of an older version has none
+            self._held.restore(state["held"])
 
     def extra_repr(self) -> str:
         """Its arguments that matter most."""
-        return f"weight={self.weight:g}, schedule={self.schedule!r}, temperature={self.temperature:g}"
+        return f"weight={self.weight:g}, share={self.share}, schedule={self.schedule!r}, temperature={self.temperature:g}"
 
     def forget(self) -> None:
         """Looks at the model anew when it is called next: a model may be altered between trainings."""
@@ -230,20 +272,3 @@ class FoldingRegularizer(nn.Module):
             with evaluate_on_replica(model, inputs, forward) as replica:
                 known = self._known[model] = (forward, inspect(replica, inputs.detach(), self.layers))
         return known[1]
-
-
-def _check_batch(inputs: Any, labels: Any) -> None:
-    check_inputs(inputs, finite=False)
-    if labels is None:
-        return
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
-        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"`labels` must be a tensor of integer classes (B,), got {got}; pass None if there are no classes.")
-    if labels.shape != inputs.shape[:1]:
-        raise ValueError(
-            f"`labels` must have shape (B,), one class for each of {len(inputs)} inputs, got {tuple(labels.shape)}."
-        )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,208 @@
+"""The regularizer in a Trainer: what both ways in which it may act have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
+
+from fold_lightning.callbacks.trainer_state import logged_step
+from fold_lightning.probes import split_batch
+from fold_lightning.regularizer import FoldingRegularizer
+
+BY_HAND = (
+    "Or call the regularizer by hand: `regularizer = FoldingRegularizer()` in `__init__`, and in `training_step` "
+    "`loss = loss + regularizer(self, inputs, labels)`; set `regularizer.progress`, in [0, 1], as training goes on."
+)
+
+TERM, WEIGHT, SOFT_CHI = "regularizer/term", "regularizer/weight", "regularizer/soft_chi"
+
+BATCHES_OF_A_STEP = 2**10
+"""Batches that may make up one optimizer step before its segments repeat those of the next."""
+
+
+def as_regularizer(regularize: Any, layers: str | list[str] | None, seed: int) -> FoldingRegularizer | None:
+    """Return the regularizer that `FoldingMonitor(regularize=...)` asks for: none, the default, one of that weight, or itself.
+
+    Raises:
+        TypeError: If it is none of these.
+    """
+    if isinstance(regularize, FoldingRegularizer):
+        return regularize
+    if regularize is True:
+        return FoldingRegularizer(layers=layers, seed=seed)
+    if isinstance(regularize, (int, float)) and not isinstance(regularize, bool):
+        return FoldingRegularizer(regularize, layers=layers, seed=seed)
+    if regularize is not False:
+        raise TypeError(f"`regularize` must be a bool, a weight, or a `FoldingRegularizer`, got {regularize!r}.")
+    return None
+
+
+def regularizer_hyperparameters(regularizer: FoldingRegularizer | None) -> dict[str, Any]:
+    """Return what a run logs of its regularizer; the same names without one, so that runs with and without it compare."""
+    if regularizer is None:
+        nothing = {"weight": 0.0, "share": 0.0, "schedule": "none", "every_n_steps": 0}
+        return {"regularize": False} | {f"regularize_{name}": value for name, value in nothing.items()}
+    schedule = regularizer.schedule
+    return {
+        "regularize": True,
+        "regularize_weight": regularizer.weight,
+        "regularize_share": 0.0 if regularizer.share is None else regularizer.share,
+        "regularize_schedule": schedule if isinstance(schedule, str) else getattr(schedule, "__name__", repr(schedule)),
+        "regularize_every_n_steps": regularizer.every_n_steps,
+    }
+
+
+class Regularization:
+    """A regularizer that acts while a Trainer fits a module; in which way, its subclasses say.
+
+    The segments drawn follow from the step, so a run that goes on from a checkpoint draws what it would have drawn. What can't be
+    regularized is refused before anything is trained; a batch that fails later costs its term, and one warning.
+
+    Args:
+        regularizer: The regularizer.
+        batch_to_inputs: As of `FoldingMonitor`.
+        forward: As of `FoldingMonitor`.
+    """
+
+    def __init__(
+        self,
+        regularizer: FoldingRegularizer,
+        batch_to_inputs: Callable[[Any], Any] | None,
+        forward: str | Callable[..., Any] | None,
+    ) -> None:
+        self.regularizer = regularizer
+        self._batch_to_inputs, self._forward = batch_to_inputs, forward
+        self._progress: TrainingProgress | None = None
+        self._scalars: dict[str, Any] = {}
+        self._logged_epoch = -1
+        self._warned: set[str] = set()
+
+    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with a fit."""
+        self._progress = None
+        self.regularizer.forget()
+
+    def stop(self, pl_module: LightningModule) -> None:
+        """Leave the module as it was; do nothing if it is."""
+
+    def begin_batch(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        """See a batch before its training step."""
+
+    def end_batch(self) -> None:
+        """Forget the batch."""
+
+    def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        """Act on the gradients of an optimizer, after the backward pass and before they are clipped."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, so that a run goes on bit for bit."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint, before training begins."""
+
+    def _check_first_batch(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> TrainingProgress:
+        """Raise, before anything is trained, for what can't be regularized."""
+        steps = TrainingProgress(trainer, pl_module, self.regularizer)
+        try:
+            inputs, labels = split_batch(batch, self._batch_to_inputs)
+            self.regularizer.check(pl_module, inputs, labels, forward=self._forward)
+        except Exception as error:
+            raise MisconfigurationException(f"`regularize=` can't use the first batch. {_said(error)} {BY_HAND}") from error
+        if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
+            rank_zero_warn(
+                "LBFGS evaluates the loss several times in a step, and the folding regularizer acts on each differently: its line "
+                "search can't settle. Take another optimizer, or `regularize=False`."
+            )
+        return steps
+
+    def _inputs_of(self, batch: Any) -> tuple[Tensor, Tensor | None] | None:
+        try:
+            return split_batch(batch, self._batch_to_inputs)
+        except Exception as error:  # of the user's `batch_to_inputs`
+            self._leave_out(_said(error))
+            return None
+
+    def _term(self, pl_module: LightningModule, inputs: tuple[Tensor, Tensor | None]) -> Tensor | None:
+        """Return the term of a batch; None, counted, where it can't be had or is not finite."""
+        try:
+            term: Tensor = self.regularizer(pl_module, *inputs, forward=self._forward)
+        except (TypeError, ValueError) as error:
+            self._leave_out(str(error))
+            return None
+        if not bool(term.isfinite()):
+            self._leave_out("It is not finite.")
+            return None
+        if not term.requires_grad and len(pl_module.trainer.optimizers) == 1:  # of several, each trains a part
+            self._warn_once(
+                "The folding regularizer's term depends on no weight that is trained, so it pushes nothing: all that counts is "
+                "frozen."
+            )
+        self._scalars |= {TERM: term.detach(), SOFT_CHI: self.regularizer.soft_chi}
+        return term
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule, *, is_new: bool) -> None:
+        """Log the last term, if it is new or Lightning forgot it, as it does when an epoch ends."""
+        if is_new or trainer.current_epoch != self._logged_epoch:
+            self._logged_epoch = trainer.current_epoch
+            pl_module.log_dict(self._scalars, on_step=True, on_epoch=False, batch_size=1)
+
+    def _leave_out(self, why: str) -> None:
+        self.regularizer.num_skipped += 1
+        self._warn_once(
+            f"The folding regularizer's term is left out of a step. {why} (Training goes on; `num_skipped` of the "
+            "regularizer counts. This warning is shown once.)"
+        )
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            rank_zero_warn(message)
+        self._warned.add(message)
+
+
+class TrainingProgress:
+    """Share of a training that has passed.
+
+    Args:
+        trainer: The Trainer.
+        pl_module: Module that it fits.
+        regularizer: Regularizer whose schedule has an end.
+
+    Raises:
+        MisconfigurationException: If the schedule ends with the training, and that has no end that could be known.
+    """
+
+    def __init__(self, trainer: Trainer, pl_module: LightningModule, regularizer: FoldingRegularizer) -> None:
+        self._is_manual = not pl_module.automatic_optimization
+        self._until_epoch = regularizer.until_epoch
+        self._all = trainer.estimated_stepping_batches if self._until_epoch is None else math.inf
+        if self._all < 0 and trainer.max_epochs is not None:  # a loader without length, so that epochs are all that is known
+            self._until_epoch = trainer.max_epochs
+        endless = regularizer.schedule == "constant" and regularizer.until == 1
+        if self._until_epoch is None and math.isinf(self._all) and not endless:
+            raise MisconfigurationException(
+                "The schedule of `regularize=` ends with the training, but this one has neither `max_epochs` nor `max_steps`. Give "
+                "the Trainer one of them, or `regularize=FoldingRegularizer(until_epoch=...)`, or `schedule='constant'`."
+            )
+
+    def progress(self, trainer: Trainer) -> float:
+        """Return the share of the training that has passed, or of the way to the epoch at which the schedule ends."""
+        if self._until_epoch is not None:
+            return min(1.0, trainer.current_epoch / self._until_epoch)
+        if not self._is_manual:
+            return min(1.0, trainer.global_step / max(1.0, self._all))
+        # Here the steps of all optimizers are counted, and towards `max_steps` too, but `_all` counts batches.
+        of_steps = trainer.global_step / trainer.max_steps if trainer.max_steps > 0 else 0.0
+        return min(1.0, max(of_steps, logged_step(trainer) / max(1.0, self._all)))
+
+
+def _said(error: Exception) -> str:
+    """Return what an error says, with its name where it is none of ours: a `KeyError` says only the key."""
+    return str(error) if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: {error}."

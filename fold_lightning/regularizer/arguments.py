@@ -1,0 +1,72 @@
+"""Checks of the regularizer's arguments and batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from torch import Tensor
+
+from fold_lightning._checks import check_choice, check_integer
+from fold_lightning.activations.codes import check_inputs
+from fold_lightning.regularizer.pairs import Between
+from fold_lightning.regularizer.schedules import check_schedule
+
+LEAST = {"warm_steps": 0, "every_n_steps": 1, "num_segments": 1, "num_points": 3, "seed": 0}
+"""Least value of each integer argument; 2 points cannot turn back."""
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Raise unless the arguments of a `FoldingRegularizer`, by name, make sense.
+
+    Raises:
+        ValueError: If a number is out of range, or a name unknown.
+        TypeError: If a count is no integer, or `layers` are neither names nor patterns.
+    """
+    share, temperature, damping = (arguments[name] for name in ("share", "temperature", "damping"))
+    until, until_epoch, layers = (arguments[name] for name in ("until", "until_epoch", "layers"))
+    if not _is_number(arguments["weight"]):
+        raise ValueError(f"`weight` must be a finite number, got {arguments['weight']!r}.")
+    if share is not None and (not _is_number(share) or share <= 0):
+        raise ValueError(
+            f"`share` must be a finite number above 0, or None to add the term to the loss, got {share!r}: a `weight` below 0 "
+            "pushes the other way."
+        )
+    if not _is_number(temperature) or temperature <= 0:
+        raise ValueError(f"`temperature` must be a finite number above 0, got {temperature!r}.")
+    if not _is_number(damping) or damping < 0:
+        raise ValueError(f"`damping` must be a finite number of at least 0, got {damping!r}.")
+    if not _is_number(until) or not 0 < until <= 1:
+        raise ValueError(f"`until` must be a share of the training in (0, 1], got {until!r}: an epoch goes to `until_epoch`.")
+    if until_epoch is not None and until != 1:
+        raise ValueError(f"`until={until!r}` and `until_epoch={until_epoch!r}` both say when the schedule ends: give one.")
+    for name, least in (LEAST | ({} if until_epoch is None else {"until_epoch": 1})).items():
+        check_integer(name, arguments[name], least)
+    check_choice("between", arguments["between"], get_args(Between))
+    if layers is not None and not isinstance(layers, (str, list, tuple)):
+        raise TypeError(f"`layers` must be names or glob patterns, got {layers!r}.")
+    check_schedule(arguments["schedule"])
+
+
+def check_batch(inputs: Any, labels: Any) -> None:
+    """Raise unless inputs are a floating-point tensor (B, ...), B at least 1, and labels None or integers (B,).
+
+    Raises:
+        ValueError: For an empty batch, and for labels of another shape.
+        TypeError: For inputs that are not a floating-point tensor, or labels that are not integers.
+    """
+    check_inputs(inputs, finite=False)
+    if labels is None:
+        return
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"`labels` must be a tensor of integer classes (B,), got {got}; pass None if there are no classes.")
+    if labels.shape != inputs.shape[:1]:
+        raise ValueError(
+            f"`labels` must have shape (B,), one class for each of {len(inputs)} inputs, got {tuple(labels.shape)}."
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
