@@ -36,6 +36,7 @@ from fold_lightning import (
     global_folding,
     space_folding,
 )
+from fold_lightning.figures import plot_unit_activity
 from fold_lightning.fingerprints import distinct_in_groups
 from fold_lightning.folding import summarize_folding
 from fold_lightning.metrics import distinct_codes
@@ -482,12 +483,34 @@ def test_values_are_drawn_one_or_several(case: Case, plt: Any) -> None:
     _, own = plt.subplots()
     assert metric.plot([metric(*case.batch(seed)) for seed in range(2)], ax=own) == (None, own)
     assert drawn(own) == pytest.approx([part.item() for part in np.array(parts, dtype=object).T.ravel()])
-    if not isinstance(metric, GlobalFolding):
+    if not isinstance(metric, (GlobalFolding, FaceStatistics, UnitActivity)):  # which have figures of their own
         metric.reset()
         metric.update(*case.batch(0))
         assert drawn(metric.plot()[1]) == pytest.approx([part.item() for part in parts[0]])
     if isinstance(expected[0], dict):
         assert axis.get_legend_handles_labels()[1] == list(expected[0])
+
+
+def test_faces_are_drawn_as_their_distribution(plt: Any) -> None:
+    metric = FaceStatistics()
+    metric.update(torch.tensor([3, 4, 4]))
+    metric.update(torch.tensor([7]))
+    figure, axis = metric.plot()
+    assert figure is axis.figure and [bar.get_height() for bar in axis.patches] == [1, 2, 0, 0, 1]
+    assert axis.get_title() == "4.5 faces on average, over 4 regions"
+    with pytest.raises(ValueError, match="must hold at least one region, got none"):
+        FaceStatistics().plot()
+
+
+def test_units_are_drawn_layer_by_layer(plt: Any) -> None:
+    metric = UnitActivity()
+    bits = torch.tensor([[1, 0, 1, 0, 1, 0], [1, 0, 0, 0, 1, 0]]).bool()
+    metric.update(ActivationCodes(bits, {"first": slice(0, 4), "second": slice(4, 6)}))
+    figure, axis = metric.plot()
+    assert figure is axis.figure and [label.get_text() for label in axis.get_yticklabels()] == ["first", "second"]
+    assert [bar.get_width() for bar in axis.patches] == [0.5, 0.5, 0.25, 0.0, 0.25, 0.5]  # dead, neither, always active
+    with pytest.raises(ValueError, match="must hold at least one layer, got none"):
+        plot_unit_activity({})
 
 
 def test_folding_between_classes_is_drawn_as_its_matrix(plt: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fold_lightning.figures import plot_face_counts
 from fold_lightning.metrics.gathered import GatheredMetric
 
 
@@ -67,3 +68,23 @@ class FaceStatistics(GatheredMetric):
         if len(counts) == 0:
             return dict.fromkeys(("mean", "median", "max", "min"), counts.new_tensor(torch.nan))
         return {"mean": counts.mean(), "median": counts.quantile(0.5), "max": counts.max(), "min": counts.min()}
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Draw the distribution of the numbers of faces, or values of `compute`.
+
+        Args:
+            val: A value of `compute` or `forward`, or a list of them, one for each step; None draws the distribution.
+            ax: A matplotlib axis to draw values on; None makes a figure.
+
+        Returns:
+            The figure, None if an axis was given, and the axis.
+
+        Raises:
+            ModuleNotFoundError: If matplotlib is not installed.
+            ValueError: If there are no regions.
+        """
+        if val is not None or ax is not None:
+            return super().plot(val, ax)
+        with self.gathered():
+            figure = plot_face_counts(self.joined("face_counts"))
+        return figure, figure.axes[0]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fold_lightning.activations import ActivationCodes
 from fold_lightning.codes import count_active
+from fold_lightning.figures import plot_unit_activity
 from fold_lightning.metrics.code_metric import CodeMetric, bits_of
 
 
@@ -76,6 +77,24 @@ class UnitActivity(CodeMetric):
         with self.gathered():
             layout = self.layout()
             return {name: self._shares(columns) for name, columns in (layout.columns() if layout else {}).items()}
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Draw the shares of each layer, or values of `compute`.
+
+        Args:
+            val: A value of `compute` or `forward`, or a list of them, one for each step; None draws the layers, if codes had some.
+            ax: A matplotlib axis to draw values on; None makes a figure.
+
+        Returns:
+            The figure, None if an axis was given, and the axis.
+
+        Raises:
+            ModuleNotFoundError: If matplotlib is not installed.
+        """
+        if val is not None or ax is not None or not (per_layer := self.per_layer()):
+            return super().plot(val, ax)
+        figure = plot_unit_activity(per_layer)
+        return figure, figure.axes[0]
 
     def _shares(self, columns: slice) -> dict[str, Tensor]:
         active, num_inputs = self.num_active[columns], int(self.num_inputs)

@@ -1,0 +1,114 @@
+"""Figures of faces of regions and of the activity of units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from fold_lightning.figures.style import check_available
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAX_BARS = 64
+"""Bars up to which each number of faces has its own."""
+
+UNIT_COLORS = {"dead": "#bb5566", "always_active": "#004488", "other": "#ddaa33"}
+"""Colours of shares of units: Paul Tol's of high contrast, which stay apart in grey too."""
+
+
+def plot_face_counts(face_counts: Tensor, bound: int | None = None) -> Figure:
+    """Draw how many regions have how many faces.
+
+    Args:
+        face_counts: Integers (B,), as from `face_counts`; B at least 1.
+        bound: 2d, or 2k for slices of k dimensions, which bounds the mean over all regions of a network; None draws none.
+
+    Returns:
+        A figure that no backend holds.
+
+    Raises:
+        ModuleNotFoundError: If matplotlib is not installed.
+        ValueError: If there are no regions.
+
+    Example:
+        >>> import torch
+        >>> figure = plot_face_counts(torch.tensor([3, 4, 4, 5, 9]), bound=4)
+        >>> figure.axes[0].get_title(), len(figure.axes[0].patches)
+        ('5.0 faces on average, over 5 regions', 7)
+    """
+    check_available()
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    counts = face_counts.cpu().numpy()
+    if len(counts) == 0:
+        raise ValueError("`face_counts` must hold at least one region, got none: update the statistics first.")
+    least, most = int(counts.min()), int(counts.max())
+    width = -(-(most - least + 1) // MAX_BARS)
+    edges = least - 0.5 + width * np.arange((most - least) // width + 2)
+    figure = Figure(figsize=(6.0, 3.6), layout="constrained")
+    axis = figure.subplots()
+    axis.hist(counts, edges.tolist(), color="#4477aa", edgecolor="white", linewidth=0.6 if len(edges) < MAX_BARS / 2 else 0.0)
+    axis.axvline(counts.mean(), color="black", linewidth=1.5, label=f"mean {counts.mean():.2f}")
+    if bound is not None:
+        axis.axvline(
+            bound, color="#bb5566", linewidth=1.5, linestyle="--", label=f"{bound}, bound of the mean over all regions"
+        )
+    axis.set_title(f"{counts.mean():.1f} faces on average, over {len(counts):,} region{'s' * (len(counts) != 1)}")
+    axis.set_xlabel("faces of a region")
+    axis.set_ylabel("regions")
+    axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axis.legend(fontsize="small")
+    return figure
+
+
+def plot_unit_activity(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure:
+    """Draw which share of each layer's units is dead, always active, or neither.
+
+    Args:
+        per_layer: Layer name -> its shares, as from `UnitActivity.per_layer`.
+
+    Returns:
+        A figure that no backend holds; layers stand in the order given, the first on top.
+
+    Raises:
+        ModuleNotFoundError: If matplotlib is not installed.
+        ValueError: If there are no layers.
+
+    Example:
+        >>> import torch
+        >>> shares = {"dead": torch.tensor(0.25), "always_active": torch.tensor(0.5), "active": torch.tensor(0.6)}
+        >>> figure = plot_unit_activity({"net.1": shares})
+        >>> [float(bar.get_width()) for bar in figure.axes[0].patches]
+        [0.25, 0.25, 0.5]
+    """
+    check_available()
+    from matplotlib.figure import Figure
+
+    if not per_layer:
+        raise ValueError("`per_layer` must hold at least one layer, got none: update with codes that have layers.")
+    names = list(per_layer)
+    dead, always, active = (
+        np.array([float(per_layer[name][what]) for name in names]) for what in ("dead", "always_active", "active")
+    )
+    figure = Figure(figsize=(6.0, 1.4 + 0.32 * min(len(names), 30)), layout="constrained")
+    axis = figure.subplots()
+    places, begin = np.arange(len(names)), np.zeros(len(names))
+    parts = {"dead": dead, "other": 1 - dead - always, "always_active": always}
+    labels = {"dead": "never on", "other": "on for some inputs", "always_active": "always on: linear"}
+    for what, share in parts.items():
+        axis.barh(places, share, left=begin, color=UNIT_COLORS[what], label=labels[what], height=0.8)
+        begin = begin + share
+    axis.plot(active, places, "o", color="white", markeredgecolor="black", markersize=5, label="on for a mean input")
+    shown = places[:: -(-len(names) // 30)]
+    axis.set_yticks(shown, [names[i] for i in shown])
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1)
+    axis.set_xlabel("share of the layer's units")
+    figure.legend(loc="outside upper center", ncols=4, fontsize="x-small", frameon=False)
+    return figure
