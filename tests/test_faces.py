@@ -256,6 +256,7 @@ def test_linear_programs_of_their_own_decide_what_the_others_leave(monkeypatch: 
     faces = supporting_units(regions)
     asked = []
     monkeypatch.setattr(interior_point, "STEPS", 1)
+    monkeypatch.setattr(supporting, "MAX_DIMENSIONS", 2)
     monkeypatch.setattr(supporting, "gain", lambda points, i: asked.append(i) or gain(points, i))
     assert torch.equal(supporting_units(regions), faces) and asked
 
@@ -296,3 +297,24 @@ def test_a_linear_program_that_is_not_solved_is_an_error(monkeypatch: pytest.Mon
     monkeypatch.setattr(programs, "linprog", lambda *args, **kwargs: SimpleNamespace(status=4, message="Numerical trouble."))
     with pytest.raises(RuntimeError, match="of 2 rows and 1 columns, which decides a face, was not solved: Numerical trouble"):
         gain(torch.tensor([[2.0], [1.0]], dtype=torch.float64), 0)
+
+
+def test_random_chords_do_not_stall_in_unbounded_regions() -> None:
+    """Two inputs, one layer: most regions are unbounded, and the faces all lie on one side of most points."""
+    short = total = 0
+    for seed in range(8):
+        x = 2 * torch.randn(30, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        regions = activation_regions(mlp(2, 12, 1, seed=seed), x)
+        exact, found = face_counts(regions), face_counts(regions, method="hit_and_run", num_steps=1000)
+        assert (found <= exact).all()
+        short, total = short + int((found < exact).sum()), total + len(x)
+    assert short < 0.08 * total
+
+
+@pytest.mark.parametrize("d", [3, 4, 5, 6, 7])
+def test_pivots_and_linear_programs_agree_near_and_far(d: int) -> None:
+    x = torch.randn(12, d, generator=torch.Generator().manual_seed(d), dtype=torch.float64)
+    for widths, bias in (((d, 12, 12, 1), True), ((d, 6, 6, 6, 1), True), ((d, 9, 9, 1), False)):
+        regions = activation_regions(mlp(*widths, seed=d, bias=bias), x * 10.0 ** torch.arange(12)[:, None].fmod(5).sub(2))
+        expected = [faces_one_by_one(*half_spaces) for half_spaces in zip(regions.normals, regions.offsets, strict=True)]
+        assert supporting_units(regions).tolist() == expected

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable
 from math import comb
 
+import numpy as np
 import pytest
 import torch
 from networks import CantorNet, Tent, mlp
+from region_oracle import check, random_widths
 from torch import Tensor, nn
 
 from fold_lightning import (
@@ -21,8 +22,7 @@ from fold_lightning import (
     region_graph,
     region_shapes,
 )
-
-module = sys.modules["fold_lightning.region_graphs"]
+from fold_lightning.region_graphs import search
 
 
 def arrangement(d: int, n: int, seed: int = 0) -> nn.Sequential:
@@ -193,7 +193,22 @@ def test_impossible_requests_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = region_graph(model, start)
     with pytest.raises(IndexError, match="Regions are numbered from 0 to 10, got 11"):
         graph.distance(0, 11)
-    monkeypatch.setattr(module, "LAST_STEP", 1.0)
+    monkeypatch.setattr(search, "LAST_STEP", 1.0)
+    monkeypatch.setattr(search, "_reach", lambda regions, way: torch.zeros(len(way)).double())
+    monkeypatch.setattr(search, "_deepest", lambda normals, slacks: None)
     with pytest.warns(UserWarning, match="faces are too thin to look behind: regions may be missing"):
         lost = region_graph(model, start)
     assert not lost.complete and isinstance(lost, RegionGraph)
+
+
+@pytest.mark.parametrize(
+    ("widths", "seed"), [((3, 8, 8, 8, 1), 0), ((3, 8, 8, 8, 1), 7), ((2, 8, 8, 8, 8, 8, 1), 3), ((3, 6, 6, 6, 6, 1), 7)]
+)
+def test_unbounded_regions_behind_faces_that_look_thin_are_found(widths: tuple[int, ...], seed: int) -> None:
+    """Linear programs on flipped codes find no region that the graph lacks."""
+    assert check(widths, seed, 40, np.random.default_rng(0)) == ""
+
+
+def test_random_networks_have_no_region_that_linear_programs_find_beside_those_of_the_graph() -> None:
+    random = np.random.default_rng(5)
+    assert [check(random_widths(random), int(random.integers(1000)), 10, random) for _ in range(6)] == [""] * 6

@@ -68,6 +68,8 @@ class FoldingMonitor(AnyCallback):
     - ``faces/mean``, ``faces/max``: how many faces the activation regions around inputs have (`face_counts`), or random slices of
       theirs; ``faces/bound``: 2d, or 2k in slices of k dimensions, which bounds the mean over **all** regions, while regions around
       points may exceed it. Absent where the network curves before a layer that counts.
+    - ``regions/distance_mean``, ``regions/distance_median``: how far inputs lie from the borders of these regions or slices
+      (`boundary_distances`), in the unit of the inputs.
     - ``monitor/seconds``: the time of the measurement in s, without figures.
     - with `regularize=`, from steps that take the term anew, of the first process: ``regularizer/term``, ``regularizer/weight`` (the
       weight by the schedule) and, in [0, 1), ``regularizer/soft_chi`` (`FoldingRegularizer`).

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fold_lightning.faces.polytopes import TIE, Polytopes
+from fold_lightning.faces.polytopes import TIE, Polytopes, positive_factors
 from fold_lightning.faces.programs import ASTRAY
 from fold_lightning.faces.rays import met_alone
 from fold_lightning.faces.rows import in_columns, taken, together
@@ -64,7 +64,7 @@ class Programs:
         reaches to the walls; then the steps have to bring them about.
         """
         points = polytopes.points
-        gram = gram_factors(polytopes)
+        gram = _gram_factors(polytopes)
         centered = 1 - _solved(gram, points.sum(1))[:, None] @ points.mT
         products = torch.cholesky_solve(taken(points, rows).mT, gram).mT @ points.mT
         even = (centered > 0.1).all(2, keepdim=True)
@@ -133,19 +133,14 @@ def step(polytopes: Polytopes, programs: Programs) -> tuple[Tensor, Tensor]:
     # Walls make up for the rounding of a combination that implies a row without them, and take more for it than that is worth.
     alone = programs.weights * polytopes.own[:, None]
     redundant |= _imply(alone, own, polytopes, programs.rows, ASTRAY)
-    reached = heights(programs)
+    relaxed = torch.ones_like(programs.slacks).scatter(2, programs.rows[..., None], 2.0)
+    reached = relaxed - programs.slacks  # heights along the rays from 0 through the programs' points
     distance = reached.norm(dim=2)  # for the points' Gram matrix is the identity
     across = _own(programs.slacks, programs.rows) < 1 - TIE - ASTRAY * distance
     width = points.shape[1]
     faces = in_columns(across & programs.open, programs.rows, width)
     faces |= met_alone(reached, distance)
     return faces, in_columns(redundant & programs.open, programs.rows, width)
-
-
-def heights(programs: Programs) -> Tensor:
-    """The heights of all rows' points along the rays from 0 through the programs' points."""
-    relaxed = torch.ones_like(programs.slacks).scatter(2, programs.rows[..., None], 2.0)
-    return relaxed - programs.slacks
 
 
 def _imply(weights: Tensor, own: Tensor, polytopes: Polytopes, rows: Tensor, rounding: float = ROUNDING) -> Tensor:
@@ -176,10 +171,10 @@ def _solved(factors: Tensor, right: Tensor) -> Tensor:
     return solution[..., 0]
 
 
-def gram_factors(polytopes: Polytopes) -> Tensor:
+def _gram_factors(polytopes: Polytopes) -> Tensor:
     """The Cholesky factors (B, d, d) of the points' Gram matrices, which are nearly the identity."""
-    factors: Tensor = torch.linalg.cholesky(_normal_matrices(polytopes.real[:, None].to(polytopes.points), polytopes.points))
-    return factors[:, 0]
+    matrices = _normal_matrices(polytopes.real[:, None].to(polytopes.points), polytopes.points)[:, 0]
+    return positive_factors(matrices)
 
 
 def _normal_matrices(stiffness: Tensor, points: Tensor) -> Tensor:

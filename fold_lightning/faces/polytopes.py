@@ -32,7 +32,7 @@ EQUAL = 1e-9
 TIE = 1e-10
 """A plane that cuts off no more than this part of its distance from the center is no face."""
 
-NEWTON_STEPS = 25
+NEWTON_STEPS = 60
 
 ROUNDING = 1e-15
 
@@ -139,7 +139,7 @@ def dual_points(rows: Rows, ball: tuple[Tensor, Tensor] | None = None) -> tuple[
         gradient = points.sum(1) + pull * (x - middle)
         metric = points.mT @ points
         ridge = ROUNDING * torch.diagonal(metric, dim1=1, dim2=2).amax(1, keepdim=True)
-        cholesky = torch.linalg.cholesky(metric + torch.diag_embed((pull + ridge).expand_as(x)))
+        cholesky = positive_factors(metric + torch.diag_embed((pull + ridge).expand_as(x)))
         step = -torch.cholesky_solve(gradient[..., None], cholesky)[..., 0]
         decrement = (-(gradient * step).sum(1)).clamp(min=0).sqrt()
         if decrement.max() < CENTERED or newton_step == NEWTON_STEPS - 1:
@@ -151,6 +151,20 @@ def dual_points(rows: Rows, ball: tuple[Tensor, Tensor] | None = None) -> tuple[
         slacks = slacks - length[:, None] * rate
     whitened: Tensor = torch.linalg.solve_triangular(cholesky, points.mT, upper=False)
     return whitened.mT.contiguous(), Frame(x, cholesky)
+
+
+def positive_factors(matrices: Tensor) -> Tensor:
+    """Return Cholesky factors (B, d, d) of matrices that are positive but for rounding; what that takes is added to diagonals."""
+    factors: Tensor
+    factors, failed = torch.linalg.cholesky_ex(matrices)
+    ridge = ROUNDING
+    while failed.any() and ridge < 1:
+        ridge *= 10
+        diagonal = torch.diagonal(matrices, dim1=1, dim2=2)
+        added = (ridge * diagonal.amax(1, keepdim=True)).clamp(min=1e-300) * (failed > 0)[:, None]
+        matrices = matrices + torch.diag_embed(added.expand_as(diagonal))
+        factors, failed = torch.linalg.cholesky_ex(matrices)
+    return factors
 
 
 def first_of_equals(points: Tensor, real: Tensor) -> Tensor:

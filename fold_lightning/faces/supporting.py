@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal, get_args
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from fold_lightning._checks import check_choice, check_integer
 from fold_lightning.faces.hit_and_run import rows_met_at_random
 from fold_lightning.faces.interior_point import decided
+from fold_lightning.faces.pivots import MAX_DIMENSIONS, pivoted
 from fold_lightning.faces.polygons import interval_faces, polygon_faces
 from fold_lightning.faces.polytopes import TIE, Polytopes, ready_polytopes
 from fold_lightning.faces.programs import gain
@@ -22,7 +24,8 @@ Method = Literal["exact", "hit_and_run"]
 MAX_BYTES = 2**26
 """Of the products of all rows of some regions with each other, or with the edges of polygons."""
 
-IN_POLYGONS = 128
+FEW_DIMENSIONS_ROWS = 128
+"""Rows that are left, at most, of a region in few dimensions: hulls leave fewer."""
 
 
 def supporting_units(regions: ActivationRegions, *, method: Method = "exact", num_steps: int = 1000, seed: int = 0) -> Tensor:
@@ -66,7 +69,7 @@ def supporting_units(regions: ActivationRegions, *, method: Method = "exact", nu
     if not (regions.normals.sum() + regions.offsets.sum()).isfinite():
         raise ValueError("`regions` must be finite, got NaN or infinite half-spaces: the model's weights may have diverged.")
     rows, dimension = regions.normals.shape[1:]
-    size = max(1, MAX_BYTES // (8 * max(1, rows) * (rows if dimension > 2 else IN_POLYGONS)))
+    size = max(1, MAX_BYTES // (8 * max(1, rows) * (rows if dimension > MAX_DIMENSIONS else FEW_DIMENSIONS_ROWS)))
     parts = []
     for begin in range(0, len(regions), size):
         known, polytopes = ready_polytopes(regions[begin : begin + size])
@@ -106,17 +109,44 @@ def face_counts(regions: ActivationRegions, *, method: Method = "exact", num_ste
 
 
 def faces_of(polytopes: Polytopes) -> Tensor:
-    """Faces bool (B, M): what is told by the hull in two dimensions, by rays and many programs at once in more; then by one each."""
+    """Return the faces bool (B, M).
+
+    Raises:
+        RuntimeError: If a linear program can't be solved.
+    """
+    faces, undecided = _proved_faces(polytopes)
+    for b, row in undecided.nonzero().tolist():
+        faces[b, row] = _is_face(polytopes, b, row)
+    return faces
+
+
+def settled_faces(polytopes: Polytopes) -> tuple[Tensor, Tensor]:
+    """Return the faces, and the rows whose linear programs can't be solved: two masks bool (B, M)."""
+    faces, undecided = _proved_faces(polytopes)
+    for b, row in undecided.nonzero().tolist():
+        with suppress(RuntimeError):
+            faces[b, row] = _is_face(polytopes, b, row)
+            undecided[b, row] = False
+    return faces, undecided
+
+
+def _proved_faces(polytopes: Polytopes) -> tuple[Tensor, Tensor]:
+    """Return faces, and rows that only a linear program of their own decides: two masks bool (B, M)."""
     dimension = polytopes.points.shape[2]
     if dimension == 1:
-        return interval_faces(polytopes)
+        return interval_faces(polytopes), torch.zeros_like(polytopes.own)
     if dimension == 2:
         faces, redundant = polygon_faces(polytopes)
+        return faces, polytopes.own & ~faces & ~redundant
+    if dimension <= MAX_DIMENSIONS:
+        faces, redundant = pivoted(polytopes, polytopes.own)
     else:
         faces = rows_met(polytopes)
-        found, redundant = decided(polytopes, polytopes.own & ~faces)
-        faces |= found
-    for b, row in (polytopes.own & ~faces & ~redundant).nonzero().tolist():
-        real = polytopes.real[b]
-        faces[b, row] = gain(polytopes.points[b, real], int(real[:row].sum())) > 1 + TIE
-    return faces
+        redundant = torch.zeros_like(faces)
+    found, none = decided(polytopes, polytopes.own & ~faces & ~redundant)
+    return faces | found, polytopes.own & ~(faces | redundant | found | none)
+
+
+def _is_face(polytopes: Polytopes, b: int, row: int) -> bool:
+    real = polytopes.real[b]
+    return gain(polytopes.points[b, real], int(real[:row].sum())) > 1 + TIE

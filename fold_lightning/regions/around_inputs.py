@@ -188,7 +188,13 @@ def _check_memory(numel: int, count: int) -> None:
 
 
 def half_spaces(
-    replica: Replica, structure: ModelStructure, points: Tensor, basis: Tensor | None = None, *, choices: bool = False
+    replica: Replica,
+    structure: ModelStructure,
+    points: Tensor,
+    basis: Tensor | None = None,
+    *,
+    choices: bool = False,
+    codes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, int]]:
     """The half-spaces ``normals . step + slacks >= 0`` around some points, in as many passes as memory asks for.
 
@@ -198,6 +204,8 @@ def half_spaces(
         points: float64 (B, ...), on the model's device.
         basis: float64 (B, k, features), the directions of steps; None takes all coordinates.
         choices: Whether to add those of max pooling and clamps.
+        codes: Bool (B, bits), of regions whose half-spaces these are in place of the points' own; all activations must count. The
+            slacks of points outside are negative.
 
     Returns:
         The normals (B, N, k), the slacks (B, N), the codes bool (B, bits), and how many rows each kind of choice has.
@@ -211,7 +219,8 @@ def half_spaces(
     bits: list[Tensor] = []
     for begin in range(0, len(points), size):
         some = points[begin : begin + size]
-        frozen = FrozenPass(replica, structure, rounding, some, choices=choices)
+        some_codes = None if codes is None else codes[begin : begin + size]
+        frozen = FrozenPass(replica, structure, rounding, some, choices=choices, codes=some_codes)
         length = _step_lengths(some)
         frozen.run(_with_steps(some, length, None if basis is None else basis[begin : begin + size]))
         normals.append(torch.cat(frozen.normals, 1).div_(length[:, None, None]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,10 +37,19 @@ class FrozenPass(Interception):
         rounding: Rounding of the model.
         points: The first row of each group (B, ...); the inputs are B groups of 1 + m rows.
         choices: Whether to keep those of max pooling and clamps too.
+        codes: Bool (B, bits), of all activations: each group is frozen in the pieces that they name, not in those of its first row;
+            slacks are negative where the first row is not inside.
     """
 
     def __init__(
-        self, replica: Replica, structure: ModelStructure, rounding: Rounding, points: Tensor, *, choices: bool = False
+        self,
+        replica: Replica,
+        structure: ModelStructure,
+        rounding: Rounding,
+        points: Tensor,
+        *,
+        choices: bool = False,
+        codes: Tensor | None = None,
     ) -> None:
         super().__init__(replica)
         self.bits: list[Tensor] = []
@@ -49,7 +59,7 @@ class FrozenPass(Interception):
         self._structure = structure
         self._rounding, self._points, self._groups = rounding, points, len(points)
         self._reach = rounding.reach(points)
-        self._choices = choices
+        self._choices, self._codes = choices, codes
 
     @property
     def normals(self) -> list[Tensor]:
@@ -64,14 +74,18 @@ class FrozenPass(Interception):
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         dim = self._structure.batch_dims[layer]
         values, tangents = self._split(z, dim)
-        values = self._settled(layer, thresholds, values)
+        if self._codes is None:
+            values = self._settled(layer, thresholds, values)
         if layer in self._structure.counted:
             self._record(layer, values, tangents, thresholds)
         if layer == self._structure.needed[-1]:
             raise PassEnded
-        inner = _towards_the_middle(values, thresholds)
-        here, there = (call(part.movedim(0, dim)).movedim(dim, 0) for part in (values, values + inner))
+        inside = values if self._codes is None else self._inside_pieces(layer, thresholds, values)
+        inner = _towards_the_middle(inside, thresholds)
+        here, there = (call(part.movedim(0, dim)).movedim(dim, 0) for part in (inside, inside + inner))
         slopes = (there - here) / inner
+        if self._codes is not None:
+            here = (here - slopes * inside) + slopes * values
         return self._join(here, slopes[:, None] * tangents, dim)
 
     def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -101,6 +115,18 @@ class FrozenPass(Interception):
             flat[near.row[on], near.unit[on]] = threshold
         return flat.view_as(values)
 
+    def _bits(self, layer: str, thresholds: Thresholds) -> Tensor:
+        """Return the bits of a layer that the codes name: bool (B, thresholds, units)."""
+        assert self._codes is not None
+        bits: Tensor = self._codes[:, self._structure.layers[layer]].unflatten(1, (len(thresholds), -1))
+        return bits
+
+    def _inside_pieces(self, layer: str, thresholds: Thresholds, values: Tensor) -> Tensor:
+        """Return a value like each of some others that lies in the piece that the codes name."""
+        ends = [thresholds[0] - 2, *thresholds, thresholds[-1] + 2]
+        middles = values.new_tensor([(low + high) / 2 for low, high in itertools.pairwise(ends)])
+        return middles[self._bits(layer, thresholds).sum(1)].view_as(values)
+
     def _without_rounding(self, layer: str, values: Tensor, growth: Tensor) -> Tensor:
         """Growths (B, n, m) with those of units that are constant up to rounding exactly 0."""
         screen = self._rounding.screen(layer, torch.maximum(self._rounding.size(layer, values), self._reach))
@@ -120,9 +146,10 @@ class FrozenPass(Interception):
     def _record(self, layer: str, values: Tensor, tangents: Tensor, thresholds: Thresholds) -> None:
         flat = values.flatten(1)
         growth = self._without_rounding(layer, flat, tangents.flatten(2).mT)
-        for threshold in thresholds:
-            sign = torch.where(flat > threshold, 1.0, -1.0)
-            self.bits.append(sign > 0)
+        for number, threshold in enumerate(thresholds):
+            above = flat > threshold if self._codes is None else self._bits(layer, thresholds)[:, number]
+            sign = torch.where(above, 1.0, -1.0)
+            self.bits.append(above)
             self._of_units.append((sign[:, :, None] * growth, sign * (flat - threshold)))
 
     def _choose(

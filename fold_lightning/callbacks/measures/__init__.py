@@ -7,6 +7,7 @@ values that callbacks find before the first measurement derive from it.
 from fold_lightning.callbacks.measures.base import LAYER, Measure, MeasureResult
 from fold_lightning.callbacks.measures.codes import DistinctCodesMeasure
 from fold_lightning.callbacks.measures.distances import CodeDistancesMeasure
+from fold_lightning.callbacks.measures.distances_to_borders import BorderDistancesMeasure
 from fold_lightning.callbacks.measures.faces import FacesMeasure
 from fold_lightning.callbacks.measures.folding import FoldingMeasure
 from fold_lightning.callbacks.measures.slice import SliceMeasure
@@ -19,6 +20,7 @@ MEASURES: tuple[type[Measure], ...] = (
     CodeDistancesMeasure,
     UnitsMeasure,
     FacesMeasure,
+    BorderDistancesMeasure,
     SliceMeasure,
 )
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fold_lightning._tables import bounded
 from fold_lightning.callbacks.measures.base import Measure, MeasureResult, Table
-from fold_lightning.callbacks.measures.sources import RegionSource, SeenFaces, Sources
+from fold_lightning.callbacks.measures.sources import RegionSource, SeenRegions, Sources
 
 MAX_BINS = 64
 
@@ -35,7 +35,7 @@ class FacesMeasure(Measure):
     def reset(self, device: torch.device) -> None:
         self._table = Table().to(device)
 
-    def update(self, seen: SeenFaces) -> None:
+    def update(self, seen: SeenRegions) -> None:
         self._table.update(seen.rows, seen.counts)
 
     def compute(self, model: LightningModule) -> MeasureResult:

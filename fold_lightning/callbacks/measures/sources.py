@@ -18,7 +18,7 @@ from fold_lightning.callbacks.settings import Settings
 from fold_lightning.faces import face_counts
 from fold_lightning.folding import PerSegment
 from fold_lightning.probes import FaceProbes, ProbeSet, Segments, draw_segments, num_classes_of, predicted_classes
-from fold_lightning.regions import NoPolytopes, activation_regions
+from fold_lightning.regions import NoPolytopes, activation_regions, boundary_distances
 from fold_lightning.walks import SampledDistances, Walks, sampled_distances, segment_walks
 
 BITS_AT_ONCE = 2**26
@@ -111,11 +111,18 @@ class SeenCodes:
 
 
 @dataclass(frozen=True)
-class SeenFaces:
-    """Faces of the regions around some inputs: their rows int64 (B,) and the counts int64 (B,)."""
+class SeenRegions:
+    """Regions around some inputs.
+
+    Attributes:
+        rows: int64 (B,), the numbers of the inputs.
+        counts: int64 (B,), numbers of faces.
+        distances: float64 (B,), distances of the inputs from the borders of their regions.
+    """
 
     rows: Tensor
     counts: Tensor
+    distances: Tensor
 
 
 class Source(ABC):
@@ -242,7 +249,7 @@ class RegionSource(Source):
         except NoPolytopes as reason:
             raise LeftOut(str(reason)) from reason
 
-    def look(self, model: LightningModule, rows: Tensor) -> Iterator[SeenFaces]:
+    def look(self, model: LightningModule, rows: Tensor) -> Iterator[SeenRegions]:
         directions = self.sample.faces.directions(self.num_rows)
         for some in _chunks(rows, HALF_SPACES_AT_ONCE // self._numbers):
             regions = activation_regions(
@@ -252,7 +259,7 @@ class RegionSource(Source):
                 subspace=None if directions is None else directions[some],
             )
             self._numbers = max(1, regions.normals[0].numel())
-            yield SeenFaces(some, face_counts(regions))
+            yield SeenRegions(some, face_counts(regions), boundary_distances(regions))
 
 
 class Sources:

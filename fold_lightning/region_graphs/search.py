@@ -1,16 +1,11 @@
-"""All regions of a network of few inputs, and which of them share a face."""
+"""The breadth-first search for all regions of a network of few inputs, face by face."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 
-import numpy as np
 import torch
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import shortest_path
 from torch import Tensor, nn
 
 from fold_lightning._checks import check_integer
@@ -18,10 +13,12 @@ from fold_lightning._progress import progress_bar
 from fold_lightning.activations.codes import check_inputs
 from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica
 from fold_lightning.activations.inspection import ModelStructure, inspect
-from fold_lightning.faces.crossings import ways_across
+from fold_lightning.faces.pivots import crossing_points
 from fold_lightning.faces.polytopes import FAR, dual_points, thinned
+from fold_lightning.faces.programs import deepest_point
 from fold_lightning.faces.rows import rows_of, ways_inside
-from fold_lightning.faces.supporting import faces_of
+from fold_lightning.faces.supporting import settled_faces
+from fold_lightning.region_graphs.graph import RegionGraph, code_keys
 from fold_lightning.regions import ActivationRegions, NoPolytopes
 from fold_lightning.regions.around_inputs import half_spaces
 
@@ -33,98 +30,6 @@ FIRST_STEP, LAST_STEP = 1e-3, 1e-9
 
 ON_THE_PLANE = 1e-8
 """How near, in lengths of the way, the plane of a unit that switches with another must pass the place of the crossing."""
-
-SEARCHES = 1024
-"""Breadth-first searches that bound the diameter."""
-
-
-@dataclass(frozen=True, eq=False)
-class RegionGraph:
-    """The activation regions of a network as nodes, those that share a face as edges.
-
-    Attributes:
-        codes: bool (R, N), in the order in which the regions were found.
-        points: float64 (R, d), a point inside each, flattened.
-        face_counts: int64 (R,), the faces of each, those to regions beyond a limit too.
-        edges: int64 (E, 2), pairs of regions, the smaller number first.
-        layers: Layer name -> its columns of the codes.
-        complete: Whether these are all regions that can be reached.
-    """
-
-    codes: Tensor
-    points: Tensor
-    face_counts: Tensor
-    edges: Tensor
-    layers: dict[str, slice]
-    complete: bool
-
-    @property
-    def num_regions(self) -> int:
-        """R."""
-        return len(self.codes)
-
-    @property
-    def mean_faces(self) -> float:
-        """Mean number of faces; over all regions of a network at most 2d (Gaines and Bi 2026, Theorem 3.4)."""
-        return float(self.face_counts.double().mean())
-
-    def find(self, codes: Tensor) -> Tensor:
-        """The regions int64 (B,) that have these codes bool (B, N); -1 for none that was found."""
-        return torch.tensor([self._number.get(key, -1) for key in _keys(codes)])
-
-    def distance(self, a: int, b: int) -> int:
-        """Return the number of faces between two regions on the shortest way: at least the Hamming distance of their codes.
-
-        Raises:
-            IndexError: If there is no such region.
-            ValueError: If the search was stopped before it joined them.
-        """
-        for region in (a, b):
-            if not 0 <= region < self.num_regions:
-                raise IndexError(f"Regions are numbered from 0 to {self.num_regions - 1}, got {region}.")
-        distance = float(self._distances(a)[b])
-        if distance == np.inf:
-            raise ValueError(
-                f"No way leads from region {a} to {b} over those found: the search stopped at its limit. Raise it."
-            )
-        return int(distance)
-
-    @cached_property
-    def diameter_bounds(self) -> tuple[int, int]:
-        """The diameter, the largest distance of all, lies between these; of graphs of a thousand regions or so they are equal.
-
-        Each breadth-first search bounds the eccentricity of every region by its own and the distance between them; searches start,
-        by turns, where the largest may be and where the least may be, until the bounds meet or enough were made.
-
-        Raises:
-            ValueError: If the search was stopped before all regions were joined.
-        """
-        low, high = np.zeros(self.num_regions), np.full(self.num_regions, np.inf)
-        for search in range(min(SEARCHES, self.num_regions)):
-            undecided = low < high
-            worth = np.where(undecided, high if search % 2 == 0 else -low, -np.inf)
-            distance = self._distances(int(worth.argmax()))
-            eccentricity = distance.max()
-            if eccentricity == np.inf:
-                raise ValueError("The regions found are not all joined: the search stopped at its limit. Raise it.")
-            low = np.maximum(low, np.maximum(eccentricity - distance, distance))
-            high = np.minimum(high, eccentricity + distance)
-            if low.max() >= high.max():
-                break
-        return int(low.max()), int(high.max())
-
-    def _distances(self, region: int) -> np.ndarray:
-        distances: np.ndarray = shortest_path(self._adjacency, directed=False, unweighted=True, indices=region)
-        return distances
-
-    @cached_property
-    def _number(self) -> dict[bytes, int]:
-        return {key: i for i, key in enumerate(_keys(self.codes))}
-
-    @cached_property
-    def _adjacency(self) -> csr_array:
-        pairs = self.edges.numpy()
-        return csr_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(self.num_regions, self.num_regions))
 
 
 def region_graph(
@@ -239,7 +144,7 @@ class _Search:
     def _keep(self, codes: Tensor, points: Tensor) -> Tensor:
         """Gives numbers to new codes, as long as there is room; returns those (K,) it gave."""
         fresh = []
-        for i, key in enumerate(_keys(codes)):
+        for i, key in enumerate(code_keys(codes)):
             if key in self._number:
                 continue
             if len(self._number) == self._max_regions:
@@ -252,23 +157,29 @@ class _Search:
         return torch.arange(len(self._number) - len(fresh), len(self._number))
 
     def _expand(self, numbers: Tensor) -> Tensor:
-        """Counts the faces of some regions, and returns the numbers of the new ones behind them."""
+        """Count the faces of some regions, and return the numbers of the new ones behind them."""
         first = int(numbers[0])
         points = torch.cat(self._points)[first : first + len(numbers)]
         regions, bits = self._at(points)
         rows = rows_of(regions).with_walls()
         duals, frame = dual_points(rows, (self._start - points, self._far))
         polytopes = thinned(duals, rows)
-        faces = faces_of(polytopes)
+        faces, unsettled = settled_faces(polytopes)
+        self.lost += int(unsettled.sum())
         self._counts.append(faces.sum(1))
         region, place = faces.nonzero(as_tuple=True)
-        keys = _keys(_switched(bits[region], polytopes.rows[region, place]))
+        keys = code_keys(_switched(bits[region], polytopes.rows[region, place]))
         once = {key: i for i, key in enumerate(keys) if key not in self._number and key not in self._behind}
+        new = torch.tensor(list(once.values()), dtype=torch.int64)
+        region_of, place_of = region[new], place[new]
         unknown = torch.zeros_like(faces)
-        unknown[region[list(once.values())], place[list(once.values())]] = True
-        out, unit, way = ways_across(polytopes, frame, unknown)
-        at = points[out] + frame.center[out] + way
-        fresh, found = self._look_behind(regions[out], bits[out], at - points[out], at, unit, way)
+        unknown[region_of, place_of] = True
+        crossed, z = crossing_points(polytopes, unknown)
+        way = frame.steps(z * crossed[..., None])[region_of, place_of]
+        center = frame.center[region_of]
+        fresh, found = self._look_behind(
+            regions[region_of], bits[region_of], points[region_of], center, way, polytopes.rows[region_of, place_of]
+        )
         self.lost += len(once) - found
         ends = [self._number.get(key, self._behind.get(key, -1)) for key in keys]
         pairs = torch.stack([first + region, torch.tensor(ends, dtype=torch.int64)], dim=1)
@@ -276,36 +187,61 @@ class _Search:
         return fresh
 
     def _look_behind(
-        self, regions: ActivationRegions, bits: Tensor, steps: Tensor, at: Tensor, unit: Tensor, way: Tensor
+        self, regions: ActivationRegions, bits: Tensor, points: Tensor, center: Tensor, way: Tensor, unit: Tensor
     ) -> tuple[Tensor, int]:
-        """Looks behind faces, nearer and nearer until only what is crossed there has switched.
+        """Look behind faces: where the half-spaces of the code with the face's unit switched lie, then nearer and nearer to the face.
 
         Args:
-            regions: F regions.
+            regions: F regions, in steps from the points.
             bits: Their codes (F, N).
-            steps: Where the face is, from the regions' points (F, d).
-            at: The same place (F, d).
+            points: Points inside (F, d).
+            center: Steps to their centers (F, d).
+            way: Steps from there to the faces (F, d); 0 where the face was not reached.
             unit: Whose face it is (F,).
-            way: The direction (F, d), in the length of the way to it.
 
         Returns:
             The numbers of new regions, and behind how many faces there are regions.
         """
-        height = torch.einsum("fnd,fd->fn", regions.normals, steps) + regions.slacks
+        if len(unit) == 0:
+            return self._keep(bits, points), 0
+        at = points + center + way
+        height = torch.einsum("fnd,fd->fn", regions.normals, center + way) + regions.slacks
         crossed = height.abs() <= ON_THE_PLANE * regions.normals.norm(dim=2) * way.norm(dim=1, keepdim=True)
-        codes, points = torch.zeros_like(bits), at.clone()
-        pending, part = torch.arange(len(unit)), FIRST_STEP
-        while len(pending) and part >= LAST_STEP:
-            beyond = at[pending] + part * way[pending]
+        codes, inside = torch.zeros_like(bits), at.clone()
+        pending = torch.arange(len(unit))
+
+        def visit(beyond: Tensor) -> Tensor:
+            """Keep what is seen at points (P, d) where only what is crossed at the face has switched; return what is left to find."""
             behind, found = self._at(beyond)
             other = found != bits[pending]
-            good = other[torch.arange(len(pending)), unit[pending]] & ~(other & ~crossed[pending]).any(1)
-            inside = beyond + _reach(behind, way[pending])[:, None] / 2 * way[pending]
-            codes[pending[good]], points[pending[good]] = found[good], inside[good]
-            pending, part = pending[~good], part / 10
+            good = ((behind.slacks > 0) | (behind.normals == 0).all(2)).all(1)
+            good &= other[torch.arange(len(pending)), unit[pending]] & ~(other & ~crossed[pending]).any(1)
+            codes[pending[good]] = found[good]
+            inside[pending[good]] = (beyond + _reach(behind, way[pending])[:, None] / 2 * way[pending])[good]
+            return pending[~good]
+
+        normals, slacks, _, _ = half_spaces(
+            self._replica, self._structure, (points + center).view(-1, *self._shape), codes=_switched(bits, unit)
+        )
+        at_face = (slacks + torch.einsum("fnd,fd->fn", normals, way)).scatter(1, unit[:, None], 0.0)
+        reach = _reach(ActivationRegions(normals, at_face, torch.zeros_like(points), self._structure.layers), way)
+        pending = visit(at + reach[:, None] / 2 * way)
+        part = FIRST_STEP
+        while len(pending) and part >= LAST_STEP:
+            pending = visit(at[pending] + part * way[pending])
+            part /= 10
+        for face in pending.tolist():
+            step = _deepest(normals[face], slacks[face])
+            if step is None:
+                continue
+            beyond = points[face] + center[face] + step
+            found = self._at(beyond[None])[1]
+            if torch.equal(found, _switched(bits[face, None], unit[face, None])):
+                codes[face], inside[face] = found[0], beyond
+                pending = pending[pending != face]
         seen = torch.ones(len(unit), dtype=torch.bool).scatter(0, pending, False)
-        fresh = self._keep(codes[seen], points[seen])
-        for key, real in zip(_keys(_switched(bits, unit)[seen]), _keys(codes[seen]), strict=True):
+        fresh = self._keep(codes[seen], inside[seen])
+        for key, real in zip(code_keys(_switched(bits, unit)[seen]), code_keys(codes[seen]), strict=True):
             if key != real and real in self._number:
                 self._behind[key] = self._number[real]
         return fresh, int(seen.sum())
@@ -323,5 +259,8 @@ def _reach(regions: ActivationRegions, way: Tensor) -> Tensor:
     return reach.amin(1).clamp(max=1.0)
 
 
-def _keys(codes: Tensor) -> list[bytes]:
-    return [row.tobytes() for row in np.packbits(codes.cpu().numpy(), axis=1)]
+def _deepest(normals: Tensor, slacks: Tensor) -> Tensor | None:
+    """Return the step (d,) to the deepest point of ``normals . step + slacks >= 0``; None if it has no interior."""
+    length = normals.norm(dim=1)
+    real = length > 0
+    return deepest_point(-normals[real] / length[real, None], slacks[real] / length[real])

@@ -1,0 +1,108 @@
+"""The graph of regions: which of them share a face, and how far apart they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import shortest_path
+from torch import Tensor
+
+SEARCHES = 1024
+"""Breadth-first searches that bound the diameter."""
+
+
+@dataclass(frozen=True, eq=False)
+class RegionGraph:
+    """The activation regions of a network as nodes, those that share a face as edges.
+
+    Attributes:
+        codes: bool (R, N), in the order in which the regions were found.
+        points: float64 (R, d), a point inside each, flattened.
+        face_counts: int64 (R,), the faces of each, those to regions beyond a limit too.
+        edges: int64 (E, 2), pairs of regions, the smaller number first.
+        layers: Layer name -> its columns of the codes.
+        complete: Whether these are all regions that can be reached.
+    """
+
+    codes: Tensor
+    points: Tensor
+    face_counts: Tensor
+    edges: Tensor
+    layers: dict[str, slice]
+    complete: bool
+
+    @property
+    def num_regions(self) -> int:
+        """R."""
+        return len(self.codes)
+
+    @property
+    def mean_faces(self) -> float:
+        """Mean number of faces; over all regions of a network at most 2d (Gaines and Bi 2026, Theorem 3.4)."""
+        return float(self.face_counts.double().mean())
+
+    def find(self, codes: Tensor) -> Tensor:
+        """The regions int64 (B,) that have these codes bool (B, N); -1 for none that was found."""
+        return torch.tensor([self._number.get(key, -1) for key in code_keys(codes)])
+
+    def distance(self, a: int, b: int) -> int:
+        """Return the number of faces between two regions on the shortest way: at least the Hamming distance of their codes.
+
+        Raises:
+            IndexError: If there is no such region.
+            ValueError: If the search was stopped before it joined them.
+        """
+        for region in (a, b):
+            if not 0 <= region < self.num_regions:
+                raise IndexError(f"Regions are numbered from 0 to {self.num_regions - 1}, got {region}.")
+        distance = float(self._distances(a)[b])
+        if distance == np.inf:
+            raise ValueError(
+                f"No way leads from region {a} to {b} over those found: the search stopped at its limit. Raise it."
+            )
+        return int(distance)
+
+    @cached_property
+    def diameter_bounds(self) -> tuple[int, int]:
+        """The diameter, the largest distance of all, lies between these; of graphs of a thousand regions or so they are equal.
+
+        Each breadth-first search bounds the eccentricity of every region by its own and the distance between them; searches start,
+        by turns, where the largest may be and where the least may be, until the bounds meet or enough were made.
+
+        Raises:
+            ValueError: If the search was stopped before all regions were joined.
+        """
+        low, high = np.zeros(self.num_regions), np.full(self.num_regions, np.inf)
+        for search in range(min(SEARCHES, self.num_regions)):
+            undecided = low < high
+            worth = np.where(undecided, high if search % 2 == 0 else -low, -np.inf)
+            distance = self._distances(int(worth.argmax()))
+            eccentricity = distance.max()
+            if eccentricity == np.inf:
+                raise ValueError("The regions found are not all joined: the search stopped at its limit. Raise it.")
+            low = np.maximum(low, np.maximum(eccentricity - distance, distance))
+            high = np.minimum(high, eccentricity + distance)
+            if low.max() >= high.max():
+                break
+        return int(low.max()), int(high.max())
+
+    def _distances(self, region: int) -> np.ndarray:
+        distances: np.ndarray = shortest_path(self._adjacency, directed=False, unweighted=True, indices=region)
+        return distances
+
+    @cached_property
+    def _number(self) -> dict[bytes, int]:
+        return {key: i for i, key in enumerate(code_keys(self.codes))}
+
+    @cached_property
+    def _adjacency(self) -> csr_array:
+        pairs = self.edges.numpy()
+        return csr_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(self.num_regions, self.num_regions))
+
+
+def code_keys(codes: Tensor) -> list[bytes]:
+    return [row.tobytes() for row in np.packbits(codes.cpu().numpy(), axis=1)]

@@ -1,0 +1,40 @@
+"""Distances from inputs to the borders of their regions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fold_lightning.regions.around_inputs import ActivationRegions
+
+
+def boundary_distances(regions: ActivationRegions) -> Tensor:
+    """Return the distance from each input to the border of its region.
+
+    The input lies inside all half-spaces, so this is the least of its distances from their planes, ``(a_i . x + c_i) / |a_i|``; the
+    planes without a face lie farther. The measure is this project's own. For slices it is the distance within the slice, which is
+    at least that in the whole space.
+
+    Args:
+        regions: B regions, as from `activation_regions`.
+
+    Returns:
+        float64 (B,), in the unit of the inputs; infinite where no plane bounds the region, 0 for an input on a border.
+
+    Raises:
+        TypeError: If these are no regions.
+
+    Example:
+        >>> from fold_lightning import activation_regions
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU())
+        >>> _ = model[0].weight.data.copy_(torch.tensor([[3.0, 4.0], [1.0, 0.0]])), model[0].bias.data.zero_()
+        >>> boundary_distances(activation_regions(model, torch.tensor([[1.0, 1.0], [0.5, 2.0]])))
+        tensor([1.0000, 0.5000], dtype=torch.float64)
+    """
+    if not isinstance(regions, ActivationRegions):
+        raise TypeError(f"Expected `ActivationRegions`, got {type(regions).__name__}: make them with `activation_regions`.")
+    if regions.normals.shape[1] == 0:
+        return regions.normals.new_full((len(regions.normals),), torch.inf)
+    sizes = regions.normals.norm(dim=2)
+    distances = torch.where(sizes > 0, regions.slacks.clamp(min=0) / sizes, torch.inf)
+    return distances.amin(1)
