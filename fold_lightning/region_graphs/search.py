@@ -260,7 +260,10 @@ def _reach(regions: ActivationRegions, way: Tensor) -> Tensor:
 
 
 def _deepest(normals: Tensor, slacks: Tensor) -> Tensor | None:
-    """Return the step (d,) to the deepest point of ``normals . step + slacks >= 0``; None if it has no interior."""
+    """Return the step (d,) to the deepest point of ``normals . step + slacks >= 0``; None if there is none, or none is found."""
     length = normals.norm(dim=1)
     real = length > 0
-    return deepest_point(-normals[real] / length[real, None], slacks[real] / length[real])
+    try:
+        return deepest_point(-normals[real] / length[real, None], slacks[real] / length[real])
+    except RuntimeError:  # the program can't be solved: the face counts as lost, and what was found stays
+        return None
