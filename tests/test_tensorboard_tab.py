@@ -1,0 +1,245 @@
+"""The Folding tab: what the monitor writes for it, what `read_log` and a real server give back, and what a browser shows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import quote
+from urllib.request import urlopen
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard import program
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from fold_lightning import FoldingMonitor, read_log
+from fold_lightning._tables import MAX_BYTES, bounded, pack, unpack
+
+EPOCHS, CLASSES = 3, 3
+
+
+class Model(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(*(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, CLASSES)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 0.01)
+
+
+def train(folder: Path, name: str, **arguments: Any) -> Path:
+    """A short training; return the run's folder."""
+    pl.seed_everything(0, verbose=False)
+    x = torch.randn(120, 6)
+    loader = DataLoader(TensorDataset(x, torch.arange(120) % CLASSES), batch_size=40)
+    logger = TensorBoardLogger(folder, name=name)
+    trainer = pl.Trainer(
+        max_epochs=EPOCHS,
+        accelerator="cpu",
+        logger=logger,
+        callbacks=[FoldingMonitor(segments_per_pair=4, num_regions=20, **arguments)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+    trainer.fit(Model(), loader, loader)
+    return Path(logger.log_dir)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("logs")
+    return {"plain": train(folder, "plain"), "pushed <b>&": train(folder, "pushed <b>&", regularize=True)}
+
+
+def scalars(run: Path) -> dict[str, dict[int, float]]:
+    """Tag -> step -> value of the curves in a run's event files."""
+    read = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    read.Reload()
+    return {tag: {event.step: event.value for event in read.Scalars(tag)} for tag in read.Tags()["scalars"]}
+
+
+def test_tables_agree_with_the_curves_at_every_step(runs: dict[str, Path]) -> None:
+    run = runs["plain"]
+    log, curves = read_log(run), scalars(run)
+    assert len(log["segments"]) == EPOCHS + 1 and set(log["segments"]) == set(curves["folding/chi_mean"])
+    for step, table in log["segments"].items():
+        assert len(table["chi"]) == 4 * CLASSES * (CLASSES - 1)
+        assert table["chi"].mean() == pytest.approx(curves["folding/chi_mean"][step], rel=1e-5)
+        assert table["regions"].mean() == pytest.approx(curves["folding/regions"][step], rel=1e-5)
+        assert np.median(log["pairs"][step]["folding"]) == pytest.approx(curves["folding/phi"][step], rel=1e-5, abs=1e-7)
+        assert log["faces"][step]["faces"].mean() == pytest.approx(curves["faces/mean"][step], rel=1e-5)
+        for name, distinct in zip(log["codes"][step]["layer"], log["codes"][step]["distinct"], strict=True):
+            assert distinct == curves[f"codes/layer/{name}"][step]
+        for row, name in enumerate(log["units"][step]["layer"]):
+            assert log["units"][step]["dead"][row] == pytest.approx(curves[f"units/dead/{name}"][step], rel=1e-5)
+    assert str(next(iter(log["about"].values()))["method"]) == "exact"
+
+
+def test_walks_end_at_the_chi_of_their_segments_and_begin_at_their_first_code(runs: dict[str, Path]) -> None:
+    log = read_log(runs["plain"])
+    for step, walks in log["walks"].items():
+        segments = log["segments"][step]
+        for number in np.unique(walks["segment"]):
+            rows = walks["segment"] == number
+            distance, length = walks["distance"][rows], walks["length"][rows]
+            assert (np.diff(walks["position"][rows]) >= 0).all() and (np.diff(length) >= 0).all()
+            chi = 1 - distance.max() / length[-1] if length[-1] else 0.0
+            assert chi == pytest.approx(segments["chi"][segments["segment"] == number].item(), abs=1e-6)
+
+
+def test_a_run_that_broke_off_is_read_up_to_there(runs: dict[str, Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(runs["plain"], broken)
+    (file,) = broken.glob("*.tfevents.*")
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2])
+    log, whole = read_log(broken), read_log(runs["plain"])
+    assert 0 < len(log["segments"]) < len(whole["segments"])
+    assert all((log["segments"][step]["chi"] == whole["segments"][step]["chi"]).all() for step in log["segments"])
+
+
+def test_what_holds_no_tables_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="Expected the folder of a run, got .*nowhere, which is none"):
+        read_log(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="Expected event files of TensorBoard in .*, got none"):
+        read_log(tmp_path)
+    with pytest.raises(ValueError, match="Expected one run, got 2 in .*Pass the folder of one of them"):
+        read_log(runs["plain"].parents[1])
+    logger = TensorBoardLogger(tmp_path, name="curves")
+    logger.log_metrics({"loss": 1.0}, step=0)
+    logger.save()
+    with pytest.raises(ValueError, match="the run had no monitor, or one of an older version"):
+        read_log(logger.log_dir)
+
+
+def test_no_table_unpickles_and_none_is_larger_than_its_bound() -> None:
+    bytes_with_object = pack({"a": np.array([1.0])})[:20]
+    with pytest.raises(ValueError, match="Expected a table of FoldingMonitor, got 20 bytes that are none"):
+        unpack(bytes_with_object)
+    with pytest.raises(ValueError):
+        unpack(pack({"a": np.array([{}], dtype=object)}))
+    table = bounded({"segment": np.arange(10**6), "chi": np.random.default_rng(0).random(10**6), "bound": np.array(4)})
+    assert sum(column.nbytes for column in table.values() if column.ndim) <= MAX_BYTES
+    assert table["segment"][0] == 0 and table["segment"][-1] == 10**6 - 1 and table["num_rows"] == 10**6
+
+
+def test_runs_with_and_without_the_push_have_the_same_hyperparameters_and_final_values(runs: dict[str, Path]) -> None:
+    found = []
+    for run in runs.values():
+        read = EventAccumulator(str(run))
+        read.Reload()
+        found.append(set(read.PluginTagToContent("hparams")))
+        assert "hp_metric" not in read.Tags()["scalars"]
+    assert found[0] == found[1] and "_hparams_/session_start_info" in found[0]
+
+
+@pytest.fixture(scope="module")
+def server(runs: dict[str, Path]) -> Iterator[str]:
+    board = program.TensorBoard()
+    board.configure(argv=["", "--logdir", str(runs["plain"].parents[1]), "--host", "127.0.0.1", "--port", "0"])
+    yield board.launch()
+
+
+def ask(server: str, route: str) -> Any:
+    with urlopen(f"{server}data/plugin/fold_lightning/{route}", timeout=60) as answer:
+        return json.loads(answer.read())
+
+
+def named(server: str) -> dict[str, Any]:
+    return {name.split("/")[0]: about | {"run": name} for name, about in ask(server, "runs").items()}
+
+
+@pytest.mark.parametrize("name", ["plain", "pushed <b>&"])
+def test_the_server_has_every_curve_and_table(server: str, runs: dict[str, Path], name: str) -> None:
+    about = named(server)[name]
+    run, log, expected = quote(about["run"]), read_log(runs[name]), scalars(runs[name])
+    assert set(about["tables"]) >= {"segments", "pairs", "walks", "layers", "units", "codes", "faces"}
+    curves = ask(server, f"curves?run={run}")
+    shown = {tag for tag in expected if tag.split("/")[0] in ("folding", "codes", "units", "faces", "regularizer", "monitor")}
+    assert set(curves) == shown
+    assert all(dict(zip(c["steps"], c["values"], strict=True)) == pytest.approx(expected[tag]) for tag, c in curves.items())
+    last = max(log["segments"])
+    for table in about["tables"]:
+        given = ask(server, f"table?run={run}&table={table}&step={last}")
+        assert set(given["columns"]) == set(log[table][given["step"]])
+    assert ask(server, f"table?run={run}&table=segments&step={last}")["columns"]["chi"] == pytest.approx(
+        log["segments"][last]["chi"].tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    ("route", "said"),
+    [
+        ("table?run=plain/version_0&table=nothing&step=0", "Expected a table that run"),
+        ("table?run=plain/version_0&table=segments&step=two", "Expected an integer `step`, got 'two'"),
+        ("curves?run=nothing", "Expected a run with curves of FoldingMonitor, got 'nothing'"),
+    ],
+)
+def test_the_server_says_what_a_wrong_request_should_have_named(server: str, route: str, said: str) -> None:
+    with pytest.raises(HTTPError) as error:
+        ask(server, route)
+    assert error.value.code == 400 and said in error.value.read().decode()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium is installed")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1400, False), (700, True)])
+def test_a_browser_draws_each_part_and_a_cell_shows_its_walks(server: str, browser: Any, width: int, dark: bool) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 1400}, color_scheme="dark" if dark else "light")
+    errors: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"{server}?darkMode={str(dark).lower()}#fold_lightning")
+    frame = page.wait_for_selector("iframe", timeout=60_000).content_frame()
+    frame.wait_for_selector(".js-plotly-plot .heatmaplayer image", timeout=60_000)
+    frame.wait_for_timeout(2000)
+    text = frame.inner_text("body")
+    for part in ("How folding grows", "Folding between classes", "Layer by layer", "Faces of the regions around inputs"):
+        assert part in text
+    assert "pushed <b>&" in text  # as text, and not as a tag
+    assert len(frame.query_selector_all(".js-plotly-plot")) >= 12
+    assert frame.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+    cell = frame.query_selector(".js-plotly-plot .heatmaplayer image")
+    cell.scroll_into_view_if_needed()
+    box = cell.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 6, box["y"] + box["height"] / 2)  # from the second class to the first
+    frame.wait_for_selector("text=Segments from class 1 to class 0", timeout=30_000)
+
+    slider = frame.query_selector("input[type=range]")
+    before = slider.get_attribute("aria-valuetext")
+    slider.focus()
+    page.keyboard.press("Home")
+    frame.wait_for_timeout(1500)
+    assert slider.get_attribute("aria-valuetext") != before and "step 0" in slider.get_attribute("aria-valuetext")
+    assert not errors
+    page.close()
