@@ -49,6 +49,15 @@ class RegionShape:
     num_simplices: int
     bounded: bool
 
+    def __repr__(self) -> str:
+        return (
+            f"RegionShape(vertices={len(self.vertices)}, volume={self.volume:.6g}, num_simplices={self.num_simplices}, "
+            f"bounded={self.bounded})"
+        )
+
+
+torch.serialization.add_safe_globals([RegionShape])  # for `torch.load(weights_only=True)`
+
 
 def region_shapes(
     regions: ActivationRegions, *, box: tuple[float, float] | None = None, cut: Cut = "unbounded"

@@ -124,7 +124,10 @@ def test_regions_that_a_limit_leaves_apart_have_no_distance() -> None:
         graph = region_graph(mlp(2, 8, 8, 1), torch.tensor([[5.0, 5.0], [-5.0, -5.0]]), max_regions=2)
     with pytest.raises(ValueError, match="No way leads from region 0 to 1"):
         graph.distance(0, 1)
-    with pytest.raises(ValueError, match="The regions found are not all joined"):
+    with (
+        pytest.warns(UserWarning, match="This graph was cut off at 2 regions"),
+        pytest.raises(ValueError, match="The regions found are not all joined"),
+    ):
         _ = graph.diameter_bounds
 
 

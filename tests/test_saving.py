@@ -22,6 +22,10 @@ from fold_lightning import (
     UnitActivity,
     Walks,
     activation_codes,
+    activation_regions,
+    face_counts,
+    region_graph,
+    region_shapes,
     segment_walks,
     space_folding,
 )
@@ -107,3 +111,32 @@ def test_they_describe_themselves_in_a_line() -> None:
     )
     assert said["mean"] == "GlobalFolding(num_classes=3, within='mean', across='median')"
     assert (said["activity"], said["faces"]) == ("UnitActivity()", "FaceStatistics()")
+
+
+def test_regions_graphs_and_shapes_are_loaded_in_a_fresh_process(tmp_path: Path) -> None:
+    model, x = mlp(2, 6, 5, 2), torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    regions, graph = activation_regions(model, x), region_graph(model, x[:1])
+    saved = {
+        "regions": regions,
+        "graph": graph,
+        "shapes": region_shapes(regions, box=(-1, 1)),
+        "slice": activation_regions(model, x, subspace=1),
+    }
+    assert graph.distance(0, 1) == 1  # which keeps what it made of the edges
+    torch.save(saved, tmp_path / "saved.pt")
+    code = (
+        "import sys, torch\n"
+        "from fold_lightning import ActivationRegions, RegionGraph, RegionShape, face_counts\n"
+        "saved = torch.load(sys.argv[1], weights_only=True)\n"
+        "graph, shapes = saved['graph'], saved['shapes']\n"
+        "print(face_counts(saved['regions']).tolist(), graph.num_regions, graph.distance(0, 1), end=' ')\n"
+        "print(shapes[0].volume, saved['slice'].dimension)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "saved.pt")], check=True, capture_output=True, text=True)
+    expected = f"{face_counts(regions).tolist()} {graph.num_regions} 1 {saved['shapes'][0].volume} 1"
+    assert done.stdout.strip() == expected
+    assert repr(regions) == "ActivationRegions(regions=4, dimension=2, half_spaces=11, layers={1: 6, 3: 5}, slice=False)"
+    assert repr(graph) == (
+        f"RegionGraph(regions={graph.num_regions}, edges={len(graph.edges)}, features=2, layers={{1: 6, 3: 5}}, complete=True)"
+    )
+    assert repr(saved["shapes"][0]).startswith("RegionShape(vertices=") and len(repr(saved["shapes"][0])) < 100

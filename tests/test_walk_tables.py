@@ -11,7 +11,18 @@ import torch
 from networks import CantorNet, Tent, mlp
 from torch import Tensor, nn
 
-from fold_lightning import Walks, class_segments, segment_walks, space_folding, stream_walks, walk_length, walk_range
+from fold_lightning import (
+    Walks,
+    activation_regions,
+    class_segments,
+    face_counts,
+    segment_walks,
+    space_folding,
+    stream_walks,
+    walk_length,
+    walk_range,
+)
+from fold_lightning.faces import supporting
 
 
 def assert_same(one: Walks, other: Walks) -> None:
@@ -143,3 +154,12 @@ def test_progress_counts_segments_on_a_terminal(options: dict[str, Any], monkeyp
         shown = terminal.getvalue()
         walk(mlp(4, 16, 16), start, end, **options)
         assert terminal.getvalue() == shown
+
+
+def test_progress_counts_regions_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    regions = activation_regions(mlp(3, 8, 8), torch.randn(30, 3))
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr(supporting, "MAX_BYTES", 2**16)
+    assert torch.equal(face_counts(regions, progress=True), face_counts(regions))
+    assert "| 30/30 [" in terminal.getvalue() and terminal.getvalue().count("30/30") == 1

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fold_lightning._checks import check_choice, check_integer
+from fold_lightning._progress import progress_bar
 from fold_lightning.faces.hit_and_run import rows_met_at_random
 from fold_lightning.faces.interior_point import decided
 from fold_lightning.faces.pivots import MAX_DIMENSIONS, pivoted
@@ -28,7 +29,9 @@ FEW_DIMENSIONS_ROWS = 128
 """Rows that are left, at most, of a region in few dimensions: hulls leave fewer."""
 
 
-def supporting_units(regions: ActivationRegions, *, method: Method = "exact", num_steps: int = 1000, seed: int = 0) -> Tensor:
+def supporting_units(
+    regions: ActivationRegions, *, method: Method = "exact", num_steps: int = 1000, seed: int = 0, progress: bool = False
+) -> Tensor:
     """Return the units whose half-spaces are faces of the region around each input.
 
     A face is one of dimension d - 1, a facet: without its half-space the region would be another ("Characterizing the Discrete
@@ -48,6 +51,7 @@ def supporting_units(regions: ActivationRegions, *, method: Method = "exact", nu
             Surprisingly Simple Polytopes", Fan et al. 2023).
         num_steps: Of hit-and-run: how many chords.
         seed: Of hit-and-run.
+        progress: Whether to show a progress bar on a terminal.
 
     Returns:
         bool (B, N).
@@ -71,14 +75,18 @@ def supporting_units(regions: ActivationRegions, *, method: Method = "exact", nu
     rows, dimension = regions.normals.shape[1:]
     size = max(1, MAX_BYTES // (8 * max(1, rows) * (rows if dimension > MAX_DIMENSIONS else FEW_DIMENSIONS_ROWS)))
     parts = []
-    for begin in range(0, len(regions), size):
-        known, polytopes = ready_polytopes(regions[begin : begin + size])
-        faces = faces_of(polytopes) if method == "exact" else rows_met_at_random(polytopes, num_steps, seed + begin)
-        parts.append(known | in_columns(faces, polytopes.rows, known.shape[1]))
+    with progress_bar(len(regions), "regions", progress) as bar:
+        for begin in range(0, len(regions), size):
+            known, polytopes = ready_polytopes(regions[begin : begin + size])
+            faces = faces_of(polytopes) if method == "exact" else rows_met_at_random(polytopes, num_steps, seed + begin)
+            parts.append(known | in_columns(faces, polytopes.rows, known.shape[1]))
+            bar.update(len(known))
     return torch.cat(parts) if parts else regions.normals.new_zeros(regions.normals.shape[:2], dtype=torch.bool)
 
 
-def face_counts(regions: ActivationRegions, *, method: Method = "exact", num_steps: int = 1000, seed: int = 0) -> Tensor:
+def face_counts(
+    regions: ActivationRegions, *, method: Method = "exact", num_steps: int = 1000, seed: int = 0, progress: bool = False
+) -> Tensor:
     """Return the number of faces of the region around each input: that of its `supporting_units`.
 
     The mean over **all** regions of a network is at most 2d, whatever its width and depth (Gaines and Bi 2026, Theorem 3.4);
@@ -89,6 +97,7 @@ def face_counts(regions: ActivationRegions, *, method: Method = "exact", num_ste
         method: As of `supporting_units`.
         num_steps: As of `supporting_units`.
         seed: As of `supporting_units`.
+        progress: As of `supporting_units`.
 
     Returns:
         int64 (B,), at most N.
@@ -105,7 +114,7 @@ def face_counts(regions: ActivationRegions, *, method: Method = "exact", num_ste
         >>> face_counts(activation_regions(model, torch.zeros(1, 2)))  # a square
         tensor([4])
     """
-    return supporting_units(regions, method=method, num_steps=num_steps, seed=seed).sum(1)
+    return supporting_units(regions, method=method, num_steps=num_steps, seed=seed, progress=progress).sum(1)
 
 
 def faces_of(polytopes: Polytopes) -> Tensor:

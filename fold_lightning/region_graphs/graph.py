@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import shortest_path
 from torch import Tensor
+
+from fold_lightning.activations.layers import describe_layers
 
 SEARCHES = 1024
 """Breadth-first searches that bound the diameter."""
@@ -34,6 +38,15 @@ class RegionGraph:
     edges: Tensor
     layers: dict[str, slice]
     complete: bool
+
+    def __repr__(self) -> str:
+        return (
+            f"RegionGraph(regions={self.num_regions}, edges={len(self.edges)}, features={self.points.shape[1]}, "
+            f"layers={describe_layers(self.layers)}, complete={self.complete})"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}  # without what is made of them
 
     @property
     def num_regions(self) -> int:
@@ -71,11 +84,17 @@ class RegionGraph:
         """The diameter, the largest distance of all, lies between these; of graphs of a thousand regions or so they are equal.
 
         Each breadth-first search bounds the eccentricity of every region by its own and the distance between them; searches start,
-        by turns, where the largest may be and where the least may be, until the bounds meet or enough were made.
+        by turns, where the largest may be and where the least may be, until the bounds meet or enough were made. A graph that is not
+        `complete` warns that the bounds are those of its part.
 
         Raises:
             ValueError: If the search was stopped before all regions were joined.
         """
+        if not self.complete:
+            warnings.warn(
+                f"This graph was cut off at {self.num_regions:,} regions: the bounds are those of its part, not of the network.",
+                stacklevel=2,
+            )
         low, high = np.zeros(self.num_regions), np.full(self.num_regions, np.inf)
         for search in range(min(SEARCHES, self.num_regions)):
             undecided = low < high
@@ -102,6 +121,9 @@ class RegionGraph:
     def _adjacency(self) -> csr_array:
         pairs = self.edges.numpy()
         return csr_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(self.num_regions, self.num_regions))
+
+
+torch.serialization.add_safe_globals([RegionGraph, slice])  # for `torch.load(weights_only=True)`; `layers` has slices
 
 
 def code_keys(codes: Tensor) -> list[bytes]:

@@ -16,7 +16,7 @@ from fold_lightning._checks import is_integer
 from fold_lightning.activations.codes import TENSORS_AT_ONCE, check_inputs
 from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica
 from fold_lightning.activations.inspection import ModelStructure, inspect
-from fold_lightning.activations.layers import Patterns, columns
+from fold_lightning.activations.layers import Patterns, columns, describe_layers
 from fold_lightning.activations.rounding import Rounding
 from fold_lightning.regions.frozen_pass import FrozenPass, NoPolytopes
 
@@ -47,6 +47,12 @@ class ActivationRegions:
     layers: dict[str, slice]
     basis: Tensor | None = None
 
+    def __repr__(self) -> str:
+        return (
+            f"ActivationRegions(regions={len(self)}, dimension={self.dimension}, half_spaces={self.normals.shape[1]}, "
+            f"layers={describe_layers(self.layers)}, slice={self.basis is not None})"
+        )
+
     def __len__(self) -> int:
         return len(self.inputs)
 
@@ -71,6 +77,9 @@ class ActivationRegions:
     def slacks(self) -> Tensor:
         """float64 (B, N), at least 0: each half-space's affine function at the input."""
         return torch.einsum("bnd,bd->bn", self.normals, self.centers) + self.offsets
+
+
+torch.serialization.add_safe_globals([ActivationRegions, slice])  # for `torch.load(weights_only=True)`; `layers` has slices
 
 
 def activation_regions(
