@@ -26,7 +26,7 @@ class Schedule:
         self._every_n_epochs, self._every_n_train_steps = every_n_epochs, every_n_train_steps
         self._limit = max_overhead
         self._seconds_before, self._epoch, self._step = 0.0, 0, -1
-        self.seconds_spent = 0.0
+        self.seconds_spent = self._last_seconds = 0.0
         self.start_training()
 
     def lift_limit(self) -> None:
@@ -58,22 +58,25 @@ class Schedule:
     def record(self, seconds: float, *, epoch: int | None, step: int) -> None:
         """Keep what a measurement took, and when it was made; an epoch of None is not over."""
         self.spend(seconds)
+        self._last_seconds = seconds
         self._epoch, self._step = self._epoch if epoch is None else epoch, step
 
     def state(self) -> dict[str, float]:
         """Return what a checkpoint keeps."""
-        return {"seconds": self._training_seconds(), "spent": self.seconds_spent, "epoch": self._epoch, "step": self._step}
+        seconds = {"seconds": self._training_seconds(), "spent": self.seconds_spent, "last": self._last_seconds}
+        return seconds | {"epoch": self._epoch, "step": self._step}
 
     def restore(self, state: dict[str, float]) -> None:
         """Go on from a checkpoint."""
         self._seconds_before, self.seconds_spent = state["seconds"], state["spent"]
+        self._last_seconds = state.get("last", 0.0)
         self._epoch, self._step = int(state["epoch"]), int(state["step"])
         self.start_training()
 
     def is_affordable(self) -> bool:
-        """Return whether measuring has taken no more than its share of the time so far."""
-        limit = self._limit
-        return limit is None or self.seconds_spent <= max(FREE_SECONDS, limit * self._training_seconds())
+        """Return whether measuring, with one more measurement as long as the last, takes no more than its share of the time."""
+        limit, after = self._limit, self.seconds_spent + self._last_seconds
+        return limit is None or after <= max(FREE_SECONDS, limit * self._training_seconds())
 
     def _training_seconds(self) -> float:
         measuring = self.seconds_spent - self._spent_at_start
