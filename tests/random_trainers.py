@@ -23,7 +23,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from random_models import Draw
 from random_tasks import Loaders, Samples, Subject, Task
 
-MONITOR_PREFIXES = ("folding/", "codes/", "units/", "faces/", "monitor/")
+MONITOR_PREFIXES = ("folding/", "codes/", "units/", "faces/", "regions/", "monitor/")
 
 
 class Recorder(Logger):

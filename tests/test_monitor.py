@@ -54,7 +54,7 @@ CODES |= {f"codes/layer/{layer}" for layer in LAYERS}
 UNITS = {f"units/{what}{layer}" for what in ("dead", "always_active", "active") for layer in ("", "/net.2", "/net.5")}
 FACES = {"faces/mean", "faces/max", "faces/bound"}
 TAGS = FOLDING | CODES | UNITS | FACES | {"monitor/seconds"}
-PREFIXES = ("folding/", "codes/", "units/", "faces/", "monitor/")
+PREFIXES = ("folding/", "codes/", "units/", "faces/", "regions/", "monitor/")
 
 
 class Model(LightningModule):
@@ -488,7 +488,8 @@ def test_either_part_can_be_left_out(tmp_path: Path, part: str) -> None:
     recorder = Recorder()
     fit(tmp_path, watch(num_segments=2, **{part: False}), max_epochs=1, logger=[logger, recorder])
     said = set(recorder.said[-1][1]) - {"monitor/seconds"}
-    assert {tag.partition("/")[0] for tag in said} == {"folding", "codes", "units", "faces"} - {part}
+    left_out = {part, "regions"} if part == "faces" else {part}
+    assert {tag.partition("/")[0] for tag in said} == {"folding", "codes", "units", "faces", "regions"} - left_out
     assert (Path(logger.log_dir) / "projector_config.pbtxt").exists() == (part != "codes")
 
 

@@ -174,7 +174,11 @@ def test_the_server_has_every_curve_and_table(server: str, runs: dict[str, Path]
     run, log, expected = quote(about["run"]), read_log(runs[name]), scalars(runs[name])
     assert set(about["tables"]) >= {"segments", "pairs", "walks", "layers", "units", "codes", "faces"}
     curves = ask(server, f"curves?run={run}")
-    shown = {tag for tag in expected if tag.split("/")[0] in ("folding", "codes", "units", "faces", "regularizer", "monitor")}
+    shown = {
+        tag
+        for tag in expected
+        if tag.split("/")[0] in ("folding", "codes", "units", "faces", "regions", "regularizer", "monitor")
+    }
     assert set(curves) == shown
     assert all(dict(zip(c["steps"], c["values"], strict=True)) == pytest.approx(expected[tag]) for tag, c in curves.items())
     last = max(log["segments"])

@@ -26,7 +26,7 @@ MIME_TYPES = {".js": "application/javascript", ".css": "text/css"}
 CACHE_SECONDS = 86_400
 """Time for which a browser keeps plotly, of 4 MB."""
 
-CURVES = ("folding/", "codes/", "units/", "faces/", "regularizer/", "monitor/")
+CURVES = ("folding/", "codes/", "units/", "faces/", "regions/", "regularizer/", "monitor/")
 """Beginnings of the tags of curves that the tab shows."""
 
 MAX_POINTS = 1000
