@@ -31,6 +31,7 @@ from fold_lightning import (
     SliceMap,
     activation_codes,
     activation_regions,
+    boundary_distances,
     face_counts,
     global_folding,
     segment_walks,
@@ -52,7 +53,7 @@ FOLDING |= {f"folding/layer/{layer}" for layer in LAYERS}
 CODES = {f"codes/{name}" for name in "distinct distinct_correct distinct_fraction within between".split()}
 CODES |= {f"codes/layer/{layer}" for layer in LAYERS}
 UNITS = {f"units/{what}{layer}" for what in ("dead", "always_active", "active") for layer in ("", "/net.2", "/net.5")}
-FACES = {"faces/mean", "faces/max", "faces/bound"}
+FACES = {"faces/mean", "faces/max", "faces/bound", "regions/distance_mean", "regions/distance_median"}
 TAGS = FOLDING | CODES | UNITS | FACES | {"monitor/seconds"}
 PREFIXES = ("folding/", "codes/", "units/", "faces/", "regions/", "monitor/")
 
@@ -254,7 +255,10 @@ def test_faces_are_those_of_the_probed_inputs(tmp_path: Path, subspace: Any, dim
     model, logged = trainer.lightning_module, trainer.logger.said[-1][1]
     k = None if subspace == "whole" else dimension
     assert logged["faces/bound"] == 2 * dimension
-    counts = face_counts(activation_regions(model, sample_of(monitor).probes.items[:30], subspace=k)).double()
+    regions = activation_regions(model, sample_of(monitor).probes.items[:30], subspace=k)
+    counts, distances = face_counts(regions).double(), boundary_distances(regions)
+    assert logged["regions/distance_mean"] == pytest.approx(distances.mean().item(), rel=1e-6)
+    assert logged["regions/distance_median"] == pytest.approx(distances.quantile(0.5).item(), rel=1e-6)
     assert logged["faces/mean"] == pytest.approx(counts.mean().item(), rel=1e-6)
     assert logged["faces/max"] == counts.max()
 
