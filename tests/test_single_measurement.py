@@ -69,6 +69,13 @@ class Stream(IterableDataset[Any]):
         yield from zip(X, Y, strict=True)
 
 
+class Batches:
+    """What Lightning takes as a loader too."""
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from zip(X.split(50), Y.split(50), strict=True)
+
+
 def of_validation(model: pl.LightningModule, data: Any, path: Path, **arguments: Any) -> dict[str, float]:
     """What `trainer.validate` logs."""
     monitor = FoldingMonitor(**arguments)
@@ -113,6 +120,7 @@ def test_the_values_are_those_of_the_functions_on_the_same_segments() -> None:
         (TensorDataset(X, Y), True),
         (DataLoader(TensorDataset(X), batch_size=8), False),
         (DataLoader(Stream(), 32), True),
+        (Batches(), True),
     ],
 )
 def test_a_plain_module_is_measured_on_data_of_any_kind(data: Any, has_classes: bool) -> None:
@@ -145,6 +153,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
     model = mlp(6, 8, 8)
     with pytest.raises(TypeError, match="takes its inputs from `data`"):
         measure(model, X, probes=X)
+    assert measure(model, X, figures=True, num_segments=4)["folding/exact"] == 1
     with pytest.raises(TypeError, match="unexpected keyword argument 'segments'"):
         measure(model, X, segments=3)
     with pytest.raises(TypeError, match="must be inputs .* map-style dataset, got int"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -21,15 +22,15 @@ from fold_lightning.probes import HookCopy, batch_transfer, device_of
 def measure(model: nn.Module, data: Any, **arguments: Any) -> dict[str, float]:
     """Measure a trained model once, and return what `FoldingMonitor` would log of it in ``trainer.validate``.
 
-    The sample is the monitor's: drawn by the seed from all that the data give, read as a validation step would get it. The model, its
-    mode and all random states stay as they were.
+    The sample is the monitor's, read as a validation step would get it. The model, its mode and all random states stay as they were.
 
     Args:
         model: Any module, such as a LightningModule; where it is, it is measured.
-        data: Inputs (B, ...), a pair of inputs and class labels, a map-style data set, a data loader (also an iterable one), or a
-            data module, whose validation loader is taken.
-        arguments: Arguments of `FoldingMonitor`, such as ``method="exact"`` or ``segments_per_pair=10``; those of its schedule
-            change nothing.
+        data: Inputs (B, ...), a pair of inputs and class labels, a map-style data set, a data loader or another iterable of batches,
+            or a data module, whose validation loader is taken. Of a data set and a loader that is read by index the items are drawn
+            by the seed; inputs and batches that are given come in their order, and codes and regions are those of the first ones.
+        arguments: Arguments of `FoldingMonitor`, such as ``method="exact"`` or ``segments_per_pair=10``; those of its schedule and
+            its figures change nothing.
 
     Returns:
         Tag -> value, as listed in `FoldingMonitor`, "monitor/seconds" included.
@@ -46,8 +47,10 @@ def measure(model: nn.Module, data: Any, **arguments: Any) -> dict[str, float]:
     """
     if arguments.get("probes") is not None:
         raise TypeError("`measure` takes its inputs from `data`: pass them there, without `probes=`.")
-    is_loaded = isinstance(data, (DataLoader, *in_both_packages(LightningDataModule)))
-    settings = FoldingMonitor(**arguments, probes=None if is_loaded else data, figures=False).settings
+    is_loaded = isinstance(data, (DataLoader, *in_both_packages(LightningDataModule))) or (
+        isinstance(data, Iterable) and not hasattr(data, "__getitem__")
+    )
+    settings = FoldingMonitor(**arguments | {"probes": None if is_loaded else data, "figures": False}).settings
     trainer = _idle_trainer(device_of(model))
     module = cast(LightningModule, model)  # of which measuring asks nothing that another module lacks
     session = Session(settings, trainer)
@@ -78,19 +81,20 @@ def _idle_trainer(device: torch.device) -> Trainer:
 
 def _loaders(trainer: Trainer, data: Any) -> Any:
     """Return a data loader, or those of the validation of a data module, which the Trainer then has."""
-    if isinstance(data, DataLoader):
+    if not isinstance(data, in_both_packages(LightningDataModule)):
         return data
-    trainer.datamodule = data  # type: ignore[attr-defined]
-    data.prepare_data()
-    data.setup("validate")
-    return data.val_dataloader()
+    module = cast(LightningDataModule, data)
+    trainer.datamodule = module  # type: ignore[attr-defined]
+    module.prepare_data()
+    module.setup("validate")
+    return module.val_dataloader()
 
 
 def _pass_batches(session: Session, trainer: Trainer, model: LightningModule, loaders: Any) -> None:
     """Let batches of a stream pass until there are enough."""
     hooks = HookCopy(model, trainer.strategy.root_device)
-    loader = loaders if isinstance(loaders, DataLoader) else loaders[0]
-    generators = [loader.generator] if loader.generator is not None else []
+    loader = loaders[0] if isinstance(loaders, (list, tuple)) else loaders
+    generators = [generator] if (generator := getattr(loader, "generator", None)) is not None else []
     with undisturbed(), preserved_random_state(*generators):
         transfer = batch_transfer(trainer, model, hooks)
         for batch in loader:
