@@ -301,8 +301,9 @@ def expected_scalars(subject: LightningModule, arguments: dict[str, Any]) -> dic
     how = {"layers": arguments["layers"], "forward": arguments.get("forward")}
     inputs = arguments["probes"][0] if isinstance(arguments["probes"], tuple) else arguments["probes"]
     found: dict[str, float] = {}
+    drawn = inputs[torch.randperm(len(inputs), generator=torch.Generator().manual_seed(arguments["seed"]))]
     if arguments["codes"]:
-        codes = activation_codes(subject, inputs[: arguments["num_inputs"]], **how)
+        codes = activation_codes(subject, drawn[: arguments["num_inputs"]], **how)
         found["codes/distinct"] = len(codes.bits.unique(dim=0))
         found |= {f"codes/layer/{name}": len(codes.bits[:, part].unique(dim=0)) for name, part in codes.layers.items()}
     if arguments["folding"] and arguments["method"] != "uniform" and len(inputs) == 2:  # from one to the other, and back
@@ -312,7 +313,7 @@ def expected_scalars(subject: LightningModule, arguments: dict[str, Any]) -> dic
         subspace = None if arguments["face_subspace"] == "whole" else arguments["face_subspace"]
         with contextlib.suppress(ValueError):  # no polytopes
             regions = activation_regions(
-                subject, inputs[: arguments["num_regions"]], subspace=subspace, seed=arguments["seed"], **how
+                subject, drawn[: arguments["num_regions"]], subspace=subspace, seed=arguments["seed"], **how
             )
             found["faces/mean"] = float(face_counts(regions).double().mean())
     return found

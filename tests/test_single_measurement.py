@@ -128,6 +128,16 @@ def test_a_plain_module_is_measured_on_data_of_any_kind(data: Any, has_classes: 
     assert values["folding/exact"] == 1 and ("folding/phi" in values) == has_classes
 
 
+def test_inputs_that_are_sorted_by_class_are_drawn_from_all_classes() -> None:
+    order = Y.argsort(stable=True)
+    x, model = X[order] * torch.tensor([0.1, 1.0, 10.0])[Y[order]][:, None], mlp(6, 8, 8)
+    whole = measure(model, (x, Y[order]), num_regions=300, folding=False)["regions/distance_mean"]
+    some = [measure(model, (x, Y[order]), num_regions=60, folding=False, seed=seed)["regions/distance_mean"] for seed in (0, 1)]
+    assert some[0] != some[1] and all(0.5 * whole < mean < 2 * whole for mean in some)
+    first = measure(model, (x[:60], Y[order][:60]), num_regions=60, folding=False)["regions/distance_mean"]
+    assert not 0.5 * whole < first < 2 * whole  # which the first class alone would give
+
+
 def test_nothing_of_the_model_or_the_process_changes(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -27,8 +27,9 @@ def measure(model: nn.Module, data: Any, **arguments: Any) -> dict[str, float]:
     Args:
         model: Any module, such as a LightningModule; where it is, it is measured.
         data: Inputs (B, ...), a pair of inputs and class labels, a map-style data set, a data loader or another iterable of batches,
-            or a data module, whose validation loader is taken. Of a data set and a loader that is read by index the items are drawn
-            by the seed; inputs and batches that are given come in their order, and codes and regions are those of the first ones.
+            or a data module, whose validation loader is taken. Items of a data set and of a loader that is read by index are drawn by
+            the seed; of inputs that are given all may be ends of segments, and codes and regions are those of a draw; of batches
+            that pass they are the first ones.
         arguments: Arguments of `FoldingMonitor`, such as ``method="exact"`` or ``segments_per_pair=10``; those of its schedule and
             its figures change nothing.
 

@@ -22,12 +22,14 @@ class ProbeSet:
         labels: Class labels int64 (B,) on the CPU, negative where an item has none; None without classes.
         model_input: How the model takes items.
         is_stream: Whether the items are of batches that passed, which do not come again.
+        is_given: Whether the items are the user's own, in an order that may mean something; others were drawn or passed.
     """
 
     items: Tensor
     labels: Tensor | None
     model_input: ModelInput
     is_stream: bool = False
+    is_given: bool = False
 
     def __len__(self) -> int:
         return len(self.items)

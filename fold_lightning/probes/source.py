@@ -150,7 +150,7 @@ class ProbeSource:
     def attach(self, probes: ProbeSet) -> ProbeSet:
         """Return probes of another process with the user's functions, which pickling leaves out."""
         chosen = probes.model_input.with_callables(self._batch_to_inputs, self._forward)
-        return ProbeSet(probes.items, probes.labels, chosen, probes.is_stream)
+        return ProbeSet(probes.items, probes.labels, chosen, probes.is_stream, probes.is_given)
 
     def _choose(self, model: nn.Module, batch: Any, *, unpacks: bool = True) -> ModelInput:
         function = self._batch_to_inputs if unpacks else None
@@ -164,7 +164,7 @@ class ProbeSource:
             unpacks = not is_tensors(self._probes)
             sample, chosen = self._gather(model, batches, ItemCollector(count, max_bytes=math.inf), unpacks=unpacks)
         check_several(len(sample))
-        return self._probe_set(sample, chosen) if unpacks else ProbeSet(sample.items, sample.labels, chosen)
+        return self._probe_set(sample, chosen) if unpacks else ProbeSet(sample.items, sample.labels, chosen, is_given=True)
 
     def _from_loaders(self, trainer: Trainer, model: LightningModule, loaders: Any, together: bool) -> ProbeSet | None:
         odd: Exception | None = None

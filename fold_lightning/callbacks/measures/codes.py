@@ -66,9 +66,9 @@ class DistinctCodesMeasure(Measure):
         sample, settings = self.sample, self.sample.settings
         count = min(self.source.num_rows, max(2, EMBEDDED_BITS // self.source.num_units))
         codes = activation_codes(
-            model, sample.inputs(model, slice(count)), layers=settings.layers, forward=sample.probes.model_input.forward
+            model, sample.inputs(model, sample.order[:count]), layers=settings.layers, forward=sample.probes.model_input.forward
         )
-        labels = None if sample.probes.labels is None else sample.probes.labels[:count]
+        labels = None if sample.probes.labels is None else sample.probes.labels[sample.order[:count]]
         layers = codes.layers if len(codes.layers) > 1 else {}
         parts = {"codes": codes.bits} | {f"codes/layer/{name}": codes.bits[:, columns] for name, columns in layers.items()}
         return {tag: Embedding(bits, labels) for tag, bits in parts.items()}

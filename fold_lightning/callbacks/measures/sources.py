@@ -71,6 +71,13 @@ class Sample:
         return cls(probes, segments, faces, settings, "exact")  # until the method is chosen
 
     @cached_property
+    def order(self) -> Tensor:
+        """Numbers int64 (n,) of the items in the order in which inputs and regions are taken, which given ones are drawn into."""
+        count = len(self.probes)
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        return torch.randperm(count, generator=generator) if self.probes.is_given else torch.arange(count)
+
+    @cached_property
     def known_labels(self) -> Tensor | None:
         """Class labels int64 (n,) of the items that have one; None without labels."""
         labels = self.probes.labels
@@ -223,6 +230,7 @@ class InputSource(Source):
 
     def _see(self, model: LightningModule, rows: Tensor) -> SeenCodes:
         num_classes, probes = self.num_classes, self.sample.probes
+        rows = self.sample.order[rows]
         codes, predicted = codes_and_outputs(
             model,
             self.sample.inputs(model, rows),
@@ -254,7 +262,7 @@ class RegionSource(Source):
         for some in _chunks(rows, HALF_SPACES_AT_ONCE // self._numbers):
             regions = activation_regions(
                 model,
-                self.sample.inputs(model, some),
+                self.sample.inputs(model, self.sample.order[some]),
                 **self._how,
                 subspace=None if directions is None else directions[some],
             )
