@@ -18,9 +18,6 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 MONITOR = "folding_monitor"
 """Name under which the hyperparameters of the monitor lie."""
 
-FIRST = tuple(f"{MONITOR}/{name}" for name in ("regularize", "method", "segments"))
-"""Hyperparameters that the page lists first: it shows only a few until asked for more."""
-
 FIRST_METRICS = ("folding/phi", "folding/chi_mean", "codes/distinct", "units/dead")
 """Tags that the page lists first, in this order; those of the user's validation follow."""
 
@@ -46,13 +43,6 @@ def flat(hyperparameters: Mapping[str, Any], prefix: str = "") -> dict[str, Valu
         else:
             found[f"{prefix}{name}"] = str(value)[:MAX_TEXT]
     return found
-
-
-def in_order(hyperparameters: Mapping[str, Value]) -> dict[str, Value]:
-    """Return hyperparameters as the page lists them: those that compare runs of the monitor, the user's own, the rest."""
-    rank = {name: (0, place) for place, name in enumerate(FIRST)}
-    names = sorted(hyperparameters, key=lambda name: rank.get(name, (1 + name.startswith(f"{MONITOR}/"), 0)))
-    return {name: hyperparameters[name] for name in names}
 
 
 def session_start(hyperparameters: Mapping[str, Value]) -> Summary:

@@ -61,7 +61,7 @@ class TensorBoard:
         for board in self._boards:
             board.log_hyperparams({hparams.MONITOR: dict(hyperparameters)}, metrics={})
             save_hparams_to_yaml(os.path.join(board.log_dir, board.NAME_HPARAMS_FILE), board.hparams)
-            self._hyperparameters.append(hparams.in_order(hparams.flat(dict(board.hparams))))
+            self._hyperparameters.append(hparams.flat(dict(board.hparams)))
             self._add(board, hparams.session_start(self._hyperparameters[-1]))
             self._add(board, table_summary(_tables.ABOUT, about))
         layout: dict[str, dict[str, list[Any]]] = {}

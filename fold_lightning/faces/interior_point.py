@@ -74,7 +74,7 @@ class Programs:
         return cls(rows, there, slacks, (mu * centered + products) * polytopes.real[:, None])
 
     def still_open(self) -> Programs:
-        """Those that are to be answered, moved together."""
+        """Return the programs that are not answered, moved together."""
         order, there = together(self.open)
         if order.shape[1] == self.rows.shape[1]:
             return self

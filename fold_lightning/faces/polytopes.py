@@ -57,23 +57,23 @@ class Polytopes:
 
     @property
     def real(self) -> Tensor:
-        """Which rows there are, bool (B, M)."""
+        """Rows that are there and not padding, bool (B, M)."""
         return self.rows != NONE
 
     @property
     def own(self) -> Tensor:
-        """Which rows are the region's and not walls, bool (B, M)."""
+        """Rows that are the region's and not walls, bool (B, M)."""
         return self.rows >= 0
 
     def keeping(self, keep: Tensor) -> Polytopes:
-        """The rows that a mask (B, M) keeps, moved together."""
+        """Return the polytopes of the rows that a mask (B, M) keeps, moved together."""
         order, there = together(keep)
         points = taken(self.points, order) * there[..., None]
         return Polytopes(points, self.rows.gather(1, order).where(there, NONE))
 
 
 def ready_polytopes(regions: ActivationRegions) -> tuple[Tensor, Polytopes]:
-    """What can be told of regions at sight, and the polytopes that their other rows make.
+    """Return the faces that are known at sight, and the polytopes that the other rows make.
 
     Of equal planes only the first is kept, and a region without interior keeps no rows: it has no faces.
 
@@ -111,7 +111,7 @@ class Frame:
     cholesky: Tensor
 
     def steps(self, z: Tensor) -> Tensor:
-        """What coordinates z (B, U, d) are, seen from the centers."""
+        """Return the steps from the centers (B, U, d) that coordinates z (B, U, d) stand for."""
         steps: Tensor = torch.linalg.solve_triangular(self.cholesky.mT, z.mT, upper=True)
         return steps.mT
 
@@ -168,7 +168,7 @@ def positive_factors(matrices: Tensor) -> Tensor:
 
 
 def first_of_equals(points: Tensor, real: Tensor) -> Tensor:
-    """Which points (B, M, d) are the first of those equal to them, a mask (B, M); of identical planes the first supports."""
+    """Return which points (B, M, d) are the first of their equals, bool (B, M); of identical planes the first supports."""
     order = torch.argsort((points @ some_direction(points)).where(real, torch.inf), dim=1)
     ordered = taken(points, order)
     apart = (ordered[:, 1:] - ordered[:, :-1]).norm(dim=2) > EQUAL * ordered[:, 1:].norm(dim=2)

@@ -20,6 +20,19 @@ UNIT_COLORS = {"dead": "#bb5566", "always_active": "#004488", "other": "#ddaa33"
 """Colours of shares of units: Paul Tol's of high contrast, which stay apart in grey too."""
 
 
+def count_edges(counts: Tensor) -> list[float]:
+    """Return the edges of bins that each hold equally many integers, at most 64 of them.
+
+    Example:
+        >>> import torch
+        >>> count_edges(torch.tensor([3, 5]))
+        [2.5, 3.5, 4.5, 5.5]
+    """
+    least, most = int(counts.min()), int(counts.max())
+    width = -(-(most - least + 1) // MAX_BARS)
+    return [least - 0.5 + width * i for i in range((most - least) // width + 2)]
+
+
 def plot_face_counts(face_counts: Tensor, bound: int | None = None) -> Figure:
     """Draw how many regions have how many faces.
 
@@ -47,12 +60,10 @@ def plot_face_counts(face_counts: Tensor, bound: int | None = None) -> Figure:
     counts = face_counts.cpu().numpy()
     if len(counts) == 0:
         raise ValueError("`face_counts` must hold at least one region, got none: update the statistics first.")
-    least, most = int(counts.min()), int(counts.max())
-    width = -(-(most - least + 1) // MAX_BARS)
-    edges = least - 0.5 + width * np.arange((most - least) // width + 2)
+    edges = count_edges(face_counts)
     figure = Figure(figsize=(6.0, 3.6), layout="constrained")
     axis = figure.subplots()
-    axis.hist(counts, edges.tolist(), color="#4477aa", edgecolor="white", linewidth=0.6 if len(edges) < MAX_BARS / 2 else 0.0)
+    axis.hist(counts, edges, color="#4477aa", edgecolor="white", linewidth=0.6 if len(edges) < MAX_BARS / 2 else 0.0)
     axis.axvline(counts.mean(), color="black", linewidth=1.5, label=f"mean {counts.mean():.2f}")
     if bound is not None:
         axis.axvline(

@@ -1,4 +1,4 @@
-"""What all figures share."""
+"""Colours, checks and messages that all figures share."""
 
 from __future__ import annotations
 

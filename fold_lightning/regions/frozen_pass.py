@@ -63,12 +63,12 @@ class FrozenPass(Interception):
 
     @property
     def normals(self) -> list[Tensor]:
-        """How what stays at least 0 grows along each other row of its group, for each bit and then each choice: (B, n, m)."""
+        """Growth of the `slacks` along each other row of its group, for each bit and then each choice: (B, n, m)."""
         return [normals for normals, _ in self._of_units + self._of_choices]
 
     @property
     def slacks(self) -> list[Tensor]:
-        """What stays at least 0, at the first row of each group (B, n): signed pre-activations less thresholds, and leads."""
+        """Signed pre-activations less thresholds, and leads of choices, at the first row of each group: (B, n), at least 0 inside."""
         return [slacks for _, slacks in self._of_units + self._of_choices]
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,15 +1,15 @@
-"""How far inputs lie from the borders of their regions."""
+"""Distances from inputs to the borders of their regions."""
 
 from __future__ import annotations
 
-import torch
 from lightning.pytorch import LightningModule
 
-from fold_lightning.callbacks.measures.base import Measure, MeasureResult, Table
-from fold_lightning.callbacks.measures.sources import RegionSource, SeenRegions, Sources
+from fold_lightning.callbacks.measures.base import MeasureResult
+from fold_lightning.callbacks.measures.region_measure import RegionMeasure
+from fold_lightning.callbacks.measures.sources import SeenRegions
 
 
-class BorderDistancesMeasure(Measure):
+class BorderDistancesMeasure(RegionMeasure):
     """Mean and median distance from inputs to the borders of their regions, which moves with training where face counts stay."""
 
     tags = {
@@ -17,14 +17,6 @@ class BorderDistancesMeasure(Measure):
         "regions/distance_median": "Median distance from an input to the border of its region.",
     }
     charts = {"distance from an input to the border of its region": ["regions/distance_.*"]}
-    source: RegionSource
-
-    @classmethod
-    def create(cls, sources: Sources) -> BorderDistancesMeasure | None:
-        return cls(sources.sample, sources.regions) if sources.settings.faces else None
-
-    def reset(self, device: torch.device) -> None:
-        self._table = Table().to(device)
 
     def update(self, seen: SeenRegions) -> None:
         self._table.update(seen.rows, seen.distances)
@@ -36,7 +28,3 @@ class BorderDistancesMeasure(Measure):
             return MeasureResult()
         scalars = {"regions/distance_mean": float(bounded.mean()), "regions/distance_median": float(bounded.quantile(0.5))}
         return MeasureResult(scalars)
-
-    def available_tags(self) -> dict[str, str]:
-        what = self.sample.faces.describe()
-        return {tag: f"{description} {what}" for tag, description in super().available_tags().items()}

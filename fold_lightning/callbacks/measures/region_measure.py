@@ -1,0 +1,25 @@
+"""The base of measures of regions around inputs: a table with a row for each region."""
+
+from __future__ import annotations
+
+import torch
+
+from fold_lightning.callbacks.measures.base import Measure, Table
+from fold_lightning.callbacks.measures.sources import RegionSource, Sources
+
+
+class RegionMeasure(Measure):
+    """A measure of the regions around inputs, or of their slices, which its tags name."""
+
+    source: RegionSource
+
+    @classmethod
+    def create(cls, sources: Sources) -> RegionMeasure | None:
+        return cls(sources.sample, sources.regions) if sources.settings.faces else None
+
+    def reset(self, device: torch.device) -> None:
+        self._table = Table().to(device)
+
+    def available_tags(self) -> dict[str, str]:
+        what = self.sample.faces.describe()
+        return {tag: f"{description} {what}" for tag, description in super().available_tags().items()}
