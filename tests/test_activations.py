@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule
-from networks import mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +18,7 @@ from fold_lightning import activation_codes, segment_walks
 from fold_lightning.activations import inspection
 from fold_lightning.activations.evaluation import Replica, shared_replica
 from fold_lightning.activations.inspection import record_pass
+from helpers.networks import mlp
 
 
 class Everything(nn.Module):

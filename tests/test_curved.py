@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fold_lightning import Walks, activation_codes, register_activation, segment_walks, space_folding, walk_length
+from helpers.networks import mlp
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from models import build

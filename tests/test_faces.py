@@ -8,8 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from networks import cube, mlp, polytope
-from reference import Residual, faces_by_least_squares, faces_one_by_one
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +16,8 @@ from fold_lightning.faces import interior_point, programs, rays, supporting
 from fold_lightning.faces.polytopes import ready_polytopes
 from fold_lightning.faces.programs import gain
 from fold_lightning.regions import ActivationRegions
+from helpers.networks import cube, mlp, polytope
+from helpers.reference import Residual, faces_by_least_squares, faces_one_by_one
 
 
 class Skip(nn.Module):

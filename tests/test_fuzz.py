@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import fuzz_monitor
 import pytest
 import torch
-from blackbox import Twin, walk
-from fuzz_monitor import Fuzz, compare_model, quiet, table
-from integers import Integers
-from networks import CantorNet, mlp
-from random_models import Bend
-from reference import layers_of, range_and_length, walk_by_regions
 from torch import Tensor, nn
 
+import fuzz_monitor
 from fold_lightning import FoldingMonitor
+from fuzz_monitor import Fuzz, compare_model, quiet, table
+from helpers.blackbox import Twin, walk
+from helpers.integers import Integers
+from helpers.networks import CantorNet, mlp
+from helpers.random_models import Bend
+from helpers.reference import layers_of, range_and_length, walk_by_regions
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SEEDS = range(1000, 1012)
@@ -52,7 +52,7 @@ def test_a_monitor_that_draws_a_random_number_is_found_out(monkeypatch: pytest.M
 
 
 def test_a_walk_that_loses_a_switch_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    import integers
+    from helpers import integers
 
     monkeypatch.setattr(integers, "walk_length", lambda walks: torch.bincount(walks.segment) - 1)
     assert "r1, r2, regions" in Integers(mlp(4, 9, 9, 2)).compare(torch.randn(8, 4)).wrong[0]

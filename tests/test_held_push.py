@@ -14,10 +14,6 @@ from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.model_parallel import ModelParallelStrategy
-from regularize_in_processes import STEPS
-from regularize_in_processes import regularizer as in_processes
-from test_monitor import Model, data, fit
-from test_regularization import TAGS, Plain, Scalars, each_step, in_two_processes, monitor, ordered, state
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -25,6 +21,10 @@ from torch.utils.data import DataLoader
 from fold_lightning import FoldingMonitor, FoldingRegularizer
 from fold_lightning.callbacks import held_push
 from fold_lightning.callbacks.regularization import BATCHES_OF_A_STEP
+from helpers.regularization import TAGS, Plain, Scalars, each_step, in_two_processes, monitor, ordered, state
+from helpers.regularize_in_processes import STEPS
+from helpers.regularize_in_processes import regularizer as in_processes
+from helpers.training import Model, data, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,13 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, OnExcept
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_batches import Stream
-from test_monitor import FOLDING, TAGS, Model, Recorder, data, fit, loaders, sample_of, segments_of, watch
 from torch.utils.data import DataLoader, IterableDataset
 
 from fold_lightning import FoldingMonitor
 from fold_lightning.callbacks.measures.sources import SegmentSource
 from fold_lightning.callbacks.tensorboard import TensorBoard
+from helpers.processes import run_script
+from helpers.training import FOLDING, TAGS, Model, Recorder, Stream, data, fit, loaders, sample_of, segments_of, watch
 
 pytestmark = pytest.mark.filterwarnings(
     *("ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*Checkpoint directory", "ignore:.*resuming")
@@ -332,11 +330,8 @@ def shown(folder: str) -> dict[str, dict[int, list[float]]]:
 
 
 def test_a_killed_run_resumes_into_the_same_curves(tmp_path: Path) -> None:
-    script = Path(__file__).parent / "fit_and_be_killed.py"
-
     def run(name: str, kill_in_epoch: int) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(script), str(tmp_path), name, str(kill_in_epoch)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        return run_script("fit_and_be_killed.py", str(tmp_path), name, str(kill_in_epoch))
 
     assert (done := run("whole", -1)).returncode == 0, done.stderr
     assert run("killed", 5).returncode == -signal.SIGKILL

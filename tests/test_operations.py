@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import blackbox
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 
 from fold_lightning import activation_codes, activation_regions, segment_walks, walk_length, walk_range
 from fold_lightning.walks.scheduler import PieceScheduler
+from helpers import blackbox
 
 EDGES = torch.tensor([[0, 1, 2, 3, 4, 4], [1, 2, 3, 0, 0, 2]])
 """From each node to another one."""

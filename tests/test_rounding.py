@@ -8,11 +8,11 @@ from fractions import Fraction
 
 import pytest
 import torch
-from networks import mlp
-from reference import layers_of, rational_codes
 from torch import Tensor, nn
 
 from fold_lightning import Walks, activation_codes, activation_regions, face_counts, segment_walks
+from helpers.networks import mlp
+from helpers.reference import layers_of, rational_codes
 
 SCALES = [2.0**27, 2.0**40, 2.0**50]
 

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_monitor import CODES, TAGS, Recorder, data, fit, loaders, watch
 from torch.utils.data import DataLoader
 
-HERE = Path(__file__).parent
+from helpers.processes import run_script
+from helpers.training import CODES, TAGS, Recorder, data, fit, loaders, watch
 
 
 @pytest.fixture(scope="module")
 def said() -> dict[str, Any]:
     """What two processes logged in each scenario."""
-    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29617"]
-    done = subprocess.run(
-        [*run, str(HERE / "strategies_in_processes.py")],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29617")
+    done = run_script("strategies_in_processes.py", launcher=launcher, timeout=500)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1]) | {"errors": done.stderr}
 
@@ -35,8 +26,8 @@ def said() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, dict[str, float]]]:
     """What one process logs of the same network and inputs."""
-    from strategies_in_processes import Still
-    from strategies_in_processes import watch as whole
+    from helpers.strategies_in_processes import Still
+    from helpers.strategies_in_processes import watch as whole
 
     torch.manual_seed(0)
     trainer = fit(

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from networks import Tent, mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +16,7 @@ from fold_lightning.folding import PerSegment
 from fold_lightning.walks import count_switches, exact_costs, sampled_distances, walk_chunks
 from fold_lightning.walks.estimate import CURVED_ROWS
 from fold_lightning.walks.sparse import count_bits
+from helpers.networks import Tent, mlp
 
 T = 17
 

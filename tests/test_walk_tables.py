@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from networks import CantorNet, Tent, mlp
 from torch import Tensor, nn
 
 from fold_lightning import (
@@ -23,6 +22,7 @@ from fold_lightning import (
     walk_range,
 )
 from fold_lightning.faces import supporting
+from helpers.networks import CantorNet, Tent, mlp
 
 
 def assert_same(one: Walks, other: Walks) -> None:

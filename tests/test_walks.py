@@ -9,14 +9,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from networks import CantorNet, Tent, mlp
-from reference import Abs, Residual, layers_of, range_and_length, rational_codes, walk_by_regions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fold_lightning import Walks, activation_codes, segment_walks, space_folding, walk_length, walk_range
 from fold_lightning.walks import estimate, scheduler
 from fold_lightning.walks.walks import ENGINES
+from helpers.networks import CantorNet, Tent, mlp
+from helpers.reference import Abs, Residual, layers_of, range_and_length, rational_codes, walk_by_regions
 
 
 def steps_of(walks: Walks, i: int) -> list[tuple[float, tuple[int, ...]]]:

@@ -15,12 +15,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from test_monitor import TAGS, Model, Recorder, data, fit, loaders, watch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from fold_lightning import FoldingMonitor
 from fold_lightning.callbacks.environment import HOOKS, EnvironmentMonitor
+from helpers.training import TAGS, Model, Recorder, data, fit, loaders, watch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "accelerator": "cpu"}

@@ -14,12 +14,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from test_monitor import Model, Recorder, data
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from fold_lightning import FoldingMonitor
 from fold_lightning.callbacks.measures.sources import SegmentSource
+from helpers.training import Model, Recorder, data
 
 RANK = int(os.environ.get("RANK", 0))
 

@@ -16,8 +16,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from test_monitor import Recorder, data
-from test_regularization import Losses, Plain, in_loss, monitor
 from torch import Tensor, distributed, multiprocessing
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -25,6 +23,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from fold_lightning import FoldingRegularizer
 from fold_lightning.callbacks.regularization import BATCHES_OF_A_STEP
+from helpers.regularization import Losses, Plain, in_loss, monitor
+from helpers.training import Recorder, data
 
 STEPS = 3
 

@@ -12,11 +12,11 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from test_monitor import Model, data
 from torch import nn
 from torch.utils.data import DataLoader
 
 from fold_lightning import FoldingMonitor
+from helpers.training import Model, data
 
 
 class Killed(Callback):

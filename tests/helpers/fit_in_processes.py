@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from test_monitor import Model, Recorder, data
 from torch.utils.data import DataLoader, IterableDataset
 
 from fold_lightning import FoldingMonitor
+from helpers.training import Model, Recorder, data
 
 
 class Still(Model):
