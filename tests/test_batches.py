@@ -34,10 +34,6 @@ from fold_lightning import FoldingMonitor, FoldingRegularizer, activation_codes
 from helpers.invisible import assert_invisible
 from helpers.training import Model, Stream, data, fit, loaders, sample_of, segments_of, watch
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:You defined a `validation_step` but have no"
-)
-
 
 def small(**options: Any) -> FoldingMonitor:
     return watch(**({"num_segments": 6, "num_inputs": 40} | options))

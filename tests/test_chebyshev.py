@@ -17,6 +17,8 @@ from fold_lightning.walks.refinement import Samples
 from fold_lightning.walks.walks import CHEBYSHEV, CURVED_REFINEMENT
 from fuzz_curved import compare, refined, switches
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*bends each element, but is not in the table")
+
 
 def changes_of(function: Callable[[Tensor], Tensor], margin: float = 1e-12) -> tuple[list[float], bool, bool, float]:
     """Sign changes of the polynomial that interpolates a function, whether it begins and ends positive, and what is undecided."""

@@ -19,9 +19,10 @@ from helpers.random_models import Bend
 from helpers.reference import layers_of, range_and_length, walk_by_regions
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-SEEDS = range(1000, 1012)
+SEEDS = range(1000, 1006)
 
 
+@pytest.mark.slow
 def test_random_trainings_do_not_notice_the_monitor_and_its_integers_are_right() -> None:
     fuzz = Fuzz()
     with quiet():
@@ -31,11 +32,12 @@ def test_random_trainings_do_not_notice_the_monitor_and_its_integers_are_right()
     assert fuzz.counts["measured"] >= len(SEEDS) / 2 and fuzz.counts["segments"] > 0
 
 
+@pytest.mark.slow
 def test_integers_of_random_networks_are_those_of_their_twins() -> None:
     counts: Counter[str] = Counter()
-    for seed in range(12):
+    for seed in range(8):
         assert not compare_model(seed, counts)
-    assert counts["segments"] > 20 and counts["face counts"] > 8
+    assert counts["segments"] > 10 and counts["face counts"] > 4
 
 
 def test_a_monitor_that_draws_a_random_number_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

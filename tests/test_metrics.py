@@ -575,6 +575,8 @@ def further_values(metric: Any) -> Any:
     return metric.matrix() if isinstance(metric, GlobalFolding) else metric.per_layer()
 
 
+@pytest.mark.slow
+@pytest.mark.processes
 def test_two_processes_give_the_layers_and_matrices_of_one(tmp_path: Path) -> None:
     mp.spawn(_process, (str(tmp_path),), nprocs=2)
     expected = {

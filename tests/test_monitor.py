@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import warnings
@@ -42,7 +41,6 @@ from fold_lightning.callbacks.measures.sources import SegmentSource
 from fold_lightning.figures import plot_message, plot_slice_map
 from fold_lightning.slice_maps import TooManyRegions
 from helpers.networks import mlp
-from helpers.processes import run_script
 from helpers.training import (
     FACES,
     TAGS,
@@ -55,8 +53,6 @@ from helpers.training import (
     segments_of,
     watch,
 )
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 
 
 def test_the_whole_conversation_with_a_logger(tmp_path: Path) -> None:
@@ -468,6 +464,7 @@ def test_segments_go_between_different_classes_of_the_validation_data(tmp_path: 
     assert all(pairs.count(pair) == 2 for pair in pairs)
 
 
+@pytest.mark.filterwarnings("ignore:Total length of `DataLoader`")
 def test_an_empty_validation_loader_is_no_validation(tmp_path: Path) -> None:
     empty = DataLoader(TensorDataset(torch.empty(0, 5), torch.empty(0).long()), batch_size=4)
     trainer = fit(tmp_path, watch(num_segments=4), given=(loaders()[0], empty))
@@ -729,18 +726,3 @@ def test_every_measure_describes_its_tags_and_has_a_place_on_the_page() -> None:
         patterns = [pattern for tags in measure.charts.values() for pattern in tags]
         for tag, description in measure.tags.items():
             assert description.endswith(".") and any(re.match(pattern, tag) for pattern in patterns), tag
-
-
-@pytest.mark.parametrize("form", ["items", "stream"])
-def test_two_processes_log_what_one_does(form: str) -> None:
-    said = []
-    for devices in ("1", "2"):
-        done = run_script("fit_in_processes.py", devices, form)
-        assert done.returncode == 0, done.stderr
-        said.append(json.loads(done.stdout.splitlines()[-1]))
-    one, two = said
-    assert len(one) == len(two) == (2 if form == "stream" else 3)
-    for alone, shared in zip(one, two, strict=True):
-        assert alone.keys() == shared.keys()
-        for tag in alone.keys() - {"monitor/seconds"}:
-            assert shared[tag] == pytest.approx(alone[tag], rel=1e-6), tag

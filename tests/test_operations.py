@@ -125,6 +125,7 @@ def segments(count: int, *, quarters: bool = False) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("name", [*LINEAR, *CHOICES])
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 def test_walks_are_exact_and_switch_as_one_by_one_evaluation_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if not name.startswith("sparse"):  # whose batch comes second
         monkeypatch.setattr(PieceScheduler, "_refined", None)

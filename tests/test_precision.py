@@ -31,8 +31,6 @@ from helpers.invisible import Beside, assert_invisible, first_weight, measured_b
 from helpers.training import Model, data, loaders, sample_of, watch
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers",
-    "ignore:.*LeafSpec",
     "ignore:.*already exist within another group",
     "ignore:.*fp16 is not supported on CPU",
     "ignore:None of the inputs have requires_grad",  # torch says it of a validation, too

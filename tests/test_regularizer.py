@@ -457,6 +457,7 @@ def test_another_model_is_looked_at_anew() -> None:
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
 @pytest.mark.parametrize("norm", [nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Identity()])
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 def test_gradient_checkpointing_changes_neither_the_term_nor_its_gradients(norm: nn.Module, use_reentrant: bool) -> None:
     class Checkpointed(nn.Module):
         def __init__(self, body: nn.Module) -> None:

@@ -20,8 +20,6 @@ from fold_lightning.callbacks.measures.sources import InputSource, SegmentSource
 from fold_lightning.callbacks.schedule import FREE_SECONDS, Schedule
 from helpers.training import TAGS, Model, Recorder, Stream, data, fit, loaders, watch
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*Checkpoint directory")
-
 
 class Clock:
     """A clock that only tests move."""

@@ -397,6 +397,7 @@ VARYING = [early_exit, depth_by_value, routed_by_mask, routed_by_index, sorted_r
 
 @pytest.mark.parametrize("forward", VARYING)
 @pytest.mark.parametrize("seed", range(6))
+@pytest.mark.filterwarnings("ignore:.*bends each element, but is not in the table")
 def test_layers_that_vary_are_refused_by_name_or_each_input_gets_its_own(forward: Forward, seed: int) -> None:
     model = layers(4, 6, 6, 6)
     x = torch.randn(12, 4, generator=torch.Generator().manual_seed(seed))
@@ -425,6 +426,7 @@ def is_chosen(h: Tensor) -> Any:
 @pytest.mark.parametrize(
     ("forward", "kind"), [(early_exit, exits_early), (depth_by_value, depth_of), (routed_by_mask, is_chosen)]
 )
+@pytest.mark.filterwarnings("ignore:.*bends each element, but is not in the table")
 def test_a_later_input_that_meets_other_layers_is_refused(forward: Forward, kind: Callable[[Tensor], Any]) -> None:
     model, x = layers(4, 6, 6, 6), inputs(60)
     kinds = [kind(F.relu(model[0](row))) for row in x]
@@ -557,6 +559,7 @@ class OnlyFloats(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Please use quant_min")
 def test_errors_say_the_cause_and_what_to_do() -> None:
     x, model = inputs(), nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     with pytest.raises(TypeError, match=r"must be real, got torch.complex64.*view_as_complex"):

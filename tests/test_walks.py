@@ -106,6 +106,7 @@ CONVOLUTIONAL = {
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 @pytest.mark.parametrize("is_trained", [False, True])
+@pytest.mark.filterwarnings("ignore:.*walks are not exact")
 def test_convolutional_networks_switch_as_region_by_region(name: str, is_trained: bool, engine: str) -> None:
     model = CONVOLUTIONAL[name]()
     model = trained(model, (1, 8, 8)) if is_trained else model
@@ -181,6 +182,7 @@ KINDS = ["quarters", "no biases", "duplicates", "two thresholds", "residual", "m
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:.*walks are not exact")
 def test_degenerate_walks_equal_exact_rational_arithmetic(kind: str, engine: str) -> None:
     for seed in range(4 if kind == "max pooling" else 12):
         model = integer_network(kind, seed)
@@ -328,6 +330,7 @@ class Plain(nn.Module):
         return torch.relu(t.c(low).clamp(min=-0.5, max=0.5).sum(1, keepdim=True).expand(-1, 3))
 
 
+@pytest.mark.filterwarnings("ignore:.*walks are not exact")
 def test_functional_code_walks_as_its_plain_twin_does(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Functional()
     start, end = 2 * torch.randn(40, 6), 2 * torch.randn(40, 6)

@@ -114,7 +114,7 @@ class Session:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more batches of a stream are needed."""
+        """True if no more batches of a stream are needed."""
         return self.sample is not None or self._probe_source.is_full
 
     def take_passed(self, trainer: Trainer, model: LightningModule) -> bool:

@@ -87,12 +87,12 @@ class Settings:
 
     @property
     def measures(self) -> bool:
-        """Whether anything is measured."""
+        """True if anything is measured."""
         return self.folding or self.codes or self.units or self.faces
 
     @property
     def draws(self) -> bool:
-        """Whether figures are drawn."""
+        """True if figures are drawn."""
         return drawing.is_available() if self.figures is None else self.figures
 
     @property

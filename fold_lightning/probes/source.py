@@ -120,7 +120,7 @@ class ProbeSource:
 
     @property
     def is_full(self) -> bool:
-        """Whether enough batches have passed."""
+        """True if enough batches have passed."""
         return self._model_input is not None if self._kept is not None else self._passing.is_full
 
     def from_stream(self, model: nn.Module) -> ProbeSet | None:

@@ -1,4 +1,4 @@
-"""A pass in which every choice is made by one input, so that the network is affine around it."""
+"""Forward passes in which one input makes every choice, so that the network is affine around it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ from fold_lightning.activations.tracking import depends_on_input, tensors_in
 from fold_lightning.walks.piecewise_bends import clamp_bounds
 
 CONSTANT = 100.0
-"""How many times the rounding of its terms a unit may grow along a step and be constant: several layers' roundings add up."""
+"""Growth of a constant unit along a step, in roundings of its terms: those of several layers add up."""
 
 
 class NoPolytopes(ValueError):
-    """The regions of a network are no polytopes that could be told."""
+    """A network whose regions are not known to be polytopes."""
 
 
 class FrozenPass(Interception):
-    """A pass over groups of rows in which every choice is made by the first row of a group: what follows is affine in each group.
+    """A pass over groups of rows in which the first row of a group makes every choice.
+
+    So the network is affine in each group.
 
     Args:
         replica: The model.
@@ -97,7 +99,7 @@ class FrozenPass(Interception):
         return function(*args, **kwargs)
 
     def _split(self, z: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        """The first row of each group (B, ...), and the others' differences from it (B, m, ...)."""
+        """Return the first row of each group (B, ...), and the others' differences from it (B, m, ...)."""
         grouped = z.movedim(dim, 0).unflatten(0, (self._groups, -1))
         return grouped[:, 0], grouped[:, 1:] - grouped[:, :1]
 
@@ -106,7 +108,7 @@ class FrozenPass(Interception):
         return together.flatten(0, 1).movedim(0, dim)
 
     def _settled(self, layer: str, thresholds: Thresholds, values: Tensor) -> Tensor:
-        """Pre-activations with those that are on a threshold up to rounding exactly there."""
+        """Return pre-activations, exactly on a threshold where they are so up to rounding."""
         flat = values.flatten(1).clone()
         screen = self._rounding.screen(layer, torch.maximum(self._rounding.size(layer, flat), self._reach))
         for threshold in thresholds:
@@ -122,13 +124,13 @@ class FrozenPass(Interception):
         return bits
 
     def _inside_pieces(self, layer: str, thresholds: Thresholds, values: Tensor) -> Tensor:
-        """Return a value like each of some others that lies in the piece that the codes name."""
+        """Return values of the shape of others, each in the piece that the codes name."""
         ends = [thresholds[0] - 2, *thresholds, thresholds[-1] + 2]
         middles = values.new_tensor([(low + high) / 2 for low, high in itertools.pairwise(ends)])
         return middles[self._bits(layer, thresholds).sum(1)].view_as(values)
 
     def _without_rounding(self, layer: str, values: Tensor, growth: Tensor) -> Tensor:
-        """Growths (B, n, m) with those of units that are constant up to rounding exactly 0."""
+        """Return growths (B, n, m), exactly 0 for units that are constant up to rounding."""
         screen = self._rounding.screen(layer, torch.maximum(self._rounding.size(layer, values), self._reach))
         row, unit = (growth[:, :, 0].abs() <= screen).nonzero(as_tuple=True)  # most units show along the first step
         largest = torch.zeros_like(values)
@@ -170,7 +172,7 @@ class FrozenPass(Interception):
         return result
 
     def _record_sides(self, name: str, values: Tensor, tangents: Tensor, bounds: list[float]) -> None:
-        """On which side of each bound values are."""
+        """Note on which side of each bound values are."""
         flat, growth = values.flatten(1), tangents.flatten(2).mT
         for bound in bounds:
             sign = torch.where(flat > bound, 1.0, -1.0)
@@ -224,7 +226,7 @@ def _leads(choice: Choice, candidates: Tensor, places: Tensor) -> Tensor:
 
 
 def _towards_the_middle(values: Tensor, thresholds: Thresholds) -> Tensor:
-    """A step from each value that stays in its piece; on a threshold the piece is the one below it."""
+    """Return a step from each value that stays in its piece; on a threshold the piece is the one below it."""
     size = torch.exp2(torch.log2(values.abs()).floor()).where(values != 0, 1.0)  # of a value's own digits, none are lost
     step = -size
     for low, high in zip(thresholds, [*thresholds[1:], float("inf")], strict=True):

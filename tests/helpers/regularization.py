@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fold_lightning import FoldingMonitor, FoldingRegularizer
-from helpers.processes import run_script
 from helpers.training import Model, Recorder, data
 
 TAGS = {"regularizer/term", "regularizer/weight", "regularizer/soft_chi"}
@@ -72,12 +70,6 @@ def state(trainer: Trainer) -> dict[str, Tensor]:
 
 def ordered() -> tuple[DataLoader[Any], DataLoader[Any]]:
     return DataLoader(data(), batch_size=10), DataLoader(data(40, 1), batch_size=20)
-
-
-def in_two_processes(what: str) -> Any:
-    done = run_script("regularize_in_processes.py", what)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def batch(size: int = 12, features: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
