@@ -284,10 +284,10 @@ class Session:
         self._check_awaited_tags(trainer)
         chosen: dict[str, Any] = {f"num_{source.noun}": source.num_rows for source in self._measures}
         if settings.folding:
-            rank_zero_info(f"FoldingMonitor walks {sample.segments.describe()}, method {sample.method!r}: {reason}.")
+            rank_zero_info(f"fold_lightning walks {sample.segments.describe()}, method {sample.method!r}: {reason}.")
             chosen |= {"segments": sample.segments.describe(), "method": sample.method, "method_reason": reason}
         if how := probes.model_input.describe():
-            rank_zero_info(f"FoldingMonitor {how}.")
+            rank_zero_info(f"fold_lightning {how}.")
             chosen["inputs"] = how
         if trainer.is_global_zero and trainer.state.fn == "fit":  # a test of other data does not describe the run
             with self._once.failures(trainer):
@@ -305,7 +305,7 @@ class Session:
                     source.check(model)
             except LeftOut as reason:
                 del by_source[source]
-                rank_zero_info(f"FoldingMonitor measures no {source.noun}. {reason}")
+                rank_zero_info(f"fold_lightning measures no {source.noun}. {reason}")
         return by_source
 
     def _all_measures(self) -> list[Measure]:
@@ -365,7 +365,7 @@ class Session:
             f"{source.num_rows} {source.noun} at {each / max(1, source.num_rows):.2g} s each" for source, each in took.items()
         ]
         self._once.warn(
-            f"A measurement of FoldingMonitor took {seconds:.0f} s: {', '.join(parts)}. Measure less (`num_segments=`, "
+            f"A measurement took {seconds:.0f} s: {', '.join(parts)}. Measure less (`num_segments=`, "
             "`num_inputs=`, `num_regions=`, `layers=`, `faces=False`), or take equidistant points (`method='uniform'`). (This "
             "warning is shown once.)"
         )
