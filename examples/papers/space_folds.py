@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from cantor_nets import CantorNetA, cantor_net
-from experiment import Experiment, Finding, Part, Row, Table, accuracy, differences, moments, spread, values, verdict
+from experiment import Experiment, Part, accuracy
 from folding import measure_folding
 from models import build
+from report import Finding, Row, Table, differences, moments, spread, values, verdict
 from scipy.stats import pearsonr, spearmanr
 
 from fold_lightning import segment_walks, space_folding, walk_length, walk_range
