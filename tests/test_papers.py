@@ -17,7 +17,7 @@ sys.path[:0] = [str(PAPERS.parent), str(PAPERS)]
 from cantor_nets import cantor_net  # noqa: E402
 from code_space import adjacency  # noqa: E402
 from discrete_geometry import closed_form, mlp, statistics  # noqa: E402
-from experiment import differences, spread, verdict  # noqa: E402
+from report import differences, spread, verdict  # noqa: E402
 from space_folds import ENDS, cantor  # noqa: E402
 from space_folds import closed_form as folds_of_a  # noqa: E402
 

@@ -18,9 +18,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from experiment import Experiment, Finding, Part, Row, Split, Table, accuracy, differences, moments, spread, values, verdict
+from experiment import Experiment, Part, Split, accuracy
 from lightning.pytorch import Callback, LightningModule, Trainer
 from models import vgg16
+from report import Finding, Row, Table, differences, moments, spread, values, verdict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,7 +51,7 @@ class Size:
 
 SIZES = {
     "smallest": Size(60, 8, False, 1, 2, 40),
-    "default": Size(2000, 14, False, 2, 12, 1000),
+    "default": Size(1500, 14, False, 2, 10, 750),
     "paper": Size(60_000, 32, True, 0, 50, 5000),
 }
 

@@ -16,7 +16,8 @@ from math import comb, prod
 from typing import Any
 
 import torch
-from experiment import Experiment, Finding, Part, Row, Table, accuracy, moments, spread, values, verdict
+from experiment import Experiment, Part, accuracy
+from report import Finding, Row, Table, moments, spread, values, verdict
 from simple_polytopes import principal_components
 from torch import Tensor, nn
 

@@ -1,12 +1,10 @@
-"""The parts that the papers' experiments share: options, cells that are kept, training, and the report."""
+"""Options, cells that are kept, and training of the papers' experiments."""
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import logging
-import math
 import os
 import shutil
 import sys
@@ -29,9 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from digits import positive
 from idx import load_images
-
-Row = dict[str, Any]
-"""One cell: its settings and the numbers that were found."""
+from report import Finding, Row, Table, markdown, write_csv, write_text
 
 Split = tuple[Tensor, Tensor]
 """Images float32 (B, pixels) and labels int64 (B,)."""
@@ -194,14 +190,14 @@ class Experiment:
         if not _is_first():
             return
         for name, rows in parts.items():
-            _write_csv(self.folder / f"{name}.csv", rows)
+            write_csv(self.folder / f"{name}.csv", rows)
         blocks = [f"# {title}", note, self._how(), f"![]({self.name}.png)"]
         for table in tables:
-            blocks += [f"## {table.title}", table.text, _markdown(table.header, table.rows)]
+            blocks += [f"## {table.title}", table.text, markdown(table.header, table.rows)]
         header = ("the paper", "here", "verdict", "why, if known")
-        blocks += ["## What the paper reports", _markdown(header, [finding.cells() for finding in findings])]
+        blocks += ["## What the paper reports", markdown(header, [finding.cells() for finding in findings])]
         text = "\n\n".join(block for block in blocks if block) + "\n"
-        _write(self.folder / f"{self.name}.md", text)
+        write_text(self.folder / f"{self.name}.md", text)
         print(text)
         try:
             from matplotlib.figure import Figure
@@ -234,7 +230,7 @@ class Experiment:
         logger = TensorBoardLogger(self.folder / "tensorboard", name="", version=self._label)
         logger.log_metrics(numbers, step=0)
         logger.finalize("success")
-        _write(file, json.dumps(found))
+        write_text(file, json.dumps(found))
 
     def _check_folder(self) -> None:
         """Refuse to mix the cells of other settings into one folder."""
@@ -248,7 +244,7 @@ class Experiment:
             )
             sys.exit(f"{self.name}.py: {self.folder} holds other results ({changed}): take another --output-dir, or delete it.")
         if _is_first():
-            _write(file, json.dumps(settings))
+            write_text(file, json.dumps(settings))
 
 
 class Batches(Dataset[Any]):
@@ -302,72 +298,10 @@ class Task(LightningModule):
         return self._optimizer(self.parameters(), **self._how)
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of the report: a title, a sentence, and cells."""
-
-    title: str
-    text: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A statement of the paper with its place, what was found here, whether they agree, and why not if that is known."""
-
-    reported: str
-    found: str
-    verdict: str
-    reason: str = ""
-
-    def cells(self) -> tuple[str, str, str, str]:
-        return self.reported, self.found, self.verdict, self.reason
-
-
 def accuracy(net: nn.Module, split: Split) -> float:
     """Return the share of inputs that are classified correctly."""
     with torch.no_grad():
         return (net(split[0]).argmax(1) == split[1]).double().mean().item()
-
-
-def values(rows: Iterable[Row], name: str, **setting: Any) -> list[float]:
-    """Return a column of the rows that have these settings."""
-    return [row[name] for row in rows if all(row[key] == value for key, value in setting.items())]
-
-
-def spread(numbers: Sequence[float]) -> str:
-    """Return mean ± standard deviation with as many digits as numbers of that size need, and a dash for none."""
-    if not numbers:
-        return "-"
-    mean, deviation = moments(numbers)
-    largest = max(map(abs, numbers))
-    digits = 0 if largest >= 1000 else 1 if largest >= 20 else 2 if largest > 1 else 3
-    return f"{mean:.{digits}f}" + (f" ± {deviation:.{digits}f}" if len(numbers) > 1 else "")
-
-
-def moments(numbers: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and the standard deviation, which is 0 for one number."""
-    column = torch.tensor(numbers, dtype=torch.float64)
-    return column.mean().item(), column.std().item() if len(numbers) > 1 else 0.0
-
-
-def differences(rows: Sequence[Row], name: str, one: Row, other: Row) -> list[float]:
-    """Return a column's value at one setting minus that at another, seed by seed."""
-    seeds = dict.fromkeys(row["seed"] for row in rows)
-    pairs = [(values(rows, name, **one, seed=seed), values(rows, name, **other, seed=seed)) for seed in seeds]
-    return [a[0] - b[0] for a, b in pairs if a and b]
-
-
-def verdict(numbers: Sequence[float], sign: int = 1) -> str:
-    """Return whether differences have the sign that the paper says, by a two-sided t-test at .05."""
-    from scipy.stats import ttest_1samp
-
-    numbers = [number for number in numbers if not math.isnan(number)]
-    mean, deviation = moments(numbers) if numbers else (0.0, 0.0)
-    if mean == 0 or len(numbers) < 2 or (deviation > 0 and ttest_1samp(numbers, 0).pvalue >= 0.05):
-        return "not decided by these seeds"
-    return "agrees" if mean * sign > 0 else "disagrees"
 
 
 def _is_first() -> bool:
@@ -379,27 +313,3 @@ def _read(file: Path) -> Any:
         return json.loads(file.read_text())
     except json.JSONDecodeError:
         sys.exit(f"{file} is damaged: delete it; what it held is done again.")
-
-
-def _write(file: Path, text: str) -> None:
-    """Write a file at once, so that none is ever half there."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.part")
-    part.write_text(text)
-    os.replace(part, file)
-
-
-def _write_csv(file: Path, rows: Sequence[Row]) -> None:
-    plain = [{key: value for key, value in row.items() if not isinstance(value, (list, dict))} for row in rows]
-    names = list(dict.fromkeys(key for row in plain for key in row))
-    part = file.with_name(f"{file.name}.part")
-    with part.open("w", newline="") as opened:
-        writer = csv.DictWriter(opened, names)
-        writer.writeheader()
-        writer.writerows(plain)
-    os.replace(part, file)
-
-
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from experiment import Row, Split
+from experiment import Split
+from report import Row
 from torch import nn
 
 from fold_lightning import class_segments, global_folding, space_folding, stream_walks

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from experiment import accuracy, spread
+from experiment import accuracy
+from report import spread
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table

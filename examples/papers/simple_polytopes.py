@@ -17,8 +17,9 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from experiment import Experiment, Finding, Part, Row, Table, accuracy, differences, moments, spread, values, verdict
+from experiment import Experiment, Part, accuracy
 from models import Residual
+from report import Finding, Row, Table, differences, moments, spread, values, verdict
 from torch import Tensor, nn
 
 from fold_lightning import activation_codes, activation_regions, face_counts, region_shapes
@@ -49,7 +50,7 @@ class Size:
 
 SIZES = {
     "smallest": Size(200, 3, 1, 8, 20, 5, 3),
-    "default": Size(2000, 5, 15, 100, 300, 60, None),
+    "default": Size(2000, 5, 10, 60, 200, 40, None),
     "paper": Size(60_000, 10, 30, 2000, 1000, 1000, None),
 }
 
@@ -88,8 +89,6 @@ VARIANTS: dict[str, Variant] = {
     "8 x 24": replace(BASE, depth=8),
     "8 x 24, skips": replace(BASE, depth=8, skip=True),
     "1 x 24": replace(BASE, depth=1),
-    "2 x 24": replace(BASE, depth=2),
-    "5 x 24": replace(BASE, depth=5),
     "3 x 12": replace(BASE, width=12),
     "3 x 48": replace(BASE, width=48),
     "3 x 24, skips": replace(BASE, skip=True),

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 from cantor_nets import cantor_net
-from experiment import Experiment, Finding, Part, Row, Table, accuracy, differences, moments, spread, values, verdict
+from experiment import Experiment, Part, accuracy
 from folding import measure_folding
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 from models import build
+from report import Finding, Row, Table, differences, moments, spread, values, verdict
 from scipy.stats import f_oneway
 from space_folds import ENDS
 from torch import Tensor, nn
@@ -54,9 +55,7 @@ class Size:
 
 SIZES = {
     "smallest": Size(200, 1, 1, ((1, 8), (2, 8)), 0.3, 100, 2, (5, 17)),
-    "default": Size(
-        5000, 10, 4, ((1, 192), (2, 96), (3, 64), (4, 48), (6, 32)), 0.92, 1000, 40, (9, 17, 33, 65, 129, 257, 513, 1025)
-    ),
+    "default": Size(5000, 10, 4, ((1, 192), (2, 96), (4, 48), (6, 32)), 0.92, 1000, 40, (9, 17, 33, 65, 129, 257, 513, 1025)),
     "paper": Size(
         60_000,
         30,
@@ -69,7 +68,7 @@ SIZES = {
     ),
 }
 
-ACTIVATIONS = ("relu", "gelu", "silu", "swiglu", "tanh")
+ACTIVATIONS = ("relu", "gelu", "silu", "swiglu")
 
 NETWORKS = ("trained 3 x 64", "trained 6 x 64", "pushed to fold, 6 x 64", "CantorNet A, k = 6")
 """Networks on which equidistant points are compared with exact walks; the last has no training and one seed."""
