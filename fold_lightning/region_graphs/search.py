@@ -157,7 +157,7 @@ class _Search:
             normals, slacks, _, _ = half_spaces(self._replica, self._structure, at, codes=codes[moved])
             slacks = slacks.where(~on_plane[moved], 0.0)
             around = ActivationRegions(normals, slacks, torch.zeros_like(points[moved]), self._structure.layers)
-            steps = ways_inside(rows_of(around))[1]
+            steps = directions_inside(rows_of(around))[1]
             points[moved] += steps
             regions.normals[moved] = normals
             regions.offsets[moved] = slacks + torch.einsum("bnd,bd->bn", normals, steps)
