@@ -17,7 +17,7 @@ import pytest
 import torch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-sys.path.insert(0, str(EXAMPLES))
+sys.path[:0] = [str(EXAMPLES), str(EXAMPLES / "papers")]
 
 from idx import load_digits, load_split, read_idx  # noqa: E402
 
@@ -146,7 +146,7 @@ def test_the_benchmark_prints_its_table() -> None:
     assert done.stdout.count("region by region, one at a time") == 2
 
 
-PHI = (str(EXAMPLES / "phi_mnist.py"), "--paths", "70", "--depth", "2", "--width", "8", "--epochs", "1")
+PHI = (str(EXAMPLES / "papers" / "phi_mnist.py"), "--paths", "70", "--depth", "2", "--width", "8", "--epochs", "1")
 
 
 @pytest.mark.processes
@@ -208,39 +208,12 @@ def test_paths_of_a_block_are_drawn_by_its_number() -> None:
     assert torch.equal(paths.block(3)[0], paths.block(3)[0]) and not torch.equal(paths.block(0)[0], paths.block(6)[0][:5])
 
 
-def test_code_space_prints_a_table_and_draws(tmp_path: Path) -> None:
-    picture = tmp_path / "codes.png"
-    done = run(str(EXAMPLES / "code_space.py"), "--seeds", "1", "--epochs", "2", "--out", str(picture))
-    assert done.returncode == 0 and picture.stat().st_size > 5000, done.stderr
-    for words in ("distinct codes", "pairs one unit apart", "Adam, 0.003"):
-        assert words in done.stdout
-
-
 @pytest.mark.slow
 def test_the_benchmark_of_codes_agrees_with_torch_unique() -> None:
     small = ("--images", "0", "--paths", "16", "--codes", "3000", "--stream", "100000", "--repeats", "1", "--steps", "1")
     done = run(str(EXAMPLES / "benchmarks" / "codes.py"), *small)
     assert done.returncode == 0 and "which agrees" in done.stdout and "DISAGREES" not in done.stdout, done.stderr
     assert "100,000 codes of 512 bits in batches: 1,000 distinct" in done.stdout
-
-
-POLYTOPES = (str(EXAMPLES / "simple_polytopes.py"), "--depths", "1", "2", "--width", "6", "--epochs", "1", "--inputs", "8")
-
-
-def test_simple_polytopes_prints_a_table_and_draws(tmp_path: Path) -> None:
-    picture = tmp_path / "polytopes.png"
-    some = ("--initialisations", "he_normal", "small_normal", "--components", "3")
-    done = run(*POLYTOPES, *some, "--output", str(picture))
-    assert done.returncode == 0 and picture.stat().st_size > 5000, done.stderr
-    assert "2d = 6" in done.stdout and done.stdout.count("he_normal") == done.stdout.count("small_normal") == 4
-
-
-def test_simple_polytopes_takes_slices_of_a_folders_images(folder: Path, tmp_path: Path) -> None:
-    few = ("--initialisations", "torch_default", "--data-dir", str(folder), "--output", str(tmp_path / "polytopes.png"))
-    done = run(*POLYTOPES, *few, "--subspace", "2")
-    assert done.returncode == 0 and "2d = 4" in done.stdout, done.stderr
-    done = run(*POLYTOPES, *few, "--subspace", "65")
-    assert done.returncode == 1 and "at most the inputs' 64 dimensions, got 65" in done.stderr
 
 
 def test_the_benchmark_of_faces_agrees_with_one_linear_program_a_row() -> None:
@@ -262,7 +235,7 @@ def test_the_benchmark_of_maps_finds_at_least_what_a_raster_does() -> None:
 def test_the_study_of_the_regularizer_prints_a_table_and_draws(tmp_path: Path, compare: str) -> None:
     picture = tmp_path / "study.png"
     small = ("--seeds", "1", "--epochs", "2", "--images", "100", "--depth", "3", "--width", "8", "--per-pair", "1")
-    done = run(str(EXAMPLES / "regularizer_study.py"), "--compare", compare, "--out", str(picture), *small)
+    done = run(str(EXAMPLES / "papers" / "regularizer_study.py"), "--compare", compare, "--out", str(picture), *small)
     assert done.returncode == 0 and picture.stat().st_size > 5000, done.stderr
     for words in ("exact chi", "Phi_N", "test accuracy", "none", "100 images", "90 test segments"):
         assert words in done.stdout

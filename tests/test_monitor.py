@@ -717,7 +717,7 @@ def test_a_network_too_large_for_exact_walks_is_looked_at_at_equidistant_points(
     logged = trainer.logger.said[-1][1]
     assert logged["folding/chi_mean"] == pytest.approx(space_folding(walks).mean().item(), rel=1e-6)
     assert logged["folding/exact"] == 0 and logged["folding/complete"] == 1
-    (said,) = (message for message in caplog.messages if "FoldingMonitor walks" in message)
+    (said,) = (message for message in caplog.messages if "fold_lightning walks" in message)
     assert "method 'uniform': " + ("as `method=` says" if is_asked_for else "an exact walk evaluates more than about") in said
 
 

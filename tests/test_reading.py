@@ -436,7 +436,7 @@ def test_a_long_start_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     monkeypatch.setattr(source, "LONG_START", 0.0)
     with caplog.at_level("INFO"):
         fit(Reads(), loader(), loader())
-    assert caplog.text.count("FoldingMonitor took 0 s to read 50 inputs before training") == 1
+    assert caplog.text.count("fold_lightning took 0 s to read 50 inputs before the first measurement") == 1
 
 
 def test_large_items_are_kept_up_to_a_number_of_bytes(caplog: pytest.LogCaptureFixture) -> None:

@@ -212,6 +212,11 @@ def test_unbounded_regions_behind_faces_that_look_thin_are_found(widths: tuple[i
     assert check(widths, seed, 40, np.random.default_rng(0)) == ""
 
 
+def test_points_that_rounding_puts_on_planes_are_moved_inside() -> None:
+    """A strip 300,000 away is so thin that the point found in it lies on a plane, from which no dual points come."""
+    assert check((2, 4, 4, 7, 7, 3, 5, 1), 520, 40, np.random.default_rng(0)) == ""
+
+
 def test_random_networks_have_no_region_that_linear_programs_find_beside_those_of_the_graph() -> None:
     random = np.random.default_rng(5)
     assert [check(random_widths(random), int(random.integers(1000)), 10, random) for _ in range(6)] == [""] * 6

@@ -96,6 +96,11 @@ class Settings:
         return drawing.is_available() if self.figures is None else self.figures
 
     @property
+    def maps(self) -> bool:
+        """Whether maps of regions are made: as figures, and for TensorBoard's Folding tab, which needs no matplotlib."""
+        return self.faces and self.figures is not False
+
+    @property
     def num_items(self) -> int:
         """Number of items of a data set to read."""
         return max(

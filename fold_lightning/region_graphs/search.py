@@ -142,6 +142,27 @@ class _Search:
         normals, slacks, bits, _ = half_spaces(self._replica, self._structure, points.view(-1, *self._shape))
         return ActivationRegions(normals, slacks, torch.zeros_like(points), self._structure.layers), bits
 
+    def _around(self, first: int, count: int) -> tuple[ActivationRegions, Tensor, Tensor]:
+        """Return some regions in steps from points inside, their codes, and the points.
+
+        A point that rounding has put on a plane, which may be a step of 1e-10 in a thin region far away, is moved inside.
+        """
+        self._points, self._codes = [torch.cat(self._points)], [torch.cat(self._codes)]
+        points, codes = (parts[0][first : first + count] for parts in (self._points, self._codes))
+        regions, found = self._at(points)
+        on_plane = (regions.slacks <= 0) & (regions.normals != 0).any(2)
+        moved = (on_plane | (found != codes)).any(1).nonzero().flatten()
+        if len(moved):
+            at = points[moved].view(-1, *self._shape)
+            normals, slacks, _, _ = half_spaces(self._replica, self._structure, at, codes=codes[moved])
+            slacks = slacks.where(~on_plane[moved], 0.0)
+            around = ActivationRegions(normals, slacks, torch.zeros_like(points[moved]), self._structure.layers)
+            steps = directions_inside(rows_of(around))[1]
+            points[moved] += steps
+            regions.normals[moved] = normals
+            regions.offsets[moved] = slacks + torch.einsum("bnd,bd->bn", normals, steps)
+        return regions, codes, points
+
     def _keep(self, codes: Tensor, points: Tensor) -> Tensor:
         """Give numbers to new codes, as long as there is room, and return these numbers (K,)."""
         fresh = []
@@ -160,13 +181,15 @@ class _Search:
     def _expand(self, numbers: Tensor) -> Tensor:
         """Count the faces of some regions, and return the numbers of the new ones behind them."""
         first = int(numbers[0])
-        points = torch.cat(self._points)[first : first + len(numbers)]
-        regions, bits = self._at(points)
+        regions, bits, points = self._around(first, len(numbers))
         rows = rows_of(regions).with_walls()
+        inside = (rows.slacks > 0).all(1)
+        if not bool(inside.all()):
+            rows = rows.keeping(rows.real & inside[:, None])
         duals, frame = dual_points(rows, (self._start - points, self._far))
         polytopes = without_redundant(duals, rows)
         faces, unsettled = settled_faces(polytopes)
-        self.lost += int(unsettled.sum())
+        self.lost += int(unsettled.sum()) + int((~inside).sum())
         self._counts.append(faces.sum(1))
         region, place = faces.nonzero(as_tuple=True)
         keys = code_keys(_switched(bits[region], polytopes.rows[region, place]))

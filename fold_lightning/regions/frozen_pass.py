@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fold_lightning.activations.calls import Call
 from fold_lightning.activations.choices import Choice
 from fold_lightning.activations.choosing import find_choice
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.interception import Interception, PassEnded
-from fold_lightning.activations.operations import CHOICES, CLAMPS, is_in_place
+from fold_lightning.activations.operations import CHOICES, CLAMPS
 from fold_lightning.activations.registry import Thresholds
-from fold_lightning.activations.rounding import NearThreshold, Noise, Rounding
+from fold_lightning.activations.rounding import Noise, Rounding
 from fold_lightning.activations.tracking import depends_on_input, tensors_in
 from fold_lightning.walks.piecewise_bends import clamp_bounds
 
@@ -90,13 +91,12 @@ class FrozenPass(Interception):
             here = (here - slopes * inside) + slopes * values
         return self._join(here, slopes[:, None] * tangents, dim)
 
-    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if name in CHOICES and any(map(depends_on_input, tensors_in((args, kwargs)))):
-            choice = find_choice(name, args, kwargs)
-            return function(*args, **kwargs) if choice is None else self._choose(choice, name, function, args, kwargs)
-        if name in CLAMPS and depends_on_input(args[0]):
-            return self._clamp(name, function, args, kwargs)
-        return function(*args, **kwargs)
+    def operation(self, call: Call) -> Any:
+        if call.name in CHOICES and call.varying and (choice := find_choice(call)) is not None:
+            return self._choose(choice, call)
+        if call.name in CLAMPS and depends_on_input(call.args[0]):
+            return self._clamp(call)
+        return call()
 
     def _split(self, z: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         """Return the first row of each group (B, ...), and the others' differences from it (B, m, ...)."""
@@ -112,9 +112,8 @@ class FrozenPass(Interception):
         flat = values.flatten(1).clone()
         screen = self._rounding.screen(layer, torch.maximum(self._rounding.size(layer, flat), self._reach))
         for threshold in thresholds:
-            near = NearThreshold.of(layer, threshold, flat, (flat - threshold).abs() <= screen)
-            on, _ = near.judge(self._rounding, self._noisy)
-            flat[near.row[on], near.unit[on]] = threshold
+            is_near = (flat - threshold).abs() <= screen
+            flat[self._rounding.zeros(layer, threshold, flat, is_near, self._noisy)] = threshold
         return flat.view_as(values)
 
     def _bits(self, layer: str, thresholds: Thresholds) -> Tensor:
@@ -135,11 +134,11 @@ class FrozenPass(Interception):
         row, unit = (growth[:, :, 0].abs() <= screen).nonzero(as_tuple=True)  # most units show along the first step
         largest = torch.zeros_like(values)
         largest[row, unit] = growth[row, unit].abs().amax(1)
-        near = NearThreshold.of(layer, 0.0, largest, (largest <= screen) & (largest > 0))
-        constant, _ = near.judge(self._rounding, self._noisy, CONSTANT)
-        if bool(constant.any()):
+        is_near = (largest <= screen) & (largest > 0)
+        row, unit = self._rounding.zeros(layer, 0.0, largest, is_near, self._noisy, CONSTANT)
+        if len(row):
             growth = growth.clone()
-            growth[near.row[constant], near.unit[constant]] = 0.0
+            growth[row, unit] = 0.0
         return growth
 
     def _noisy(self, noise: Noise, row: Tensor) -> Tensor:
@@ -154,16 +153,14 @@ class FrozenPass(Interception):
             self.bits.append(above)
             self._of_units.append((sign[:, :, None] * growth, sign * (flat - threshold)))
 
-    def _choose(
-        self, choice: Choice, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _choose(self, choice: Choice, call: Call) -> Any:
         candidates = choice.candidates().unflatten(0, (self._groups, -1))
         places = choice.ranked_places(candidates[:, 0])
         chosen = _taken(candidates, places[..., choice.first :])
         if self._choices:
             leads = _leads(choice, candidates, places)
-            self._keep_choice(name, (leads[:, 1:] - leads[:, :1]).mT, leads[:, 0])
-        result = function(*args, **kwargs)
+            self._keep_choice(call.name, (leads[:, 1:] - leads[:, :1]).mT, leads[:, 0])
+        result = call()
         for tensor in tensors_in(result):
             if tensor.is_floating_point():
                 tensor.copy_(choice.shaped(chosen.flatten(0, 1), tensor.shape))
@@ -183,19 +180,16 @@ class FrozenPass(Interception):
         self.rows_of_choices[name if not same else f"{name}/{same + 1}"] = slacks.shape[1]
         self._of_choices.append((normals, slacks))
 
-    def _clamp(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        bounds = clamp_bounds(name, args[1:], kwargs)
+    def _clamp(self, call: Call) -> Any:
+        bounds, x = clamp_bounds(call), call.args[0]
         if any(isinstance(bound, Tensor) for bound in bounds):
             raise NoPolytopes("Regions of a network that clamps between tensors can't be told: use numbers as bounds.")
-        values, tangents = self._split(args[0], 0)
-        clamped = function(values.clone(), *args[1:], **kwargs)
+        values, tangents = self._split(x, 0)
+        clamped = call.function(values.clone(), *call.args[1:], **call.kwargs)
         if self._choices:
-            self._record_sides(name, values, tangents, [float(bound) for bound in bounds])
+            self._record_sides(call.name, values, tangents, [float(bound) for bound in bounds])
         result = self._join(clamped, (clamped == values)[:, None] * tangents, 0)
-        if is_in_place(function, kwargs):
-            args[0].copy_(result)
-            return args[0]
-        return result
+        return x.copy_(result) if call.is_in_place else result
 
 
 def _taken(candidates: Tensor, places: Tensor) -> Tensor:
