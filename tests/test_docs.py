@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fold_lightning
 from fold_lightning.activations import registry
-from fold_lightning.callbacks import session
+from fold_lightning.callbacks import measure_set
 
 ROOT = Path(fold_lightning.__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -74,7 +74,7 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), names)
     if page.stem == "extending":
-        monkeypatch.setattr(session, "MEASURES", (*session.MEASURES, names["EntropyMeasure"]))
+        monkeypatch.setattr(measure_set, "MEASURES", (*measure_set.MEASURES, names["EntropyMeasure"]))
         values = fold_lightning.measure(Model(), loader())
         assert 0 < values["units/entropy"] <= 1 and {"units/entropy/encoder.1", "units/entropy/encoder.3"} <= values.keys()
 
