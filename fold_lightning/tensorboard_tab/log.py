@@ -31,6 +31,7 @@ def read_log(log_dir: str | os.PathLike[str]) -> Log:
     layers     layer: `layer`, `chi` (mean over the segments, through its bits alone)
     units      layer: `layer`, `dead`, `always_active`, `active` (shares of units)
     codes      layer: `layer`, `distinct` (number of codes)
+    distances  layer: `layer`, `within`, `between` (mean Hamming distances of codes, as shares of units)
     faces      region around an input: `faces`; and `bound`, one number
     about      how the run is measured, one text each: `method`, `method_reason`, `segments`, ...
     ========== ================================================================================================================
