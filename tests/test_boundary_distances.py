@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from networks import mlp
 from torch import nn
 
 from fold_lightning import activation_codes, activation_regions, boundary_distances, face_counts, stream_regions
 from fold_lightning.regions import random_directions, streams
+from helpers.networks import mlp
 
 
 @pytest.mark.parametrize("seed", range(3))

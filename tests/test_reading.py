@@ -24,10 +24,7 @@ from fold_lightning import segment_walks
 from fold_lightning.probes import ProbeSet, ProbeSource, source
 from fold_lightning.probes.item_collector import ItemCollector
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*`batch_size`", "ignore:.*LeafSpec"),
-    pytest.mark.filterwarnings("ignore:.*You defined a `validation_step` but have no", "ignore:.*shuffling enabled"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.*`batch_size`", "ignore:.*shuffling enabled")
 
 X, Y = torch.randn(200, 4, generator=torch.Generator().manual_seed(0)), torch.arange(200) % 3
 
@@ -527,6 +524,8 @@ for data in (Data(), Doubled()):
 """
 
 
+@pytest.mark.slow
+@pytest.mark.processes
 def test_a_data_module_of_the_other_package_is_read_by_index(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "FOLD_LIGHTNING"}
     command = [sys.executable, "-W", "ignore", "-c", OTHER_PACKAGE]

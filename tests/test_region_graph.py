@@ -9,8 +9,6 @@ from math import comb
 import numpy as np
 import pytest
 import torch
-from networks import CantorNet, Tent, mlp
-from region_oracle import check, random_widths
 from torch import Tensor, nn
 
 from fold_lightning import (
@@ -23,6 +21,8 @@ from fold_lightning import (
     region_shapes,
 )
 from fold_lightning.region_graphs import search
+from fuzz_regions import check, random_widths
+from helpers.networks import CantorNet, Tent, mlp
 
 
 def arrangement(d: int, n: int, seed: int = 0) -> nn.Sequential:

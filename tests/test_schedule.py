@@ -11,8 +11,6 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from test_batches import Stream
-from test_monitor import TAGS, Model, Recorder, data, fit, loaders, watch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -20,8 +18,7 @@ from fold_lightning import FoldingMonitor
 from fold_lightning.callbacks import schedule, session
 from fold_lightning.callbacks.measures.sources import InputSource, SegmentSource
 from fold_lightning.callbacks.schedule import FREE_SECONDS, Schedule
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*Checkpoint directory")
+from helpers.training import TAGS, Model, Recorder, Stream, data, fit, loaders, watch
 
 
 class Clock:

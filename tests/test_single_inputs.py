@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from networks import mlp
 from torch import Tensor, nn
 
 from fold_lightning import (
@@ -20,6 +19,7 @@ from fold_lightning import (
     slice_map,
     stream_walks,
 )
+from helpers.networks import mlp
 
 DOORS: dict[str, tuple[str, Callable[[nn.Module, Tensor], Any]]] = {
     "codes": ("inputs", activation_codes),

@@ -14,7 +14,6 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import CombinedLoader
-from networks import mlp
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -29,6 +28,7 @@ from fold_lightning import (
     segment_walks,
     space_folding,
 )
+from helpers.networks import mlp
 
 X = torch.randn(300, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(300) % 3

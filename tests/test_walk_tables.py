@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import CantorNet, Tent, mlp
 from torch import Tensor, nn
 
 from fold_lightning import (
@@ -24,6 +23,7 @@ from fold_lightning import (
     walk_range,
 )
 from fold_lightning.faces import supporting
+from helpers.networks import CantorNet, Tent, mlp
 
 
 def assert_same(one: Walks, other: Walks) -> None:

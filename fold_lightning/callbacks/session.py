@@ -68,6 +68,7 @@ class Session:
         self._num_measured = 0
         self._restored: dict[str, Any] = {}
         self._board = TensorBoard(trainer.loggers, draws=settings.draws, always=bool(settings.figures))
+        self._class_names: tuple[str, ...] = ()
         self._once = OnceWarner()
 
     def begin(self, trainer: Trainer, model: LightningModule, loaders: Any, *, together: bool = False) -> None:
@@ -84,6 +85,7 @@ class Session:
         if self._awaited_tags(trainer):
             self._schedule.lift_limit()
         with undisturbed():
+            self._class_names = self._probe_source.class_names(loaders)
             probes = self._processes.compute_on_first(
                 lambda: self._probe_source.read(trainer, model, loaders, together=together)
             )
@@ -114,7 +116,7 @@ class Session:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more batches of a stream are needed."""
+        """True if no more batches of a stream are needed."""
         return self.sample is not None or self._probe_source.is_full
 
     def take_passed(self, trainer: Trainer, model: LightningModule) -> bool:
@@ -267,7 +269,8 @@ class Session:
     def _take(self, trainer: Trainer, model: LightningModule, probes: ProbeSet) -> None:
         """Draw the sample from what was read, choose the method, and check all that will be measured."""
         settings, probes = self._settings, self._probe_source.attach(probes)
-        sample = Sample.draw(probes, probes.model_input.prepare(model, probes.items[:1]), settings)
+        inputs = probes.model_input.prepare(model, probes.items[:1])
+        sample = Sample.draw(probes, inputs, settings, self._class_names)
         before = self._restored if self._restored.get("settings") == repr(settings.hyperparameters()) else {}
         if before and before["fingerprint"] != probes.fingerprint:
             rank_zero_warn(
@@ -356,7 +359,9 @@ class Session:
         for logger in trainer.loggers:
             if logger not in self._board:
                 logger.log_hyperparams({MONITOR: hyperparameters})
-        about = {name: str(value) for name, value in chosen.items()}
+        about: dict[str, Any] = {name: str(value) for name, value in chosen.items()}
+        if self.sample is not None and self.sample.class_names:
+            about["class_names"] = list(self.sample.class_names)
         about["faces"] = self.sample.faces.describe() if self.sample is not None and self._settings.faces else ""
         self._board.begin(hyperparameters, self._all_measures(), about | {"num_points": str(self._settings.num_points)})
 

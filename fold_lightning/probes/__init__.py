@@ -2,7 +2,7 @@
 
 from fold_lightning.probes.batch_transfer import HookCopy, batch_transfer
 from fold_lightning.probes.batches import BatchToInputs, split_batch
-from fold_lightning.probes.classes import num_classes_of, predicted_classes
+from fold_lightning.probes.classes import name_of_class, num_classes_of, predicted_classes
 from fold_lightning.probes.faces import FaceProbes, FaceSubspace, check_face_subspace
 from fold_lightning.probes.loaders import flat_loaders
 from fold_lightning.probes.model_input import ModelInput
@@ -28,6 +28,7 @@ __all__ = [
     "device_of",
     "draw_segments",
     "flat_loaders",
+    "name_of_class",
     "num_classes_of",
     "predicted_classes",
     "split_batch",

@@ -58,7 +58,7 @@ class ItemCollector:
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing more is kept."""
+        """True if nothing more is kept."""
         return self._num_items >= self._count
 
     @property

@@ -146,7 +146,7 @@ def unpack(batch: Any, batch_to_inputs: BatchToInputs | None, model: nn.Module |
     """Return what the user's function makes of a batch; with a model, on copies of whatever it might change."""
     if batch_to_inputs is None or model is None:
         return batch if batch_to_inputs is None else batch_to_inputs(batch)
-    copied = ModelCopy(model, device_of(model), None)
+    copied = ModelCopy(model, device_of(model), None, shares_parameters=True)
     function = copied(batch_to_inputs)
     with undisturbed(), preserved_random_state(*copied.shared_generators):
         try:

@@ -17,7 +17,7 @@ from fold_lightning.activations.evaluation import Forward, preserved_random_stat
 from fold_lightning.activations.structural_copy import StructuralCopy
 from fold_lightning.probes.batch_transfer import HookCopy, batch_transfer, validation_stage
 from fold_lightning.probes.batches import BatchToInputs
-from fold_lightning.probes.classes import without_targets
+from fold_lightning.probes.classes import class_names_of, without_targets
 from fold_lightning.probes.item_collector import ItemCollector
 from fold_lightning.probes.loaders import (
     ItemReader,
@@ -66,6 +66,13 @@ class ProbeSource:
         self._model_input: ModelInput | None = None
         self._odd: Exception | None = None
         self._kept: dict[str, Any] | None = None
+
+    def class_names(self, loaders: Any) -> tuple[str, ...]:
+        """Return the names of classes that the data set of the probes has; none where it has none."""
+        try:
+            return class_names_of(next(iter(flat_loaders(loaders)), None) if self._probes is None else self._probes)
+        except Exception:  # a property of the user's
+            return ()
 
     def read(self, trainer: Trainer, model: LightningModule, loaders: Any, *, together: bool) -> ProbeSet | None:
         """Return the user's probes, or items of the first loader that is read by index.
@@ -121,7 +128,7 @@ class ProbeSource:
 
     @property
     def is_full(self) -> bool:
-        """Whether enough batches have passed."""
+        """True if enough batches have passed."""
         return self._model_input is not None if self._kept is not None else self._passing.is_full
 
     def from_stream(self, model: nn.Module) -> ProbeSet | None:

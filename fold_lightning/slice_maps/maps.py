@@ -1,4 +1,4 @@
-"""How a map of activation regions is made."""
+"""The making of a map of activation regions."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """All regions of small networks by linear programs on their weights alone, against `region_graph`.
 
-python tests/region_oracle.py --networks 200 --seed 0 [--first 0]
+python tests/fuzz_regions.py --networks 200 --seed 0 [--first 0]
 
 For each region found, each unit is flipped: a program seeks the largest ball of the flipped code's half-spaces. A ball where the
 graph has no region is one that it misses.
@@ -13,11 +13,11 @@ import warnings
 
 import numpy as np
 import torch
-from networks import mlp
 from scipy.optimize import linprog
 from torch import nn
 
 from fold_lightning import RegionGraph, activation_codes, region_graph
+from helpers.networks import mlp
 
 BOX, CAP, LEAST = 1e5, 1e3, 1e-8
 """Where balls are sought, how large they may be, and from which radius on a code has a region."""
