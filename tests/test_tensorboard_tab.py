@@ -95,6 +95,11 @@ def test_tables_agree_with_the_curves_at_every_step(runs: dict[str, Path]) -> No
         assert log["faces"][step]["faces"].mean() == pytest.approx(curves["faces/mean"][step], rel=1e-5)
         for name, distinct in zip(log["codes"][step]["layer"], log["codes"][step]["distinct"], strict=True):
             assert distinct == curves[f"codes/layer/{name}"][step]
+        distances = log["distances"][step]
+        assert distances["layer"].tolist() == ["net.1", "net.3"]
+        for what in ("within", "between"):  # equally wide layers
+            assert distances[what].mean() == pytest.approx(curves[f"codes/{what}"][step], rel=1e-5)
+            assert distances[what][0] != distances[what][1]
         for row, name in enumerate(log["units"][step]["layer"]):
             assert log["units"][step]["dead"][row] == pytest.approx(curves[f"units/dead/{name}"][step], rel=1e-5)
     assert str(next(iter(log["about"].values()))["method"]) == "exact"
