@@ -336,3 +336,19 @@ def test_a_folder_without_runs_says_what_to_do(browser: Any, tmp_path: Path) -> 
     frame = page.wait_for_selector("iframe", timeout=60_000).content_frame()
     frame.wait_for_selector("text=There are no runs with measurements of FoldingMonitor", timeout=60_000)
     page.close()
+
+
+def test_the_page_of_hyperparameters_compares_runs_by_folding_and_validation(server: str, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 3000, "height": 800})
+    page.goto(f"{server}#hparams")
+    for column in (
+        "folding_monitor/method",
+        "folding_monitor/regularize",
+        "folding/phi",
+        "codes/distinct",
+        "units/dead",
+        "val_loss",
+    ):
+        page.wait_for_selector(f"text={column}", timeout=60_000, state="attached")
+    assert page.query_selector("text=hp_metric") is None
+    page.close()
