@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks import mlp
 from torch import nn
 
 from fold_lightning import activation_codes, activation_regions, boundary_distances
+from helpers.networks import mlp
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import os
 import re
 import struct
 import subprocess
@@ -19,6 +20,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES / "papers")]
 
 from idx import load_digits, load_split, read_idx  # noqa: E402
+
+from helpers.processes import run_here  # noqa: E402
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -36,17 +39,26 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300)
+def in_processes(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process of its own, or in those that it starts."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300, env=environment)
 
 
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_here(Path(script), *arguments)
+
+
+@pytest.mark.processes
+@pytest.mark.slow
 def test_digits_prints_a_table_and_the_command_to_go_on_with(tmp_path: Path) -> None:
-    done = run(str(EXAMPLES / "digits.py"), "--epochs", "2", "--log-dir", str(tmp_path), "--segments", "8")
+    done = in_processes(str(EXAMPLES / "digits.py"), "--epochs", "2", "--log-dir", str(tmp_path), "--segments", "8")
     assert done.returncode == 0, done.stderr
     assert "chi_mean" in done.stdout and f"tensorboard --logdir {tmp_path}" in done.stdout
     assert list(tmp_path.rglob("events.out.tfevents.*"))
 
 
+@pytest.mark.slow
 def test_digits_takes_a_folder_of_idx_files(folder: Path, tmp_path: Path) -> None:
     done = run(str(EXAMPLES / "digits.py"), "--epochs", "1", "--log-dir", str(tmp_path), "--data-dir", str(folder))
     assert done.returncode == 0, done.stderr
@@ -55,6 +67,7 @@ def test_digits_takes_a_folder_of_idx_files(folder: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("model", "activation"), [("cnn", "relu"), ("resnet", "gelu"), ("vit", "swiglu"), ("mlp", "swiglu"), ("vit", "gelu")]
 )
+@pytest.mark.slow
 def test_digits_trains_and_measures_other_networks(folder: Path, tmp_path: Path, model: str, activation: str) -> None:
     small = ("--width", "16", "--depth", "2", "--segments", "4", "--epochs", "1", "--log-dir", str(tmp_path))
     done = run(str(EXAMPLES / "digits.py"), "--data-dir", str(folder), "--model", model, "--activation", activation, *small)
@@ -125,6 +138,7 @@ def test_the_embedded_digits_are_split_the_same_each_time() -> None:
     assert torch.equal(test, load_digits()[1][0])
 
 
+@pytest.mark.slow
 def test_the_benchmark_prints_its_table() -> None:
     done = run(str(EXAMPLES / "benchmarks" / "walks.py"), "--segments", "2", "--repeats", "1", "--steps", "2")
     assert done.returncode == 0, done.stderr
@@ -135,6 +149,8 @@ def test_the_benchmark_prints_its_table() -> None:
 PHI = (str(EXAMPLES / "papers" / "phi_mnist.py"), "--paths", "70", "--depth", "2", "--width", "8", "--epochs", "1")
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_phi_is_the_same_for_any_number_of_processes_and_after_an_interruption(folder: Path, tmp_path: Path) -> None:
     once, again = tmp_path / "once", tmp_path / "again"
     data = ("--data-dir", str(folder))
@@ -144,7 +160,7 @@ def test_phi_is_the_same_for_any_number_of_processes_and_after_an_interruption(f
     (again / "network.pt").write_bytes((once / "network.pt").read_bytes())
     part = torch.load(once / "part-0-0.pt")
     assert len(part["blocks"]) > 10
-    done = run(*PHI, *data, "--out", str(again), "--strategy", "ddp", "--devices", "2")
+    done = in_processes(*PHI, *data, "--out", str(again), "--strategy", "ddp", "--devices", "2")
     assert done.returncode == 0, done.stderr
     parts = sorted(again.glob("part-*.pt"))
     assert len(parts) == 2
@@ -165,7 +181,7 @@ def test_phi_is_the_same_for_any_number_of_processes_and_after_an_interruption(f
     (again / "part-0-0.pt").write_bytes((once / "part-0-0.pt").read_bytes())
     lost = whole["blocks"].pop()
     torch.save(whole, again / "part-0-0.pt")
-    done = run(*PHI, *data, "--out", str(again), "--strategy", "ddp", "--devices", "2")
+    done = in_processes(*PHI, *data, "--out", str(again), "--strategy", "ddp", "--devices", "2")
     assert done.returncode == 0 and json.loads((again / "phi.json").read_text()) == first, done.stderr
     assert any(torch.load(file)["blocks"] == [lost] for file in again.glob("part-1-*.pt"))
     (again / "part-0-0.pt").write_bytes(b"half a file")
@@ -192,8 +208,9 @@ def test_paths_of_a_block_are_drawn_by_its_number() -> None:
     assert torch.equal(paths.block(3)[0], paths.block(3)[0]) and not torch.equal(paths.block(0)[0], paths.block(6)[0][:5])
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_codes_agrees_with_torch_unique() -> None:
-    small = ("--codes", "3000", "--stream", "100000", "--repeats", "1", "--steps", "1")
+    small = ("--images", "0", "--paths", "16", "--codes", "3000", "--stream", "100000", "--repeats", "1", "--steps", "1")
     done = run(str(EXAMPLES / "benchmarks" / "codes.py"), *small)
     assert done.returncode == 0 and "which agrees" in done.stdout and "DISAGREES" not in done.stdout, done.stderr
     assert "100,000 codes of 512 bits in batches: 1,000 distinct" in done.stdout
@@ -293,7 +310,8 @@ def test_random_directions_push_as_far_as_the_regularizer() -> None:
     assert abs(torch.nn.functional.cosine_similarity(folding, random, dim=0)) < 0.3
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_the_regularizer_prints_its_ratios() -> None:
-    done = run(str(EXAMPLES / "benchmarks" / "regularizer.py"), "--images", "256", "--pairs", "2")
+    done = run(str(EXAMPLES / "benchmarks" / "regularizer.py"), "--images", "128", "--pairs", "2", "--every", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("by hand, every 1 steps: ") == 3 and done.stdout.count("flag: ") == 3

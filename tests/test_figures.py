@@ -10,11 +10,11 @@ import torch
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox
-from networks import mlp
 from torch import nn
 
 from fold_lightning import SliceMap, hamming_distance, slice_map
 from fold_lightning.figures import plot_message, plot_slice_map
+from helpers.networks import mlp
 
 
 def a_map(**arguments: object) -> SliceMap:

@@ -6,9 +6,6 @@ import copy
 
 import pytest
 import torch
-from convolutional_models import RandomConvolutional, integer_convolutional
-from fuzz_walks import compare_convolutional
-from reference import layers_of, rational_codes
 from torch import Tensor, nn
 
 from fold_lightning import Walks, activation_codes, segment_walks
@@ -16,6 +13,9 @@ from fold_lightning.walks import scheduler
 from fold_lightning.walks.kinks.boxes import Boxes, Plane, Units
 from fold_lightning.walks.kinks.convolution import Convolution
 from fold_lightning.walks.walks import GROWING_BATCH, KINKS
+from fuzz_walks import compare_convolutional
+from helpers.convolutional_models import RandomConvolutional, integer_convolutional
+from helpers.reference import layers_of, rational_codes
 
 
 @pytest.mark.parametrize("seeds", [range(first, first + 8) for first in range(0, 40, 8)])

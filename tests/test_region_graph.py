@@ -9,8 +9,6 @@ from math import comb
 import numpy as np
 import pytest
 import torch
-from networks import CantorNet, Tent, mlp
-from region_oracle import check, random_widths
 from torch import Tensor, nn
 
 from fold_lightning import (
@@ -23,6 +21,8 @@ from fold_lightning import (
     region_shapes,
 )
 from fold_lightning.region_graphs import search
+from fuzz_regions import check, random_widths
+from helpers.networks import CantorNet, Tent, mlp
 
 
 def arrangement(d: int, n: int, seed: int = 0) -> nn.Sequential:
@@ -210,6 +210,11 @@ def test_impossible_requests_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unbounded_regions_behind_faces_that_look_thin_are_found(widths: tuple[int, ...], seed: int) -> None:
     """Linear programs on flipped codes find no region that the graph lacks."""
     assert check(widths, seed, 40, np.random.default_rng(0)) == ""
+
+
+def test_points_that_rounding_puts_on_planes_are_moved_inside() -> None:
+    """A strip 300,000 away is so thin that the point found in it lies on a plane, from which no dual points come."""
+    assert check((2, 4, 4, 7, 7, 3, 5, 1), 520, 40, np.random.default_rng(0)) == ""
 
 
 def test_random_networks_have_no_region_that_linear_programs_find_beside_those_of_the_graph() -> None:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from networks import mlp
-from reference import Residual
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fold_lightning import ActivationRegions, activation_codes, activation_regions
+from helpers.networks import mlp
+from helpers.reference import Residual
 
 
 class Functional(nn.Module):

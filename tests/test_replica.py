@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from networks import mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
@@ -26,6 +25,7 @@ from fold_lightning import FoldingRegularizer, activation_codes, activation_regi
 from fold_lightning.activations.evaluation import evaluate_on_replica
 from fold_lightning.activations.replica import ModelCopy, returns_nothing
 from fold_lightning.activations.structural_copy import MAX_BYTES, StructuralCopy
+from helpers.networks import mlp
 
 SEEN: list[int] = []
 COUNTS = {"hooks": 0}
@@ -331,7 +331,7 @@ class Logging(LightningModule):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("attached", [False, True])
 def test_logging_in_a_forward_does_nothing(attached: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    from test_monitor import Recorder
+    from helpers.training import Recorder
 
     model, x, logger = Logging(), torch.randn(6, 4), Recorder()
     if attached:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import CantorNet, mlp
 from scipy.optimize import linprog
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fold_lightning import SliceMap, activation_codes, region_graph, slice_map
 from fold_lightning.slice_maps import bends, maps
+from helpers.networks import CantorNet, mlp
 
 
 class Residual(nn.Module):

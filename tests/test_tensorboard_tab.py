@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -19,12 +19,16 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard import program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from fold_lightning import FoldingMonitor, read_log
+from fold_lightning import FoldingMonitor, read_log, slice_map
 from fold_lightning._tables import MAX_BYTES, bounded, pack, unpack
+from fold_lightning.callbacks.measures.slice import MOST_REGIONS, map_table
 
 EPOCHS, CLASSES = 3, 3
+
+EVIL = ("<img src=x onerror=alert(1)>", "<b>bold</b> & %{y}", "$x^2$")
+"""Names of classes that would run or change the page if they were read as HTML, or as a template of plotly."""
 
 
 class Model(pl.LightningModule):
@@ -45,17 +49,19 @@ class Model(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), 0.01)
 
 
-def train(folder: Path, name: str, **arguments: Any) -> Path:
+def train(folder: Path, name: str, class_names: Sequence[str] = (), **arguments: Any) -> Path:
     """A short training; return the run's folder."""
     pl.seed_everything(0, verbose=False)
     x = torch.randn(120, 6)
-    loader = DataLoader(TensorDataset(x, torch.arange(120) % CLASSES), batch_size=40)
+    data = TensorDataset(x, torch.arange(120) % CLASSES)
+    data.classes = list(class_names)  # type: ignore[attr-defined]
+    loader = DataLoader(Subset(data, range(120)), batch_size=40)
     logger = TensorBoardLogger(folder, name=name)
     trainer = pl.Trainer(
         max_epochs=EPOCHS,
         accelerator="cpu",
         logger=logger,
-        callbacks=[FoldingMonitor(segments_per_pair=4, num_regions=20, **arguments)],
+        callbacks=[FoldingMonitor(segments_per_pair=4, num_regions=20, max_overhead=None, **arguments)],
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=1,
@@ -67,7 +73,7 @@ def train(folder: Path, name: str, **arguments: Any) -> Path:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("logs")
-    return {"plain": train(folder, "plain"), "pushed <b>&": train(folder, "pushed <b>&", regularize=True)}
+    return {"plain": train(folder, "plain"), "pushed <b>&": train(folder, "pushed <b>&", EVIL, regularize=True)}
 
 
 def scalars(run: Path) -> dict[str, dict[int, float]]:
@@ -104,6 +110,60 @@ def test_walks_end_at_the_chi_of_their_segments_and_begin_at_their_first_code(ru
             assert (np.diff(walks["position"][rows]) >= 0).all() and (np.diff(length) >= 0).all()
             chi = 1 - distance.max() / length[-1] if length[-1] else 0.0
             assert chi == pytest.approx(segments["chi"][segments["segment"] == number].item(), abs=1e-6)
+
+
+def area(polygon: np.ndarray) -> float:
+    x, y = polygon.T
+    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
+
+
+def test_the_map_fills_its_window_at_each_step_at_which_figures_are_due(runs: dict[str, Path]) -> None:
+    maps, steps = read_log(runs["plain"])["map"], list(read_log(runs["plain"])["segments"])
+    assert list(maps) == [steps[i] for i in (0, 1, 3)]  # the 1st, the 2nd and the 4th measurement, which is the last
+    for table in maps.values():
+        polygons = np.split(table["vertices"][table["corners"]], table["starts"][1:-1])
+        x0, x1, y0, y1 = table["window"]
+        assert sum(map(area, polygons)) == pytest.approx((x1 - x0) * (y1 - y0), rel=1e-9)
+        assert len(polygons) == len(table["distance"]) == len(table["faces"]) == len(table["prediction"]) > 4
+        assert table["distance"].min() == 0 and sorted(table["mark_class"]) == [0, 1, 2]
+
+
+def test_a_map_as_a_table_has_what_its_polygons_show() -> None:
+    torch.manual_seed(0)
+    model, inputs = Model().net.double(), torch.randn(3, 6).double()
+    found = slice_map(model, inputs)
+    table = map_table(found, torch.tensor([2, 0, 1]))
+    sides: dict[frozenset[int], list[int]] = {}
+    for region, corners in enumerate(np.split(table["corners"], table["starts"][1:-1])):
+        for side in zip(corners, np.roll(corners, -1), strict=True):
+            sides.setdefault(frozenset(map(int, side)), []).append(region)
+    neighbours = [
+        {other for pair in sides.values() if region in pair for other in pair} - {region} for region in range(len(found))
+    ]
+    assert table["faces"].tolist() == [len(others) for others in neighbours]
+    with torch.no_grad():
+        outputs = model(found.inputs(found.centers))
+        bits, own = (torch.cat([model[:2](x) > 0, model[:4](x) > 0], 1) for x in (found.inputs(found.centers), inputs[:1]))
+    assert table["distance"].tolist() == (bits ^ own).sum(1).tolist()
+    assert table["prediction"].tolist() == outputs.argmax(1).tolist()
+    assert table["confidence"] == pytest.approx(outputs.softmax(1).amax(1).numpy(), rel=1e-6)
+    assert map_table("No map: too many.", None)["reason"] == "No map: too many."
+
+
+def test_a_map_of_the_most_regions_has_at_most_256_kib() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 10))
+    found = slice_map(model, torch.zeros(1, 2), max_regions=MOST_REGIONS)
+    table = map_table(found, torch.tensor([1]))
+    assert len(found) > MOST_REGIONS / 8
+    assert len(table["vertices"]) <= 2 * len(found) + 4 and len(table["corners"]) <= 6 * len(found)
+    assert sum(column.nbytes for column in table.values()) * MOST_REGIONS / len(found) < 2**18
+
+
+def test_classes_have_the_names_that_their_data_set_has(runs: dict[str, Path]) -> None:
+    (about,) = read_log(runs["pushed <b>&"])["about"].values()
+    assert about["class_names"].tolist() == list(EVIL)
+    assert "class_names" not in next(iter(read_log(runs["plain"])["about"].values()))
 
 
 def test_a_run_that_broke_off_is_read_up_to_there(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -172,7 +232,7 @@ def named(server: str) -> dict[str, Any]:
 def test_the_server_has_every_curve_and_table(server: str, runs: dict[str, Path], name: str) -> None:
     about = named(server)[name]
     run, log, expected = quote(about["run"]), read_log(runs[name]), scalars(runs[name])
-    assert set(about["tables"]) >= {"segments", "pairs", "walks", "layers", "units", "codes", "faces"}
+    assert set(about["tables"]) >= {"segments", "pairs", "walks", "layers", "units", "codes", "faces", "map"}
     curves = ask(server, f"curves?run={run}")
     shown = {
         tag
@@ -222,12 +282,13 @@ def test_a_browser_draws_each_part_and_a_cell_shows_its_walks(server: str, brows
     errors: list[str] = []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("dialog", lambda dialog: (errors.append(dialog.message), dialog.dismiss()))
     page.goto(f"{server}?darkMode={str(dark).lower()}#fold_lightning")
     frame = page.wait_for_selector("iframe", timeout=60_000).content_frame()
     frame.wait_for_selector(".js-plotly-plot .heatmaplayer image", timeout=60_000)
     frame.wait_for_timeout(2000)
     text = frame.inner_text("body")
-    for part in ("How folding grows", "Folding between classes", "Layer by layer", "Faces of the regions around inputs"):
+    for part in ("How folding grows", "Folding between classes", "Map of a plane", "Layer by layer", "Faces of the regions"):
         assert part in text
     assert "pushed <b>&" in text  # as text, and not as a tag
     assert len(frame.query_selector_all(".js-plotly-plot")) >= 12
@@ -239,11 +300,34 @@ def test_a_browser_draws_each_part_and_a_cell_shows_its_walks(server: str, brows
     page.mouse.click(box["x"] + box["width"] / 6, box["y"] + box["height"] / 2)  # from the second class to the first
     frame.wait_for_selector("text=Segments from class 1 to class 0", timeout=30_000)
 
+    atlas = frame.query_selector("#map .plot")
+    atlas.scroll_into_view_if_needed()
+    atlas.hover()
+    frame.wait_for_selector("text=/Region \\d+ of .* distance \\d+.* faces? in this window .* predicts class/", timeout=30_000)
+    assert frame.query_selector("#map .over polygon") and not frame.query_selector("#map .over circle")
+    atlas.focus()
+    page.keyboard.press("ArrowRight")
+    assert frame.query_selector("#map .over circle")
+    frame.select_option("#map-colour", "prediction")
+    frame.wait_for_selector("text=Predicted:", timeout=30_000)
+    assert EVIL[0] in frame.inner_text("#map")
+
     slider = frame.query_selector("input[type=range]")
     before = slider.get_attribute("aria-valuetext")
     slider.focus()
     page.keyboard.press("Home")
     frame.wait_for_timeout(1500)
     assert slider.get_attribute("aria-valuetext") != before and "step 0" in slider.get_attribute("aria-valuetext")
+    frame.wait_for_selector("#map >> text=regions at step 0", timeout=30_000)
     assert not errors
+    page.close()
+
+
+def test_a_folder_without_runs_says_what_to_do(browser: Any, tmp_path: Path) -> None:
+    board = program.TensorBoard()
+    board.configure(argv=["", "--logdir", str(tmp_path), "--host", "127.0.0.1", "--port", "0"])
+    page = browser.new_page()
+    page.goto(f"{board.launch()}#fold_lightning")
+    frame = page.wait_for_selector("iframe", timeout=60_000).content_frame()
+    frame.wait_for_selector("text=There are no runs with measurements of FoldingMonitor", timeout=60_000)
     page.close()

@@ -49,12 +49,10 @@ class ModelCopy(StructuralCopy):
         model: The user's model.
         device: Device of the copies.
         dtype: Floating dtype of the copied tensors. None leaves dtypes as they are.
-        shares_parameters: Whether parameters, and whatever else has gradients, are the model's own. None shares them where dtypes
-            are left as they are.
+        shares_parameters: Whether parameters, and whatever else has gradients, are the model's own.
 
     Attributes:
         module: The copy of the model.
-        parameters: Copies of its parameters, or the parameters.
 
     Raises:
         ValueError: If the model holds something of which there can be no copy: a ScriptModule, a lazy or sharded or quantized
@@ -62,15 +60,14 @@ class ModelCopy(StructuralCopy):
     """
 
     def __init__(
-        self, model: nn.Module, device: torch.device, dtype: torch.dtype | None, *, shares_parameters: bool | None = None
+        self, model: nn.Module, device: torch.device, dtype: torch.dtype | None, *, shares_parameters: bool = False
     ) -> None:
         super().__init__()
         self._device, self._dtype = device, dtype
-        self._shares_parameters = dtype is None if shares_parameters is None else shares_parameters
+        self._shares_parameters = shares_parameters
         self._written: list[tuple[Tensor, Tensor, int]] = []
-        tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-        self._owned = set(tensors)
-        uses = Counter(filter(None, map(_storage, tensors.values())))
+        self._owned: set[int] = set()
+        uses = Counter(filter(None, map(_storage, (*model.parameters(), *model.buffers()))))
         self._storages: dict[Any, Tensor | None] = {storage: None for storage, count in uses.items() if count > 1}
         _refuse_scripted(model)
         modules = list(model.modules())
@@ -107,8 +104,6 @@ class ModelCopy(StructuralCopy):
             return super()._copy(value)
         original = original_module(value)  # of a module outside the tree, which a list or a function holds
         if not self._knows(original):
-            tensors = (*original._parameters.values(), *original._buffers.values())
-            self._owned.update(id(tensor) for tensor in tensors if tensor is not None)
             self._shell(original)
             self._fill(original)
         return self._keep(value, self(original))
@@ -120,7 +115,7 @@ class ModelCopy(StructuralCopy):
             return value
         if self._shares_parameters and (isinstance(value, nn.Parameter) or value.requires_grad):
             return self._keep(value, value)
-        with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+        with torch.inference_mode(False), torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
             made = self._cast_copy(value, is_owned)
         made.requires_grad_(value.requires_grad and made.is_floating_point())
         if isinstance(value, nn.Parameter):
@@ -149,6 +144,7 @@ class ModelCopy(StructuralCopy):
         cls: Any = type(module)
         if hasattr(cls, "__del__"):  # the end of a copy must not end what the model holds
             cls = type(cls.__name__, (cls,), {"__del__": lambda self: None, "__module__": cls.__module__})
+        self._owned.update(map(id, (*module._parameters.values(), *module._buffers.values())))
         self._note_generators(type(module))
         self._keep(module, object.__new__(cls))
 
@@ -175,14 +171,13 @@ class ModelCopy(StructuralCopy):
         self._remember_contents(target)
 
     def _copy_hooks(self, name: str, attributes: dict[str, Any], target: dict[str, Any]) -> None:
-        kept = {key: hook for key, hook in attributes[name].items() if self.needs_hook(hook)}
+        kept = {key: hook for key, hook in attributes[name].items() if self._may_change_output(hook)}
         target[name] = OrderedDict((key, self(hook)) for key, hook in kept.items())
         for flags in HOOKS[name]:
             given = attributes.get(flags, {})
             target[flags] = OrderedDict((key, given[key]) for key in kept if key in given)
 
-    def needs_hook(self, hook: Any) -> bool:
-        """Return whether a forward hook may change what the model computes."""
+    def _may_change_output(self, hook: Any) -> bool:
         return isinstance(hook, LAYER_HOOKS) or self._reaches_model(hook, 4) or not returns_nothing(hook)
 
     def _reaches_model(self, value: Any, depth: int) -> bool:

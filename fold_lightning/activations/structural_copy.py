@@ -247,20 +247,10 @@ class StructuralCopy:
             return value
         return weakref.proxy(self(target)) if self._knows(target) else value
 
-    def _random(self, value: Any) -> Any:
-        if isinstance(value, torch.Generator):
-            made = self._keep(value, torch.Generator(value.device))
-            made.set_state(value.get_state())
-            return made
-        is_system = isinstance(value, random.SystemRandom)  # it has no state
-        return value if is_system else self._keep(value, copy.deepcopy(value))
-
     def _object(self, value: Any) -> Any:
         cls = type(value)
-        is_container = isinstance(value, (Dataset, Sampler, types.SimpleNamespace))
-        if hasattr(cls, "__del__") or (
-            _library_of(cls) in LIBRARIES and not is_container
-        ):  # a copy's end would close the resource
+        is_resource = _library_of(cls) in LIBRARIES and not isinstance(value, (Dataset, Sampler, types.SimpleNamespace))
+        if is_resource or hasattr(cls, "__del__"):  # a copy's end would close the resource
             return value
         try:
             made = (types.SimpleNamespace if isinstance(value, types.SimpleNamespace) else object).__new__(cls)
@@ -296,7 +286,8 @@ _METHODS: list[tuple[Any, Callable[[StructuralCopy, Any], Any]]] = [
     (partial, StructuralCopy._partial),
     (weakref.ref, StructuralCopy._weak_reference),
     ((weakref.WeakKeyDictionary, weakref.WeakValueDictionary), StructuralCopy._weak_dict),
-    (GENERATORS, StructuralCopy._random),
+    (random.SystemRandom, lambda self, value: value),  # it has no state
+    (GENERATORS, lambda self, value: self._keep(value, copy.deepcopy(value))),
     (ITERATORS, lambda self, value: self._keep(value, copy.copy(value))),
 ]
 

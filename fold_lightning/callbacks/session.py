@@ -68,6 +68,7 @@ class Session:
         self._num_measured = 0
         self._restored: dict[str, Any] = {}
         self._board = TensorBoard(trainer.loggers, draws=settings.draws, always=bool(settings.figures))
+        self._class_names: tuple[str, ...] = ()
         self._once = OnceWarner()
 
     def begin(self, trainer: Trainer, model: LightningModule, loaders: Any, *, together: bool = False) -> None:
@@ -84,6 +85,7 @@ class Session:
         if self._awaited_tags(trainer):
             self._schedule.lift_limit()
         with undisturbed():
+            self._class_names = self._probe_source.class_names(loaders)
             probes = self._processes.compute_on_first(
                 lambda: self._probe_source.read(trainer, model, loaders, together=together)
             )
@@ -114,7 +116,7 @@ class Session:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more batches of a stream are needed."""
+        """True if no more batches of a stream are needed."""
         return self.sample is not None or self._probe_source.is_full
 
     def take_passed(self, trainer: Trainer, model: LightningModule) -> bool:
@@ -267,7 +269,8 @@ class Session:
     def _take(self, trainer: Trainer, model: LightningModule, probes: ProbeSet) -> None:
         """Draw the sample from what was read, choose the method, and check all that will be measured."""
         settings, probes = self._settings, self._probe_source.attach(probes)
-        sample = Sample.draw(probes, probes.model_input.prepare(model, probes.items[:1]), settings)
+        inputs = probes.model_input.prepare(model, probes.items[:1])
+        sample = Sample.draw(probes, inputs, settings, self._class_names)
         before = self._restored if self._restored.get("settings") == repr(settings.hyperparameters()) else {}
         if before and before["fingerprint"] != probes.fingerprint:
             rank_zero_warn(
@@ -284,10 +287,10 @@ class Session:
         self._check_awaited_tags(trainer)
         chosen: dict[str, Any] = {f"num_{source.noun}": source.num_rows for source in self._measures}
         if settings.folding:
-            rank_zero_info(f"FoldingMonitor walks {sample.segments.describe()}, method {sample.method!r}: {reason}.")
+            rank_zero_info(f"fold_lightning walks {sample.segments.describe()}, method {sample.method!r}: {reason}.")
             chosen |= {"segments": sample.segments.describe(), "method": sample.method, "method_reason": reason}
         if how := probes.model_input.describe():
-            rank_zero_info(f"FoldingMonitor {how}.")
+            rank_zero_info(f"fold_lightning {how}.")
             chosen["inputs"] = how
         if trainer.is_global_zero and trainer.state.fn == "fit":  # a test of other data does not describe the run
             with self._once.failures(trainer):
@@ -305,7 +308,7 @@ class Session:
                     source.check(model)
             except LeftOut as reason:
                 del by_source[source]
-                rank_zero_info(f"FoldingMonitor measures no {source.noun}. {reason}")
+                rank_zero_info(f"fold_lightning measures no {source.noun}. {reason}")
         return by_source
 
     def _all_measures(self) -> list[Measure]:
@@ -356,7 +359,9 @@ class Session:
         for logger in trainer.loggers:
             if logger not in self._board:
                 logger.log_hyperparams({MONITOR: hyperparameters})
-        about = {name: str(value) for name, value in chosen.items()}
+        about: dict[str, Any] = {name: str(value) for name, value in chosen.items()}
+        if self.sample is not None and self.sample.class_names:
+            about["class_names"] = list(self.sample.class_names)
         about["faces"] = self.sample.faces.describe() if self.sample is not None and self._settings.faces else ""
         self._board.begin(hyperparameters, self._all_measures(), about | {"num_points": str(self._settings.num_points)})
 
@@ -365,7 +370,7 @@ class Session:
             f"{source.num_rows} {source.noun} at {each / max(1, source.num_rows):.2g} s each" for source, each in took.items()
         ]
         self._once.warn(
-            f"A measurement of FoldingMonitor took {seconds:.0f} s: {', '.join(parts)}. Measure less (`num_segments=`, "
+            f"A measurement took {seconds:.0f} s: {', '.join(parts)}. Measure less (`num_segments=`, "
             "`num_inputs=`, `num_regions=`, `layers=`, `faces=False`), or take equidistant points (`method='uniform'`). (This "
             "warning is shown once.)"
         )

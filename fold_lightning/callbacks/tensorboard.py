@@ -32,14 +32,14 @@ class TensorBoard:
     Args:
         loggers: All loggers of the run.
         draws: Whether figures are drawn.
-        always: Whether they are drawn at every measurement, and not at the 1st, 2nd, 4th, 8th, ... and at the end; the embeddings,
-            which are larger, are left at every measurement too then, and not at the end alone.
+        always: Whether they, and the tables that take as long, are made at every measurement, and not at the 1st, 2nd, 4th, 8th,
+            ... and at the end; the embeddings, which are larger, are left at every measurement too then, and not at the end alone.
     """
 
     def __init__(self, loggers: Iterable[Logger], *, draws: bool, always: bool) -> None:
         boards = [logger for logger in loggers if isinstance(logger, in_both_packages(TensorBoardLogger))]
         self._boards = [cast(TensorBoardLogger, board) for board in boards]
-        self._draws, self._always = draws and bool(boards), always
+        self._draws, self._always = draws, always
         self._undrawn: int | None = None
         self._is_embedded = False
         self._hyperparameters: list[dict[str, hparams.Value]] = []
@@ -49,7 +49,7 @@ class TensorBoard:
     def __contains__(self, logger: Logger) -> bool:
         return logger in self._boards
 
-    def begin(self, hyperparameters: Mapping[str, Any], measures: Iterable[Measure], about: Mapping[str, str]) -> None:
+    def begin(self, hyperparameters: Mapping[str, Any], measures: Iterable[Measure], about: Mapping[str, Any]) -> None:
         """Add to the hyperparameters of the run, and write which curves the page shows in one chart.
 
         Args:
@@ -131,10 +131,14 @@ class TensorBoard:
 
     def _draw(self, results: Sequence[MeasureResult]) -> None:
         step, self._undrawn = self._undrawn, None
-        if step is None or not self._draws:
+        if step is None or not self._boards:
             return
         for result in results:
-            for tag, draw in result.figures.items():
+            for name, make in result.drawn_tables.items():
+                summary = table_summary(name, make())
+                for board in self._boards:
+                    self._add(board, summary, step)
+            for tag, draw in result.figures.items() if self._draws else ():
                 figure = draw()
                 for writer in self._writers():
                     writer.add_figure(tag, figure, step)

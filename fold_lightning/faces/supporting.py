@@ -10,23 +10,23 @@ from torch import Tensor
 
 from fold_lightning._checks import check_choice, check_integer
 from fold_lightning._progress import progress_bar
+from fold_lightning.faces.half_spaces import scatter_mask
 from fold_lightning.faces.hit_and_run import rows_met_at_random
 from fold_lightning.faces.interior_point import decided
+from fold_lightning.faces.linear_programs import gain
 from fold_lightning.faces.pivots import MAX_DIMENSIONS, pivoted
 from fold_lightning.faces.polygons import interval_faces, polygon_faces
-from fold_lightning.faces.polytopes import TIE, Polytopes, ready_polytopes
-from fold_lightning.faces.programs import gain
-from fold_lightning.faces.rays import rows_met
-from fold_lightning.faces.rows import in_columns
+from fold_lightning.faces.polytopes import MIN_CUT, Polytopes, ready_polytopes
+from fold_lightning.faces.ray_shooting import rows_met
 from fold_lightning.regions import ActivationRegions
 
 Method = Literal["exact", "hit_and_run"]
 
 MAX_BYTES = 2**26
-"""Of the products of all rows of some regions with each other, or with the edges of polygons."""
+"""Bytes of the products of all rows of some regions with each other, or with the edges of polygons: 64 MiB."""
 
 FEW_DIMENSIONS_ROWS = 128
-"""Rows that are left, at most, of a region in few dimensions: hulls leave fewer."""
+"""Most rows of a region that are left in few dimensions: hulls leave fewer."""
 
 
 def supporting_units(
@@ -79,7 +79,7 @@ def supporting_units(
         for begin in range(0, len(regions), size):
             known, polytopes = ready_polytopes(regions[begin : begin + size])
             faces = faces_of(polytopes) if method == "exact" else rows_met_at_random(polytopes, num_steps, seed + begin)
-            parts.append(known | in_columns(faces, polytopes.rows, known.shape[1]))
+            parts.append(known | scatter_mask(faces, polytopes.rows, known.shape[1]))
             bar.update(len(known))
     return torch.cat(parts) if parts else regions.normals.new_zeros(regions.normals.shape[:2], dtype=torch.bool)
 
@@ -158,4 +158,4 @@ def _proved_faces(polytopes: Polytopes) -> tuple[Tensor, Tensor]:
 
 def _is_face(polytopes: Polytopes, b: int, row: int) -> bool:
     real = polytopes.real[b]
-    return gain(polytopes.points[b, real], int(real[:row].sum())) > 1 + TIE
+    return gain(polytopes.points[b, real], int(real[:row].sum())) > 1 + MIN_CUT

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from fold_lightning._checks import check_choice
-from fold_lightning.codes import hamming_distance
 from fold_lightning.figures.style import CLASS_COLORS, check_available
 from fold_lightning.slice_maps import SliceMap
 
@@ -113,15 +112,13 @@ def _draw_distances(figure: Figure, axis: Axes, found: SliceMap, width: float, _
     from matplotlib.collections import PolyCollection
     from matplotlib.ticker import MaxNLocator
 
-    x0, x1, y0, y1 = found.window
-    middle = torch.tensor([[(x0 + x1) / 2, (y0 + y1) / 2]], dtype=torch.float64)
-    home, center = found.find(torch.cat([found.marks[:1], middle])).tolist()
-    distances = hamming_distance(found.codes, found.codes[home if home >= 0 else center])
+    distances = found.distances
     polygons = [polygon.numpy() for polygon in found.polygons]
     patches = PolyCollection(polygons, array=distances.numpy(), cmap="YlGnBu", edgecolors=(0, 0, 0, 0.55), linewidths=width)
     patches.set_clim(0, max(1, int(distances.max())))
     axis.add_collection(patches)
-    what = "the first input's region" if home >= 0 else "the region in the middle"
+    is_inside = bool(found.find(found.marks[:1]) >= 0)
+    what = "the first input's region" if is_inside else "the region in the middle"
     scale = figure.add_axes((LEFT + WIDTH + 0.02, BOTTOM, 0.03, HEIGHT))
     figure.colorbar(patches, cax=scale, label=f"units that differ from {what}", ticks=MaxNLocator(5, integer=True))
 

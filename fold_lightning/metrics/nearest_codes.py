@@ -1,4 +1,4 @@
-"""Whether the nearest code of each input belongs to an input of its class, in blocks of bounded memory."""
+"""Agreement of nearest codes: the class of each input's nearest neighbour, in blocks of bounded memory."""
 
 from __future__ import annotations
 

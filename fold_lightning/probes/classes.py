@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +17,12 @@ model has outputs: an output of 5 numbers with labels of 4 classes is one, an em
 LEAST_LIKELY = 0.01
 """Probability that all labels of a sample are as small as they are, from which on a few labels may be a sample of as many equal
 classes as the model has outputs: 8 different digits are none of the 784 classes that an autoencoder of images would have."""
+
+MAX_NAME = 40
+"""Characters of the name of a class that are kept."""
+
+MAX_NESTED = 8
+"""Data sets within data sets, as of `Subset`, in which names of classes are looked for."""
 
 
 def as_classes(labels: Any, count: int) -> Tensor | None:
@@ -65,6 +71,27 @@ def without_targets(labels: Tensor | None, num_outputs: int | None = None) -> Te
         return labels
     _, occurrences = has_class.unique(return_counts=True)
     return None if 2 * int((occurrences == 1).sum()) > len(has_class) else labels
+
+
+def class_names_of(dataset: Any) -> tuple[str, ...]:
+    """Return the names of classes that a data set has in `classes`, as torchvision's do, or the one that it is a part of; else none.
+
+    Example:
+        >>> from types import SimpleNamespace as Dataset
+        >>> class_names_of(Dataset(dataset=Dataset(classes=["cat", "dog"])))
+        ('cat', 'dog')
+    """
+    for _ in range(MAX_NESTED):
+        names = getattr(dataset, "classes", None)
+        if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names):
+            return tuple(name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…" for name in names)
+        dataset = getattr(dataset, "dataset", None)
+    return ()
+
+
+def name_of_class(label: int, names: Sequence[str]) -> str:
+    """Return the name of a class: its number where names are not known."""
+    return names[label] if 0 <= label < len(names) else str(label)
 
 
 def predicted_classes(output: Any, num_classes: int) -> Tensor | None:

@@ -174,10 +174,14 @@ def draw_pairs(num_classes: int, count: int, per_pair: int | None, seed: int) ->
     return start, end + (end >= start)
 
 
-def check_several(num_items: int) -> None:
-    """Raise if there are too few inputs for a segment."""
-    if num_items < 2:
-        raise ValueError(f"Segments need at least 2 inputs to go between, got {num_items}: give more data or `probes=`.")
+def check_several(num_items: int, num_not_finite: int = 0) -> None:
+    """Raise if there are too few inputs for a segment, beside some that hold NaN or infinite values."""
+    if num_items >= 2:
+        return
+    got = f"Segments need at least 2 inputs to go between, got {num_items}"
+    if num_not_finite:
+        raise ValueError(f"{got}, and {num_not_finite} with NaN or infinite values: clean or normalise the data first.")
+    raise ValueError(f"{got}: give more data.")
 
 
 def _one_of_each(wanted: Tensor, sizes: Tensor, generator: torch.Generator) -> Tensor:

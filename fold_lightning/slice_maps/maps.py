@@ -1,4 +1,4 @@
-"""How a map of activation regions is made."""
+"""The making of a map of activation regions."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ def slice_map(
     """
     check_inputs(inputs)
     check_integer("max_regions", max_regions, 1)
-    plane = Plane.of(inputs, directions, seed)
-    given = None if window is None else check_window(window, plane.marks[0])
     with evaluate_on_replica(model, inputs, forward) as replica:
-        structure = inspect(replica, inputs)
+        structure = inspect(replica, inputs)  # first, for it knows one input from a batch of three
+        plane = Plane.of(inputs, directions, seed)
+        given = None if window is None else check_window(window, plane.marks[0])
         if structure.unknown:
             raise NoPolytopes(
                 f"Regions are polygons where a network is piecewise linear; this one has {', '.join(structure.unknown)}, which "

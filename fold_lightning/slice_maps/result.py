@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fold_lightning.codes import hamming_distance
 from fold_lightning.slice_maps.classes import ClassPieces, cut_by_class
 from fold_lightning.slice_maps.cutting import Window
 
@@ -84,6 +85,33 @@ class SliceMap:
             ValueError: If the model gave no scores.
         """
         return self.means(self._require_scores()).argmax(1)
+
+    @property
+    def confidences(self) -> Tensor:
+        """float64 (R,), the softmax of the predicted class at each center.
+
+        Raises:
+            ValueError: If the model gave no scores.
+        """
+        return self.means(self._require_scores()).softmax(1).amax(1)
+
+    @property
+    def home(self) -> int:
+        """The region of the first input, or of the middle of the window if that input lies outside."""
+        x0, x1, y0, y1 = self.window
+        middle = torch.tensor([[(x0 + x1) / 2, (y0 + y1) / 2]], dtype=torch.float64)
+        first, center = self.find(torch.cat([self.marks[:1].to(middle), middle])).tolist()
+        return int(first if first >= 0 else center)
+
+    @property
+    def distances(self) -> Tensor:
+        """int64 (R,), the units in which the code of each region differs from that of `home`."""
+        return hamming_distance(self.codes, self.codes[self.home])
+
+    @property
+    def neighbours(self) -> Tensor:
+        """int64 (R,), the number of regions with which each shares an edge: its faces in the plane that the window shows."""
+        return torch.bincount(self.edges.unique(dim=0).flatten(), minlength=len(self))
 
     def find(self, points: Tensor) -> Tensor:
         """Return the region int64 (P,) in which each point (P, 2) lies; -1 for points outside the window.

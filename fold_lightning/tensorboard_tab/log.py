@@ -32,11 +32,16 @@ def read_log(log_dir: str | os.PathLike[str]) -> Log:
     units      layer: `layer`, `dead`, `always_active`, `active` (shares of units)
     codes      layer: `layer`, `distinct` (number of codes)
     faces      region around an input: `faces`; and `bound`, one number
-    about      how the run is measured, one text each: `method`, `method_reason`, `segments`, ...
+    map        region of a plane's window, where figures are due: `distance` (units that differ from the code of the first input's
+               region), `faces` (regions beyond its edges), `prediction`, `confidence` (its softmax). Its polygon are the `vertices`
+               (V, 2) whose numbers are in `corners` from its place in `starts` up to the next one; `window` has the least and
+               largest first and second coordinate, `marks` (I, 2) are the inputs, `mark_class` their classes. Where there is no
+               map, `reason` says why
+    about      how the run is measured, one text each: `method`, `method_reason`, `segments`, ...; and `class_names`
     ========== ================================================================================================================
 
-    A table has at most 128 KiB before compression, that of walks 256 KiB: of more rows evenly spaced ones are kept, and `num_rows`
-    says how many there were. Of a long walk the farthest and the nearest point of equal groups of steps are kept.
+    A table has at most 128 KiB before compression, those of walks and of a map 256 KiB: of more rows evenly spaced ones are kept, and
+    `num_rows` says how many there were. Of a long walk the farthest and the nearest point of equal groups of steps are kept.
 
     Args:
         log_dir: Folder of a run (``logger.log_dir``), or one with a single run somewhere below.

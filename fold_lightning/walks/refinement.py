@@ -14,9 +14,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from fold_lightning.activations.codes import LayerPass
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
+from fold_lightning.activations.layer_pass import LayerPass
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import ROUNDED, largest
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE
@@ -96,10 +96,9 @@ class Samples:
             rows = zip(piece.split(1), position.split(1), strict=True)
             return torch.cat([self(*row, as_computed=as_computed) for row in rows])
 
-        def read(layer: str, thresholds: Thresholds, z: Tensor) -> None:
+        def read(layer: str, thresholds: Thresholds, units: Tensor) -> None:
             if layer not in self._numbers:
                 return
-            units = self._structure.per_input(layer, z, len(piece))
             of_layer, here = self._largest[:, self._numbers[layer]], largest(units)
             of_layer.scatter_reduce_(0, piece, here.squeeze(1), "amax")
             tolerance = ON_TOLERANCE * torch.maximum(here, self._far * of_layer[piece, None])

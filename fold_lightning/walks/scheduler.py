@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from fold_lightning._progress import progress_bar
-from fold_lightning.activations.codes import TENSORS_AT_ONCE, LayerPass
+from fold_lightning.activations.codes import TENSORS_AT_ONCE
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
+from fold_lightning.activations.layer_pass import LayerPass
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import ROUNDED, SCREEN, Noise, Rounding
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
@@ -319,8 +320,7 @@ class PieceScheduler:
         verified = torch.ones(len(pieces), dtype=torch.bool, device=piece.device)
         apart: list[tuple[str, Tensor, Tensor, Tensor]] = []
 
-        def compare(layer: str, thresholds: Thresholds, z: Tensor) -> None:
-            actual = self._structure.per_input(layer, z, len(piece))
+        def compare(layer: str, thresholds: Thresholds, actual: Tensor) -> None:
             error = (actual - implied[layer][: len(piece)]).abs()
             tolerance = VALUE_TOLERANCE * actual.abs()
             if by_layer:

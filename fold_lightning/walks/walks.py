@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fold_lightning.activations.layers import Patterns, columns, describe_layers, select_layers
 from fold_lightning.walks.events import reversed_events, step_ends
-from fold_lightning.walks.table import Table, table_of
+from fold_lightning.walks.table import Column, Table, table_of
 
 ENGINES = {
     "kinks": "kinks in cones of influence",
@@ -233,13 +233,14 @@ class Walks:
         last_codes = self.first_codes ^ (switches % 2 == 1)
         return replace(self, segment=segment, position=position, unit=unit, first_codes=last_codes)
 
-    def table(self, *, start: Tensor | None = None, end: Tensor | None = None, labels: Tensor | None = None) -> Table:
+    def table(self, *, start: Column = None, end: Column = None, labels: Column = None) -> Table:
         """Return the measures of each segment as columns, such as ``pandas.DataFrame`` takes.
 
         Args:
-            start: int64 (S,), the index of the input at which each segment starts, as from `class_segments`.
-            end: int64 (S,), the index of the input at which it ends.
-            labels: (B,), the class of each input.
+            start: Integer (S,), the index of the input at which each segment starts, as from `class_segments`: a tensor, an array, a
+                list or a data frame's column.
+            end: Integer (S,), the index of the input at which it ends.
+            labels: (B,), the class of each input: numbers or names.
 
         Returns:
             Name -> array (S,): "segment"; "start", "end", "start_class" and "end_class" where they are known; "r1", "r2", "chi"

@@ -41,6 +41,7 @@ class MeasureResult:
         embeddings: Function that returns tag -> embedding, called at once or when training ends.
         tables: Name -> columns, for TensorBoard's Folding tab and `read_log`, which returns them by these names. A measure bounds
             their bytes itself, as by `bounded`.
+        drawn_tables: Name -> function that makes a table which takes as long as a figure; called when figures are due, or not at all.
     """
 
     scalars: Mapping[str, float] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class MeasureResult:
     figures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
     embeddings: Callable[[], Mapping[str, Embedding]] = dict
     tables: Mapping[str, _tables.Table] = field(default_factory=dict)
+    drawn_tables: Mapping[str, Callable[[], _tables.Table]] = field(default_factory=dict)
 
 
 class Measure(ABC):

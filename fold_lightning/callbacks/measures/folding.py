@@ -13,6 +13,7 @@ from fold_lightning.callbacks.measures.base import Measure, MeasureResult, Table
 from fold_lightning.callbacks.measures.sources import SeenSegments, SegmentSource, Sources
 from fold_lightning.figures import plot_folding_matrix, plot_walk
 from fold_lightning.folding import PerSegment, global_folding, summarize_folding, thinned_profiles
+from fold_lightning.probes import name_of_class
 
 CHI_BINS = [i / 50 for i in range(51)]
 
@@ -81,7 +82,7 @@ class FoldingMeasure(Measure):
             how = {"within": self.sample.settings.within, "across": self.sample.settings.across}
             phi, matrix = global_folding(chi, between.start, between.end, len(between.classes), **how)
             scalars["folding/phi"] = phi
-            names = [str(label) for label in between.classes.tolist()]
+            names = [name_of_class(label, self.sample.class_names) for label in between.classes.tolist()]
             tables["pairs"] = bounded(_pairs(matrix, between.classes))
             figures["folding/phi_matrix"] = lambda: plot_folding_matrix(matrix, names)
         return MeasureResult(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from fold_lightning._tables import Table as Columns
 from fold_lightning.activations import activation_codes
 from fold_lightning.callbacks.measures.base import Measure, MeasureResult
 from fold_lightning.callbacks.measures.sources import Sources
 from fold_lightning.figures import plot_message, plot_slice_map
+from fold_lightning.probes import name_of_class
 from fold_lightning.slice_maps import InputsOnALine, SliceMap, TooManyRegions, slice_map
 
 if TYPE_CHECKING:
@@ -29,7 +35,7 @@ class SliceMeasure(Measure):
 
     @classmethod
     def create(cls, sources: Sources) -> SliceMeasure | None:
-        wanted = sources.settings.faces and sources.settings.draws and sources.sample.faces.dimension >= 2
+        wanted = sources.settings.maps and sources.sample.faces.dimension >= 2
         return cls(sources.sample, sources.regions) if wanted else None
 
     def reset(self, device: torch.device) -> None: ...
@@ -37,29 +43,57 @@ class SliceMeasure(Measure):
     def update(self, seen: Any) -> None: ...
 
     def compute(self, model: LightningModule) -> MeasureResult:
-        return MeasureResult(figures={"regions/slice": lambda: self._draw(model)})
-
-    def _draw(self, model: LightningModule) -> Figure:
         rows = rows_of_different_classes(self.sample.probes.labels, len(self.sample.probes))
-        try:
-            found = self._map(model, self.sample.inputs(model, rows))
-        except (TooManyRegions, MemoryError) as error:
-            return plot_message(f"No map of regions. {error}")
-        labels = None if self.sample.probes.labels is None else self.sample.probes.labels[rows].tolist()
-        return plot_slice_map(found, names=None if labels is None else input_names(found, labels))
+        labels = None if self.sample.probes.labels is None else self.sample.probes.labels[rows]
+        found = cache(lambda: self._map(model, rows))  # one map for both, made when the first of them is due
+        return MeasureResult(
+            figures={"regions/slice": lambda: self._draw(found(), labels)},
+            drawn_tables={"map": lambda: map_table(found(), labels)},
+        )
 
-    def _map(self, model: LightningModule, inputs: Tensor) -> SliceMap:
-        """Return the map of the plane through some inputs, or through the first alone if they have none of their own."""
-        forward = self.sample.probes.model_input.forward
+    def _draw(self, found: SliceMap | str, labels: Tensor | None) -> Figure:
+        if isinstance(found, str):
+            return plot_message(found)
+        names = None if labels is None else input_names(found, labels.tolist(), self.sample.class_names)
+        return plot_slice_map(found, names=names)
+
+    def _map(self, model: LightningModule, rows: Tensor) -> SliceMap | str:
+        """Return the map of the plane through some items, or through the first alone if they have none of their own.
+
+        Where there is no map, say why.
+        """
+        inputs, forward = self.sample.inputs(model, rows), self.sample.probes.model_input.forward
         codes = activation_codes(model, inputs[:1], forward=forward)
         most = MAX_WORK // max(1, codes.bits.shape[1] * len(codes.layers))
         options: dict[str, Any] = {"forward": forward, "max_regions": min(MOST_REGIONS, max(FEWEST_REGIONS, most))}
-        if len(inputs) == 3:
-            try:
-                return slice_map(model, inputs, **options)
-            except InputsOnALine:
-                pass
-        return slice_map(model, inputs[:1], seed=self.sample.settings.seed, **options)
+        try:
+            if len(inputs) == 3:
+                with suppress(InputsOnALine):
+                    return slice_map(model, inputs, **options)
+            return slice_map(model, inputs[:1], seed=self.sample.settings.seed, **options)
+        except (TooManyRegions, MemoryError) as error:
+            return f"No map of regions. {error}"
+
+
+def map_table(found: SliceMap | str, labels: Tensor | None) -> Columns:
+    """Return a map as columns: one row a region, one a corner of its polygon, one a vertex, one an input.
+
+    Of R regions there are at most 2 R + 4 vertices of 16 bytes and 6 R corners of 4, so that `MOST_REGIONS` take 240 KiB.
+
+    Args:
+        found: The map, or why there is none.
+        labels: Classes int64 (I,) of its inputs; None without labels.
+    """
+    if isinstance(found, str):
+        return {"reason": np.asarray(found)}
+    table = {"vertices": found.vertices, "window": torch.tensor(found.window, dtype=torch.float64), "marks": found.marks}
+    table |= {"corners": found.corners.int(), "starts": found.starts.int()}
+    table |= {"distance": found.distances.int(), "faces": found.neighbours.int()}
+    if found.scores is not None:
+        table |= {"prediction": found.predictions.int(), "confidence": found.confidences.float()}
+    if labels is not None:
+        table["mark_class"] = labels[: len(found.marks)]
+    return {name: column.numpy() for name, column in table.items()}
 
 
 def rows_of_different_classes(labels: Tensor | None, count: int) -> Tensor:
@@ -77,12 +111,13 @@ def rows_of_different_classes(labels: Tensor | None, count: int) -> Tensor:
     return torch.tensor([*firsts, *others][:3])
 
 
-def input_names(found: SliceMap, labels: list[int]) -> list[str]:
+def input_names(found: SliceMap, labels: list[int], class_names: Sequence[str]) -> list[str]:
     """Return the names of inputs: their class, and the class that the model takes them for where that is another one."""
     regions = found.find(found.marks).tolist()
     predicted = found.predictions.tolist() if found.scores is not None else []
     names = []
     for label, region in zip(labels, regions, strict=False):
         wrong = bool(predicted) and region >= 0 and predicted[region] != label
-        names.append(f"{label}, taken for {predicted[region]}" if wrong else str(label) if label >= 0 else "")
+        name = name_of_class(label, class_names) if label >= 0 else ""
+        names.append(f"{name}, taken for {name_of_class(predicted[region], class_names)}" if wrong else name)
     return names

@@ -42,6 +42,7 @@ class Sample:
         faces: Slices in which faces are counted, around the first items.
         settings: Arguments of the monitor.
         method: How segments are walked, "exact" or "uniform".
+        class_names: Names of classes 0, 1, ..., of all that occur; none where they are not known.
     """
 
     probes: ProbeSet
@@ -49,15 +50,17 @@ class Sample:
     faces: FaceProbes
     settings: Settings
     method: str
+    class_names: tuple[str, ...] = ()
 
     @classmethod
-    def draw(cls, probes: ProbeSet, inputs: Tensor, settings: Settings) -> Sample:
+    def draw(cls, probes: ProbeSet, inputs: Tensor, settings: Settings, class_names: tuple[str, ...] = ()) -> Sample:
         """Draw what a run looks at, by the seed alone.
 
         Args:
             probes: Items to draw from.
             inputs: One or more of them as the model gets them (B, ...).
             settings: Arguments of the monitor.
+            class_names: Names of classes; fewer than the items have are none.
         """
         segments = draw_segments(
             probes.labels,
@@ -68,7 +71,9 @@ class Sample:
         )
         all_inputs = inputs[:1].expand(len(probes), *inputs.shape[1:])  # of which only the shape is read
         faces = FaceProbes.around(all_inputs, settings.num_regions, settings.face_subspace, settings.seed)
-        return cls(probes, segments, faces, settings, "exact")  # until the method is chosen
+        has_names = probes.labels is not None and bool((probes.labels < len(class_names)).all())
+        # the method is chosen later
+        return cls(probes, segments, faces, settings, "exact", class_names if has_names else ())
 
     @cached_property
     def order(self) -> Tensor:
@@ -178,7 +183,7 @@ class SegmentSource(Source):
 
     @property
     def is_uniform(self) -> bool:
-        """Whether equidistant points are looked at."""
+        """True if walks are by equidistant points."""
         return self.sample.method == "uniform"
 
     def walk(self, model: LightningModule, rows: Tensor) -> Walks:

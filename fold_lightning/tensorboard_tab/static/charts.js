@@ -2,9 +2,12 @@
 
 import { plain, short } from "./dom.js";
 
-export const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f"];
 export const DASHES = ["solid", "dash", "dot", "dashdot"];
 const MAX_CELL_TEXT = 12; // classes up to which the values stand in the matrix
+const MAX_CELLS = 30; // classes up to which cells are large enough to be seen one by one
+const MAX_TICK = 12; // characters of a name at an axis
+const MATRIX_HEIGHT = 370;
+const NAME_HEIGHT = 6; // for each character of the longest name below
 const CONFIG = {
   responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
 };
@@ -40,33 +43,63 @@ export function curves(div, series, step, label) {
     line: { color: colour, dash, width: 2 }, marker: { size: 4 },
     hovertemplate: `${plain(short(run))}<br>${plain(tag)} %{y:.4~g}<br>step %{x}<extra></extra>`,
   }));
-  return draw(div, data, { xaxis: axis("step"), yaxis: axis("", { rangemode: "tozero" }), shapes: [at(step)] }, label);
+  return draw(div, data, { xaxis: axis("step"), yaxis: axis("", { rangemode: "tozero" }), shapes: [at(step)], uirevision: "kept" }, label);
 }
 
-// rows: [{from, to, value}]; chosen: [from, to] or null.
-export function matrix(div, classes, rows, largest, chosen, label) {
+// Names for the axis of a matrix: short, and no two alike.
+function ticks(classes, names) {
+  const shortened = names.map((name) => plain(name.length > MAX_TICK ? `${name.slice(0, MAX_TICK - 1)}…` : name));
+  return shortened.map((name, i) => (shortened.indexOf(name) === shortened.lastIndexOf(name) ? name : `${name} (${classes[i]})`));
+}
+
+// rows: [{from, to, value}] of classes, which have names; chosen: [from, to] or null. Sets div.onpair([from, to]) off when one is clicked.
+export async function matrix(div, classes, names, rows, largest, chosen, label) {
   const place = new Map(classes.map((name, i) => [name, i]));
-  const z = classes.map(() => classes.map(() => null));
-  for (const { from, to, value } of rows) z[place.get(from)][place.get(to)] = value;
-  const names = classes.map(String);
-  const text = z.map((row) => row.map((value) => (value === null ? "" : value === 0 ? "0" : value.toFixed(2).replace(/^0/, ""))));
-  const heat = {
-    type: "heatmap", z, x: names, y: names, zmin: 0, zmax: largest, colorscale: "Viridis", hoverongaps: false, xgap: 1, ygap: 1,
-    hovertemplate: "class %{y} to class %{x}<br>largest chi %{z:.3f}<extra></extra>",
-    colorbar: { title: { text: "chi" }, thickness: 12, outlinewidth: 0 },
-    ...(classes.length <= MAX_CELL_TEXT ? { text, texttemplate: "%{text}" } : {}),
-  };
+  const categories = ticks(classes, names);
+  const isSparse = classes.length > MAX_CELLS && rows.length < (classes.length * classes.length) / 8;
+  const scale = { colorscale: "Viridis", colorbar: { title: { text: "chi", side: "right" }, thickness: 12, outlinewidth: 0 } };
+  const said = "class %{y} to class %{x}<br>chi ";
+  const data = isSparse ? markers() : heat();
+
+  function heat() {
+    const z = classes.map(() => classes.map(() => null));
+    for (const { from, to, value } of rows) z[place.get(from)][place.get(to)] = value;
+    const text = z.map((row) => row.map((value) => (value === null ? "" : value === 0 ? "0" : value.toFixed(2).replace(/^0/, ""))));
+    const gap = classes.length > MAX_CELLS ? 0 : 1;
+    return {
+      type: "heatmap", z, x: categories, y: categories, zmin: 0, zmax: largest, ...scale, hoverongaps: false, xgap: gap, ygap: gap,
+      hovertemplate: `${said}%{z:.3f}<extra></extra>`, ...(classes.length <= MAX_CELL_TEXT ? { text, texttemplate: "%{text}" } : {}),
+    };
+  }
+
+  function markers() { // cells of so many classes would be specks
+    const marker = { symbol: "square", size: 8, cmin: 0, cmax: largest, ...scale, color: rows.map(({ value }) => value), line: { width: 1, color: css("--quiet") } };
+    return {
+      type: "scatter", mode: "markers", x: rows.map(({ to }) => categories[place.get(to)]), y: rows.map(({ from }) => categories[place.get(from)]),
+      marker, hovertemplate: `${said}%{marker.color:.3f}<extra></extra>`,
+    };
+  }
+
   const shapes = [];
   if (chosen && place.has(chosen[0]) && place.has(chosen[1])) {
     const [y, x] = chosen.map((name) => place.get(name));
-    const box = { type: "rect", x0: x - 0.5, x1: x + 0.5, y0: y - 0.5, y1: y + 0.5 };
+    const half = isSparse ? Math.max(0.5, classes.length / 50) : 0.5;
+    const box = { type: "rect", x0: x - half, x1: x + half, y0: y - half, y1: y + half };
     shapes.push({ ...box, line: { color: "#000000", width: 4 } }, { ...box, line: { color: "#ffffff", width: 2 } });
   }
-  const category = { type: "category", showgrid: false, zeroline: false };
+  const category = { type: "category", categoryorder: "array", categoryarray: categories, showgrid: isSparse, zeroline: false };
+  const end = classes.length - 0.5;
   const layout = {
-    xaxis: axis("to class", category), yaxis: axis("from class", { ...category, autorange: "reversed" }), shapes,
+    xaxis: axis("to class", { ...category, range: [-0.5, end] }), yaxis: axis("from class", { ...category, range: [end, -0.5] }), shapes,
+    uirevision: String(categories),
   };
-  return draw(div, [heat], layout, label);
+  div.style.height = `${MATRIX_HEIGHT + NAME_HEIGHT * Math.max(...categories.map((name) => name.length))}px`;
+  await draw(div, [data], layout, label);
+  div.removeAllListeners("plotly_click");
+  div.on("plotly_click", ({ points: [{ pointNumber }] }) => {
+    const [from, to] = isSparse ? [rows[pointNumber].from, rows[pointNumber].to] : pointNumber.map((i) => classes[i]);
+    if (rows.some((row) => row.from === from && row.to === to)) div.onpair([from, to]);
+  });
 }
 
 // walks: [{segment, position, distance, length, chosen}] of one run; chosen ones are drawn in full.

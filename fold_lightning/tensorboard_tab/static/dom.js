@@ -21,7 +21,7 @@ export function short(text, most = 40) {
 
 // A line of each dash with its name: the legend of a chart in which colours are runs.
 export function dashLegend(names) {
-  const legend = el("div", { class: "hint" });
+  const legend = el("div", { class: "hint legend" });
   names.forEach((name, i) => {
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     svg.setAttribute("width", 30);
@@ -32,7 +32,7 @@ export function dashLegend(names) {
     if (["", "7 4", "2 3", "7 3 2 3"][i % 4]) shape["stroke-dasharray"] = ["", "7 4", "2 3", "7 3 2 3"][i % 4];
     for (const [key, value] of Object.entries(shape)) line.setAttribute(key, value);
     svg.append(line);
-    legend.append(svg, ` ${name}  `);
+    legend.append(el("span", {}, svg, ` ${name}`));
   });
   return legend;
 }

@@ -1,13 +1,15 @@
 // The Folding tab: which runs and which measurement are shown, and its parts. TensorBoard calls `render` in a frame of its page.
 
 import { el, followTheme } from "./dom.js";
-import { COLOURS } from "./charts.js";
+import { css } from "./charts.js";
 import { forgetFrom, loadCurves, loadPlotly, loadRuns } from "./data.js";
 import { PARTS } from "./parts.js";
+import { swatch } from "./section.js";
 
 const POLL_SECONDS = 10;
 const PLAY_SECONDS = 0.6;
 const MAX_CHOSEN = 4; // runs that are chosen at first
+const NUM_COLOURS = 8; // as in page.css
 
 const state = {
   runs: {}, // run -> what the server says of it
@@ -19,13 +21,25 @@ const state = {
   pair: null, // [from, to], classes
   segment: null,
   metric: "folding/layer/",
+  mapColour: "distance",
 };
 let parts = [];
 let playing = null;
 let drawing = Promise.resolve();
 
 const usable = () => Object.keys(state.runs).filter((run) => state.runs[run].curves || state.runs[run].tables.length);
-export const colourOf = (run) => COLOURS[usable().indexOf(run) % COLOURS.length];
+
+// A run gets the colour that fewest chosen runs have, and keeps it while it is chosen.
+const given = new Map();
+function numberOf(run) {
+  if (!given.has(run)) {
+    const uses = Array.from({ length: NUM_COLOURS }, (_, i) => [...given.values()].filter((number) => number === i).length);
+    given.set(run, uses.indexOf(Math.min(...uses)));
+  }
+  return given.get(run);
+}
+const swatchOf = (run) => (state.chosen.has(run) ? `var(--run-${numberOf(run)})` : "transparent"); // follows the theme by itself
+const colourOf = (run) => css(`--run-${numberOf(run)}`);
 
 export async function render() {
   document.head.append(el("link", { rel: "stylesheet", href: new URL("./page.css", import.meta.url) }));
@@ -41,7 +55,7 @@ export async function render() {
     );
   }
   document.body.replaceChildren(bar(), content);
-  parts = PARTS.map((make) => make(state, { colourOf, change }));
+  parts = PARTS.map((make) => make(state, { colourOf, swatchOf, change }));
   content.append(el("div", { id: "messages" }), ...parts.map((part) => part.element));
   await refresh();
   setInterval(() => document.hidden || refresh(), POLL_SECONDS * 1000);
@@ -66,14 +80,14 @@ async function refresh() {
   } catch (error) {
     return tell([message(`TensorBoard does not answer: ${error.message}. This page asks again every ${POLL_SECONDS} s.`)]);
   }
-  const isNew = JSON.stringify(runs) !== JSON.stringify(state.runs);
+  const isNew = !document.body.dataset.drawn || JSON.stringify(runs) !== JSON.stringify(state.runs);
   state.runs = runs;
   const begun = usable().sort((a, b) => runs[b].tables.length - runs[a].tables.length);
   for (const run of begun) {
     if (!state.known.has(run) && state.chosen.size < MAX_CHOSEN) state.chosen.add(run);
     state.known.add(run);
   }
-  for (const run of [...state.chosen]) if (!runs[run]) state.chosen.delete(run);
+  for (const run of [...state.chosen]) if (!runs[run]) state.chosen.delete(run), given.delete(run);
   if (isNew) listRuns();
   if ((await readCurves()) || isNew) redraw();
 }
@@ -100,11 +114,18 @@ function listRuns() {
   const boxes = usable().map((run) => {
     const box = el("input", {
       type: "checkbox", checked: state.chosen.has(run),
-      onchange: () => change(() => (box.checked ? state.chosen.add(run) : state.chosen.delete(run)), true),
+      onchange: () => change(() => choose(run, box.checked), true),
     });
-    return el("label", {}, box, el("span", { class: "swatch", style: `background: ${colourOf(run)}` }), run);
+    return el("label", {}, box, swatch(swatchOf(run)), run);
   });
   document.getElementById("runs").replaceChildren(el("legend", {}, "Runs"), ...boxes);
+}
+
+function choose(run, isChosen) {
+  if (isChosen) state.chosen.add(run);
+  else state.chosen.delete(run), given.delete(run);
+  listRuns();
+  [...document.querySelectorAll("#runs input")][usable().indexOf(run)].focus(); // where the keyboard was
 }
 
 // Changes what is shown, reads what that needs, and draws.
@@ -164,7 +185,7 @@ function showPlace() {
   const slider = document.getElementById("step");
   slider.max = Math.max(0, state.steps.length - 1);
   slider.value = state.place;
-  slider.disabled = state.steps.length < 2;
+  slider.disabled = document.getElementById("play").disabled = state.steps.length < 2;
   const step = state.steps[state.place];
   const text = step === undefined ? "no measurement yet" : `step ${step} · ${state.place + 1} of ${state.steps.length}`;
   document.getElementById("where").textContent = text;
@@ -180,7 +201,8 @@ function advice() {
   const code = "trainer = Trainer(callbacks=[FoldingMonitor()], logger=TensorBoardLogger('logs'))";
   if (!all.length) {
     const seen = Object.keys(state.runs).length;
-    return [message(`${seen ? `None of the ${seen} runs here has` : "There are no runs with"} measurements of FoldingMonitor. Train with:`,
+    const which = { 0: "There are no runs with", 1: "The run here has no" }[seen] ?? `None of the ${seen} runs here has`;
+    return [message(`${which} measurements of FoldingMonitor. Train with:`,
       `from fold_lightning import FoldingMonitor\n${code}`)];
   }
   if (!state.chosen.size) return [message("Choose a run above.")];

@@ -16,18 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fold_lightning.activations.calls import Call
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.fast_kernels import CONVOLUTIONS
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.interception import Interception, PassEnded
-from fold_lightning.activations.operations import CLAMPS, COMPARISONS, CREATIONS, MAX_POOLS, is_in_place
+from fold_lightning.activations.operations import CLAMPS, COMPARISONS, CREATIONS, MAX_POOLS
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import Noise, Rounding
 from fold_lightning.activations.tracking import depends_on_input, mark_rows
 from fold_lightning.walks.growing_batch import TooManyRows, Unsupported, check_activation
 from fold_lightning.walks.kinks.bends import Bends, Sides, screen_of
 from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal, Units
-from fold_lightning.walks.kinks.calls import Call, NoRule, attach, planar_signal, shape_of, signal_of
+from fold_lightning.walks.kinks.calls import NoRule, RowCall, attach, planar_signal, shape_of, signal_of
 from fold_lightning.walks.kinks.events import Events
 from fold_lightning.walks.kinks.operations import carry
 from fold_lightning.walks.kinks.pooling import Winners
@@ -103,18 +104,18 @@ class KinksPass(Interception):
             raise Unsupported("There is no convolution before the first activation.")
         return self._bend(z, thresholds, call, layer)
 
-    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def operation(self, call: Call) -> Any:
         """Pass the kinks of the arguments through any other operation."""
         if self.inside_registered:
             raise Unsupported("A module that is registered as an activation.")
-        call = Call(name, function, args, kwargs)
-        if name in CREATIONS or name in COMPARISONS or not call.varying():
+        if call.name in CREATIONS or call.name in COMPARISONS or not call.varying:
             return call()
-        if name in CLAMPS:
+        call = RowCall(call.name, call.function, call.args, call.kwargs)
+        if call.name in CLAMPS:
             return self._clamp(call)
-        if name in MAX_POOLS:
+        if call.name in MAX_POOLS:
             return self._pool(call)
-        self._has_convolved |= name in CONVOLUTIONS
+        self._has_convolved |= call.name in CONVOLUTIONS
         result = call()
         try:
             carry(call, result)
@@ -123,7 +124,7 @@ class KinksPass(Interception):
         self._check_size(signal_of(result).numel if isinstance(result, Tensor) else 0)
         return result
 
-    def on_untracked(self, name: str, tensors: list[Tensor], num_tensors: int) -> None:
+    def on_untracked(self, call: Call, tensors: list[Tensor]) -> None:
         """Mark tensors with one equal row per input."""
         for number, tensor in enumerate(tensors):
             if (self.num_calls, number) in self._structure.constant_rows and len(tensor) == self.num_inputs:
@@ -167,19 +168,19 @@ class KinksPass(Interception):
         attach(result, Signal(plane, found))
         return result
 
-    def _clamp(self, call: Call) -> Tensor:
+    def _clamp(self, call: RowCall) -> Tensor:
         """Bend the kinks of a tensor at the bounds of a clamp."""
         x: Tensor = call.args[0]
-        bounds = clamp_bounds(call.name, call.args[1:], call.kwargs)
-        if len(call.varying()) != 1 or any(isinstance(bound, Tensor) for bound in bounds) or call.kwargs.get("out") is not None:
+        bounds = clamp_bounds(call)
+        if len(call.varying) != 1 or any(isinstance(bound, Tensor) for bound in bounds) or call.kwargs.get("out") is not None:
             raise Unsupported("A clamp with a bound for each unit.")
         thresholds = tuple(bound for bound in bounds if isinstance(bound, float))
         result = self._bend(x, thresholds, lambda z: call.of_rows({id(x): z}, len(x)))
-        if is_in_place(call.function, call.kwargs):
+        if call.is_in_place:
             self.overwrite(x, result)
-        return x if is_in_place(call.function, call.kwargs) else result
+        return x if call.is_in_place else result
 
-    def _pool(self, call: Call) -> Tensor:
+    def _pool(self, call: RowCall) -> Tensor:
         """Take the largest values of windows; where another place of a window wins, there is a new event."""
         if call.name.endswith("_with_indices") or call.kwargs.get("return_indices") or call.args[6:7] == (True,):
             raise Unsupported("A max pooling that returns where its winners are.")
