@@ -75,6 +75,31 @@ def test_digits_trains_and_measures_other_networks(folder: Path, tmp_path: Path,
     assert "could not measure" not in done.stderr
 
 
+GALLERY = {"walk", "folding", "folding_between_classes", "folding_over_time", "codes", "units", "faces"}
+
+
+def test_the_gallery_makes_every_figure_of_a_network_and_of_its_checkpoint(tmp_path: Path) -> None:
+    small = ("--depth", "2", "--width", "8")
+    trained = run(str(EXAMPLES / "gallery.py"), "--epochs", "1", "--out", str(tmp_path / "first"), *small)
+    assert trained.returncode == 0, trained.stderr
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    loaded = run(str(EXAMPLES / "gallery.py"), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "second"), *small)
+    assert loaded.returncode == 0, loaded.stderr
+    for name in GALLERY | {"map_by_distance", "map_by_class"}:
+        first, second = (tmp_path / folder / f"{name}.png" for folder in ("first", "second"))
+        assert first.stat().st_size > 5000 and first.read_bytes() == second.read_bytes(), name
+    other = run(str(EXAMPLES / "gallery.py"), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "third"))
+    assert other.returncode == 1 and "holds another network: pass the `--model`" in other.stderr
+
+
+def test_the_gallery_says_which_figures_a_curved_network_lacks(tmp_path: Path) -> None:
+    small = ("--depth", "2", "--width", "8", "--activation", "gelu", "--epochs", "1", "--out", str(tmp_path))
+    done = run(str(EXAMPLES / "gallery.py"), *small)
+    assert done.returncode == 0, done.stderr
+    assert {path.stem for path in tmp_path.glob("*.png")} == GALLERY - {"faces"}
+    assert done.stdout.count("No map_by_") == 2 and "No faces: " in done.stdout
+
+
 def test_arguments_of_digits_are_checked(tmp_path: Path) -> None:
     digits = str(EXAMPLES / "digits.py")
     for arguments, message in (

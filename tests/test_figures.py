@@ -1,4 +1,4 @@
-"""Figures of maps: their parts, by what matplotlib holds of them."""
+"""Figures: their parts, by what matplotlib holds of them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox
 from torch import nn
 
-from fold_lightning import SliceMap, hamming_distance, slice_map
-from fold_lightning.figures import plot_message, plot_slice_map
+from fold_lightning import SliceMap, Walks, hamming_distance, slice_map
+from fold_lightning.figures import (
+    plot_code_distances,
+    plot_folding_matrix,
+    plot_folding_over_steps,
+    plot_message,
+    plot_slice_map,
+    plot_walk,
+)
 from helpers.networks import mlp
 
 
@@ -107,6 +114,48 @@ def test_a_map_without_scores_has_no_classes_to_draw() -> None:
         plot_slice_map(found, color="class")
     with pytest.raises(ValueError, match="`color` must be one of 'distance', 'class', got 'faces'"):
         plot_slice_map(found, color="faces")  # type: ignore[arg-type]
+
+
+def test_a_walk_has_its_distance_beside_the_one_that_it_would_have_without_folds() -> None:
+    bits = torch.tensor([[[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1]]]).bool()
+    upper, lower = plot_walk(Walks.from_codes(bits), 0).axes
+    unfolded, walk = upper.lines
+    assert unfolded.get_ydata()[1:].tolist() == [0, 1, 2, 3, 4]
+    assert walk.get_ydata()[1:].tolist() == [0, 1, 2, 1, 2]
+    assert lower.lines[0].get_ydata()[1:].tolist() == pytest.approx([0, 0, 0, 1 / 3, 1 / 2])
+    assert upper.get_title() == "5 regions, chi = 0.500"
+    nowhere = plot_walk(Walks.from_codes(torch.zeros(1, 3, 4, dtype=torch.bool)), 0).axes
+    assert nowhere[0].get_title() == "1 region, chi = 0.000"
+
+
+def test_folding_over_steps_has_its_mean_within_its_ranges() -> None:
+    random = np.random.default_rng(0)
+    chi = {step: torch.from_numpy(random.random(40) / 2) for step in (30, 0, 10)}
+    (axis,) = plot_folding_over_steps(chi, xlabel="epoch").axes
+    (mean,) = axis.lines
+    assert mean.get_xdata().tolist() == [0, 10, 30] and axis.get_xlabel() == "epoch"
+    assert mean.get_ydata().tolist() == pytest.approx([chi[step].mean().item() for step in (0, 10, 30)])
+    outer, _, inner = (band.get_paths()[0].get_extents() for band in axis.collections)
+    assert (outer.y0, outer.y1) == pytest.approx(
+        (min(map(torch.min, chi.values())).item(), max(map(torch.max, chi.values())).item())
+    )
+    assert outer.y0 < inner.y0 < mean.get_ydata().min() and mean.get_ydata().max() < inner.y1 < outer.y1
+    with pytest.raises(ValueError, match="must hold at least one step, got none"):
+        plot_folding_over_steps({})
+    with pytest.raises(ValueError, match="must hold at least one segment, got none"):
+        plot_folding_over_steps({0: torch.empty(0)})
+    (once,) = plot_folding_over_steps({5: torch.tensor([0.0, 0.4])}).axes  # which has no band to see
+    assert len(once.lines) == 2
+
+
+def test_names_of_classes_and_layers_are_shortened() -> None:
+    long = "a_name_that_goes_on_and_on_and_on"
+    axis, _ = plot_folding_matrix(torch.zeros(2, 2), [long, "b"]).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a_name_that_goes_on…", "b"]
+    (axis,) = plot_code_distances({long * 2: dict.fromkeys(("within", "between"), torch.tensor(0.5))}).axes
+    assert len(axis.get_yticklabels()[0].get_text()) == 30
+    with pytest.raises(ValueError, match="must hold at least one layer, got none"):
+        plot_code_distances({})
 
 
 def test_a_message_takes_the_place_of_a_figure() -> None:

@@ -483,7 +483,9 @@ def test_values_are_drawn_one_or_several(case: Case, plt: Any) -> None:
     _, own = plt.subplots()
     assert metric.plot([metric(*case.batch(seed)) for seed in range(2)], ax=own) == (None, own)
     assert drawn(own) == pytest.approx([part.item() for part in np.array(parts, dtype=object).T.ravel()])
-    if not isinstance(metric, (GlobalFolding, FaceStatistics, UnitActivity)):  # which have figures of their own
+    if not isinstance(
+        metric, (SpaceFolding, GlobalFolding, FaceStatistics, UnitActivity, CodeDistances)
+    ):  # which have figures of their own
         metric.reset()
         metric.update(*case.batch(0))
         assert drawn(metric.plot()[1]) == pytest.approx([part.item() for part in parts[0]])
@@ -500,6 +502,27 @@ def test_faces_are_drawn_as_their_distribution(plt: Any) -> None:
     assert axis.get_title() == "4.5 faces on average, over 4 regions"
     with pytest.raises(ValueError, match="must hold at least one region, got none"):
         FaceStatistics().plot()
+
+
+def test_folding_is_drawn_as_its_distribution(plt: Any) -> None:
+    metric = CASES["folding median"].seen(0, 1)
+    chi = metric.joined("chi")
+    figure, axis = metric.plot()
+    assert figure is axis.figure and sum(bar.get_height() for bar in axis.patches) == (chi > 0).sum()
+    assert axis.get_title().startswith(f"{(chi > 0).double().mean():.0%} of {len(chi)} segments fold")
+    with pytest.raises(ValueError, match="must hold at least one segment, got none"):
+        SpaceFolding().plot()
+
+
+def test_distances_of_codes_are_drawn_layer_by_layer(plt: Any) -> None:
+    metric = CodeDistances(2)
+    bits = torch.tensor([[1, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0]]).bool()
+    metric.update(ActivationCodes(bits, {"first": slice(0, 3), "second": slice(3, 4)}), torch.tensor([0, 0, 1]))
+    figure, axis = metric.plot()
+    assert figure is axis.figure and [label.get_text() for label in axis.get_yticklabels()] == ["all units", "first", "second"]
+    within, between = axis.lines
+    assert within.get_xdata().tolist() == pytest.approx([1 / 4, 1 / 3, 0])
+    assert between.get_xdata().tolist() == pytest.approx([2.5 / 4, 2.5 / 3, 0])
 
 
 def test_units_are_drawn_layer_by_layer(plt: Any) -> None:

@@ -80,9 +80,18 @@ class OneMemory(nn.Module):
         return x * self.whole
 
     def double(self) -> OneMemory:
-        self._buffers["whole"] = self.whole.double()
-        self._buffers["part"] = self.whole[:2]
+        self.whole = self.whole.double()
+        self.part = self.whole[:2]
         return self
+
+
+class ViewOfABuffer(OneMemory):
+    """A view of a buffer that is no buffer, as caches are kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self._buffers["part"]
+        self.part = self.whole[:2]
 
 
 class Odd(nn.Module):
@@ -189,6 +198,7 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "low-rank adaptation": lambda: nn.Sequential(LowRank(nn.Linear(4, 6)), nn.ReLU(), nn.Linear(6, 3)),
     "tied weights": Tied,
     "two buffers on one memory": OneMemory,
+    "a view of a buffer": ViewOfABuffer,
     "a transformer layer": lambda: nn.Sequential(
         nn.Unflatten(1, (2, 2)), nn.TransformerEncoderLayer(2, 1, 5, batch_first=True)
     ),

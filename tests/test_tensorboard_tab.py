@@ -95,6 +95,11 @@ def test_tables_agree_with_the_curves_at_every_step(runs: dict[str, Path]) -> No
         assert log["faces"][step]["faces"].mean() == pytest.approx(curves["faces/mean"][step], rel=1e-5)
         for name, distinct in zip(log["codes"][step]["layer"], log["codes"][step]["distinct"], strict=True):
             assert distinct == curves[f"codes/layer/{name}"][step]
+        distances = log["distances"][step]
+        assert distances["layer"].tolist() == ["net.1", "net.3"]
+        for what in ("within", "between"):  # equally wide layers
+            assert distances[what].mean() == pytest.approx(curves[f"codes/{what}"][step], rel=1e-5)
+            assert distances[what][0] != distances[what][1]
         for row, name in enumerate(log["units"][step]["layer"]):
             assert log["units"][step]["dead"][row] == pytest.approx(curves[f"units/dead/{name}"][step], rel=1e-5)
     assert str(next(iter(log["about"].values()))["method"]) == "exact"
@@ -330,4 +335,20 @@ def test_a_folder_without_runs_says_what_to_do(browser: Any, tmp_path: Path) -> 
     page.goto(f"{board.launch()}#fold_lightning")
     frame = page.wait_for_selector("iframe", timeout=60_000).content_frame()
     frame.wait_for_selector("text=There are no runs with measurements of FoldingMonitor", timeout=60_000)
+    page.close()
+
+
+def test_the_page_of_hyperparameters_compares_runs_by_folding_and_validation(server: str, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 3000, "height": 800})
+    page.goto(f"{server}#hparams")
+    for column in (
+        "folding_monitor/method",
+        "folding_monitor/regularize",
+        "folding/phi",
+        "codes/distinct",
+        "units/dead",
+        "val_loss",
+    ):
+        page.wait_for_selector(f"text={column}", timeout=60_000, state="attached")
+    assert page.query_selector("text=hp_metric") is None
     page.close()

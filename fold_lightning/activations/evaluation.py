@@ -41,7 +41,8 @@ class Replica:
         shares_parameters: Whether the parameters are the user's own, so that gradients reach them.
 
     Attributes:
-        module: The module that is passed inputs.
+        module: The copy of the model.
+        forward: The function of inputs that calls it.
         shared_generators: Random generators that the replica shares with the model.
         structures: Results of inspections, kept while the replica is in use.
     """
@@ -58,7 +59,7 @@ class Replica:
         self.device, self.dtype = device, dtype
         self._copy = ModelCopy(model, device, dtype, shares_parameters=shares_parameters)
         self.module, self.shared_generators = self._copy.module, self._copy.shared_generators
-        self._forward = forward_function(self.module, self._copy(forward))
+        self.forward = forward_function(self.module, self._copy(forward))
         self._paths = {id(part): path for path, part in reversed(list(self.module.named_modules()))}
         self._own_dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
         self.structures: dict[Any, Any] = {}
@@ -69,10 +70,6 @@ class Replica:
     def reset(self) -> None:
         """Take back what the last pass changed: each pass finds the model as the user left it."""
         self._is_stateful |= self._copy.reset()
-
-    def forward(self, inputs: Tensor) -> Any:
-        """Call the copy of the model."""
-        return self._forward(inputs)
 
     def takes(self, inputs: Tensor) -> bool:
         """Return whether the model takes inputs in its own dtype, when nothing is intercepted."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fold_lightning.activations.evaluation import Replica, undisturbed
 from fold_lightning.activations.interception import OutOfSightError
 from fold_lightning.activations.layers import Patterns, columns, select_layers
-from fold_lightning.activations.registry import Thresholds
+from fold_lightning.activations.registry import Thresholds, activation_of
 from fold_lightning.activations.structure_pass import StructurePass
 
 PROBED_MASKS = 3
@@ -171,7 +171,6 @@ def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructu
     places = [first.place(module) for module, x in first.bending if _bends_each_element(module, x)]
     unlisted = ", ".join({**first.unlisted, **{place: place for place in places}}.values())
     second = record_pass(replica, pair[SWAPPED])
-    _check_nothing_escapes(first, second)
     lost, constant_rows = _compare_untracked(first, second)
     if not first.met:
         raise ValueError(
@@ -236,23 +235,6 @@ def _companions(replica: Replica, pair: Tensor, inputs: Tensor) -> list[tuple[St
     return found
 
 
-def _check_nothing_escapes(two: StructurePass, three: StructurePass) -> None:
-    """Raise if an activation grows with the batch but can't be traced from the input: it was computed outside torch."""
-    for (name, small), (_, large) in zip(two.skipped_activations, three.skipped_activations, strict=False):
-        if small.shape != large.shape and not _has_equal_rows(small, large):
-            raise ValueError(
-                f"An activation ({name}, {tuple(small.shape)} for 2 inputs) works on something that left torch's functions on its "
-                "way from the input (through NumPy, Python numbers or a scripted function), so what it bends can't be seen. Keep it "
-                "in torch, or pass `forward=` with a part of the model that does without."
-            )
-
-
-def _has_equal_rows(*tensors: Tensor) -> bool:
-    """Return whether one tensor is made of so many of its rows in each pass that it follows no input."""
-    row = tensors[0][:1]
-    return all(t.shape[1:] == row.shape[1:] and torch.equal(t, row.expand_as(t)) for t in tensors)
-
-
 def _batch_dim(name: str, two: Tensor, three: Tensor, is_row_by_row: bool) -> int:
     changed = [dim for dim in range(two.dim()) if two.dim() == three.dim() and two.shape[dim] != three.shape[dim]]
     if len(changed) != 1 or 3 * two.shape[changed[0]] != 2 * three.shape[changed[0]]:
@@ -280,15 +262,24 @@ def _check_companion(structure: ModelStructure, first: StructurePass, other: Str
 
 
 def _compare_untracked(two: StructurePass, three: StructurePass) -> tuple[list[int], frozenset[tuple[int, int]]]:
-    """Return the calls of tensors that depend on the input and can't be traced from it, and the tensors with equal rows."""
+    """Return the calls of tensors that depend on the input and can't be traced from it, and the tensors with equal rows.
+
+    Raises:
+        ValueError: If such a tensor goes into an activation, whose units would be missed.
+    """
     lost, constant = [], set()
     for key in two.untracked.keys() & three.untracked.keys():
-        small, large = two.untracked[key], three.untracked[key]
-        if large.shape[1:] != small.shape[1:]:
-            continue
-        if _has_equal_rows(small, large):
+        (name, small), (_, large) = two.untracked[key], three.untracked[key]
+        has_same_rows = large.shape[1:] == small.shape[1:]
+        if has_same_rows and all(torch.equal(part, small[:1].expand_as(part)) for part in (small, large)):
             constant.add(key)
-        elif small.is_floating_point() and torch.allclose(large, small[SWAPPED], rtol=1e-6):
+        elif activation_of(name) is not None:
+            raise ValueError(
+                f"An activation ({name}, {tuple(small.shape)} for 2 inputs) works on something that left torch's functions on its "
+                "way from the input (through NumPy, Python numbers or a scripted function), so what it bends can't be seen. Keep it "
+                "in torch, or pass `forward=` with a part of the model that does without."
+            )
+        elif has_same_rows and small.is_floating_point() and torch.allclose(large, small[SWAPPED], rtol=1e-6):
             lost.append(key[0])
     return lost, frozenset(constant)
 

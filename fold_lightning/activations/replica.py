@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dis
 import types
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -20,16 +20,15 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from fold_lightning.activations.structural_copy import MAX_ITEMS, StructuralCopy, attributes_of, cell_contents, is_data
-from fold_lightning.activations.tracking import forget_marks, memory_of
+from fold_lightning.activations.tracking import forget_marks
 
 LAYER_HOOKS = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
 """Forward pre-hooks that make a weight."""
 
-HOOKS = {
-    "_forward_pre_hooks": ("_forward_pre_hooks_with_kwargs",),
-    "_forward_hooks": ("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
-}
-"""Attributes with a module's forward hooks, and with flags of some of them."""
+HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+"""Attributes with a module's forward hooks."""
+
+HOOK_FLAGS = frozenset("_forward_pre_hooks_with_kwargs _forward_hooks_with_kwargs _forward_hooks_always_called".split())
 
 OTHER_HOOKS = frozenset(
     """_backward_pre_hooks _backward_hooks _state_dict_hooks _state_dict_pre_hooks _load_state_dict_pre_hooks
@@ -67,8 +66,6 @@ class ModelCopy(StructuralCopy):
         self._shares_parameters = shares_parameters
         self._written: list[tuple[Tensor, Tensor, int]] = []
         self._owned: set[int] = set()
-        uses = Counter(filter(None, map(_storage, (*model.parameters(), *model.buffers()))))
-        self._storages: dict[Any, Tensor | None] = {storage: None for storage, count in uses.items() if count > 1}
         _refuse_scripted(model)
         modules = list(model.modules())
         originals = [original_module(module) for module in modules]
@@ -97,7 +94,7 @@ class ModelCopy(StructuralCopy):
         for original, made in self._copies.values():
             if isinstance(made, nn.Module) and made is not original:
                 attributes_of(made).clear()
-        self._copies, self._contents, self._written, self._storages = {}, [], [], {}
+        self._copies, self._contents, self._written = {}, [], []
 
     def _copy(self, value: Any) -> Any:
         if not isinstance(value, nn.Module):
@@ -116,7 +113,7 @@ class ModelCopy(StructuralCopy):
         if self._shares_parameters and (isinstance(value, nn.Parameter) or value.requires_grad):
             return self._keep(value, value)
         with torch.inference_mode(False), torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
-            made = self._cast_copy(value, is_owned)
+            made = self._cast_copy(value)
         made.requires_grad_(value.requires_grad and made.is_floating_point())
         if isinstance(value, nn.Parameter):
             made = nn.Parameter(made, made.requires_grad)
@@ -126,17 +123,14 @@ class ModelCopy(StructuralCopy):
             vars(made).update({name: self(item) for name, item in attributes.items()})
         return made
 
-    def _cast_copy(self, value: Tensor, is_owned: bool) -> Tensor:
+    def _cast_copy(self, value: Tensor) -> Tensor:
+        base = value._base  # a view is one of the copy of what it views
+        if base is not None and base.dtype == value.dtype and base.is_contiguous() and base.storage_offset() == 0:
+            made = self(base)
+            if made is not base:
+                return made.as_strided(value.size(), value.stride(), value.storage_offset())
         dtype = value.dtype if self._dtype is None else cast_dtype(value.dtype, self._dtype)
-        storage = _storage(value) if is_owned else None
-        if storage not in self._storages:
-            return value.detach().to(self._device, dtype, copy=True)
-        whole = self._storages[storage]  # what shares memory with another goes on to
-        if whole is None:
-            count = value.untyped_storage().nbytes() // value.element_size()
-            whole = value.detach().as_strided((count,), (1,), 0).to(self._device, dtype, copy=True)
-            self._storages[storage] = whole
-        return whole.as_strided(value.size(), value.stride(), value.storage_offset())
+        return value.detach().to(self._device, dtype, copy=True)
 
     def _shell(self, module: nn.Module) -> None:
         if self._knows(module):
@@ -153,13 +147,13 @@ class ModelCopy(StructuralCopy):
         target = attributes_of(made)
         for name, value in attributes.items():
             if name in HOOKS:
-                self._copy_hooks(name, attributes, target)
-            elif name in OTHER_HOOKS:
-                target[name] = OrderedDict()
+                target[name] = OrderedDict((key, self(hook)) for key, hook in value.items() if self._may_change_output(hook))
+            elif name in HOOK_FLAGS or name in OTHER_HOOKS:
+                target[name] = value.copy() if name in HOOK_FLAGS else OrderedDict()
             elif name in ("_parameters", "_buffers", "_modules"):
                 target[name] = type(value)((key, self(item)) for key, item in value.items())
                 self._remember_contents(target[name])
-            elif name not in COMPILED and not any(name in flags for flags in HOOKS.values()):
+            elif name not in COMPILED:
                 target[name] = self(value)
         target.update(training=False, _is_full_backward_hook=None)
         if "_trainer" in target and hasattr(type(module), "configure_optimizers"):
@@ -169,13 +163,6 @@ class ModelCopy(StructuralCopy):
                 target["_trainer"] = ReadOnlyTrainer(attributes["_trainer"], made)
         self._copy_slots(module, made)
         self._remember_contents(target)
-
-    def _copy_hooks(self, name: str, attributes: dict[str, Any], target: dict[str, Any]) -> None:
-        kept = {key: hook for key, hook in attributes[name].items() if self._may_change_output(hook)}
-        target[name] = OrderedDict((key, self(hook)) for key, hook in kept.items())
-        for flags in HOOKS[name]:
-            given = attributes.get(flags, {})
-            target[flags] = OrderedDict((key, given[key]) for key in kept if key in given)
 
     def _may_change_output(self, hook: Any) -> bool:
         return isinstance(hook, LAYER_HOOKS) or self._reaches_model(hook, 4) or not returns_nothing(hook)
@@ -228,15 +215,13 @@ def returns_nothing(hook: Any) -> bool:
         hook = hook.func if isinstance(hook, partial) else hook.__func__
     if not isinstance(hook, types.FunctionType):
         return False
-    instructions = [None, *dis.get_instructions(hook)]
-    for before, instruction in pairwise(instructions):
-        assert instruction is not None
-        if instruction.opname == "RETURN_CONST" and instruction.argval is not None:
-            return False
-        is_none = before is not None and before.opname == "LOAD_CONST" and before.argval is None
-        if instruction.opname == "RETURN_VALUE" and not is_none:
-            return False
-    return True
+    returned: list[Any] = []
+    for before, instruction in pairwise(dis.get_instructions(hook)):
+        if instruction.opname == "RETURN_CONST":
+            returned.append(instruction.argval)
+        elif instruction.opname == "RETURN_VALUE":
+            returned.append(before.argval if before.opname == "LOAD_CONST" else hook)
+    return all(value is None for value in returned)
 
 
 class ReadOnlyTrainer:
@@ -288,12 +273,6 @@ _SILENT = _Silent()
 
 def _do_nothing(*_: Any, **__: Any) -> None:
     return None
-
-
-def _storage(tensor: Tensor) -> tuple[int, torch.dtype] | None:
-    """Return what two tensors on one memory have in common; None for a tensor without memory of its own."""
-    address = memory_of(tensor)
-    return (address, tensor.dtype) if address and tensor.layout is torch.strided else None
 
 
 def _refuse_scripted(model: nn.Module) -> None:

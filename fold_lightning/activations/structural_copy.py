@@ -122,7 +122,7 @@ class StructuralCopy:
         return made
 
     def _remember_contents(self, made: Any) -> None:
-        self._contents.append((made, _contents_of(made)))
+        self._contents.append((made, made.cell_contents if isinstance(made, types.CellType) else made.copy()))
 
     def _items(self, values: list[Any]) -> list[Any]:
         if len(values) > MAX_ITEMS:
@@ -165,9 +165,7 @@ class StructuralCopy:
         return made
 
     def _tensor(self, value: Tensor) -> Tensor:
-        if is_data(value):
-            return value
-        return self._keep(value, value.detach().clone())
+        return value if is_data(value) else self._keep(value, value.detach().clone())
 
     def _note_generators(self, value: Any) -> None:
         """Note the generators that a function names, or a class holds or names in its methods."""
@@ -329,10 +327,6 @@ def _names_in(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names_in(constant)
-
-
-def _contents_of(value: Any) -> Any:
-    return value.cell_contents if isinstance(value, types.CellType) else value.copy()
 
 
 def _differs(value: Any, before: Any) -> bool:

@@ -37,9 +37,8 @@ class StructurePass(Interception):
         met: The activations by name.
         unlisted: Operations that bend each element and are not in the table, by the module that calls them.
         bending: Modules that bend without an activation, with their inputs.
-        skipped_activations: Name of each activation of a tensor without rows of the input, such as a weight, and that tensor.
-        untracked: Call and argument -> a tensor with as many rows as the input that could not be traced from it, and met one that
-            could; outputs of the model belong to a call after the last.
+        untracked: Call and argument -> name of the operation and a tensor with as many rows as the input that could not be traced
+            from it, but met one that could, or an activation; outputs of the model belong to a call after the last.
         largest: Numbers in the largest tensor.
     """
 
@@ -50,14 +49,14 @@ class StructurePass(Interception):
         self.met: dict[str, Met] = {}
         self.unlisted: dict[str, str] = {}
         self.bending: list[tuple[nn.Module, Tensor]] = []
-        self.skipped_activations: list[tuple[str, Tensor]] = []
-        self.untracked: dict[tuple[int, int], Tensor] = {}
+        self.untracked: dict[tuple[int, int], tuple[str, Tensor]] = {}
         self.largest = 0
 
     def run(self, inputs: Tensor) -> None:
         """Pass inputs (B, ...) through the model."""
         output = super().run(inputs)
-        self._keep_untracked(self.num_calls + 1, [t for t in tensors_in(output) if not has_input_rows(t)])
+        self.num_calls += 1
+        self._keep_untracked("return", [t for t in tensors_in(output) if not has_input_rows(t)])
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         """Record an activation."""
@@ -67,10 +66,8 @@ class StructurePass(Interception):
 
     def on_untracked(self, call: Call, tensors: list[Tensor]) -> None:
         """Keep arguments that may have left torch on their way from the input."""
-        if len(tensors) < len(call.tensors):
-            self._keep_untracked(self.num_calls, tensors)
-        elif activation_of(call.name) is not None:
-            self.skipped_activations.extend((call.name, tensor.clone()) for tensor in tensors)
+        if len(tensors) < len(call.tensors) or activation_of(call.name) is not None:
+            self._keep_untracked(call.name, tensors)
 
     def on_module_exit(self, entered: Entered, args: tuple[Any, ...]) -> None:
         """Keep a module that may be an activation, to be tried when the pass is over."""
@@ -88,7 +85,7 @@ class StructurePass(Interception):
         self.largest = max(self.largest, *(t.numel() for t in tensors_in((call.args, result)) if has_input_rows(t)), 0)
         return result
 
-    def _keep_untracked(self, call: int, tensors: list[Tensor]) -> None:
+    def _keep_untracked(self, name: str, tensors: list[Tensor]) -> None:
         for number, tensor in enumerate(tensors):
             if tensor.shape[:1] == (self.num_inputs,):
-                self.untracked[call, number] = tensor.clone()
+                self.untracked[self.num_calls, number] = name, tensor.clone()

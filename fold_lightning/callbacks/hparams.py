@@ -21,6 +21,9 @@ MONITOR = "folding_monitor"
 FIRST_METRICS = ("folding/phi", "folding/chi_mean", "codes/distinct", "units/dead")
 """Tags that the page lists first, in this order; those of the user's validation follow."""
 
+SHOWN = (f"{MONITOR}/method", f"{MONITOR}/regularize")
+"""Settings of the monitor that the page shows at first beside the user's own hyperparameters: it has room for five."""
+
 MAX_TEXT = 200
 """Characters of a hyperparameter on the page."""
 
@@ -62,7 +65,11 @@ def experiment(hyperparameters: Mapping[str, Value], metrics: Iterable[str], des
     """Return the summary that names the columns of the page: hyperparameters with their types, and tags of curves."""
     types = {bool: "DATA_TYPE_BOOL", str: "DATA_TYPE_STRING"}
     columns = [
-        api_pb2.HParamInfo(name=name, type=api_pb2.DataType.Value(types.get(type(value), "DATA_TYPE_FLOAT64")))
+        api_pb2.HParamInfo(
+            name=name,
+            type=api_pb2.DataType.Value(types.get(type(value), "DATA_TYPE_FLOAT64")),
+            differs=name in SHOWN or not name.startswith(f"{MONITOR}/"),  # those that do come first
+        )
         for name, value in hyperparameters.items()
     ]
     tags = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), description=descriptions.get(tag, "")) for tag in metrics]

@@ -1,4 +1,4 @@
-"""Figures of faces of regions and of the activity of units."""
+"""Figures of faces of regions, of the activity of units, and of the distances of codes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from fold_lightning.figures.style import check_available
+from fold_lightning.figures.style import ACCENT, PRIMARY, QUIET, check_available, open_frame, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_BARS = 64
 """Bars up to which each number of faces has its own."""
+
+MAX_LAYERS = 30
+"""Layers up to which each has a row of its own height, and a name."""
+
+MAX_LAYER_NAME = 30
+"""Characters of a layer's name that a figure shows."""
 
 UNIT_COLORS = {"dead": "#bb5566", "always_active": "#004488", "other": "#ddaa33"}
 """Colours of shares of units: Paul Tol's of high contrast, which stay apart in grey too."""
@@ -63,18 +69,19 @@ def plot_face_counts(face_counts: Tensor, bound: int | None = None) -> Figure:
     edges = count_edges(face_counts)
     figure = Figure(figsize=(6.0, 3.6), layout="constrained")
     axis = figure.subplots()
-    axis.hist(counts, edges, color="#4477aa", edgecolor="white", linewidth=0.6 if len(edges) < MAX_BARS / 2 else 0.0)
+    axis.hist(counts, edges, color=PRIMARY, edgecolor="white", linewidth=0.6 if len(edges) < MAX_BARS / 2 else 0.0)
     axis.axvline(counts.mean(), color="black", linewidth=1.5, label=f"mean {counts.mean():.2f}")
     if bound is not None:
-        axis.axvline(
-            bound, color="#bb5566", linewidth=1.5, linestyle="--", label=f"{bound}, bound of the mean over all regions"
-        )
-    axis.set_title(f"{counts.mean():.1f} faces on average, over {len(counts):,} region{'s' * (len(counts) != 1)}")
+        axis.axvline(bound, color=ACCENT, linewidth=1.5, linestyle="--", label=f"{bound}, bound of the mean over all regions")
+    axis.set_title(
+        f"{counts.mean():.1f} faces on average, over {len(counts):,} region{'s' * (len(counts) != 1)}", fontsize="medium"
+    )
     axis.set_xlabel("faces of a region")
     axis.set_ylabel("regions")
     axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axis.legend(fontsize="small")
+    open_frame(axis)
     return figure
 
 
@@ -107,7 +114,7 @@ def plot_unit_activity(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     dead, always, active = (
         np.array([float(per_layer[name][what]) for name in names]) for what in ("dead", "always_active", "active")
     )
-    figure = Figure(figsize=(6.0, 1.4 + 0.32 * min(len(names), 30)), layout="constrained")
+    figure = Figure(figsize=(6.0, 1.4 + 0.32 * min(len(names), MAX_LAYERS)), layout="constrained")
     axis = figure.subplots()
     places, begin = np.arange(len(names)), np.zeros(len(names))
     parts = {"dead": dead, "other": 1 - dead - always, "always_active": always}
@@ -116,10 +123,53 @@ def plot_unit_activity(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure:
         axis.barh(places, share, left=begin, color=UNIT_COLORS[what], label=labels[what], height=0.8)
         begin = begin + share
     axis.plot(active, places, "o", color="white", markeredgecolor="black", markersize=5, label="on for a mean input")
-    shown = places[:: -(-len(names) // 30)]
-    axis.set_yticks(shown, [names[i] for i in shown])
+    shown = places[:: -(-len(names) // MAX_LAYERS)]
+    axis.set_yticks(shown, [shortened(names[i], MAX_LAYER_NAME) for i in shown])
     axis.invert_yaxis()
     axis.set_xlim(0, 1)
     axis.set_xlabel("share of the layer's units")
+    axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=4, fontsize="x-small", frameon=False)
+    return figure
+
+
+def plot_code_distances(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure:
+    """Draw how far apart codes lie within classes and between them, layer by layer.
+
+    Args:
+        per_layer: Layer name -> its "within" and "between", as from `CodeDistances.per_layer`; another name, such as "all units",
+            may stand for several layers. NaN, for no such pairs, is left out.
+
+    Returns:
+        A figure that no backend holds; layers stand in the order given, the first on top.
+
+    Raises:
+        ModuleNotFoundError: If matplotlib is not installed.
+        ValueError: If there are no layers.
+
+    Example:
+        >>> import torch
+        >>> figure = plot_code_distances({"net.1": {"within": torch.tensor(0.125), "between": torch.tensor(0.25)}})
+        >>> [line.get_xdata().tolist() for line in figure.axes[0].lines]
+        [[0.125], [0.25]]
+    """
+    check_available()
+    from matplotlib.figure import Figure
+
+    if not per_layer:
+        raise ValueError("`per_layer` must hold at least one layer, got none: update with codes that have layers.")
+    names, places = list(per_layer), np.arange(len(per_layer))
+    within, between = (np.array([float(per_layer[name][what]) for name in names]) for what in ("within", "between"))
+    figure = Figure(figsize=(6.0, 1.4 + 0.32 * min(len(names), MAX_LAYERS)), layout="constrained")
+    axis = figure.subplots()
+    axis.hlines(places, within, between, color=QUIET, linewidth=2, alpha=0.6)
+    axis.plot(within, places, "o", color=PRIMARY, markersize=7, label="two inputs of one class")
+    axis.plot(between, places, "D", color=ACCENT, markersize=6, label="two inputs of different classes")
+    shown = places[:: -(-len(names) // MAX_LAYERS)]
+    axis.set_yticks(shown, [shortened(names[i], MAX_LAYER_NAME) for i in shown])
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.set_xlim(left=0)
+    axis.set_xlabel("mean Hamming distance, as a share of units")
+    open_frame(axis)
+    figure.legend(loc="outside upper center", ncols=2, fontsize="small", frameon=False)
     return figure

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fold_lightning.figures.style import check_available
+from fold_lightning.figures.style import ACCENT, PRIMARY, QUIET, check_available, open_frame, shortened
 from fold_lightning.folding.along_walks import distance_profile, folding_profile
 from fold_lightning.walks import Walks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
 MAX_NAMED = 20
 """Classes up to which all are named and their values written."""
 
+EMPTY = "#e4e4e4"
+"""Colour of pairs without segments."""
 
 LIGHT = 0.6
 """Share of the scale from which on a cell is light, and its text black."""
 
 SCALES = (0.1, 0.2, 0.5, 1.0)
 """Ends of the scale of chi: few, so that figures of one run can be compared."""
+
+NUM_BINS = 25
+"""Bars of a distribution of chi."""
+
+BANDS = ((0.0, 1.0, "all segments", 0.15), (0.05, 0.95, "nine in ten", 0.25), (0.25, 0.75, "half of them", 0.4))
+"""Ranges of a distribution over time: quantiles, name, and depth of the colour."""
 
 
 def plot_walk(walks: Walks, i: int) -> Figure:
@@ -35,7 +42,8 @@ def plot_walk(walks: Walks, i: int) -> Figure:
         i: Number of the segment.
 
     Returns:
-        A figure that no backend holds; the lower curve is `folding_profile`.
+        A figure that no backend holds. The dashed line, the number of switches so far, is the distance of a walk that does not fold;
+        the lower curve is `folding_profile`.
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
@@ -50,25 +58,120 @@ def plot_walk(walks: Walks, i: int) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    distance, chi = distance_profile(walks, i).cpu(), folding_profile(walks, i).cpu()
-    steps = torch.unique_consecutive(walks.only(i).position).cpu()
-    edges = torch.cat([steps.new_zeros(1), steps, steps.new_ones(1)]).numpy()
+    distance, chi, one = distance_profile(walks, i).cpu(), folding_profile(walks, i).cpu(), walks.only(i)
+    steps, switches = torch.unique_consecutive(one.position, return_counts=True)
+    length = torch.cat([distance.new_zeros(1), switches.cumsum(0).cpu()])
+    edges = torch.cat([steps.new_zeros(1), steps, steps.new_ones(1)]).cpu().numpy()
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    upper, lower = figure.subplots(2, sharex=True)
-    upper.set_title(f"{len(chi):,} regions, chi = {chi[-1]:.3f}")
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
+    upper.set_title(f"{len(chi):,} region{'s' * (len(chi) != 1)}, chi = {chi[-1]:.3f}", fontsize="medium")
     lower.set_xlabel("t along the segment")
-    for axis, values, color, label in (
-        (upper, distance, "tab:blue", "Hamming distance\nfrom the start"),
-        (lower, chi, "tab:orange", "chi so far"),
+    unfolded = {"color": QUIET, "linestyle": "--", "linewidth": 1.3, "label": "a walk that does not fold: switches so far"}
+    for axis, values, style in (
+        (upper, length, unfolded),
+        (upper, distance, {"color": PRIMARY, "linewidth": 1.6, "label": "this walk"}),
+        (lower, chi, {"color": ACCENT, "linewidth": 1.6}),
     ):
-        axis.plot(edges, torch.cat([values[:1], values]).numpy(), drawstyle="steps", color=color, linewidth=1.2)
-        axis.set_ylabel(label)
-        axis.set_xlim(0, 1)
-        axis.grid(alpha=0.3)
-        axis.set_xticks([0, 0.5, 1])
-    upper.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    lower.set_ylim(0, 1)
-    lower.set_yticks([0, 0.5, 1])
+        axis.plot(edges, torch.cat([values[:1], values]).numpy(), drawstyle="steps", **style)
+        open_frame(axis)
+    upper.set_ylabel("Hamming distance\nfrom the start")
+    lower.set_ylabel("chi so far")
+    upper.set_xlim(0, 1)
+    upper.set_ylim(0, max(1.0, 1.05 * float(length[-1])))
+    upper.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    upper.legend(fontsize="small", loc="upper left", framealpha=0.9)
+    top = _end_of_scale(chi.max().item())
+    lower.set_ylim(0, top)
+    lower.set_yticks([0, top / 2, top])
+    return figure
+
+
+def plot_folding(chi: Tensor) -> Figure:
+    """Draw how the folding of segments is distributed.
+
+    Args:
+        chi: Folding of S segments (S,), S at least 1.
+
+    Returns:
+        A figure that no backend holds: bars of the segments that fold; the title has the share that does.
+
+    Raises:
+        ModuleNotFoundError: If matplotlib is not installed.
+        ValueError: If there are no segments.
+
+    Example:
+        >>> figure = plot_folding(torch.tensor([0.0, 0.125, 0.25, 0.0]))
+        >>> figure.axes[0].get_title()
+        '50% of 4 segments fold, chi is 0.094 on average'
+    """
+    check_available()
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    values = _at_least_one(chi)
+    folded = values[values > 0]
+    figure = Figure(figsize=(6.0, 3.6), layout="constrained")
+    axis = figure.subplots()
+    top = _end_of_scale(values.max().item())
+    axis.hist(folded.numpy(), NUM_BINS, range=(0.0, top), color=PRIMARY, edgecolor="white", linewidth=0.6)
+    axis.axvline(values.mean().item(), color="black", linewidth=1.5, label=f"mean of all {values.mean():.3f}")
+    if len(folded):
+        median = folded.quantile(0.5).item()
+        axis.axvline(median, color=ACCENT, linewidth=1.5, linestyle="--", label=f"median of those that fold {median:.3f}")
+    many = f"{len(values):,} segment{'s' * (len(values) != 1)}"
+    axis.set_title(f"{len(folded) / len(values):.0%} of {many} fold, chi is {values.mean():.3f} on average", fontsize="medium")
+    axis.set_xlabel("chi of the segments that fold")
+    axis.set_ylabel("segments")
+    axis.set_xlim(0, top)
+    axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axis.legend(fontsize="small")
+    open_frame(axis)
+    return figure
+
+
+def plot_folding_over_steps(chi: Mapping[int, Tensor], xlabel: str = "step") -> Figure:
+    """Draw how the distribution of the folding of segments moves during training.
+
+    Args:
+        chi: Step, or number of an epoch -> folding of S segments (S,); S at least 1, and at least one step. The tables of
+            `read_log` have it: ``{step: torch.tensor(table["chi"]) for step, table in log["segments"].items()}``.
+        xlabel: Unit of the steps.
+
+    Returns:
+        A figure that no backend holds: the mean, and the ranges of all segments, of nine and of five in ten.
+
+    Raises:
+        ModuleNotFoundError: If matplotlib is not installed.
+        ValueError: If there are no steps, or no segments at one.
+
+    Example:
+        >>> figure = plot_folding_over_steps({0: torch.tensor([0.0, 0.0]), 100: torch.tensor([0.0, 0.5])})
+        >>> [line.get_ydata().tolist() for line in figure.axes[0].lines][0]
+        [0.0, 0.25]
+    """
+    check_available()
+    from matplotlib.figure import Figure
+
+    if not chi:
+        raise ValueError("`chi` must hold at least one step, got none: pass step -> chi of its segments.")
+    steps = sorted(chi)
+    found = [_at_least_one(chi[step]) for step in steps]
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(steps, [values.mean().item() for values in found], color="black", linewidth=1.6, label="mean", zorder=3)
+    for low, high, name, depth in BANDS:
+        bounds = torch.stack([values.quantile(torch.tensor([low, high], dtype=torch.float64)) for values in found]).numpy()
+        axis.fill_between(steps, bounds[:, 0], bounds[:, 1], color=PRIMARY, alpha=depth, linewidth=0, label=name)
+    if len(steps) == 1:
+        axis.plot(steps * len(found[0]), found[0].numpy(), "o", color=PRIMARY, markersize=4, alpha=0.4)
+    least, most = min(map(len, found)), max(map(len, found))
+    many = f"{most:,} segments" if least == most else f"{least:,} to {most:,} segments"
+    axis.set_title(f"chi of {many} at {len(steps):,} step{'s' * (len(steps) != 1)}", fontsize="medium")
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel("chi")
+    axis.set_ylim(0, _end_of_scale(max(values.max().item() for values in found)))
+    axis.legend(fontsize="small", ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False)
+    open_frame(axis)
     return figure
 
 
@@ -76,7 +179,7 @@ def plot_folding_matrix(matrix: Tensor, class_names: Sequence[str] | None = None
     """Draw the folding between each ordered pair of classes, as `global_folding` gives it.
 
     Args:
-        matrix: (C, C), rows for the class where a segment starts; NaN, for pairs without segments, stays blank.
+        matrix: (C, C), rows for the class where a segment starts; NaN, for pairs without segments, stays grey.
         class_names: C names; None takes the numbers.
 
     Returns:
@@ -95,13 +198,14 @@ def plot_folding_matrix(matrix: Tensor, class_names: Sequence[str] | None = None
 
     values = matrix.detach().double().cpu()
     count = len(values)
-    names = [str(c) for c in range(count)] if class_names is None else list(class_names)
+    names = [str(c) for c in range(count)] if class_names is None else [shortened(name) for name in class_names]
     shown = range(0, count, -(-count // MAX_NAMED) if count else 1)
     size = min(9.0, 3.0 + 0.4 * count)
     figure = Figure(figsize=(size, 0.85 * size), layout="constrained")
     axis = figure.subplots()
+    axis.set_facecolor(EMPTY)
     largest = values.nan_to_num(0.0).amax().item() if count else 0.0
-    top = next(limit for limit in SCALES if largest <= limit or limit == SCALES[-1])
+    top = _end_of_scale(largest)
     image = axis.imshow(values.numpy(), vmin=0.0, vmax=top, cmap="viridis", aspect="auto")
     labels = [names[c] for c in shown]
     axis.set_xticks(shown, labels, rotation=90 if max(map(len, labels), default=0) > 3 else 0)
@@ -116,3 +220,15 @@ def plot_folding_matrix(matrix: Tensor, class_names: Sequence[str] | None = None
             axis.text(column, row, text, ha="center", va="center", color=color, fontsize="small")
     figure.colorbar(image, label="chi", ticks=[0, top / 2, top])
     return figure
+
+
+def _end_of_scale(largest: float) -> float:
+    """Return the end of a scale of chi that holds a value."""
+    return next(limit for limit in SCALES if largest <= limit or limit == SCALES[-1])
+
+
+def _at_least_one(chi: Tensor) -> Tensor:
+    """Return the folding of segments float64 on the CPU, of which there must be some."""
+    if len(chi) == 0:
+        raise ValueError("`chi` must hold at least one segment, got none: update the metric with walks first.")
+    return chi.detach().double().cpu()

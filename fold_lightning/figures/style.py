@@ -7,10 +7,14 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CLASS_COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#aa3377", "#66ccee", "#ee7733", "#009988", "#5b4fa8", "#999999")
 """Colours of classes, in turn: Paul Tol's, most of which stay apart for the colour-blind."""
+
+PRIMARY, ACCENT, QUIET = "#4477aa", "#bb5566", "#777777"
+"""Colours of what is measured, of a bound or of what it turned into, and of what it is compared with."""
 
 
 def is_available() -> bool:
@@ -32,3 +36,20 @@ def plot_message(message: str) -> Figure:
     figure = Figure(figsize=(6.0, 1.6))
     figure.text(0.5, 0.5, fill(message, 80), ha="center", va="center", fontsize="small")
     return figure
+
+
+def open_frame(axis: Axes) -> None:
+    """Leave the two lines of a frame at which numbers stand, and a faint grid."""
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.3)
+    axis.set_axisbelow(True)
+
+
+def shortened(name: str, most: int = 20) -> str:
+    """Return a name of at most so many characters.
+
+    Example:
+        >>> shortened("a_class_with_a_long_name", 10)
+        'a_class_w…'
+    """
+    return name if len(name) <= most else f"{name[: most - 1]}…"

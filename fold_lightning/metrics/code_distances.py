@@ -10,6 +10,7 @@ from torch import Tensor
 from fold_lightning._checks import check_bool, check_classes
 from fold_lightning.activations import ActivationCodes
 from fold_lightning.codes import count_active
+from fold_lightning.figures import plot_code_distances
 from fold_lightning.folding.between_classes import check_num_classes
 from fold_lightning.metrics.code_metric import CodeMetric, bits_of
 from fold_lightning.metrics.nearest_codes import nearest_agreement, pack_bits
@@ -130,6 +131,24 @@ class CodeDistances(CodeMetric):
             layout = self.layout()
             layers = layout.columns() if layout else {}
             return dict(zip(layers, self._distances(list(layers.values())), strict=True))
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Draw the distances of all units and of each layer, or values of `compute`.
+
+        Args:
+            val: A value of `compute` or `forward`, or a list of them, one for each step; None draws the distances.
+            ax: A matplotlib axis to draw values on; None makes a figure.
+
+        Returns:
+            The figure, None if an axis was given, and the axis.
+
+        Raises:
+            ModuleNotFoundError: If matplotlib is not installed.
+        """
+        if val is not None or ax is not None:
+            return super().plot(val, ax)
+        figure = plot_code_distances({"all units": self.compute()} | self.per_layer())
+        return figure, figure.axes[0]
 
     def _distances(self, layers: list[slice]) -> list[dict[str, Tensor]]:
         """Return the mean distances by the units of each layer."""

@@ -7,6 +7,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from fold_lightning.figures import plot_folding
 from fold_lightning.folding import Statistic, space_folding, summarize_folding
 from fold_lightning.metrics.gathered import GatheredMetric
 from fold_lightning.walks import Walks
@@ -62,3 +63,23 @@ class SpaceFolding(GatheredMetric):
     def compute(self) -> Tensor:
         """Return the statistic over all segments seen, float64 (); NaN if there were none."""
         return summarize_folding(self.joined("chi"), self.statistic)
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Draw the distribution of chi over the segments, or values of `compute`.
+
+        Args:
+            val: A value of `compute` or `forward`, or a list of them, one for each step; None draws the distribution.
+            ax: A matplotlib axis to draw values on; None makes a figure.
+
+        Returns:
+            The figure, None if an axis was given, and the axis.
+
+        Raises:
+            ModuleNotFoundError: If matplotlib is not installed.
+            ValueError: If there are no segments.
+        """
+        if val is not None or ax is not None:
+            return super().plot(val, ax)
+        with self.gathered():
+            figure = plot_folding(self.joined("chi"))
+        return figure, figure.axes[0]

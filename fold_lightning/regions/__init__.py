@@ -7,5 +7,13 @@ each input and over a step from it in each direction gives all pre-activations a
 from fold_lightning.regions.around_inputs import ActivationRegions, activation_regions, random_directions
 from fold_lightning.regions.distances import boundary_distances
 from fold_lightning.regions.frozen_pass import NoPolytopes
+from fold_lightning.regions.streams import stream_regions
 
-__all__ = ["ActivationRegions", "NoPolytopes", "activation_regions", "boundary_distances", "random_directions"]
+__all__ = [
+    "ActivationRegions",
+    "NoPolytopes",
+    "activation_regions",
+    "boundary_distances",
+    "random_directions",
+    "stream_regions",
+]

@@ -23,7 +23,7 @@ from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.chebyshev import walk_chebyshev
 from fold_lightning.walks.estimate import has_planes, is_dearer_exactly
 from fold_lightning.walks.growing_batch import GrowingBatch, TooManyRows
-from fold_lightning.walks.kinks import KinksPass
+from fold_lightning.walks.kinks import KinksPass, Scratch
 from fold_lightning.walks.piece_queue import PieceQueue
 from fold_lightning.walks.pieces import Pieces, PieceWalks, join
 from fold_lightning.walks.refinement import FAR, Samples, refine
@@ -99,7 +99,7 @@ class PieceScheduler:
         }
         self._max_numel = max(16 * structure.widest, max_bytes // (8 * TENSORS_AT_ONCE))
         self._queues = self._empty_queues()
-        self._takes_kinks = True
+        self._takes_kinks, self._scratch = True, Scratch()
         self._notes: dict[int, str] = {}
         self._random = torch.Generator().manual_seed(0)
 
@@ -194,6 +194,7 @@ class PieceScheduler:
             one_pass = KinksPass(
                 *(self._replica, self._structure, pieces, self._max_numel, probes[1].view(-1, len(pieces)), self._rounding),
                 lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
+                self._scratch,
             )
             one_pass.run(ends)
             is_sure = self._verified(pieces, probes, one_pass.probed, by_layer=True) & ~one_pass.doubtful

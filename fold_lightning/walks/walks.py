@@ -142,7 +142,7 @@ class Walks:
         )
 
     def select(self, layers: Patterns) -> Walks:
-        """The same walks seen through the bits of some layers alone; units are numbered anew, positions stay.
+        """Return the walks through the bits of some layers alone; units are numbered anew, positions stay.
 
         Args:
             layers: A layer's name, a glob pattern, or a sequence of them.

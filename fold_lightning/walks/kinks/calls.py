@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 from torch import Tensor
@@ -42,6 +43,11 @@ class RowCall(Call):
         if self.name in RESHAPES and sizes and sizes[0] == batch:
             args = (args[0], (count, *sizes[1:]))
         return self.function(*args, **kwargs)
+
+    def key(self) -> Hashable:
+        """Return what tells calls apart that take no tensor but one that depends on the input: all but that tensor's values."""
+        shape = tuple(self.varying[0].shape[1:])
+        return self.function, shape, repr(map_tensors(lambda tensor: tensor.new_empty(0), (self.args, self.kwargs)))
 
     def on_planes(self, planes: Tensor) -> Tensor:
         """Return the result for planes (N, C, ...) in place of the one tensor that depends on the input."""

@@ -30,6 +30,7 @@ from fold_lightning.walks.kinks.bends import Bends, Sides, screen_of
 from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal, Units
 from fold_lightning.walks.kinks.calls import NoRule, RowCall, attach, planar_signal, shape_of, signal_of
 from fold_lightning.walks.kinks.events import Events
+from fold_lightning.walks.kinks.memory import Scratch, blanks
 from fold_lightning.walks.kinks.operations import carry
 from fold_lightning.walks.kinks.pooling import Winners
 from fold_lightning.walks.kinks.scan import Cells, Scan
@@ -40,6 +41,10 @@ from fold_lightning.walks.piecewise_bends import clamp_bounds
 
 SMALL = 1e-3
 """Share of the largest inputs of a pass below which others are left out: rounding of the large ones would stand for theirs."""
+
+
+Writer = Callable[[Tensor, "Tensor | None", Tensor, Tensor], Any]
+"""Kinks of boxes (E, h, w, C), which of these (E',), rows of their places (E' h w,) -> writes what they are behind a call there."""
 
 
 class KinksPass(Interception):
@@ -53,6 +58,7 @@ class KinksPass(Interception):
         probes: float64 (K, P), positions on each piece at which the pre-activations that the pass implies are kept.
         rounding: Rounding of the model.
         points: Noise, piece (K,) and position (K,) -> inputs (K, ...) with errors.
+        scratch: Memory of scans.
 
     Attributes:
         probed: Layer -> pre-activations (K P, n) at the probes.
@@ -69,8 +75,10 @@ class KinksPass(Interception):
         probes: Tensor,
         rounding: Rounding,
         points: Callable[[Noise, Tensor, Tensor], Tensor],
+        scratch: Scratch,
     ) -> None:
         super().__init__(replica)
+        self._scratch = scratch
         self._events = Events(pieces.begin, pieces.end)
         self.probed: dict[str, Tensor] = {}
         self.peak_numel = 0
@@ -159,9 +167,8 @@ class KinksPass(Interception):
         born = self._cross(scan, sides, bends, plane, layer)
         if slopes is None:
             raise PassEnded
-        alive = bends.apply()
         result = self._result(z, plane, scan, bends, call)
-        found = self._kept(scan, groups, alive, scan.kink)
+        found = self._kept(scan, groups, bends.alive(), bends.apply)
         if len(born):
             found[self._num_origins] = born
             self._num_origins += 1
@@ -189,7 +196,7 @@ class KinksPass(Interception):
         plane, out = signal.plane, Plane.of(shape_of(result))
         if x.dim() not in (3, 4):
             raise Unsupported("A max pooling of volumes.")
-        windows = Windows(call, plane, out)
+        windows = self._scratch.once(call.key(), lambda: Windows(call, plane, out))
         begin, end = x.reshape(2, -1, *plane).permute(0, 1, 3, 4, 2)
         length = (self._events.end - self._events.begin).view(-1, 1, 1, 1)
         seen = {origin: windows.of_boxes(group.boxes(plane.channels)) for origin, group in signal.groups.items()}
@@ -200,7 +207,7 @@ class KinksPass(Interception):
         winners = Winners(scan, windows.elements)
         found = winners.takeovers
         kinks, alive = winners.kinks()
-        pooled = self._kept(scan, groups, alive, kinks)
+        pooled = self._kept(scan, groups, alive, lambda _, __, rows, out: torch.index_select(kinks, 0, rows, out=out))
         if len(found.row):
             position = scan.position[found.row] % out.area
             event = self._events.add(scan.pieces(found.row), found.t)
@@ -214,12 +221,11 @@ class KinksPass(Interception):
 
     def _scan(self, cells: list[Cells], value: Tensor, slope: Tensor) -> Scan:
         self._check_size((len(value) + sum(each.position.numel() for each in cells)) * value.shape[1])
-        return Scan(self._events, cells, value, slope)
+        return Scan(self._events, cells, value, slope, self._scratch)
 
     def _cross(self, scan: Scan, sides: list[Sides], bends: Bends, plane: Plane, layer: str | None) -> Units:
         """Note the switches of a layer, and return the kinks of its new events."""
-        lost = self._events.doubtful[scan.pieces()]
-        crossings = [side.crossings(lost) for side in sides]
+        crossings = [side.crossings(self._events.doubtful) for side in sides]
         row, channel, t = (torch.cat([getattr(each, name) for each in crossings]) for name in ("row", "channel", "t"))
         piece, position = scan.pieces(row), scan.position[row] % plane.area
         self._events.doubt(piece[(t <= scan.t[row]) | (t >= scan.t_next[row])])
@@ -244,19 +250,23 @@ class KinksPass(Interception):
         bent = call(begin.clone())
         return torch.cat([bent, bent + slope.permute(0, 3, 1, 2).reshape(begin.shape) * (end - begin)])
 
-    def _kept(self, scan: Scan, groups: dict[int, Boxes], alive: Tensor, kinks: Tensor) -> dict[int, Group]:
-        """Return kinks at the rows of a scan as boxes again, without those that are 0."""
-        kept: dict[int, Group] = {}
+    def _kept(self, scan: Scan, groups: dict[int, Boxes], alive: Tensor, write: Writer) -> dict[int, Group]:
+        """Return boxes with some kinks at the rows of a scan."""
+        chosen: list[tuple[int, Boxes, Tensor | None, Tensor]] = []
         for (origin, boxes), row in zip(groups.items(), scan.cell_rows, strict=True):
-            keep = alive[row].view(len(boxes), -1).any(1) & ~self._events.doubtful[self._events.piece[boxes.event]]
-            if bool(keep.all()):
-                some, rows = boxes, row
-            else:
-                keep = keep.nonzero().squeeze(1)
-                some, rows = _geometry(boxes, keep), row.view(len(boxes), -1)[keep].flatten()
+            keep = alive.index_select(0, row).view(len(boxes), -1).any(1)
+            keep &= ~self._events.doubtful[self._events.piece[boxes.event]]
+            some = None if bool(keep.all()) else keep.nonzero().squeeze(1)
+            rows = row if some is None else row.view(len(boxes), -1).index_select(0, some).flatten()
             if len(rows):
-                in_boxes = kinks.index_select(0, rows).view(-1, *boxes.sides, kinks.shape[1])
-                kept[origin] = Boxes(some.event, some.y, some.x, in_boxes)
+                chosen.append((origin, boxes, some, rows))
+        kept: dict[int, Group] = {}
+        channels = scan.value.shape[1] if not chosen else chosen[0][1].kinks.shape[-1]
+        kinks = blanks(scan.value, [(len(rows), channels) for *_, rows in chosen])
+        for (origin, boxes, some, rows), out in zip(chosen, kinks, strict=True):
+            write(boxes.kinks, some, rows, out)
+            place = boxes if some is None else _geometry(boxes, some)
+            kept[origin] = Boxes(place.event, place.y, place.x, out.view(-1, *boxes.sides, channels))
         return kept
 
     def _probe(self, layer: str, scan: Scan, plane: Plane) -> None:

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from fold_lightning.activations.operations import is_piecewise_linear
 from fold_lightning.activations.tracking import tensors_in
-from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal, scaled, superposed
+from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal
 from fold_lightning.walks.kinks.calls import NoRule, RowCall, attach, planar_signal, shape_of, signal_of
 from fold_lightning.walks.kinks.convolution import Convolution, Matrix
+from fold_lightning.walks.kinks.memory import blanks
 from fold_lightning.walks.kinks.resampling import Resampling
+from fold_lightning.walks.kinks.superposition import Part, superposed
 
 PROBE = 2.0**20
 """Values whose images show the factors of an operation: far above what it adds."""
@@ -87,8 +89,7 @@ def _scale(call: RowCall, result: Tensor) -> bool:
     factors = ((upper - lower) / (2 * PROBE)).flatten(1)
     if not torch.equal(factors, factors[:, :1].expand_as(factors)):
         return False
-    groups = {origin: scaled(group, factors[:, 0]) for origin, group in signal.groups.items()}
-    attach(result, Signal(signal.plane, groups))
+    attach(result, signal.scaled(factors[:, 0]))
     return True
 
 
@@ -108,15 +109,11 @@ def _add(call: RowCall, result: Tensor) -> bool:
     if signals[0].plane != signals[1].plane:
         signals = [planar_signal(x) for x in varying]
     plane = signals[0].plane
-    groups: dict[int, Group] = {}
-    for origin in {origin: None for signal in signals for origin in signal.groups}:
-        parts = [
-            (group if factor == 1 else scaled(group, result.new_tensor([factor])), 0)
-            for signal, factor in zip(signals, factors, strict=True)
-            if (group := signal.groups.get(origin)) is not None
-        ]
-        groups[origin] = parts[0][0] if len(parts) == 1 else superposed(parts, plane, plane.channels)
-    attach(result, Signal(plane, groups))
+    sums: dict[int, list[Part]] = {}
+    for signal, factor in zip(signals, factors, strict=True):
+        for origin, group in (signal if factor == 1 else signal.scaled(result.new_tensor([factor]))).groups.items():
+            sums.setdefault(origin, []).append((group, 0))
+    attach(result, superposed(sums, plane, result))
     return True
 
 
@@ -126,17 +123,14 @@ def _concatenate(call: RowCall, result: Tensor) -> bool:
     if call.argument(1, "dim", 0) not in (1, 1 - result.dim()) or any(len(x) != len(result) for x in tensors):
         return False
     plane = Plane.of(shape_of(result))
-    parts: dict[int, list[tuple[Group, int]]] = {}
+    parts: dict[int, list[Part]] = {}
     first = 0
     for x in tensors:
         signal = planar_signal(x)
         for origin, group in signal.groups.items():
             parts.setdefault(origin, []).append((group.boxes(signal.plane.channels), first))
         first += x.shape[1]
-    groups: dict[int, Group] = {}
-    for origin, some in parts.items():
-        groups[origin] = superposed(some, plane, plane.channels)
-    attach(result, Signal(plane, groups))
+    attach(result, superposed(parts, plane, result))
     return True
 
 
@@ -156,7 +150,11 @@ def _convolve(call: RowCall, result: Tensor) -> bool:
     signal, out = planar_signal(x), Plane.of(shape_of(result))
     kernel = weight if dims == 2 else weight[..., None]
     convolution = Convolution(signal.plane, out, kernel, stride, padding, dilation, call.argument(6, "groups", 1))
-    attach(result, Signal(out, {origin: convolution(group) for origin, group in signal.groups.items()}))
+    kinks = blanks(result, [convolution.shape(group) for group in signal.groups.values()])
+    groups: dict[int, Group] = {
+        origin: convolution(group, part) for (origin, group), part in zip(signal.groups.items(), kinks, strict=True)
+    }
+    attach(result, Signal(out, groups))
     return True
 
 
