@@ -131,7 +131,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     model, inputs = mlp(6, 9, 9, 3), torch.randn(7, 6)
     whole = [activation_regions(model, inputs, subspace=k) for k in (None, 3)]
-    monkeypatch.setattr(module, "MAX_BYTES", 1)
+    monkeypatch.setattr(module, "PASS_BYTES", 1)
     for k, expected in zip((None, 3), whole, strict=True):
         found = activation_regions(model, inputs, subspace=k)
         assert torch.allclose(found.normals, expected.normals, atol=1e-12)

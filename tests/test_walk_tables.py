@@ -193,6 +193,6 @@ def test_progress_counts_regions_on_a_terminal(monkeypatch: pytest.MonkeyPatch) 
     regions = activation_regions(mlp(3, 8, 8), torch.randn(30, 3))
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    monkeypatch.setattr(supporting, "MAX_BYTES", 2**16)
+    monkeypatch.setattr(supporting, "PRODUCT_BYTES", 2**16)
     assert torch.equal(face_counts(regions, progress=True), face_counts(regions))
     assert "| 30/30 [" in terminal.getvalue() and terminal.getvalue().count("30/30") == 1

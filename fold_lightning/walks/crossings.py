@@ -238,7 +238,7 @@ class Crossings:
         self.position[by_place] = position[first][first.cumsum(0) - 1]
 
     def _settle(self, on: Tensor, z: Tensor, threshold: float) -> None:
-        """Sets pre-activations that are on the threshold up to rounding exactly there, for the layers behind."""
+        """Set pre-activations that are on the threshold up to rounding exactly there, for the layers behind."""
         place, unit = set_bits(on)
         z[self._grid.order[place], unit] = threshold
 
