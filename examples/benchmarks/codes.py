@@ -169,7 +169,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    compare_distances(1000, 512)
+    compare_distances(min(1000, arguments.codes // 10), 512)
     if arguments.images:
         compare_precisions(arguments.images, arguments.repeats)
     for distinct in (arguments.codes // 100, 2**60):

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 from lightning.pytorch.callbacks import (
     EarlyStopping,
-    EMAWeightAveraging,
     GradientAccumulationScheduler,
     LearningRateMonitor,
     ModelCheckpoint,
@@ -23,6 +22,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from helpers.random_models import Draw
 from helpers.random_tasks import Loaders, Samples, Subject, Task
+
+HAS_EMA = hasattr(callbacks, "EMAWeightAveraging")  # from Lightning 2.6 on
 
 MONITOR_PREFIXES = ("folding/", "codes/", "units/", "faces/", "regions/", "monitor/")
 
@@ -117,11 +118,11 @@ class Settings:
             found.append(EarlyStopping("val_loss" if self.validates else "loss", patience=1, strict=False))
         if draw.happens("swa", 0.1) and epochs > 1 and averages and not self._loaders.is_stream:
             found.append(StochasticWeightAveraging(1e-2, swa_epoch_start=1, annealing_epochs=1))
-        elif draw.happens("ema", 0.1) and averages:
-            found.append(EMAWeightAveraging(decay=0.9))
+        elif draw.happens("ema", 0.1) and averages and HAS_EMA:
+            found.append(callbacks.EMAWeightAveraging(decay=0.9))
         if draw.happens("learning rates", 0.1) and self.logger != "none":
             found.append(LearningRateMonitor())
-        copies = any(isinstance(callback, (EMAWeightAveraging, StochasticWeightAveraging)) for callback in found)
+        copies = any("WeightAveraging" in type(callback).__name__ for callback in found)
         keeps_float32 = self.options["precision"] == "32-true" and self._subject.net[-1].weight.dtype == torch.float32
         if draw.happens("pruning", 0.07) and not copies and keeps_float32:
             found.append(ModelPruning("l1_unstructured", [(self._subject.net[-1], "weight")], amount=0.3))
