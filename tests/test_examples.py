@@ -241,6 +241,7 @@ def test_the_benchmark_of_codes_agrees_with_torch_unique() -> None:
     assert "100,000 codes of 512 bits in batches: 1,000 distinct" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_faces_agrees_with_one_linear_program_a_row() -> None:
     small = ("--inputs", "2", "--few", "1", "--slices", "2", "--repeats", "1", "--seconds", "0.2", "--steps", "1")
     done = run(str(EXAMPLES / "benchmarks" / "faces.py"), *small)
@@ -248,6 +249,7 @@ def test_the_benchmark_of_faces_agrees_with_one_linear_program_a_row() -> None:
     assert done.stdout.count("one linear program a row") == len(re.findall("; 0 of .* units differ", done.stdout)) == 7
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_maps_finds_at_least_what_a_raster_does() -> None:
     done = run(str(EXAMPLES / "benchmarks" / "maps.py"), "--raster", "40", "--repeats", "1", "--steps", "1", "--convolutions")
     assert done.returncode == 0, done.stderr

@@ -351,6 +351,7 @@ def test_a_stream_that_ends_early_and_labels_that_some_batches_lack(tmp_path: Pa
     assert [set(values) for _, values in trainer.logger.said][-1] == TAGS
 
 
+@pytest.mark.slow
 def test_a_tensorboard_run_without_checkpoint_is_not_cut(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, name="tb")
     trainer = fit(tmp_path, watch(num_segments=4), logger=logger)
