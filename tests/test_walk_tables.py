@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import weakref
 from typing import Any
 
@@ -195,4 +196,5 @@ def test_progress_counts_regions_on_a_terminal(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setattr(supporting, "MAX_BYTES", 2**16)
     assert torch.equal(face_counts(regions, progress=True), face_counts(regions))
-    assert "| 30/30 [" in terminal.getvalue() and terminal.getvalue().count("30/30") == 1
+    counted = [int(number) for number in re.findall(r"\| (\d+)/30 \[", terminal.getvalue())]  # how often, time decides
+    assert counted == sorted(counted) and (counted[0], counted[-1]) == (0, 30)
