@@ -63,6 +63,13 @@ def test_steps_that_the_way_back_cannot_tell_apart_stay_steps() -> None:
     assert (back.position[1:] > back.position[:-1]).all() and back.position.max() < 1
 
 
+@pytest.mark.parametrize("kind", [list, np.array, lambda labels: np.array(labels, dtype=np.uint8), torch.tensor])
+def test_labels_of_segments_may_be_a_list_or_an_array(kind: Any) -> None:
+    labels = [0, 1, 2] * 5
+    expected = class_segments(torch.tensor(labels), per_pair=3)
+    assert all(map(torch.equal, class_segments(kind(labels), per_pair=3), expected))
+
+
 def test_chi_depends_on_the_direction() -> None:
     """Remark 4.3 of "The Space Between"; whether it is 0 does not (Corollary 4.4)."""
     torch.manual_seed(0)
