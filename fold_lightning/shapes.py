@@ -26,7 +26,7 @@ MOST_DIMENSIONS = 4
 OWN_VERTICES = 0.1
 """Distance of a vertex, as a share of that of the walls, from which on it is the walls' and the region unbounded."""
 
-ROUNDING = 1e-12
+MIN_CUT_OF_BOX = 1e-12
 """Least depth that a plane cuts off a box, as a share of the box's largest coordinate."""
 
 FLAT = 1e-12
@@ -145,7 +145,7 @@ def _clipped(normals: np.ndarray, slacks: np.ndarray, low: np.ndarray, high: np.
     It is cut by one after the other, the one that cuts off most first.
     """
     corners = np.array([low, [high[0], low[1]], high, [low[0], high[1]]])
-    nothing = ROUNDING * np.abs(corners).max()
+    nothing = MIN_CUT_OF_BOX * np.abs(corners).max()
     while len(corners) > 2 and len(slacks):
         heights = corners @ normals.T - slacks
         most = heights.max(0).argmax()

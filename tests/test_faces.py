@@ -268,8 +268,9 @@ def test_linear_programs_of_their_own_decide_what_the_others_leave(monkeypatch: 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     regions = activation_regions(mlp(6, 16, 16, 2), torch.randn(12, 6, generator=torch.Generator().manual_seed(0)))
     faces = supporting_units(regions)
-    for module in (ray_shooting, supporting, interior_point):
-        monkeypatch.setattr(module, "MAX_BYTES", 20_000)
+    monkeypatch.setattr(supporting, "PRODUCT_BYTES", 20_000)
+    for module in (ray_shooting, interior_point):
+        monkeypatch.setattr(module, "CHUNK_BYTES", 20_000)
     assert torch.equal(supporting_units(regions), faces)
 
 

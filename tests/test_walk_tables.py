@@ -201,7 +201,7 @@ def test_progress_counts_regions_on_a_terminal(monkeypatch: pytest.MonkeyPatch) 
     regions = activation_regions(mlp(3, 8, 8), torch.randn(30, 3))
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    monkeypatch.setattr(supporting, "MAX_BYTES", 2**16)
+    monkeypatch.setattr(supporting, "PRODUCT_BYTES", 2**16)
     assert torch.equal(face_counts(regions, progress=True), face_counts(regions))
     counted = [int(number) for number in re.findall(r"\| (\d+)/30 \[", terminal.getvalue())]  # how often, time decides
     assert counted == sorted(counted) and (counted[0], counted[-1]) == (0, 30)

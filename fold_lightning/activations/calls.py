@@ -50,7 +50,7 @@ class Call:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether the first argument is written."""
+        """True if the first argument is written."""
         name = getattr(self.function, "__name__", "")
         if name == "__set__":
             return self.name == "data"

@@ -1,4 +1,4 @@
-"""What `measure` may be given as data: probes that are all there, or loaders whose batches pass."""
+"""Data for `measure`: probes that are all there, or loaders whose batches pass."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class Settings:
 
     @property
     def maps(self) -> bool:
-        """Whether maps of regions are made: as figures, and for TensorBoard's Folding tab, which needs no matplotlib."""
+        """True if maps of regions are made: as figures, and for TensorBoard's Folding tab, which needs no matplotlib."""
         return self.faces and self.figures is not False
 
     @property

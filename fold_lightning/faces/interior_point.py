@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fold_lightning.faces.half_spaces import compact, gather_rows, scatter_mask
 from fold_lightning.faces.linear_programs import POINT_ROUNDING
-from fold_lightning.faces.polytopes import MIN_CUT, Polytopes, positive_factors
+from fold_lightning.faces.polytopes import CHUNK_BYTES, COMBINATION_ROUNDING, MIN_CUT, Polytopes, positive_factors
 from fold_lightning.faces.ray_shooting import met_alone
 
 STEPS = 60
@@ -22,16 +22,11 @@ STEPS = 60
 AT_ONCE = 256
 """Linear programs of a polytope that run at once; the faces that they meet on their way need none of their own."""
 
-MAX_BYTES = 2**27
-
 TEMPORARIES = 8
 """Tensors (B, U, M) that are held at once."""
 
 TO_THE_WALL = 0.95
 """Length of a step, as a share of the one to the first wall."""
-
-ROUNDING = 1e-11
-"""Largest distance of a combination of rows from the row that it has to give."""
 
 DENSE_MIN_PROGRAMS = 4
 """Dimensions for each linear program from which on its normal matrix is computed by itself, not from
@@ -96,7 +91,7 @@ def decided(polytopes: Polytopes, undecided: Tensor) -> tuple[Tensor, Tensor]:
         Two masks bool (B, M).
     """
     faces, redundant, tried = (torch.zeros_like(undecided) for _ in range(3))
-    size = max(1, min(AT_ONCE, MAX_BYTES // (8 * TEMPORARIES * undecided.numel())))
+    size = max(1, min(AT_ONCE, CHUNK_BYTES // (8 * TEMPORARIES * undecided.numel())))
     while (left := undecided & ~faces & ~redundant & ~tried).any():
         rows, there = (part[:, :size] for part in compact(left))
         tried |= scatter_mask(there, rows, left.shape[1])
@@ -148,7 +143,7 @@ def step(polytopes: Polytopes, programs: Programs) -> tuple[Tensor, Tensor]:
     return faces, scatter_mask(redundant & programs.open, programs.rows, width)
 
 
-def _imply(weights: Tensor, own: Tensor, polytopes: Polytopes, rows: Tensor, rounding: float = ROUNDING) -> Tensor:
+def _imply(weights: Tensor, own: Tensor, polytopes: Polytopes, rows: Tensor, rounding: float = COMBINATION_ROUNDING) -> Tensor:
     """Return whether combinations of the other rows imply the own rows, bool (B, U), up to `MIN_CUT`.
 
     The share of the own row in a combination is divided out.
@@ -190,7 +185,7 @@ def _normal_matrices(stiffness: Tensor, points: Tensor) -> Tensor:
     For many programs all products ``p p^T`` are computed first.
     """
     d, num_programs = points.shape[2], stiffness.shape[1]
-    if DENSE_MIN_PROGRAMS * num_programs < d and 8 * stiffness.numel() * d <= MAX_BYTES:
+    if DENSE_MIN_PROGRAMS * num_programs < d and 8 * stiffness.numel() * d <= CHUNK_BYTES:
         matrices = (points.mT[:, None] * stiffness[:, :, None]) @ points[:, None]
     else:
         matrices = points.new_zeros(*stiffness.shape[:2], d, d)

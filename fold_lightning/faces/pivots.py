@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from fold_lightning.faces.half_spaces import FAR_AWAY, WALL, compact, gather_rows, scatter_mask
 from fold_lightning.faces.linear_programs import POINT_ROUNDING
-from fold_lightning.faces.polytopes import MIN_CUT, Polytopes
+from fold_lightning.faces.polytopes import CHUNK_BYTES, COMBINATION_ROUNDING, MIN_CUT, Polytopes
 
 MAX_DIMENSIONS = 7
 """Dimensions up to which pivots are made; beyond, an interior-point method takes fewer steps."""
@@ -33,17 +33,12 @@ OVERSTEPPED = 1e-13
 PIVOT = 1e-11
 """Least pivot, as a part of the lengths of the vectors whose product it is."""
 
-ROUNDING = 1e-11
-"""Largest distance of a combination of rows from the row that it has to give."""
-
 CLEAR = 1.5
 """Least ratio of the distances at which a ray meets the other rows and its own, for a ray along which a face is crossed."""
 
 NEARER_WALLS = ((1e2, 1.01), (1e5, 1.0001), (FAR_AWAY, 1.0))
 """Distances of walls, in median distances of the planes, between which crossings are looked for, and the ratio of heights that
 is enough."""
-
-MAX_BYTES = 2**27
 
 TEMPORARIES = 4
 """Tensors (B, U, M) that are held at once."""
@@ -140,7 +135,7 @@ def _programs(polytopes: Polytopes, wanted: Tensor, enough: float) -> tuple[Tens
     width = wanted.shape[1]
     ratios, redundant = torch.zeros_like(polytopes.points[..., 0]), torch.zeros_like(wanted)
     rays = torch.zeros_like(polytopes.points)
-    size = max(1, MAX_BYTES // (8 * TEMPORARIES * max(1, wanted.numel())))
+    size = max(1, CHUNK_BYTES // (8 * TEMPORARIES * max(1, wanted.numel())))
     order, there = compact(wanted)
     for rows, real in zip(order.split(size, dim=1), there.split(size, dim=1), strict=True):
         bases = Bases.begin(polytopes, rows, real)
@@ -226,7 +221,7 @@ def _implied(polytopes: Polytopes, bases: Bases, own: Tensor, weights: Tensor) -
     count = polytopes.real.sum(1)[region]
     certain = torch.zeros_like(is_row[:, 0])
     # Walls make up for the rounding of a combination that implies a row without them, and take more for it than that is worth.
-    for usable, rounding in ((is_row, ROUNDING), (is_row & polytopes.own[region[:, None], basis], POINT_ROUNDING)):
+    for usable, rounding in ((is_row, COMBINATION_ROUNDING), (is_row & polytopes.own[region[:, None], basis], POINT_ROUNDING)):
         some = weights[region, place].clamp(min=0) * usable
         combination = (some[..., None] * polytopes.points[region[:, None], basis]).sum(1)
         missing = (own[region, place] - combination).norm(dim=1)

@@ -13,7 +13,7 @@ from fold_lightning.faces.polytopes import MIN_CUT, Polytopes
 
 FIRST_DIRECTIONS = 16
 
-ROUNDING = 1e-14
+ON_EDGE = 1e-14
 """Height above an edge of the hull up to which a point is on it, in lengths of the edge's normal; no point is longer than 1."""
 
 PARALLEL = 1e-12
@@ -48,7 +48,7 @@ def polygon_faces(polytopes: Polytopes) -> tuple[Tensor, Tensor]:
         normals, heights = _edges(gather_rows(points, ring), gather_rows(points, after))
         scores = normals @ points.mT
         farthest, row = scores.max(2)
-        grown = corners | scatter_mask(farthest > heights + ROUNDING * normals.norm(dim=2), row, corners.shape[1])
+        grown = corners | scatter_mask(farthest > heights + ON_EDGE * normals.norm(dim=2), row, corners.shape[1])
         if (grown == corners).all():
             break
         corners = grown

@@ -34,7 +34,14 @@ MIN_CUT = 1e-10
 
 NEWTON_STEPS = 60
 
-ROUNDING = 1e-15
+CHUNK_BYTES = 2**27
+"""Bytes of the tensors that are held at once for a chunk of rows, 128 MiB."""
+
+COMBINATION_ROUNDING = 1e-11
+"""Largest distance of a combination of rows from the row that it has to give."""
+
+RIDGE = 1e-15
+"""Share of the largest diagonal element that is added to diagonals first, so that Cholesky factors exist; then ten times as much."""
 
 CENTERED = 0.5
 """Newton decrement from which on a point is near enough to the center."""
@@ -141,7 +148,7 @@ def dual_points(rows: Rows, ball: tuple[Tensor, Tensor] | None = None) -> tuple[
         points = normals / slacks[..., None]
         gradient = points.sum(1) + pull * (x - middle)
         metric = points.mT @ points
-        ridge = ROUNDING * torch.diagonal(metric, dim1=1, dim2=2).amax(1, keepdim=True)
+        ridge = RIDGE * torch.diagonal(metric, dim1=1, dim2=2).amax(1, keepdim=True)
         cholesky = positive_factors(metric + torch.diag_embed((pull + ridge).expand_as(x)))
         step = -torch.cholesky_solve(gradient[..., None], cholesky)[..., 0]
         decrement = (-(gradient * step).sum(1)).clamp(min=0).sqrt()
@@ -163,7 +170,7 @@ def positive_factors(matrices: Tensor) -> Tensor:
     """
     factors: Tensor
     factors, failed = torch.linalg.cholesky_ex(matrices)
-    ridge = ROUNDING
+    ridge = RIDGE
     while failed.any() and ridge < 1:
         ridge *= 10
         diagonal = torch.diagonal(matrices, dim1=1, dim2=2)

@@ -7,15 +7,13 @@ from torch import Tensor
 
 from fold_lightning.faces.half_spaces import compact, gather_rows, scatter_mask
 from fold_lightning.faces.linear_programs import POINT_ROUNDING
-from fold_lightning.faces.polytopes import MIN_CUT, Polytopes
+from fold_lightning.faces.polytopes import CHUNK_BYTES, MIN_CUT, Polytopes
 
 ROUNDS = 6
 """Times that a direction is moved towards the row that it missed."""
 
 STEP = 1.5
 """Length of such a move, in units of the one that would make the ray meet its row and the one that it met at once."""
-
-MAX_BYTES = 2**27
 
 
 def met_alone(heights: Tensor, lengths: Tensor) -> Tensor:
@@ -41,7 +39,7 @@ def rows_met(polytopes: Polytopes, seed: int = 0) -> Tensor:
     A correction moves the direction by the difference of the row's point and that of the plane it met instead (this project's own).
     """
     points = polytopes.points
-    size = max(1, MAX_BYTES // (8 * points.shape[0] * points.shape[1]))
+    size = max(1, CHUNK_BYTES // (8 * points.shape[0] * points.shape[1]))
     random = torch.randn(points.shape, generator=torch.Generator().manual_seed(seed), dtype=points.dtype).to(points.device)
     faces = torch.zeros_like(polytopes.real)
     for directions in random.split(size, dim=1):

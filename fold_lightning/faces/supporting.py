@@ -22,7 +22,7 @@ from fold_lightning.regions import ActivationRegions, check_regions
 
 Method = Literal["exact", "hit_and_run"]
 
-MAX_BYTES = 2**26
+PRODUCT_BYTES = 2**26
 """Bytes of the products of all rows of some regions with each other, or with the edges of polygons: 64 MiB."""
 
 FEW_DIMENSIONS_ROWS = 128
@@ -75,7 +75,7 @@ def supporting_units(
     if not (regions.normals.sum() + regions.offsets.sum()).isfinite():
         raise ValueError("`regions` must be finite, got NaN or infinite half-spaces: the model's weights may have diverged.")
     rows, dimension = regions.normals.shape[1:]
-    size = max(1, MAX_BYTES // (8 * max(1, rows) * (rows if dimension > MAX_DIMENSIONS else FEW_DIMENSIONS_ROWS)))
+    size = max(1, PRODUCT_BYTES // (8 * max(1, rows) * (rows if dimension > MAX_DIMENSIONS else FEW_DIMENSIONS_ROWS)))
     parts = []
     with progress_bar(len(regions), "regions", progress) as bar:
         for begin in range(0, len(regions), size):

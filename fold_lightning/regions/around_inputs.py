@@ -21,7 +21,8 @@ from fold_lightning.activations.layers import Patterns, columns, describe_layers
 from fold_lightning.activations.rounding import Rounding
 from fold_lightning.regions.frozen_pass import FrozenPass, NoPolytopes
 
-MAX_BYTES = 2**28
+PASS_BYTES = 2**28
+"""Bytes of the largest tensors of a pass over points and their steps, 256 MiB."""
 
 COPIES = 3
 """Copies of the half-spaces that are held at once, while they are joined."""
@@ -228,7 +229,7 @@ def half_spaces(
     """
     rows = 1 + (points[0].numel() if basis is None else basis.shape[1])
     numel = rows * max(TENSORS_AT_ONCE * structure.widest, structure.num_units)
-    size = max(1, MAX_BYTES // (8 * numel))
+    size = max(1, PASS_BYTES // (8 * numel))
     rounding = Rounding(replica, structure, points)
     normals: list[Tensor] = []
     slacks: list[Tensor] = []

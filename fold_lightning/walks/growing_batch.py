@@ -184,7 +184,7 @@ class GrowingBatch(Interception):
         return call.function(call.args[0], *options, **kwargs)
 
     def _bend(self, z: Tensor, thresholds: Thresholds, layer: str | None = None) -> Tensor:
-        """Adds rows where z (R, n) crosses a threshold, and returns z at all rows, exactly on it where it crosses.
+        """Add rows where z (R, n) crosses a threshold, and return z at all rows, exactly on it where it crosses.
 
         Records the events if z are pre-activations of a `layer` that counts.
         """
@@ -268,7 +268,7 @@ class GrowingBatch(Interception):
 
 
 def _of_one_input(bound: Tensor, dims: int) -> Tensor:
-    """A clamp's bounds without their rows, which must be the same for all inputs."""
+    """Return a clamp's bounds without their rows, which must be the same for all inputs."""
     if bound.dim() < dims:
         return bound
     if not torch.equal(bound, bound[:1].expand_as(bound)):

@@ -18,7 +18,7 @@ ZERO_TOLERANCE = 1e-13
 
 
 def clamp_bounds(call: Call) -> list[float | Tensor]:
-    """Where a clamp bends, its lower bound first."""
+    """Return the bounds at which a clamp bends, the lower one first."""
     return [bound if isinstance(bound, Tensor) else float(bound) for bound in bounds_of(call) if bound is not None]
 
 
