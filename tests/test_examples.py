@@ -266,6 +266,12 @@ def test_the_benchmark_of_maps_finds_at_least_what_a_raster_does() -> None:
     assert len(maps) == len(rasters) == 4 and all(found >= seen for found, seen in zip(maps, rasters, strict=True))
 
 
+def test_the_benchmark_of_tables_prints_their_share_and_bytes() -> None:
+    done = run(str(EXAMPLES / "benchmarks" / "tables.py"), "--models", "mlp", "--epochs", "1", "--images", "64")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"tables [\d.]+ s, [\d.]+% of it", done.stdout) and re.search(r"map [1-9][\d.]*, pairs", done.stdout)
+
+
 @pytest.mark.parametrize("compare", ["default", "ways", "robustness", "weights", "schedules", "surrogates"])
 def test_the_study_of_the_regularizer_prints_a_table_and_draws(tmp_path: Path, compare: str) -> None:
     picture = tmp_path / "study.png"
