@@ -6,6 +6,7 @@ import gzip
 import itertools
 import json
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -60,6 +61,20 @@ def test_digits_trains_and_measures_other_networks(folder: Path, tmp_path: Path,
     done = run(str(EXAMPLES / "digits.py"), "--data-dir", str(folder), "--model", model, "--activation", activation, *small)
     assert done.returncode == 0 and "chi_mean" in done.stdout, done.stderr
     assert "could not measure" not in done.stderr
+
+
+def test_screenshots_are_made_of_a_run(tmp_path: Path) -> None:
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        pytest.skip("no Chromium is installed")
+    nothing = run(str(EXAMPLES / "screenshots.py"), "--log-dir", str(tmp_path), "--out", str(tmp_path))
+    assert nothing.returncode == 1 and "got none: train with" in nothing.stderr
+    small = ("--epochs", "1", "--segments", "8", "--depth", "2", "--width", "8", "--log-dir", str(tmp_path / "logs"))
+    assert run(str(EXAMPLES / "digits.py"), *small).returncode == 0
+    done = run(str(EXAMPLES / "screenshots.py"), "--log-dir", str(tmp_path / "logs"), "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    sizes = {name: struct.unpack(">II", (tmp_path / name).read_bytes()[16:24]) for name in ("tab.png", "map.png")}
+    assert sizes["tab.png"] == (1400, 1760) and sizes["map.png"][0] == 600
 
 
 GALLERY = {"walk", "folding", "folding_between_classes", "folding_over_time", "codes", "units", "faces"}
