@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
+from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_SCALAR, DATA_CLASS_TENSOR, Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from torch import Tensor
@@ -90,8 +90,10 @@ class TensorBoard:
         for writer in self._writers():
             for tag, value in scalars.items():
                 summary = scalar(tag, value)
-                summary.value[0].metadata.summary_description = descriptions.get(tag, "")
-                summary.value[0].metadata.plugin_data.plugin_name = "scalars"
+                metadata = summary.value[0].metadata
+                metadata.summary_description = descriptions.get(tag, "")
+                metadata.plugin_data.plugin_name = "scalars"
+                metadata.data_class = DATA_CLASS_SCALAR  # without it TensorBoard's fast loading drops the description
                 writer._get_file_writer().add_summary(summary, step)
 
     def write(self, results: Sequence[MeasureResult], number: int, step: int) -> None:
