@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,20 @@ def test_the_server_has_every_curve_and_table(server: str, runs: dict[str, Path]
     assert ask(server, f"table?run={run}&table=segments&step={last}")["columns"]["chi"] == pytest.approx(
         log["segments"][last]["chi"].tolist()
     )
+
+
+def test_pictures_and_histograms_come_with_their_descriptions(server: str) -> None:
+    for plugin, count in (("images", 3), ("histograms", 2)):
+        with urlopen(f"{server}data/plugin/{plugin}/tags", timeout=60) as answer:
+            runs = json.loads(answer.read())
+        assert len(runs) == 2 and all(len(tags) == count for tags in runs.values())
+        assert all(found["description"] for tags in runs.values() for found in tags.values())
+    run, tag = quote(next(iter(runs))), quote("regions/slice", safe="")
+    with urlopen(f"{server}data/plugin/images/images?run={run}&tag={tag}&sample=0", timeout=60) as answer:
+        (first, *_) = json.loads(answer.read())
+    with urlopen(f"{server}data/plugin/images/individualImage?{first['query']}", timeout=60) as answer:
+        picture = answer.read()
+    assert picture.startswith(b"\x89PNG") and struct.unpack(">II", picture[16:24]) == (600, 520)
 
 
 @pytest.mark.parametrize(
