@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -73,6 +74,20 @@ def test_digits_trains_and_measures_other_networks(folder: Path, tmp_path: Path,
     done = run(str(EXAMPLES / "digits.py"), "--data-dir", str(folder), "--model", model, "--activation", activation, *small)
     assert done.returncode == 0 and "chi_mean" in done.stdout, done.stderr
     assert "could not measure" not in done.stderr
+
+
+def test_screenshots_are_made_of_a_run(tmp_path: Path) -> None:
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        pytest.skip("no Chromium is installed")
+    nothing = run(str(EXAMPLES / "screenshots.py"), "--log-dir", str(tmp_path), "--out", str(tmp_path))
+    assert nothing.returncode == 1 and "got none: train with" in nothing.stderr
+    small = ("--epochs", "1", "--segments", "8", "--depth", "2", "--width", "8", "--log-dir", str(tmp_path / "logs"))
+    assert run(str(EXAMPLES / "digits.py"), *small).returncode == 0
+    done = run(str(EXAMPLES / "screenshots.py"), "--log-dir", str(tmp_path / "logs"), "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    sizes = {name: struct.unpack(">II", (tmp_path / name).read_bytes()[16:24]) for name in ("tab.png", "map.png")}
+    assert sizes["tab.png"] == (1400, 1760) and sizes["map.png"][0] == 600
 
 
 GALLERY = {"walk", "folding", "folding_between_classes", "folding_over_time", "codes", "units", "faces"}
@@ -254,6 +269,12 @@ def test_the_benchmark_of_maps_finds_at_least_what_a_raster_does() -> None:
     maps = [int(count.replace(",", "")) for count in re.findall(r": ([\d,]+) regions in .* a second", done.stdout)]
     rasters = [int(count.replace(",", "")) for count in re.findall(r"times as long, ([\d,]+) codes", done.stdout)]
     assert len(maps) == len(rasters) == 4 and all(found >= seen for found, seen in zip(maps, rasters, strict=True))
+
+
+def test_the_benchmark_of_tables_prints_their_share_and_bytes() -> None:
+    done = run(str(EXAMPLES / "benchmarks" / "tables.py"), "--models", "mlp", "--epochs", "1", "--images", "64")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"tables [\d.]+ s, [\d.]+% of it", done.stdout) and re.search(r"map [1-9][\d.]*, pairs", done.stdout)
 
 
 @pytest.mark.parametrize("compare", ["default", "ways", "robustness", "weights", "schedules", "surrogates"])
