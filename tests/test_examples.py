@@ -263,6 +263,16 @@ def test_the_benchmark_of_faces_agrees_with_one_linear_program_a_row() -> None:
     assert done.stdout.count("one linear program a row") == len(re.findall("; 0 of .* units differ", done.stdout)) == 7
 
 
+@pytest.mark.slow
+def test_all_benchmarks_write_tables_whose_results_agree(tmp_path: Path) -> None:
+    parts = ("walks", "codes", "faces", "overhead", "regularizer", "maps")
+    done = run(str(EXAMPLES / "benchmarks" / "run_all.py"), "--smallest", "--repeats", "1", "--output-dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    pages = {part: (tmp_path / f"{part}.md").read_text() for part in parts}
+    assert all("floor: " in page and "| NO |" not in page for page in pages.values())
+    assert [pages[part].count("| yes |") for part in ("walks", "codes", "faces")] == [2, 4, 4]
+
+
 def test_the_benchmark_of_maps_finds_at_least_what_a_raster_does() -> None:
     done = run(str(EXAMPLES / "benchmarks" / "maps.py"), "--raster", "40", "--repeats", "1", "--steps", "1", "--convolutions")
     assert done.returncode == 0, done.stderr
