@@ -16,7 +16,7 @@ from fold_lightning.faces.half_spaces import FAR_AWAY, Rows, rows_of
 from fold_lightning.faces.hulls import facets_of_hull
 from fold_lightning.faces.linear_programs import deepest_point
 from fold_lightning.faces.polytopes import dual_points, first_of_equals
-from fold_lightning.regions import ActivationRegions
+from fold_lightning.regions import ActivationRegions, check_regions
 
 Cut = Literal["unbounded", "all"]
 
@@ -77,6 +77,7 @@ def region_shapes(
 
     Raises:
         ValueError: If there are more dimensions, or the box is empty.
+        TypeError: If these are no regions.
 
     Example:
         >>> from fold_lightning import activation_regions
@@ -89,6 +90,7 @@ def region_shapes(
         >>> corner.num_simplices, round(corner.volume, 9), len(corner.vertices), corner.bounded
         (2, 4.0, 4, False)
     """
+    check_regions(regions)
     d = regions.dimension
     if d > MOST_DIMENSIONS:
         raise ValueError(

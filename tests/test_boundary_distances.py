@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from fold_lightning import activation_codes, activation_regions, boundary_distances, face_counts, stream_regions
+from fold_lightning import (
+    activation_codes,
+    activation_regions,
+    boundary_distances,
+    face_counts,
+    region_shapes,
+    stream_regions,
+    supporting_units,
+)
 from fold_lightning.regions import random_directions, streams
 from helpers.networks import mlp
 
@@ -47,9 +55,10 @@ def test_a_region_without_planes_has_no_border_and_an_input_on_one_no_distance()
     )
 
 
-def test_what_is_no_region_is_refused() -> None:
+@pytest.mark.parametrize("measure", [boundary_distances, face_counts, supporting_units, region_shapes])
+def test_what_is_no_region_is_refused(measure: Any) -> None:
     with pytest.raises(TypeError, match="Expected `ActivationRegions`, got Tensor: make them with `activation_regions`"):
-        boundary_distances(torch.zeros(2, 3))
+        measure(torch.zeros(2, 3))
 
 
 @pytest.mark.parametrize("options", [{}, {"batch_size": 7}, {"layers": "1"}, {"subspace": random_directions(30, 2, 5, seed=3)}])

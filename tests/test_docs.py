@@ -91,6 +91,11 @@ def test_links_lead_to_files(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_each_paper_takes_few_lines() -> None:
+    experiments = blocks(ROOT / "docs" / "papers.md", "python")[1:]  # after the data and the training, which are the user's
+    assert len(experiments) == 4 and all(len(block.split("\n")) <= 26 for block in experiments)
+
+
 def test_readme_is_short() -> None:
     lines = (ROOT / "README.md").read_text().splitlines()
     assert len(lines) <= 150 and max(map(len, lines)) <= 100

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -75,9 +76,25 @@ def test_digits_trains_and_measures_other_networks(folder: Path, tmp_path: Path,
     assert "could not measure" not in done.stderr
 
 
+@pytest.mark.slow
+def test_screenshots_are_made_of_a_run(tmp_path: Path) -> None:
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        pytest.skip("no Chromium is installed")
+    nothing = run(str(EXAMPLES / "screenshots.py"), "--log-dir", str(tmp_path), "--out", str(tmp_path))
+    assert nothing.returncode == 1 and "got none: train with" in nothing.stderr
+    small = ("--epochs", "1", "--segments", "8", "--depth", "2", "--width", "8", "--log-dir", str(tmp_path / "logs"))
+    assert run(str(EXAMPLES / "digits.py"), *small).returncode == 0
+    done = run(str(EXAMPLES / "screenshots.py"), "--log-dir", str(tmp_path / "logs"), "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    sizes = {name: struct.unpack(">II", (tmp_path / name).read_bytes()[16:24]) for name in ("tab.png", "map.png")}
+    assert sizes["tab.png"] == (1400, 1760) and sizes["map.png"][0] == 600
+
+
 GALLERY = {"walk", "folding", "folding_between_classes", "folding_over_time", "codes", "units", "faces"}
 
 
+@pytest.mark.slow
 def test_the_gallery_makes_every_figure_of_a_network_and_of_its_checkpoint(tmp_path: Path) -> None:
     small = ("--depth", "2", "--width", "8")
     trained = run(str(EXAMPLES / "gallery.py"), "--epochs", "1", "--out", str(tmp_path / "first"), *small)
@@ -92,6 +109,7 @@ def test_the_gallery_makes_every_figure_of_a_network_and_of_its_checkpoint(tmp_p
     assert other.returncode == 1 and "holds another network: pass the `--model`" in other.stderr
 
 
+@pytest.mark.slow
 def test_the_gallery_says_which_figures_a_curved_network_lacks(tmp_path: Path) -> None:
     small = ("--depth", "2", "--width", "8", "--activation", "gelu", "--epochs", "1", "--out", str(tmp_path))
     done = run(str(EXAMPLES / "gallery.py"), *small)
@@ -250,12 +268,29 @@ def test_the_benchmark_of_faces_agrees_with_one_linear_program_a_row() -> None:
 
 
 @pytest.mark.slow
+def test_all_benchmarks_write_tables_whose_results_agree(tmp_path: Path) -> None:
+    parts = ("walks", "codes", "faces", "overhead", "regularizer", "maps")
+    done = run(str(EXAMPLES / "benchmarks" / "run_all.py"), "--smallest", "--repeats", "1", "--output-dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    pages = {part: (tmp_path / f"{part}.md").read_text() for part in parts}
+    assert all("floor: " in page and "| NO |" not in page for page in pages.values())
+    assert [pages[part].count("| yes |") for part in ("walks", "codes", "faces")] == [2, 4, 4]
+
+
+@pytest.mark.slow
 def test_the_benchmark_of_maps_finds_at_least_what_a_raster_does() -> None:
     done = run(str(EXAMPLES / "benchmarks" / "maps.py"), "--raster", "40", "--repeats", "1", "--steps", "1", "--convolutions")
     assert done.returncode == 0, done.stderr
     maps = [int(count.replace(",", "")) for count in re.findall(r": ([\d,]+) regions in .* a second", done.stdout)]
     rasters = [int(count.replace(",", "")) for count in re.findall(r"times as long, ([\d,]+) codes", done.stdout)]
     assert len(maps) == len(rasters) == 4 and all(found >= seen for found, seen in zip(maps, rasters, strict=True))
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_tables_prints_their_share_and_bytes() -> None:
+    done = run(str(EXAMPLES / "benchmarks" / "tables.py"), "--models", "mlp", "--epochs", "1", "--images", "64")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"tables [\d.]+ s, [\d.]+% of it", done.stdout) and re.search(r"map [1-9][\d.]*, pairs", done.stdout)
 
 
 @pytest.mark.parametrize("compare", ["default", "ways", "robustness", "weights", "schedules", "surrogates"])

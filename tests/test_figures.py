@@ -148,6 +148,17 @@ def test_folding_over_steps_has_its_mean_within_its_ranges() -> None:
     assert len(once.lines) == 2
 
 
+def test_few_pairs_of_many_classes_are_squares_that_can_be_seen() -> None:
+    matrix = torch.full((100, 100), torch.nan)
+    matrix[3, 70], matrix[99, 0] = 0.4, 0.0
+    axis, _ = plot_folding_matrix(matrix).axes
+    (squares,) = axis.collections
+    assert squares.get_offsets().tolist() == [[70, 3], [0, 99]]
+    assert squares.get_array().tolist() == pytest.approx([0.4, 0.0]) and squares.get_sizes().min() >= 16
+    assert len(axis.get_xticklabels()) <= 14 and not axis.images
+    assert plot_folding_matrix(torch.rand(100, 100)).axes[0].images
+
+
 def test_names_of_classes_and_layers_are_shortened() -> None:
     long = "a_name_that_goes_on_and_on_and_on"
     axis, _ = plot_folding_matrix(torch.zeros(2, 2), [long, "b"]).axes

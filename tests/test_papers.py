@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from space_folds import ENDS, cantor  # noqa: E402
 from space_folds import closed_form as folds_of_a  # noqa: E402
 
 from fold_lightning import activation_codes  # noqa: E402
+from helpers.processes import run_here  # noqa: E402
 
 SCRIPTS = {
     "space_folds": ("cantor", "depth"),
@@ -33,10 +35,10 @@ SCRIPTS = {
 
 
 def run(script: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(PAPERS / f"{script}.py"), "--smallest", "--seeds", "1", "--output-dir", str(folder)]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=600)
+    return run_here(PAPERS / f"{script}.py", "--smallest", "--seeds", "1", "--output-dir", str(folder), *arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_an_experiment_leaves_its_files_and_goes_on_with_the_same_result(script: str, tmp_path: Path) -> None:
     done = run(script, tmp_path)
@@ -58,8 +60,12 @@ def test_an_experiment_leaves_its_files_and_goes_on_with_the_same_result(script:
     assert done.returncode == 1 and "holds other results (data was None" in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.processes
 def test_two_processes_train_together_and_one_of_them_writes(tmp_path: Path) -> None:
-    done = run("space_folds", tmp_path, "--strategy", "ddp", "--devices", "2")
+    small = ("--smallest", "--seeds", "1", "--output-dir", str(tmp_path), "--strategy", "ddp", "--devices", "2")
+    command = [sys.executable, str(PAPERS / "space_folds.py"), *small]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     rows = [json.loads(cell.read_text()) for cell in (tmp_path / "cells").glob("depth-*.json")]
     assert len(rows) == 6 and all(0 <= row["chi"] < 1 for row in rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,8 @@ def test_the_server_has_every_curve_and_table(server: str, runs: dict[str, Path]
     }
     assert set(curves) == shown
     assert all(dict(zip(c["steps"], c["values"], strict=True)) == pytest.approx(expected[tag]) for tag, c in curves.items())
+    measured = {tag for tag in curves if not tag.startswith("regularizer/")}
+    assert len(measured) > 20 and all(curves[tag]["description"] for tag in measured), "as TensorBoard loads logs by default"
     last = max(log["segments"])
     for table in about["tables"]:
         given = ask(server, f"table?run={run}&table={table}&step={last}")
@@ -253,6 +256,20 @@ def test_the_server_has_every_curve_and_table(server: str, runs: dict[str, Path]
     assert ask(server, f"table?run={run}&table=segments&step={last}")["columns"]["chi"] == pytest.approx(
         log["segments"][last]["chi"].tolist()
     )
+
+
+def test_pictures_and_histograms_come_with_their_descriptions(server: str) -> None:
+    for plugin, count in (("images", 3), ("histograms", 2)):
+        with urlopen(f"{server}data/plugin/{plugin}/tags", timeout=60) as answer:
+            runs = json.loads(answer.read())
+        assert len(runs) == 2 and all(len(tags) == count for tags in runs.values())
+        assert all(found["description"] for tags in runs.values() for found in tags.values())
+    run, tag = quote(next(iter(runs))), quote("regions/slice", safe="")
+    with urlopen(f"{server}data/plugin/images/images?run={run}&tag={tag}&sample=0", timeout=60) as answer:
+        (first, *_) = json.loads(answer.read())
+    with urlopen(f"{server}data/plugin/images/individualImage?{first['query']}", timeout=60) as answer:
+        picture = answer.read()
+    assert picture.startswith(b"\x89PNG") and struct.unpack(">II", picture[16:24]) == (600, 520)
 
 
 @pytest.mark.parametrize(

@@ -28,14 +28,15 @@ from walks import mlp, train
 from fold_lightning import activation_codes, region_graph, slice_map
 
 
-def seconds(function: Callable[[], object], repeats: int) -> float:
-    """Median seconds of a call, after one to warm up."""
+def seconds(function: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Median seconds of a call, after one to warm up: by the clock, and of processors."""
     taken = []
     for _ in range(repeats + 1):
-        begin = time.perf_counter()
+        begin, busy = time.perf_counter(), time.process_time()
         function()
-        taken.append(time.perf_counter() - begin)
-    return statistics.median(taken[1:])
+        taken.append((time.perf_counter() - begin, time.process_time() - busy))
+    clock, processors = zip(*taken[1:], strict=True)
+    return statistics.median(clock), statistics.median(processors)
 
 
 def three_inputs(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -52,11 +53,12 @@ def three_inputs(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
 def report(name: str, model: nn.Module, inputs: Tensor, arguments: argparse.Namespace, **options: object) -> None:
     """Print a network's row: the map, and a raster of the same window."""
     found = slice_map(model, inputs, **options)
-    took = seconds(lambda: slice_map(model, inputs, **options), arguments.repeats)
+    took, busy = seconds(lambda: slice_map(model, inputs, **options), arguments.repeats)
     x0, x1, y0, y1 = found.window
     error = abs(float(found.areas.sum()) / ((x1 - x0) * (y1 - y0)) - 1)
     print(
-        f"{name}: {len(found):,} regions in {took:.2f} s, {len(found) / took:,.0f} a second; areas differ by {error:.0e}",
+        f"{name}: {len(found):,} regions in {took:.2f} s, {len(found) / took:,.0f} a second ({busy:.2f} s of processors); "
+        f"areas differ by {error:.0e}",
         flush=True,
     )
     side = arguments.raster
@@ -80,7 +82,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     small = mlp(2, 16, 16, 10)
     report("2-[16, 16]", small, torch.zeros(1, 2), arguments, window=100.0)
-    took = seconds(lambda: region_graph(small, torch.zeros(1, 2), progress=False), 1)
+    took, _ = seconds(lambda: region_graph(small, torch.zeros(1, 2), progress=False), 1)
     print(f"  region_graph: {region_graph(small, torch.zeros(1, 2), progress=False).num_regions:,} regions in {took:.2f} s")
     if arguments.data_dir:
         images, labels = load_split(arguments.data_dir, "train")

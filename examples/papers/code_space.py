@@ -51,7 +51,7 @@ class Size:
 
 SIZES = {
     "smallest": Size(60, 8, False, 1, 2, 40),
-    "default": Size(1500, 14, False, 2, 10, 750),
+    "default": Size(1000, 14, False, 3, 8, 500),
     "paper": Size(60_000, 32, True, 0, 50, 5000),
 }
 

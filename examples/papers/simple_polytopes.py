@@ -50,7 +50,7 @@ class Size:
 
 SIZES = {
     "smallest": Size(200, 3, 1, 8, 20, 5, 3),
-    "default": Size(2000, 5, 10, 60, 200, 40, None),
+    "default": Size(1000, 5, 10, 40, 200, 30, None),
     "paper": Size(60_000, 10, 30, 2000, 1000, 1000, None),
 }
 

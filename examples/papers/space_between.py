@@ -55,7 +55,7 @@ class Size:
 
 SIZES = {
     "smallest": Size(200, 1, 1, ((1, 8), (2, 8)), 0.3, 100, 2, (5, 17)),
-    "default": Size(5000, 10, 4, ((1, 192), (2, 96), (4, 48), (6, 32)), 0.92, 1000, 40, (9, 17, 33, 65, 129, 257, 513, 1025)),
+    "default": Size(3000, 10, 4, ((1, 192), (2, 96), (4, 48), (6, 32)), 0.88, 1000, 30, (9, 17, 33, 65, 129, 257, 513, 1025)),
     "paper": Size(
         60_000,
         30,
@@ -69,9 +69,6 @@ SIZES = {
 }
 
 ACTIVATIONS = ("relu", "gelu", "silu", "swiglu")
-
-NETWORKS = ("trained 3 x 64", "trained 6 x 64", "pushed to fold, 6 x 64", "CantorNet A, k = 6")
-"""Networks on which equidistant points are compared with exact walks; the last has no training and one seed."""
 
 NEAR = 0.01
 """Mean error of chi up to which points are enough."""
@@ -98,6 +95,17 @@ def sampling(net: nn.Module, start: Tensor, end: Tensor, points: Sequence[int]) 
         }
     enough = [number for number in points if row[f"error_{number}"] <= NEAR]
     return row | {"enough": min(enough) if enough else None}
+
+
+def sampled_rows(rows: dict[str, list[Row]]) -> list[Row]:
+    """Return the rows on sampling: of CantorNets, and of networks trained with and without the regularizer."""
+    found = [row | {"network": f"CantorNet {row['network'].replace(' ', ', k = ')}"} for row in rows["sampling"]]
+    for row in rows["regularizer"]:
+        columns = {name.removeprefix("sampled_"): value for name, value in row.items() if name.startswith("sampled_")}
+        found.append(
+            columns | {"network": "6 x 64" + (", pushed to fold" if row["push"] == "yes" else ""), "seed": row["seed"]}
+        )
+    return found
 
 
 def activation_table(rows: list[Row]) -> Table:
@@ -136,7 +144,7 @@ def architecture_table(rows: list[Row], target: float) -> Table:
         some = [row for row in rows if row["layers"] == name]
         lines.append([name, *(spread(values(some, column)) for column in names)])
     header = ["layers x width", "epochs", "test accuracy", "mean chi", "share that folds", "Phi_N"]
-    text = f"Training stops after the epoch that reaches a test accuracy of {target}. All have 192 units by default."
+    text = f"Training stops after the epoch that reaches a test accuracy of {target}. One layer never folds."
     return Table("Phi_N across architectures at equal accuracy", text, header, lines)
 
 
@@ -227,13 +235,15 @@ def draw(figure: Any, rows: dict[str, list[Row]], points: Sequence[int]) -> None
         found = values(rows["activation"], "chi", activation=name)
         first.plot([place] * len(found), found, "o", alpha=0.6)
     first.set(title="mean chi", xticks=range(len(names)), xticklabels=names)
-    for network in dict.fromkeys(row["network"] for row in rows["sampling"]):
-        some = [row for row in rows["sampling"] if row["network"] == network]
+    sampled = sampled_rows(rows)
+    for network in dict.fromkeys(row["network"] for row in sampled):
+        some = [row for row in sampled if row["network"] == network]
         second.plot(points, [moments(values(some, f"error_{n}"))[0] for n in points], "o-", label=network)
     second.axhline(NEAR, color="gray", linestyle=":")
     second.axvline(129, color="gray", linestyle=":")
-    second.set(title="error of chi by points", xscale="log", yscale="symlog", xlabel="equidistant points")
+    second.set(title="error of chi by points", xscale="log", xlabel="equidistant points")
     second.set_yscale("symlog", linthresh=1e-3)
+    second.set_ylim(bottom=0)
     second.legend(fontsize=7)
     for place, name in enumerate(dict.fromkeys(row["layers"] for row in rows["architecture"])):
         found = values(rows["architecture"], "phi", layers=name)
@@ -272,12 +282,9 @@ def main() -> None:
     def activation(activation: str, seed: int) -> Row:
         return result(trained(4, 48, activation), asymmetry=True)
 
-    def sample(network: str, seed: int) -> Row:
-        if network.startswith("CantorNet"):
-            return sampling(cantor_net("A", 6), *ENDS, size.points)
-        net = trained(3 if "3 x" in network else 6, 64, push="pushed" in network, seed=seed)
-        start, end = class_segments(test[1], per_pair=max(1, size.per_pair // 2))
-        return sampling(net, test[0][start], test[0][end], size.points)
+    def sample(network: str) -> Row:
+        representation, k = network.split()
+        return sampling(cantor_net(representation, int(k)), *ENDS, size.points)
 
     def architecture(layers: str, seed: int) -> Row:
         net = build("mlp", "relu", side, *map(int, layers.split(" x ")))
@@ -295,16 +302,15 @@ def main() -> None:
         return result(net, (images, targets))
 
     def regularizer(push: str, seed: int) -> Row:
-        return result(trained(6, 64, push=push == "yes", seed=seed))
+        net = trained(6, 64, push=push == "yes", seed=seed)
+        start, end = class_segments(test[1], per_pair=max(1, size.per_pair // 2))
+        sampled = sampling(net, test[0][start], test[0][end], size.points)
+        return result(net) | {f"sampled_{name}": value for name, value in sampled.items()}
 
     seeds = experiment.seeds
     parts = [
         Part("activation", activation, [{"activation": name, "seed": seed} for name in ACTIVATIONS for seed in seeds]),
-        Part(
-            "sampling",
-            sample,
-            [{"network": n, "seed": seed} for n in NETWORKS for seed in (seeds if n != NETWORKS[-1] else [0])],
-        ),
+        Part("sampling", sample, [{"network": "A 3"}, {"network": "A 6"}]),
         Part(
             "architecture",
             architecture,
@@ -319,7 +325,7 @@ def main() -> None:
     )
     tables = [
         activation_table(rows["activation"]),
-        sampling_table(rows["sampling"], size.points),
+        sampling_table(sampled_rows(rows), size.points),
         architecture_table(rows["architecture"], size.accuracy),
         pairs_table("True and random labels", labelled, rows["labels"], "labels"),
         pairs_table(

@@ -59,4 +59,4 @@ class Call:
     @property
     def written(self) -> list[Tensor]:
         """The tensors that are written."""
-        return tensors_in((self.args[: self.is_in_place], self.kwargs.get("out")))
+        return tensors_in((self.args[:1] if self.is_in_place else (), self.kwargs.get("out")))

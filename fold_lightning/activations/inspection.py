@@ -11,14 +11,11 @@ from inspect import Parameter, signature
 import torch
 from torch import Tensor, nn
 
-from fold_lightning.activations.evaluation import Replica, undisturbed
+from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.interception import OutOfSightError
 from fold_lightning.activations.layers import Patterns, columns, select_layers
 from fold_lightning.activations.registry import Thresholds, activation_of
 from fold_lightning.activations.structure_pass import StructurePass
-
-PROBED_MASKS = 3
-"""Random halves of a module's input that are changed to see whether it works element by element."""
 
 SWAPPED = [1, 0, 1]
 """Order in which a second pass gets the two inputs of the first: with another size of the batch and other places in it."""
@@ -168,8 +165,7 @@ def inspect(
 def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructure:
     pair = _two_different(inputs)
     first = record_pass(replica, pair)
-    places = [first.place(module) for module, x in first.bending if _bends_each_element(module, x)]
-    unlisted = ", ".join({**first.unlisted, **{place: place for place in places}}.values())
+    unlisted = ", ".join({**first.unlisted, **{place: place for place in first.elementwise_modules()}}.values())
     second = record_pass(replica, pair[SWAPPED])
     lost, constant_rows = _compare_untracked(first, second)
     if not first.met:
@@ -335,25 +331,3 @@ def _keywords_hint(module: nn.Module) -> str:
         return ""
     name = named[0] if named else "inputs"
     return f", such as `forward=lambda model, x: model({name}=x)`"
-
-
-def _bends_each_element(module: nn.Module, x: Tensor) -> bool:
-    """Return whether a module does the same to each element of its input, apart from the others, and is not affine."""
-    if any(p.dim() > 1 for p in module.parameters()) or x.numel() == 0 or not x.is_floating_point():
-        return False
-    generator = torch.Generator().manual_seed(0)
-    bends = False
-    with undisturbed():
-        for _ in range(PROBED_MASKS):
-            changed = (torch.rand(x.shape, generator=generator) < 0.5).to(x)
-            step = changed * (2 * x.abs() + 1)  # to the other side of 0, and away from it
-            try:
-                there, up, down = (module(value) for value in (x.clone(), x + step, x - step))
-                if any(not isinstance(y, Tensor) or y.shape != x.shape for y in (there, up, down)):
-                    return False
-            except Exception:  # a module that refuses other values than its own is no activation
-                return False
-            if not torch.equal(up.where(step == 0, 0), there.where(step == 0, 0)):
-                return False
-            bends |= bool(((up + down - 2 * there).abs() > 1e-6 * (up.abs() + down.abs())).any())
-    return bends

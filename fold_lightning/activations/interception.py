@@ -222,7 +222,7 @@ class Interception(TorchFunctionMode):
 
     def _activate(self, listed: Activation, call: Call, x: Any, bending: Call) -> Any:
         """Handle a call of an activation, which bends x; `bending` is the call, or one that stands in for it."""
-        if not isinstance(x, Tensor) or not depends_on_input(x) or x.numel() == 0:
+        if not depends_on_input(x) or x.numel() == 0:
             return call()
         options = {key: value for key, value in bending.kwargs.items() if key not in ("inplace", "approximate")}
         z = x if listed.pre_activation is None else mark_rows(listed.pre_activation(x, *bending.args[1:], **options))

@@ -173,13 +173,13 @@ def is_piecewise_linear(call: Call) -> bool:
     varying = [t for t in tensors_in((call.args[1:], kwargs)) if depends_on_input(t)] if name in ADDED_TO else call.varying
     if not all(t.is_floating_point() or t.is_complex() for t in varying):
         return False
-    curving = [call.argument(*argument) for argument in CURVED_ARGUMENTS.get(name, ())]
-    is_curved = any(isinstance(value, Tensor) and depends_on_input(value) for value in curving)
+    is_curved = any(depends_on_input(call.argument(*argument)) for argument in CURVED_ARGUMENTS.get(name, ()))
     if name in MULTILINEAR:
         return len(varying) <= 1 and not is_curved and not kwargs.get("rounding_mode")
     if name in CLAMPS:
         return len(varying) <= 1
-    if name in REDUCTIONS and kwargs.get("reduce", next(filter(_is_text, call.args), None)) not in LINEAR_REDUCTIONS:
+    reduction = next((value for value in (kwargs.get("reduce"), *call.args) if isinstance(value, str)), None)
+    if name in REDUCTIONS and reduction not in LINEAR_REDUCTIONS:
         return False
     return name in AFFINE and (len(varying) <= 1 or not is_curved)
 
@@ -197,14 +197,10 @@ def picks_rows(call: Call) -> bool:
         return True
     if name == "getitem":
         index = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
-        return isinstance(index, Tensor) and depends_on_input(index)
+        return depends_on_input(index)
     given = [*args[1:], *(kwargs[key] for key in ("dim", "index", "indices") if key in kwargs)]
     first = (0, -args[0].dim()) if args and isinstance(args[0], Tensor) else (0,)
     along_rows = name == "msort" or any(type(value) is int and value in first for value in given)
     if name in ("index_select", "gather", "take_along_dim"):
-        return along_rows and any(isinstance(value, Tensor) and depends_on_input(value) for value in given)
+        return along_rows and any(map(depends_on_input, given))
     return name in ("sort", "argsort", "topk", "msort") and along_rows
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)

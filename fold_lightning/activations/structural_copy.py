@@ -46,8 +46,8 @@ LIBRARIES = frozenset(
 )
 """Objects of their classes are shared: copies of threads, loggers and handles would act on the same resource."""
 
-SHARED = (type, types.ModuleType, str, bytes, int, float, complex, type(None), Enum, property, range, slice)
-"""Values that nothing can change, or that are meant to be one."""
+SHARED = (type, types.ModuleType, str, bytes, int, float, complex, type(None), Enum, range, slice, random.SystemRandom)
+"""Values that nothing can change, that have no state of their own, or that are meant to be one."""
 
 GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 
@@ -284,7 +284,6 @@ _METHODS: list[tuple[Any, Callable[[StructuralCopy, Any], Any]]] = [
     (partial, StructuralCopy._partial),
     (weakref.ref, StructuralCopy._weak_reference),
     ((weakref.WeakKeyDictionary, weakref.WeakValueDictionary), StructuralCopy._weak_dict),
-    (random.SystemRandom, lambda self, value: value),  # it has no state
     (GENERATORS, lambda self, value: self._keep(value, copy.deepcopy(value))),
     (ITERATORS, lambda self, value: self._keep(value, copy.copy(value))),
 ]

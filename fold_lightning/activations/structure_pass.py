@@ -6,15 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fold_lightning.activations.calls import Call
-from fold_lightning.activations.evaluation import Replica
+from fold_lightning.activations.evaluation import Replica, undisturbed
 from fold_lightning.activations.idioms import keeps_comparison
 from fold_lightning.activations.interception import Entered, Interception
 from fold_lightning.activations.operations import COMPARISONS, ELEMENTWISE
 from fold_lightning.activations.registry import Thresholds, activation_of
 from fold_lightning.activations.tracking import comparison_of, depends_on_input, has_input_rows, tensors_in
+
+PROBED_MASKS = 3
+"""Random halves of a module's input that are changed to see whether it works element by element."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,6 @@ class StructurePass(Interception):
     Attributes:
         met: The activations by name.
         unlisted: Operations that bend each element and are not in the table, by the module that calls them.
-        bending: Modules that bend without an activation, with their inputs.
         untracked: Call and argument -> name of the operation and a tensor with as many rows as the input that could not be traced
             from it, but met one that could, or an activation; outputs of the model belong to a call after the last.
         largest: Numbers in the largest tensor.
@@ -48,7 +51,7 @@ class StructurePass(Interception):
         super().__init__(replica)
         self.met: dict[str, Met] = {}
         self.unlisted: dict[str, str] = {}
-        self.bending: list[tuple[nn.Module, Tensor]] = []
+        self._bending: list[tuple[nn.Module, Tensor]] = []
         self.untracked: dict[tuple[int, int], tuple[str, Tensor]] = {}
         self.largest = 0
 
@@ -73,7 +76,11 @@ class StructurePass(Interception):
         """Keep a module that may be an activation, to be tried when the pass is over."""
         bends = entered.num_activations == self.num_activations and entered.num_bends < self.num_bends
         if bends and args and isinstance(args[0], Tensor) and depends_on_input(args[0]):
-            self.bending.append((entered.module, args[0]))
+            self._bending.append((entered.module, args[0]))
+
+    def elementwise_modules(self) -> list[str]:
+        """Return the places of modules that bend each element of their input apart, without an activation of the table."""
+        return [self.place(module) for module, x in self._bending if _bends_each_element(module, x)]
 
     def operation(self, call: Call) -> Any:
         """Record an operation that may be an activation, and the largest tensor."""
@@ -89,3 +96,25 @@ class StructurePass(Interception):
         for number, tensor in enumerate(tensors):
             if tensor.shape[:1] == (self.num_inputs,):
                 self.untracked[self.num_calls, number] = name, tensor.clone()
+
+
+def _bends_each_element(module: nn.Module, x: Tensor) -> bool:
+    """Return whether a module does the same to each element of its input, apart from the others, and is not affine."""
+    if any(p.dim() > 1 for p in module.parameters()) or x.numel() == 0 or not x.is_floating_point():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    bends = False
+    with undisturbed():
+        for _ in range(PROBED_MASKS):
+            changed = (torch.rand(x.shape, generator=generator) < 0.5).to(x)
+            step = changed * (2 * x.abs() + 1)  # to the other side of 0, and away from it
+            try:
+                there, up, down = (module(value) for value in (x.clone(), x + step, x - step))
+                if any(not isinstance(y, Tensor) or y.shape != x.shape for y in (there, up, down)):
+                    return False
+            except Exception:  # a module that refuses other values than its own is no activation
+                return False
+            if not torch.equal(up.where(step == 0, 0), there.where(step == 0, 0)):
+                return False
+            bends |= bool(((up + down - 2 * there).abs() > 1e-6 * (up.abs() + down.abs())).any())
+    return bends

@@ -25,9 +25,9 @@ def has_input_rows(tensor: Tensor) -> bool:
     return hasattr(tensor, "_input_rows")
 
 
-def depends_on_input(tensor: Tensor) -> bool:
-    """Return whether a tensor depends on the inputs."""
-    return getattr(tensor, "_input_rows", None) == "varying"
+def depends_on_input(value: Any) -> bool:
+    """Return whether a value is a tensor that depends on the inputs."""
+    return getattr(value, "_input_rows", None) == "varying"
 
 
 @dataclass(frozen=True)

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
+from tensorboard.compat.proto.summary_pb2 import (
+    DATA_CLASS_BLOB_SEQUENCE,
+    DATA_CLASS_SCALAR,
+    DATA_CLASS_TENSOR,
+    Summary,
+    SummaryMetadata,
+)
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from torch import Tensor
-from torch.utils.tensorboard.summary import scalar
+from torch.utils.tensorboard.summary import histogram, scalar
 
 from fold_lightning import _tables
 from fold_lightning.callbacks import hparams
-from fold_lightning.callbacks.measures import Measure, MeasureResult
+from fold_lightning.callbacks.measures import MEASURES, Measure, MeasureResult
 from fold_lightning.lightning_packages import in_both_packages
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 REGULARIZER_CHARTS = {
     "soft chi": ["regularizer/soft_chi"],
@@ -89,9 +99,7 @@ class TensorBoard:
         """Write scalars with what they mean, which TensorBoard shows beside their curves."""
         for writer in self._writers():
             for tag, value in scalars.items():
-                summary = scalar(tag, value)
-                summary.value[0].metadata.summary_description = descriptions.get(tag, "")
-                summary.value[0].metadata.plugin_data.plugin_name = "scalars"
+                summary = _described(scalar(tag, value), "scalars", DATA_CLASS_SCALAR, descriptions.get(tag, ""))
                 writer._get_file_writer().add_summary(summary, step)
 
     def write(self, results: Sequence[MeasureResult], number: int, step: int) -> None:
@@ -105,7 +113,8 @@ class TensorBoard:
         for writer in self._writers():
             for result in results:
                 for tag, (values, bins) in result.histograms.items():
-                    writer.add_histogram(tag, values.cpu().numpy(), step, bins=bins)
+                    summary = histogram(tag, values.cpu().numpy(), list(bins))
+                    writer._get_file_writer().add_summary(_described(summary, "histograms", DATA_CLASS_TENSOR), step)
         for summary in [table_summary(name, table) for result in results for name, table in result.tables.items()]:
             for board in self._boards:
                 self._add(board, summary, step)
@@ -139,9 +148,9 @@ class TensorBoard:
                 for board in self._boards:
                     self._add(board, summary, step)
             for tag, draw in result.figures.items() if self._draws else ():
-                figure = draw()
-                for writer in self._writers():
-                    writer.add_figure(tag, figure, step)
+                picture = _described(picture_summary(tag, draw()), "images", DATA_CLASS_BLOB_SEQUENCE)
+                for board in self._boards:
+                    self._add(board, picture, step)
 
     def finish(self) -> None:
         """Mark that training came to its end."""
@@ -161,6 +170,26 @@ def table_summary(name: str, table: Mapping[str, Any]) -> Summary:
     metadata = SummaryMetadata(plugin_data=plugin, data_class=DATA_CLASS_TENSOR)
     tensor = TensorProto(dtype=DT_STRING, string_val=[_tables.pack(table)])
     return Summary(value=[Summary.Value(tag=f"{_tables.PREFIX}{name}", metadata=metadata, tensor=tensor)])
+
+
+def picture_summary(tag: str, figure: Figure) -> Summary:
+    """Return the summary in which a figure goes to an event file, as PNG."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=figure.dpi)
+    width, height = (int(size) for size in figure.get_size_inches() * figure.dpi)
+    image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=file.getvalue())
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
+
+
+def _described(summary: Summary, plugin: str, data_class: int, description: str | None = None) -> Summary:
+    """Add to a summary what its tag means; None takes the description of a measure's histograms and figures."""
+    (value,) = summary.value
+    if description is None:
+        description = next((cls.pictures[value.tag] for cls in MEASURES if value.tag in cls.pictures), "")
+    value.metadata.summary_description = description
+    value.metadata.plugin_data.plugin_name = plugin
+    value.metadata.data_class = data_class  # without it TensorBoard's fast loading drops the description
+    return summary
 
 
 def _as_text(bits: Tensor) -> np.ndarray[Any, Any]:

@@ -18,7 +18,7 @@ from fold_lightning.faces.pivots import MAX_DIMENSIONS, pivoted
 from fold_lightning.faces.polygons import interval_faces, polygon_faces
 from fold_lightning.faces.polytopes import MIN_CUT, Polytopes, ready_polytopes
 from fold_lightning.faces.ray_shooting import rows_met
-from fold_lightning.regions import ActivationRegions
+from fold_lightning.regions import ActivationRegions, check_regions
 
 Method = Literal["exact", "hit_and_run"]
 
@@ -58,6 +58,7 @@ def supporting_units(
 
     Raises:
         ValueError: If there is no such method, `num_steps` is less than 1, or half-spaces are not finite.
+        TypeError: If these are no regions.
         RuntimeError: If a linear program can't be solved, for the numbers are too different in size.
 
     Example:
@@ -68,6 +69,7 @@ def supporting_units(
         tensor([[ True,  True, False],
                 [ True, False,  True]])
     """
+    check_regions(regions)
     check_choice("method", method, get_args(Method))
     check_integer("num_steps", num_steps, 1)
     if not (regions.normals.sum() + regions.offsets.sum()).isfinite():
@@ -104,6 +106,7 @@ def face_counts(
 
     Raises:
         ValueError: As of `supporting_units`.
+        TypeError: As of `supporting_units`.
         RuntimeError: As of `supporting_units`.
 
     Example:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from fold_lightning.figures.style import ACCENT, PRIMARY, QUIET, check_available, open_frame, shortened
+from fold_lightning.figures.style import ACCENT, PRIMARY, QUIET, check_available, end_of_name, open_frame
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,9 +18,6 @@ MAX_BARS = 64
 
 MAX_LAYERS = 30
 """Layers up to which each has a row of its own height, and a name."""
-
-MAX_LAYER_NAME = 30
-"""Characters of a layer's name that a figure shows."""
 
 UNIT_COLORS = {"dead": "#bb5566", "always_active": "#004488", "other": "#ddaa33"}
 """Colours of shares of units: Paul Tol's of high contrast, which stay apart in grey too."""
@@ -124,8 +121,8 @@ def plot_unit_activity(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure:
         begin = begin + share
     axis.plot(active, places, "o", color="white", markeredgecolor="black", markersize=5, label="on for a mean input")
     shown = places[:: -(-len(names) // MAX_LAYERS)]
-    axis.set_yticks(shown, [shortened(names[i], MAX_LAYER_NAME) for i in shown])
-    axis.invert_yaxis()
+    axis.set_yticks(shown, [end_of_name(names[i]) for i in shown])
+    axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_xlim(0, 1)
     axis.set_xlabel("share of the layer's units")
     axis.spines[["top", "right"]].set_visible(False)
@@ -166,7 +163,7 @@ def plot_code_distances(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure
     axis.plot(within, places, "o", color=PRIMARY, markersize=7, label="two inputs of one class")
     axis.plot(between, places, "D", color=ACCENT, markersize=6, label="two inputs of different classes")
     shown = places[:: -(-len(names) // MAX_LAYERS)]
-    axis.set_yticks(shown, [shortened(names[i], MAX_LAYER_NAME) for i in shown])
+    axis.set_yticks(shown, [end_of_name(names[i]) for i in shown])
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_xlim(left=0)
     axis.set_xlabel("mean Hamming distance, as a share of units")

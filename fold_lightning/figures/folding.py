@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_NAMED = 20
-"""Classes up to which all are named and their values written."""
+"""Classes up to which all are named."""
+
+MAX_VALUES = 12
+"""Classes up to which values stand in the cells."""
+
+MAX_TICKS = 14
+"""Names at an axis of more classes: those of 20 would be too small where TensorBoard shows the figure at half its size."""
+
+MAX_SIZE = 6.4
+"""Width of a matrix, in inches: a larger one is shown smaller, and so is its text."""
+
+MAX_CELLS = 30
+"""Classes up to which each pair has a cell; of more, few pairs are drawn as squares that can be seen."""
 
 EMPTY = "#e4e4e4"
 """Colour of pairs without segments."""
@@ -199,21 +211,32 @@ def plot_folding_matrix(matrix: Tensor, class_names: Sequence[str] | None = None
     values = matrix.detach().double().cpu()
     count = len(values)
     names = [str(c) for c in range(count)] if class_names is None else [shortened(name) for name in class_names]
-    shown = range(0, count, -(-count // MAX_NAMED) if count else 1)
-    size = min(9.0, 3.0 + 0.4 * count)
+    shown = range(0, count, -(-count // (MAX_NAMED if count <= MAX_NAMED else MAX_TICKS)) if count else 1)
+    size = min(MAX_SIZE, 2.6 + 0.32 * count)
     figure = Figure(figsize=(size, 0.85 * size), layout="constrained")
     axis = figure.subplots()
-    axis.set_facecolor(EMPTY)
     largest = values.nan_to_num(0.0).amax().item() if count else 0.0
     top = _end_of_scale(largest)
-    image = axis.imshow(values.numpy(), vmin=0.0, vmax=top, cmap="viridis", aspect="auto")
+    scale: dict[str, Any] = {"vmin": 0.0, "vmax": top, "cmap": "viridis"}
+    rows, columns = (~values.isnan()).nonzero(as_tuple=True)
+    if count > MAX_CELLS and len(rows) < count**2 / 8:  # cells of so many classes would be specks
+        image: Any = axis.scatter(
+            columns, rows, 24, values[rows, columns], marker="s", edgecolors=QUIET, linewidths=0.5, **scale
+        )
+        axis.set_xlim(-0.5, count - 0.5)
+        axis.set_ylim(count - 0.5, -0.5)
+        axis.grid(alpha=0.3)
+        axis.set_axisbelow(True)
+    else:
+        axis.set_facecolor(EMPTY)
+        image = axis.imshow(values.numpy(), aspect="auto", **scale)
     labels = [names[c] for c in shown]
     axis.set_xticks(shown, labels, rotation=90 if max(map(len, labels), default=0) > 3 else 0)
     axis.set_yticks(shown, labels)
     axis.set_xlabel("to class")
     axis.set_ylabel("from class")
-    if count <= MAX_NAMED:
-        for row, column in (~values.isnan()).nonzero().tolist():
+    if count <= MAX_VALUES:
+        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
             value = values[row, column].item()
             text = f"{value:.2f}".lstrip("0") if 0 < value < 1 else f"{value:.0f}"
             color = "black" if value > LIGHT * top else "white"

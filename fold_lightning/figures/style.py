@@ -46,10 +46,20 @@ def open_frame(axis: Axes) -> None:
 
 
 def shortened(name: str, most: int = 20) -> str:
-    """Return a name of at most so many characters.
+    """Return the beginning of a name, at most so many characters.
 
     Example:
         >>> shortened("a_class_with_a_long_name", 10)
         'a_class_w…'
     """
     return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def end_of_name(name: str, most: int = 30) -> str:
+    """Return the end of a layer's name, at most so many characters: beginnings are alike in a network.
+
+    Example:
+        >>> end_of_name("encoder.blocks.3.norm", 10)
+        '…ks.3.norm'
+    """
+    return name if len(name) <= most else f"…{name[1 - most :]}"

@@ -68,7 +68,7 @@ def region_graph(
         (11, True, 2.909090909090909)
     """
     check_integer("max_regions", max_regions, 1)
-    check_inputs(start)
+    check_inputs(start, "start")
     with (
         evaluate_on_replica(model, start, forward) as replica,
         progress_bar(None, "regions", progress) as bar,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,12 @@ class ActivationRegions:
 
 
 torch.serialization.add_safe_globals([ActivationRegions, slice])  # for `torch.load(weights_only=True)`; `layers` has slices
+
+
+def check_regions(regions: Any) -> None:
+    """Raise a TypeError unless a value is regions."""
+    if not isinstance(regions, ActivationRegions):
+        raise TypeError(f"Expected `ActivationRegions`, got {type(regions).__name__}: make them with `activation_regions`.")
 
 
 def activation_regions(

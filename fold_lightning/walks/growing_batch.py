@@ -135,7 +135,7 @@ class GrowingBatch(Interception):
             if result is not None:
                 self._check_rows(result, rows)
                 return result
-        shared = args if name in VIEWS_OF_SEVERAL else args[: call.is_in_place]
+        shared = args if name in VIEWS_OF_SEVERAL else args[:1] if call.is_in_place else ()
         for tensor in filter(has_input_rows, tensors_in(shared)):
             self._grow(tensor, rows)
         args, kwargs = self._align(args, rows), self._align(kwargs, rows)

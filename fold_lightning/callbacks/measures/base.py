@@ -58,6 +58,7 @@ class Measure(ABC):
     Attributes:
         tags: Tag -> description, for all scalars that the measure may log; `<layer>` stands for a layer's name.
         charts: Title -> tags that TensorBoard's page shows in one chart, as regular expressions.
+        pictures: Tag of a histogram or figure -> description, which TensorBoard shows above it.
         source: Source of what it is updated with.
 
     Args:
@@ -67,6 +68,7 @@ class Measure(ABC):
 
     tags: ClassVar[Mapping[str, str]] = {}
     charts: ClassVar[Mapping[str, Sequence[str]]] = {}
+    pictures: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, sample: Sample, source: Source) -> None:
         self.sample, self.source = sample, source

@@ -24,6 +24,7 @@ class FacesMeasure(RegionMeasure):
         "faces of a region, and the bound of their mean over all regions": ["faces/mean", "faces/bound"],
         "most faces of a region": ["faces/max"],
     }
+    pictures = {"faces/histogram": "Numbers of faces of the regions around the inputs."}
 
     def update(self, seen: SeenRegions) -> None:
         self._table.update(seen.rows, seen.counts)

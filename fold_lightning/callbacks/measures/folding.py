@@ -50,6 +50,11 @@ class FoldingMeasure(Measure):
         "regions on a segment": ["folding/regions"],
         "verified": ["folding/exact", "folding/complete"],
     }
+    pictures = {
+        "folding/chi_histogram": "The space folding measure chi of all segments.",
+        "folding/walk": "The segment that folds most: its distance, that of a walk that does not fold, and chi so far.",
+        "folding/phi_matrix": "Folding between each ordered pair of classes, of which Phi_N is made; grey without segments.",
+    }
 
     source: SegmentSource
 

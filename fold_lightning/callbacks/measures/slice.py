@@ -33,6 +33,11 @@ MAX_WORK = 2**21
 class SliceMeasure(Measure):
     """The regions of a plane through three inputs of different classes, zoomed on the first where there are many."""
 
+    pictures = {
+        "regions/slice": "All activation regions of a plane through three inputs, zoomed on the first where there are "
+        "many; the darker, the more units differ from its region."
+    }
+
     @classmethod
     def create(cls, sources: Sources) -> SliceMeasure | None:
         wanted = sources.settings.maps and sources.sample.faces.dimension >= 2

@@ -13,11 +13,12 @@ export function pairsPart(state, { colourOf, swatchOf, change }) {
   const [from, to] = ["from", "to"].map((side, i) => el("select", { id: `pair-${side}`, "aria-label": `${side} class`, onchange: () => choose(i) }));
   const list = el("div", { class: "scroll card", tabindex: 0, id: "segments", role: "group", "aria-label": "segments" });
   const controls = el("div", { class: "controls" }, el("label", {}, "From class ", from), el("label", {}, "to class ", to));
-  const heading = el("h3", { style: "margin-top: 10px" });
+  const heading = el("h3");
   const text = el("p", { class: "hint" }, "Solid: how many units differ from the first code. Dotted: how often any unit has switched so far, which is the distance of a walk " +
     "that does not fold. The gap between the two is folding: chi = 1 - largest distance / switches.");
+  const body = el("div", { class: "pairs" }, el("div", {}, grid, controls), el("div", {}, heading, list, text, walks));
   const made = part("pairs", "Folding between classes", "The brighter a cell, the more the network folds on the way between inputs of those two classes. Click a cell to see its " +
-    "segments and the walk along each.", grid, controls, heading, list, text, walks);
+    "segments and the walk along each.", body);
   const [matrices, charted] = [cards(grid, "square"), cards(walks, "tall")];
   let partners = new Map(); // class -> classes to which there are segments
 
@@ -108,6 +109,7 @@ export function pairsPart(state, { colourOf, swatchOf, change }) {
         fill(from, classes, state.pair[0], about);
         fill(to, partners.get(state.pair[0]), state.pair[1], about);
       }
+      body.classList.toggle("single", some.length === 1 && classes.length > 0); // one matrix leaves room beside it
       await drawMatrices(some);
       const rows = some.flatMap((each) => rowsOf(each, state.pair));
       if (!rows.some(({ segment }) => segment === state.segment)) state.segment = rows[0]?.segment ?? null;
