@@ -309,6 +309,10 @@ def test_a_browser_draws_each_part_and_a_cell_shows_its_walks(server: str, brows
         assert part in text
     assert "pushed <b>&" in text  # as text, and not as a tag
     assert len(frame.query_selector_all(".js-plotly-plot")) >= 12
+    buttons = {button.get_attribute("data-title") for button in frame.query_selector_all(".modebar-btn")}
+    assert len(buttons) == 4 and not any(
+        "loud" in title or "Chart Studio" in title for title in buttons
+    )  # nothing is sent away
     assert frame.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
     cell = frame.query_selector(".js-plotly-plot .heatmaplayer image")
