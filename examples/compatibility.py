@@ -256,7 +256,7 @@ def tags_in_short(values: dict[str, float]) -> str:
 
 def refusals(said: str) -> str:
     """Return the lines in which the monitor says what it does not measure."""
-    lines = re.findall(r"(?:The )?FoldingMonitor (?:that|could|measures no).*", said)
+    lines = re.findall(r"(?:(?:The )?FoldingMonitor (?:that|could)|fold_lightning measures no).*", said)
     in_short = [line if len(line) < MAX_REFUSAL else f"{line[:MAX_REFUSAL].rstrip()} ..." for line in dict.fromkeys(lines)]
     return " ".join(in_short).replace("|", r"\|")
 

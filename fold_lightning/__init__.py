@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fold_lightning.metrics import CodeDistances, DistinctCodes, FaceStatistics, GlobalFolding, SpaceFolding, UnitActivity
     from fold_lightning.probes import class_segments
     from fold_lightning.region_graphs import RegionGraph, region_graph
-    from fold_lightning.regions import ActivationRegions, activation_regions, boundary_distances
+    from fold_lightning.regions import ActivationRegions, activation_regions, boundary_distances, stream_regions
     from fold_lightning.regularizer import FoldingRegularizer
     from fold_lightning.shapes import RegionShape, region_shapes
     from fold_lightning.slice_maps import SliceMap, slice_map
@@ -54,6 +54,7 @@ __all__ = [
     "segment_walks",
     "slice_map",
     "space_folding",
+    "stream_regions",
     "stream_walks",
     "supporting_units",
     "walk_length",
@@ -69,7 +70,7 @@ _MODULES = {
     "folding": ("folding_profile", "global_folding", "space_folding", "walk_length", "walk_range"),
     "metrics": ("CodeDistances", "DistinctCodes", "FaceStatistics", "GlobalFolding", "SpaceFolding", "UnitActivity"),
     "region_graphs": ("RegionGraph", "region_graph"),
-    "regions": ("ActivationRegions", "activation_regions", "boundary_distances"),
+    "regions": ("ActivationRegions", "activation_regions", "boundary_distances", "stream_regions"),
     "probes": ("class_segments",),
     "regularizer": ("FoldingRegularizer",),
     "shapes": ("RegionShape", "region_shapes"),

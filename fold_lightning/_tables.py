@@ -25,7 +25,7 @@ PREFIX = f"{PLUGIN}/"
 ABOUT = "about"
 """Table that is written once, when training begins: how the run is measured."""
 
-MAX_BYTES = 2**17
+TABLE_BYTES = 2**17
 """Bytes of a table before it is compressed, 128 KiB, if it does not say otherwise."""
 
 NUM_ROWS = "num_rows"
@@ -58,7 +58,7 @@ def unpack(data: bytes) -> Table:
         raise ValueError(f"Expected a table of FoldingMonitor, got {len(data)} bytes that are none: {error}") from error
 
 
-def bounded(table: Mapping[str, Array], max_bytes: int = MAX_BYTES) -> Table:
+def bounded(table: Mapping[str, Array], max_bytes: int = TABLE_BYTES) -> Table:
     """Return a table of at most so many bytes: evenly spaced rows of it, and their whole number as `num_rows`.
 
     Example:

@@ -1,4 +1,4 @@
-"""Shapes of regions in few dimensions: their vertices, volume, and how many simplices they fall into."""
+"""Shapes of regions in few dimensions: their vertices, volume and number of simplices."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ import torch
 from scipy.spatial import Delaunay, QhullError
 from torch import Tensor
 
+from fold_lightning.faces.half_spaces import FAR_AWAY, Rows, rows_of
 from fold_lightning.faces.hulls import facets_of_hull
+from fold_lightning.faces.linear_programs import deepest_point
 from fold_lightning.faces.polytopes import dual_points, first_of_equals
-from fold_lightning.faces.programs import deepest_point
-from fold_lightning.faces.rows import FAR_AWAY, Rows, rows_of
-from fold_lightning.regions import ActivationRegions
+from fold_lightning.regions import ActivationRegions, check_regions
 
 Cut = Literal["unbounded", "all"]
 
 MOST_DIMENSIONS = 4
-"""Beyond, polytopes have too many vertices to list."""
+"""Dimensions up to which vertices are listed; polytopes of more have too many."""
 
-NEAR = 0.1
-"""Vertices that are farther than this part of the way to the walls are the walls', and the region is unbounded."""
+OWN_VERTICES = 0.1
+"""Distance of a vertex, as a share of that of the walls, from which on it is the walls' and the region unbounded."""
 
-ROUNDING = 1e-12
-"""Of a box, what a plane must cut off."""
+MIN_CUT_OF_BOX = 1e-12
+"""Least depth that a plane cuts off a box, as a share of the box's largest coordinate."""
 
 FLAT = 1e-12
-"""What counts as 0 of a polytope's volume."""
+"""Volume of a simplex, as a share of the polytope's, that counts as 0."""
 
 
 @dataclass(frozen=True, eq=False)
 class RegionShape:
-    """The shape of one region, or of what a box leaves of it.
+    """Shape of one region, or of its part in a box.
 
     Attributes:
         vertices: float64 (V, d), in the coordinates of the region; none for a region without interior.
@@ -62,7 +62,7 @@ torch.serialization.add_safe_globals([RegionShape])  # for `torch.load(weights_o
 def region_shapes(
     regions: ActivationRegions, *, box: tuple[float, float] | None = None, cut: Cut = "unbounded"
 ) -> list[RegionShape]:
-    """Vertices, volume and number of simplices of each region, by Qhull.
+    """Return vertices, volume and number of simplices of each region, by Qhull.
 
     "Deep ReLU Networks Have Surprisingly Simple Polytopes" (Fan et al. 2023) measures how simple a region is by the number of
     simplices it falls into. That number depends on the triangulation; here it is that of Delaunay's (this project's own).
@@ -77,6 +77,7 @@ def region_shapes(
 
     Raises:
         ValueError: If there are more dimensions, or the box is empty.
+        TypeError: If these are no regions.
 
     Example:
         >>> from fold_lightning import activation_regions
@@ -89,6 +90,7 @@ def region_shapes(
         >>> corner.num_simplices, round(corner.volume, 9), len(corner.vertices), corner.bounded
         (2, 4.0, 4, False)
     """
+    check_regions(regions)
     d = regions.dimension
     if d > MOST_DIMENSIONS:
         raise ValueError(
@@ -103,14 +105,14 @@ def region_shapes(
 
 
 def _half_spaces(regions: ActivationRegions) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """``normals . x <= slacks`` around a center, region by region."""
+    """Yield normals, slacks and center of each region: ``normals . x <= slacks`` around the center."""
     rows = rows_of(regions)
     for normals, slacks, real, center in zip(rows.normals, rows.slacks, rows.real, regions.centers, strict=True):
         yield normals[real], slacks[real], center
 
 
 def _shape(normals: Tensor, slacks: Tensor, center: Tensor, box: tuple[float, float] | None, cut: Cut) -> RegionShape:
-    """The shape of ``normals . x <= slacks`` around a center."""
+    """Return the shape of ``normals . x <= slacks`` around a center."""
     if box is not None and cut == "all":
         vertices = _cut(normals, slacks, center, box)
         within = len(vertices) > 0 and bool(((vertices + center > box[0]) & (vertices + center < box[1])).all())
@@ -128,7 +130,7 @@ def _shape(normals: Tensor, slacks: Tensor, center: Tensor, box: tuple[float, fl
 
 
 def _cut(normals: Tensor, slacks: Tensor, center: Tensor, box: tuple[float, float]) -> Tensor:
-    """The vertices of what a box leaves."""
+    """Return the vertices of the part in a box."""
     if len(center) == 2:
         polygon = _clipped(normals.cpu().numpy(), slacks.cpu().numpy(), *((bound - center).cpu().numpy() for bound in box))
         return torch.from_numpy(polygon).to(normals)
@@ -138,9 +140,12 @@ def _cut(normals: Tensor, slacks: Tensor, center: Tensor, box: tuple[float, floa
 
 
 def _clipped(normals: np.ndarray, slacks: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """The corners (V, 2) of what half-planes leave of a rectangle, cut by one after the other, the one that takes most first."""
+    """Return the corners (V, 2) of the part of a rectangle in half-planes.
+
+    It is cut by one after the other, the one that cuts off most first.
+    """
     corners = np.array([low, [high[0], low[1]], high, [low[0], high[1]]])
-    nothing = ROUNDING * np.abs(corners).max()
+    nothing = MIN_CUT_OF_BOX * np.abs(corners).max()
     while len(corners) > 2 and len(slacks):
         heights = corners @ normals.T - slacks
         most = heights.max(0).argmax()
@@ -152,7 +157,7 @@ def _clipped(normals: np.ndarray, slacks: np.ndarray, low: np.ndarray, high: np.
 
 
 def _below(corners: np.ndarray, heights: np.ndarray) -> np.ndarray:
-    """The corners of what a line leaves of a convex polygon, all in their order; heights (V,) are those above the line."""
+    """Return the corners of the part of a convex polygon below a line; heights (V,) of its corners are above the line."""
     stays, behind = heights <= 0, np.roll(corners, -1, axis=0)
     crosses = stays != np.roll(stays, -1)
     share = heights / np.where(crosses, heights - np.roll(heights, -1), 1.0)
@@ -162,7 +167,7 @@ def _below(corners: np.ndarray, heights: np.ndarray) -> np.ndarray:
 
 
 def _vertices(normals: Tensor, slacks: Tensor) -> tuple[Tensor, bool]:
-    """The vertices (V, d) of ``normals . x <= slacks``, and whether it is bounded; a polytope without interior has none."""
+    """Return the vertices (V, d) of ``normals . x <= slacks``, and whether it is bounded; a polytope without interior has none."""
     n, d = normals.shape
     if n == 0:
         return normals.new_empty(0, d), False
@@ -178,12 +183,12 @@ def _vertices(normals: Tensor, slacks: Tensor) -> tuple[Tensor, bool]:
     duals = torch.from_numpy(-facets[:, :-1] / facets[:, -1:]).to(normals)
     different = first_of_equals(duals[None], torch.ones(1, len(duals), dtype=torch.bool, device=normals.device))[0]
     steps = frame.steps(duals[None, different])[0] + frame.center[0]
-    near = steps.norm(dim=1) < NEAR * FAR_AWAY * rows.distance[0, 0]
+    near = steps.norm(dim=1) < OWN_VERTICES * FAR_AWAY * rows.distance[0, 0]
     return steps[near] + inside, bool(near.all())
 
 
 def _simplex_volumes(vertices: np.ndarray) -> np.ndarray:
-    """The volumes of the simplices of a triangulation."""
+    """Return the volumes of the simplices of a triangulation."""
     d = vertices.shape[1]
     if d == 1:
         length: np.ndarray = np.ptp(vertices, axis=0)

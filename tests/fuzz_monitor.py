@@ -26,14 +26,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from integers import Integers, units_by_step
 from lightning.pytorch import LightningModule, Trainer, seed_everything
-from random_models import HOOK_CALLS, Draw, RandomNetwork
-from random_tasks import SHAPES, Loaders, Subject, Task
-from random_trainers import MONITOR_PREFIXES, Measured, Recorder, Settings, Witness, checkpoints, monitor_arguments
 from torch import Tensor, nn
 
 from fold_lightning import FoldingMonitor, activation_codes, activation_regions, face_counts, segment_walks
+from helpers.integers import Integers, units_by_step
+from helpers.random_models import HOOK_CALLS, Draw, RandomNetwork
+from helpers.random_tasks import SHAPES, Loaders, Subject, Task
+from helpers.random_trainers import MONITOR_PREFIXES, Measured, Recorder, Settings, Witness, checkpoints, monitor_arguments
 
 OF_NO_MODEL = {"training", "note", "name"}
 """Attributes of modules that are not compared by value."""

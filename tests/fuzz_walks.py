@@ -14,13 +14,13 @@ import warnings
 from collections import Counter
 
 import torch
-from convolutional_models import RandomConvolutional, integer_convolutional
-from reference import layers_of, rational_codes
 from torch import Tensor, nn
 
 from fold_lightning import segment_walks, walk_length, walk_range
 from fold_lightning.activations.inspection import InputsRefused
 from fold_lightning.walks.walks import KINKS, Walks
+from helpers.convolutional_models import RandomConvolutional, integer_convolutional
+from helpers.reference import layers_of, rational_codes
 
 SEGMENTS = 3
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule
-from networks import mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +18,7 @@ from fold_lightning import activation_codes, segment_walks
 from fold_lightning.activations import inspection
 from fold_lightning.activations.evaluation import Replica, shared_replica
 from fold_lightning.activations.inspection import record_pass
+from helpers.networks import mlp
 
 
 class Everything(nn.Module):
@@ -315,7 +315,6 @@ def scripted_relu(x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (scripted_relu, "left torch's functions"),
         (torch.vmap(torch.relu), "relu of forward runs inside a transformation"),
         (torch.func.grad(lambda x: torch.relu(x).sum()), "inside a transformation"),
     ],
@@ -332,9 +331,10 @@ def test_a_scripted_function_of_the_weights_is_none_of_ours() -> None:
     assert codes.bits.shape == (3, 6)
 
 
-def test_an_output_that_left_torch_is_warned_about() -> None:
+@pytest.mark.parametrize("function", [scripted_relu, lambda h: torch.from_numpy(np.tanh(h.numpy()))])
+def test_an_output_that_left_torch_is_warned_about(function: Callable[[Tensor], Tensor]) -> None:
     with pytest.warns(UserWarning, match="depends on the input left torch's functions"):
-        activation_codes(mlp(4, 6, 6), torch.randn(3, 4), forward=lambda m, x: torch.from_numpy(np.tanh(m(x).numpy())))
+        activation_codes(mlp(4, 6, 6), torch.randn(3, 4), forward=lambda m, x: function(m(x)))
 
 
 @pytest.mark.filterwarnings("error")

@@ -16,17 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from invisible import assert_invisible
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from test_monitor import Model, data, fit, loaders, sample_of, segments_of, watch
 from torch import Tensor, nn
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
-    IterableDataset,
     SubsetRandomSampler,
     TensorDataset,
     default_collate,
@@ -34,10 +31,8 @@ from torch.utils.data import (
 )
 
 from fold_lightning import FoldingMonitor, FoldingRegularizer, activation_codes
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:You defined a `validation_step` but have no"
-)
+from helpers.invisible import assert_invisible
+from helpers.training import Model, Stream, data, fit, loaders, sample_of, segments_of, watch
 
 
 def small(**options: Any) -> FoldingMonitor:
@@ -234,14 +229,6 @@ def test_token_ids_are_measured_behind_an_embedding_that_does_not_notice(tmp_pat
     trainer = assert_invisible(tmp_path, monitor=monitor, model=model, given=given)
     assert sample_of(monitor).probes.items.shape[1:] == (12,) and not sample_of(monitor).probes.items.requires_grad
     assert [step for step, _ in trainer.logger.said] == ([2, 5] if passes else [0, 2, 5])
-
-
-class Stream(IterableDataset[Any]):
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.inner)
 
 
 @pytest.mark.parametrize("sanity", [0, 2])

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fuzz_curved import compare, refined, switches
 from torch import Tensor, nn
 
 from fold_lightning import segment_walks
@@ -16,6 +15,9 @@ from fold_lightning.walks import chebyshev
 from fold_lightning.walks.polynomials import DEGREE, chebyshev_basis, interpolation, nodes, sign_changes
 from fold_lightning.walks.refinement import Samples
 from fold_lightning.walks.walks import CHEBYSHEV, CURVED_REFINEMENT
+from fuzz_curved import compare, refined, switches
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*bends each element, but is not in the table")
 
 
 def changes_of(function: Callable[[Tensor], Tensor], margin: float = 1e-12) -> tuple[list[float], bool, bool, float]:

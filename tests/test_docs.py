@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fold_lightning
 from fold_lightning.activations import registry
-from fold_lightning.callbacks import session
+from fold_lightning.callbacks import measure_set
 
 ROOT = Path(fold_lightning.__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -74,7 +74,7 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), names)
     if page.stem == "extending":
-        monkeypatch.setattr(session, "MEASURES", (*session.MEASURES, names["EntropyMeasure"]))
+        monkeypatch.setattr(measure_set, "MEASURES", (*measure_set.MEASURES, names["EntropyMeasure"]))
         values = fold_lightning.measure(Model(), loader())
         assert 0 < values["units/entropy"] <= 1 and {"units/entropy/encoder.1", "units/entropy/encoder.3"} <= values.keys()
 
@@ -89,6 +89,11 @@ def test_links_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_each_paper_takes_few_lines() -> None:
+    experiments = blocks(ROOT / "docs" / "papers.md", "python")[1:]  # after the data and the training, which are the user's
+    assert len(experiments) == 4 and all(len(block.split("\n")) <= 26 for block in experiments)
 
 
 def test_readme_is_short() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import os
 import re
 import shutil
 import struct
@@ -17,9 +18,11 @@ import pytest
 import torch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-sys.path.insert(0, str(EXAMPLES))
+sys.path[:0] = [str(EXAMPLES), str(EXAMPLES / "papers")]
 
 from idx import load_digits, load_split, read_idx  # noqa: E402
+
+from helpers.processes import run_here  # noqa: E402
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -37,17 +40,26 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300)
+def in_processes(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process of its own, or in those that it starts."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300, env=environment)
 
 
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_here(Path(script), *arguments)
+
+
+@pytest.mark.processes
+@pytest.mark.slow
 def test_digits_prints_a_table_and_the_command_to_go_on_with(tmp_path: Path) -> None:
-    done = run(str(EXAMPLES / "digits.py"), "--epochs", "2", "--log-dir", str(tmp_path), "--segments", "8")
+    done = in_processes(str(EXAMPLES / "digits.py"), "--epochs", "2", "--log-dir", str(tmp_path), "--segments", "8")
     assert done.returncode == 0, done.stderr
     assert "chi_mean" in done.stdout and f"tensorboard --logdir {tmp_path}" in done.stdout
     assert list(tmp_path.rglob("events.out.tfevents.*"))
 
 
+@pytest.mark.slow
 def test_digits_takes_a_folder_of_idx_files(folder: Path, tmp_path: Path) -> None:
     done = run(str(EXAMPLES / "digits.py"), "--epochs", "1", "--log-dir", str(tmp_path), "--data-dir", str(folder))
     assert done.returncode == 0, done.stderr
@@ -56,6 +68,7 @@ def test_digits_takes_a_folder_of_idx_files(folder: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("model", "activation"), [("cnn", "relu"), ("resnet", "gelu"), ("vit", "swiglu"), ("mlp", "swiglu"), ("vit", "gelu")]
 )
+@pytest.mark.slow
 def test_digits_trains_and_measures_other_networks(folder: Path, tmp_path: Path, model: str, activation: str) -> None:
     small = ("--width", "16", "--depth", "2", "--segments", "4", "--epochs", "1", "--log-dir", str(tmp_path))
     done = run(str(EXAMPLES / "digits.py"), "--data-dir", str(folder), "--model", model, "--activation", activation, *small)
@@ -165,6 +178,7 @@ def test_the_embedded_digits_are_split_the_same_each_time() -> None:
     assert torch.equal(test, load_digits()[1][0])
 
 
+@pytest.mark.slow
 def test_the_benchmark_prints_its_table() -> None:
     done = run(str(EXAMPLES / "benchmarks" / "walks.py"), "--segments", "2", "--repeats", "1", "--steps", "2")
     assert done.returncode == 0, done.stderr
@@ -172,9 +186,11 @@ def test_the_benchmark_prints_its_table() -> None:
     assert done.stdout.count("region by region, one at a time") == 2
 
 
-PHI = (str(EXAMPLES / "phi_mnist.py"), "--paths", "70", "--depth", "2", "--width", "8", "--epochs", "1")
+PHI = (str(EXAMPLES / "papers" / "phi_mnist.py"), "--paths", "70", "--depth", "2", "--width", "8", "--epochs", "1")
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_phi_is_the_same_for_any_number_of_processes_and_after_an_interruption(folder: Path, tmp_path: Path) -> None:
     once, again = tmp_path / "once", tmp_path / "again"
     data = ("--data-dir", str(folder))
@@ -184,7 +200,7 @@ def test_phi_is_the_same_for_any_number_of_processes_and_after_an_interruption(f
     (again / "network.pt").write_bytes((once / "network.pt").read_bytes())
     part = torch.load(once / "part-0-0.pt")
     assert len(part["blocks"]) > 10
-    done = run(*PHI, *data, "--out", str(again), "--strategy", "ddp", "--devices", "2")
+    done = in_processes(*PHI, *data, "--out", str(again), "--strategy", "ddp", "--devices", "2")
     assert done.returncode == 0, done.stderr
     parts = sorted(again.glob("part-*.pt"))
     assert len(parts) == 2
@@ -205,7 +221,7 @@ def test_phi_is_the_same_for_any_number_of_processes_and_after_an_interruption(f
     (again / "part-0-0.pt").write_bytes((once / "part-0-0.pt").read_bytes())
     lost = whole["blocks"].pop()
     torch.save(whole, again / "part-0-0.pt")
-    done = run(*PHI, *data, "--out", str(again), "--strategy", "ddp", "--devices", "2")
+    done = in_processes(*PHI, *data, "--out", str(again), "--strategy", "ddp", "--devices", "2")
     assert done.returncode == 0 and json.loads((again / "phi.json").read_text()) == first, done.stderr
     assert any(torch.load(file)["blocks"] == [lost] for file in again.glob("part-1-*.pt"))
     (again / "part-0-0.pt").write_bytes(b"half a file")
@@ -232,38 +248,12 @@ def test_paths_of_a_block_are_drawn_by_its_number() -> None:
     assert torch.equal(paths.block(3)[0], paths.block(3)[0]) and not torch.equal(paths.block(0)[0], paths.block(6)[0][:5])
 
 
-def test_code_space_prints_a_table_and_draws(tmp_path: Path) -> None:
-    picture = tmp_path / "codes.png"
-    done = run(str(EXAMPLES / "code_space.py"), "--seeds", "1", "--epochs", "2", "--out", str(picture))
-    assert done.returncode == 0 and picture.stat().st_size > 5000, done.stderr
-    for words in ("distinct codes", "pairs one unit apart", "Adam, 0.003"):
-        assert words in done.stdout
-
-
+@pytest.mark.slow
 def test_the_benchmark_of_codes_agrees_with_torch_unique() -> None:
-    small = ("--codes", "3000", "--stream", "100000", "--repeats", "1", "--steps", "1")
+    small = ("--images", "0", "--paths", "16", "--codes", "3000", "--stream", "100000", "--repeats", "1", "--steps", "1")
     done = run(str(EXAMPLES / "benchmarks" / "codes.py"), *small)
     assert done.returncode == 0 and "which agrees" in done.stdout and "DISAGREES" not in done.stdout, done.stderr
     assert "100,000 codes of 512 bits in batches: 1,000 distinct" in done.stdout
-
-
-POLYTOPES = (str(EXAMPLES / "simple_polytopes.py"), "--depths", "1", "2", "--width", "6", "--epochs", "1", "--inputs", "8")
-
-
-def test_simple_polytopes_prints_a_table_and_draws(tmp_path: Path) -> None:
-    picture = tmp_path / "polytopes.png"
-    some = ("--initialisations", "he_normal", "small_normal", "--components", "3")
-    done = run(*POLYTOPES, *some, "--output", str(picture))
-    assert done.returncode == 0 and picture.stat().st_size > 5000, done.stderr
-    assert "2d = 6" in done.stdout and done.stdout.count("he_normal") == done.stdout.count("small_normal") == 4
-
-
-def test_simple_polytopes_takes_slices_of_a_folders_images(folder: Path, tmp_path: Path) -> None:
-    few = ("--initialisations", "torch_default", "--data-dir", str(folder), "--output", str(tmp_path / "polytopes.png"))
-    done = run(*POLYTOPES, *few, "--subspace", "2")
-    assert done.returncode == 0 and "2d = 4" in done.stdout, done.stderr
-    done = run(*POLYTOPES, *few, "--subspace", "65")
-    assert done.returncode == 1 and "at most the inputs' 64 dimensions, got 65" in done.stderr
 
 
 def test_the_benchmark_of_faces_agrees_with_one_linear_program_a_row() -> None:
@@ -271,6 +261,16 @@ def test_the_benchmark_of_faces_agrees_with_one_linear_program_a_row() -> None:
     done = run(str(EXAMPLES / "benchmarks" / "faces.py"), *small)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("one linear program a row") == len(re.findall("; 0 of .* units differ", done.stdout)) == 7
+
+
+@pytest.mark.slow
+def test_all_benchmarks_write_tables_whose_results_agree(tmp_path: Path) -> None:
+    parts = ("walks", "codes", "faces", "overhead", "regularizer", "maps")
+    done = run(str(EXAMPLES / "benchmarks" / "run_all.py"), "--smallest", "--repeats", "1", "--output-dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    pages = {part: (tmp_path / f"{part}.md").read_text() for part in parts}
+    assert all("floor: " in page and "| NO |" not in page for page in pages.values())
+    assert [pages[part].count("| yes |") for part in ("walks", "codes", "faces")] == [2, 4, 4]
 
 
 def test_the_benchmark_of_maps_finds_at_least_what_a_raster_does() -> None:
@@ -291,7 +291,7 @@ def test_the_benchmark_of_tables_prints_their_share_and_bytes() -> None:
 def test_the_study_of_the_regularizer_prints_a_table_and_draws(tmp_path: Path, compare: str) -> None:
     picture = tmp_path / "study.png"
     small = ("--seeds", "1", "--epochs", "2", "--images", "100", "--depth", "3", "--width", "8", "--per-pair", "1")
-    done = run(str(EXAMPLES / "regularizer_study.py"), "--compare", compare, "--out", str(picture), *small)
+    done = run(str(EXAMPLES / "papers" / "regularizer_study.py"), "--compare", compare, "--out", str(picture), *small)
     assert done.returncode == 0 and picture.stat().st_size > 5000, done.stderr
     for words in ("exact chi", "Phi_N", "test accuracy", "none", "100 images", "90 test segments"):
         assert words in done.stdout
@@ -366,7 +366,8 @@ def test_random_directions_push_as_far_as_the_regularizer() -> None:
     assert abs(torch.nn.functional.cosine_similarity(folding, random, dim=0)) < 0.3
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_the_regularizer_prints_its_ratios() -> None:
-    done = run(str(EXAMPLES / "benchmarks" / "regularizer.py"), "--images", "256", "--pairs", "2")
+    done = run(str(EXAMPLES / "benchmarks" / "regularizer.py"), "--images", "128", "--pairs", "2", "--every", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("by hand, every 1 steps: ") == 3 and done.stdout.count("flag: ") == 3

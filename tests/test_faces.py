@@ -8,16 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from networks import cube, mlp, polytope
-from reference import Residual, faces_by_least_squares, faces_one_by_one
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fold_lightning import activation_codes, activation_regions, face_counts, region_graph, supporting_units
-from fold_lightning.faces import interior_point, programs, rays, supporting
+from fold_lightning.faces import interior_point, linear_programs, ray_shooting, supporting
+from fold_lightning.faces.linear_programs import gain
 from fold_lightning.faces.polytopes import ready_polytopes
-from fold_lightning.faces.programs import gain
 from fold_lightning.regions import ActivationRegions
+from helpers.networks import cube, mlp, polytope
+from helpers.reference import Residual, faces_by_least_squares, faces_one_by_one
 
 
 class Skip(nn.Module):
@@ -55,10 +55,13 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+SLOW = {"images", "ten dimensions", "a first layer of fewer units than inputs", "convolutions"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in sorted(NETWORKS)])
 def test_faces_are_those_that_one_linear_program_a_row_finds(name: str) -> None:
     build, shape = NETWORKS[name]
-    for seed in range(3):
+    for seed in range(1 if name in ("images", "convolutions") else 3):  # those take longest
         torch.manual_seed(seed)
         regions = activation_regions(build(), torch.randn(5, *shape))
         faces = supporting_units(regions)
@@ -70,10 +73,10 @@ def test_faces_are_those_that_one_linear_program_a_row_finds(name: str) -> None:
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
 def test_faces_of_slices_are_those_that_one_linear_program_a_row_finds(k: int) -> None:
     regions = activation_regions(
-        mlp(30, 20, 20, 20, 2), torch.randn(15, 30, generator=torch.Generator().manual_seed(k)), subspace=k
+        mlp(30, 20, 20, 20, 2), torch.randn(8, 30, generator=torch.Generator().manual_seed(k)), subspace=k
     )
     faces = supporting_units(regions)
-    for b in range(15):
+    for b in range(8):
         assert faces[b].tolist() == faces_one_by_one(regions.normals[b], regions.offsets[b])
 
 
@@ -97,16 +100,16 @@ def test_crossing_a_face_switches_exactly_its_unit() -> None:
     model = mlp(3, 10, 10, 2)
     x = torch.randn(1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     regions = activation_regions(model, x)
-    faces = supporting_units(regions)[0]
+    faces, bits = supporting_units(regions)[0], activation_codes(model, x).bits
     crossed = set()
-    for direction in torch.randn(300, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(5)):
+    for direction in torch.randn(60, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(5)):
         rate = -regions.normals[0] @ direction
         distance = (regions.slacks[0] / rate).where(rate > 0, torch.inf)
         first, second = distance.sort().values[:2]
         if second < first * (1 + 1e-6):
             continue
         beyond = x + (first + min(second - first, first) / 1000) * direction
-        switched = (activation_codes(model, beyond).bits != activation_codes(model, x).bits)[0].nonzero().flatten().tolist()
+        switched = (activation_codes(model, beyond).bits != bits)[0].nonzero().flatten().tolist()
         assert switched == [int(distance.argmin())] and faces[switched]
         crossed.add(switched[0])
     assert len(crossed) > 3
@@ -135,6 +138,7 @@ def test_of_identical_half_spaces_the_first_supports(d: int) -> None:
     assert faces[0].tolist() == [False, True, True, True, True, False, False, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["two thresholds", "equal units", "a narrow layer before"])
 def test_a_plane_that_touches_a_cone_is_no_face_where_inputs_have_directions_that_no_unit_sees(kind: str) -> None:
     def cone() -> nn.Sequential:
@@ -147,7 +151,7 @@ def test_a_plane_that_touches_a_cone_is_no_face_where_inputs_have_directions_tha
                 parameter.data[3] = parameter.data[2]
         return nn.Sequential(*narrow, activation(), *deeper)
 
-    for seed in range(12):
+    for seed in range(6):
         torch.manual_seed(seed)
         regions = activation_regions(cone(), 0.1 * torch.randn(2, 12))
         faces = supporting_units(regions)
@@ -159,7 +163,7 @@ def test_a_program_of_its_own_counts_no_more_than_its_point_proves(monkeypatch: 
     corner = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [-1.0, -1.0]], dtype=torch.float64)
     assert gain(corner, 2) == pytest.approx(1.0, abs=1e-12)
     beyond = SimpleNamespace(status=0, x=[1 + 1e-8, 1 + 1e-8])  # as far as tolerances let it
-    monkeypatch.setattr(programs, "linprog", lambda *args, **kwargs: beyond)
+    monkeypatch.setattr(linear_programs, "linprog", lambda *args, **kwargs: beyond)
     assert gain(corner, 2) <= 1
 
 
@@ -264,8 +268,9 @@ def test_linear_programs_of_their_own_decide_what_the_others_leave(monkeypatch: 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     regions = activation_regions(mlp(6, 16, 16, 2), torch.randn(12, 6, generator=torch.Generator().manual_seed(0)))
     faces = supporting_units(regions)
-    for module in (rays, supporting, interior_point):
-        monkeypatch.setattr(module, "MAX_BYTES", 20_000)
+    monkeypatch.setattr(supporting, "PRODUCT_BYTES", 20_000)
+    for module in (ray_shooting, interior_point):
+        monkeypatch.setattr(module, "CHUNK_BYTES", 20_000)
     assert torch.equal(supporting_units(regions), faces)
 
 
@@ -294,7 +299,9 @@ def test_impossible_requests_say_what_is_possible() -> None:
 
 
 def test_a_linear_program_that_is_not_solved_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "linprog", lambda *args, **kwargs: SimpleNamespace(status=4, message="Numerical trouble."))
+    monkeypatch.setattr(
+        linear_programs, "linprog", lambda *args, **kwargs: SimpleNamespace(status=4, message="Numerical trouble.")
+    )
     with pytest.raises(RuntimeError, match="of 2 rows and 1 columns, which decides a face, was not solved: Numerical trouble"):
         gain(torch.tensor([[2.0], [1.0]], dtype=torch.float64), 0)
 

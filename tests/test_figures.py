@@ -10,7 +10,6 @@ import torch
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox
-from networks import mlp
 from torch import nn
 
 from fold_lightning import SliceMap, Walks, hamming_distance, slice_map
@@ -22,6 +21,7 @@ from fold_lightning.figures import (
     plot_slice_map,
     plot_walk,
 )
+from helpers.networks import mlp
 
 
 def a_map(**arguments: object) -> SliceMap:

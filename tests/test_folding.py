@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import mlp
 from torch import Tensor
 
 from fold_lightning import (
@@ -21,6 +20,7 @@ from fold_lightning import (
     walk_range,
 )
 from fold_lightning.folding import summarize_folding
+from helpers.networks import mlp
 
 codes = st.integers(1, 3).flatmap(
     lambda segments: st.integers(2, 7).flatmap(

@@ -14,10 +14,6 @@ from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.model_parallel import ModelParallelStrategy
-from regularize_in_processes import STEPS
-from regularize_in_processes import regularizer as in_processes
-from test_monitor import Model, data, fit
-from test_regularization import TAGS, Plain, Scalars, each_step, in_two_processes, monitor, ordered, state
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -25,8 +21,8 @@ from torch.utils.data import DataLoader
 from fold_lightning import FoldingMonitor, FoldingRegularizer
 from fold_lightning.callbacks import held_push
 from fold_lightning.callbacks.regularization import BATCHES_OF_A_STEP
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
+from helpers.regularization import TAGS, Plain, Scalars, each_step, monitor, ordered, state
+from helpers.training import Model, data, fit
 
 
 def regularizer(**options: Any) -> FoldingRegularizer:
@@ -291,41 +287,6 @@ def test_gradients_that_are_sharded_get_the_term_in_the_loss(tmp_path: Path, mon
         and wrapped
         and said == ["Gradients are sharded, so the folding regularizer adds its term to the loss: `share` does nothing."]
     )
-
-
-def pushed_in_two_processes(every_n_steps: int, *, only_first: bool) -> Tensor:
-    """The first weight after what two processes do, in one loop."""
-    network, held = Plain(), in_processes(every_n_steps)
-    parameters = list(network.parameters())
-    direction = [torch.zeros_like(p) for p in parameters]
-    for step in range(STEPS):
-        shares = [[part[rank::2][10 * step : 10 * step + 10] for part in data(60).tensors] for rank in range(2)]
-        if step % every_n_steps == 0:
-            terms = []
-            for share in shares if step == 0 or not only_first else shares[:1]:
-                held.draws = step * BATCHES_OF_A_STEP
-                terms.append(held(network, *share))
-            found = torch.autograd.grad(sum(terms), parameters, allow_unused=True)
-            length = torch.cat([g.flatten() for g in found if g is not None]).norm()
-            direction = [None if g is None else g / length for g in found]
-        loss = sum(F.cross_entropy(network(x), y) for x, y in shares) / 2
-        task = torch.autograd.grad(loss, parameters)
-        length = torch.cat([g.flatten() for g, d in zip(task, direction, strict=True) if d is not None]).norm()
-        with torch.no_grad():
-            for parameter, gradient, push in zip(parameters, task, direction, strict=True):
-                share = 0.5 * min(1.0, (step + 1) / 2)
-                parameter -= 0.1 * (gradient if push is None else gradient + share * length * push)
-    return network.net[0].weight
-
-
-@pytest.mark.parametrize("what", ["push", "odd", "by_hand"])
-def test_two_processes_push_the_same_by_the_mean_of_their_gradients(what: str) -> None:
-    found = in_two_processes(what)
-    first, second = (torch.tensor(weights) for weights in found["weights"])
-    expected = pushed_in_two_processes(1 if what == "odd" else 2, only_first=what == "odd")
-    assert torch.equal(first, second) and torch.allclose(first, expected, atol=1e-6)
-    if what == "odd":
-        assert found["skipped"] == [0, 2], "and the first process did not wait in vain"
 
 
 def test_a_monitor_that_only_regularizes_keeps_its_gradient_too(tmp_path: Path) -> None:

@@ -6,9 +6,6 @@ import copy
 
 import pytest
 import torch
-from convolutional_models import RandomConvolutional, integer_convolutional
-from fuzz_walks import compare_convolutional
-from reference import layers_of, rational_codes
 from torch import Tensor, nn
 
 from fold_lightning import Walks, activation_codes, segment_walks
@@ -16,6 +13,9 @@ from fold_lightning.walks import scheduler
 from fold_lightning.walks.kinks.boxes import Boxes, Plane, Units
 from fold_lightning.walks.kinks.convolution import Convolution
 from fold_lightning.walks.walks import GROWING_BATCH, KINKS
+from fuzz_walks import compare_convolutional
+from helpers.convolutional_models import RandomConvolutional, integer_convolutional
+from helpers.reference import layers_of, rational_codes
 
 
 @pytest.mark.parametrize("seeds", [range(first, first + 8) for first in range(0, 40, 8)])
@@ -100,7 +100,7 @@ def test_a_pass_that_went_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) ->
     model, (start, end) = convolutional(), segments(3)
     right = segment_walks(model, start, end)
     monkeypatch.setattr(
-        Convolution, "__call__", lambda convolution, group: Convolution._of_boxes(convolution, group.boxes(4))[:0]
+        Convolution, "__call__", lambda convolution, group, out: Convolution._of_boxes(convolution, group.boxes(4), out)[:0]
     )
     walks = segment_walks(model, start, end)
     assert walks.exact.all() and (walks.engine == GROWING_BATCH).all()
@@ -128,7 +128,8 @@ def test_kinks_are_convolved_as_whole_planes(seed: int) -> None:
     for group in (units, boxes):
         rows = group.clipped(plane).rows(plane) if isinstance(group, Boxes) else group.rows(plane)
         expected = nn.functional.conv2d(rows, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
-        assert torch.allclose(convolution(group).rows(Plane(*whole.shape[1:])), expected, rtol=0, atol=1e-12)
+        found = convolution(group, torch.empty(convolution.shape(group)).double())
+        assert torch.allclose(found.rows(Plane(*whole.shape[1:])), expected, rtol=0, atol=1e-12)
 
 
 def test_a_small_segment_beside_a_large_one_keeps_its_switches() -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,17 +15,16 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, OnExcept
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_batches import Stream
-from test_monitor import FOLDING, TAGS, Model, Recorder, data, fit, loaders, sample_of, segments_of, watch
 from torch.utils.data import DataLoader, IterableDataset
 
 from fold_lightning import FoldingMonitor
 from fold_lightning.callbacks.measures.sources import SegmentSource
 from fold_lightning.callbacks.tensorboard import TensorBoard
+from helpers.fit_and_be_killed import fit_and_be_killed
+from helpers.processes import run_script
+from helpers.training import FOLDING, TAGS, Model, Recorder, Stream, data, fit, loaders, sample_of, segments_of, watch
 
-pytestmark = pytest.mark.filterwarnings(
-    *("ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*Checkpoint directory", "ignore:.*resuming")
-)
+pytestmark = pytest.mark.filterwarnings("ignore:.*resuming")
 
 
 def test_fit_validate_test_and_fit_again(tmp_path: Path) -> None:
@@ -107,6 +103,7 @@ def resumed(tmp_path: Path, given: Any, **options: Any) -> tuple[Recorder, Recor
 
 
 @pytest.mark.parametrize("form", ["items", "stream", "no validation"])
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_a_resumed_run_goes_on_with_the_same_probes_and_steps(tmp_path: Path, form: str) -> None:
     class Moving(IterableDataset[Any]):
         """A stream that does not begin anew: what passes first is different each time."""
@@ -132,6 +129,7 @@ def test_a_resumed_run_goes_on_with_the_same_probes_and_steps(tmp_path: Path, fo
 
 
 @pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_the_values_after_resuming_are_those_of_a_run_at_a_stretch(tmp_path: Path, every: int) -> None:
     def given() -> Any:
         return DataLoader(data(), batch_size=20), DataLoader(data(40, 1), batch_size=20)
@@ -143,6 +141,7 @@ def test_the_values_after_resuming_are_those_of_a_run_at_a_stretch(tmp_path: Pat
         assert all(values[tag] == pytest.approx(same[tag], rel=1e-6) for tag in TAGS - {"monitor/seconds"})
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_probes_that_have_changed_since_are_said(tmp_path: Path) -> None:
     checkpoint = ModelCheckpoint(tmp_path, filename="one")
     fit(tmp_path, watch(num_segments=4), checkpoint, max_epochs=1)
@@ -174,6 +173,7 @@ def test_probes_that_have_changed_since_are_said(tmp_path: Path) -> None:
     ],
     ids=str,
 )
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
 def test_loops_of_every_shape(tmp_path: Path, options: dict[str, Any], steps: list[int]) -> None:
     trainer = fit(tmp_path, watch(num_segments=4), **options)
     said = [] if options.get("fast_dev_run") else trainer.logger.said
@@ -248,6 +248,7 @@ def test_without_a_first_value_checkpoints_find_nan_and_go_on(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+@pytest.mark.filterwarnings("ignore:.*.fit\\(ckpt_path=")
 def test_an_interruption_in_a_measurement_costs_neither_weights_nor_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
@@ -331,16 +332,12 @@ def shown(folder: str) -> dict[str, dict[int, list[float]]]:
     return curves
 
 
+@pytest.mark.slow
+@pytest.mark.processes
 def test_a_killed_run_resumes_into_the_same_curves(tmp_path: Path) -> None:
-    script = Path(__file__).parent / "fit_and_be_killed.py"
-
-    def run(name: str, kill_in_epoch: int) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(script), str(tmp_path), name, str(kill_in_epoch)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
-
-    assert (done := run("whole", -1)).returncode == 0, done.stderr
-    assert run("killed", 5).returncode == -signal.SIGKILL
-    assert (done := run("killed", -1)).returncode == 0, done.stderr
+    fit_and_be_killed(tmp_path, "whole", -1)
+    assert run_script("fit_and_be_killed.py", str(tmp_path), "killed", "5").returncode == -signal.SIGKILL
+    fit_and_be_killed(tmp_path, "killed", -1)
     whole, killed = shown(str(tmp_path / "whole" / "version_0")), shown(str(tmp_path / "killed" / "version_0"))
     assert len(list((tmp_path / "killed" / "version_0").glob("events*"))) == 2
     assert sorted(whole["folding/chi_mean"]) == [0, *range(2, 24, 3)]

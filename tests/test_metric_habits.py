@@ -652,6 +652,8 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("share", SEEDS)
+@pytest.mark.slow
+@pytest.mark.processes
 def test_two_processes_give_the_values_of_one(processes: list[dict[Any, Any]], name: str, share: str) -> None:
     value, everything = CASES[name].value, [*SEEDS[share][0], *SEEDS[share][1]]
     for rank, found in enumerate(process[share, name] for process in processes):
@@ -669,6 +671,8 @@ def test_two_processes_give_the_values_of_one(processes: list[dict[Any, Any]], n
         check(found["again"], value([0, 1]))
 
 
+@pytest.mark.slow
+@pytest.mark.processes
 def test_processes_with_codes_of_other_layers_or_units_are_refused(processes: list[dict[Any, Any]]) -> None:
     for process in processes:
         assert len(process["layers"]) == 6

@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from networks import mlp
-from reference import folding_between_classes
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
@@ -35,6 +33,8 @@ from fold_lightning import (
 from fold_lightning.folding import summarize_folding
 from fold_lightning.metrics import code_distances, distinct_codes, nearest_codes
 from fold_lightning.metrics.code_metric import CodeMetric
+from helpers.networks import mlp
+from helpers.reference import folding_between_classes
 
 CLASSES = 4
 
@@ -575,6 +575,8 @@ def further_values(metric: Any) -> Any:
     return metric.matrix() if isinstance(metric, GlobalFolding) else metric.per_layer()
 
 
+@pytest.mark.slow
+@pytest.mark.processes
 def test_two_processes_give_the_layers_and_matrices_of_one(tmp_path: Path) -> None:
     mp.spawn(_process, (str(tmp_path),), nprocs=2)
     expected = {

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,13 +15,12 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from networks import mlp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fold_lightning import (
     FoldingMonitor,
@@ -39,103 +35,24 @@ from fold_lightning import (
     space_folding,
 )
 from fold_lightning.callbacks import method
-from fold_lightning.callbacks.measures import MEASURES, Sample
+from fold_lightning.callbacks.measures import MEASURES
 from fold_lightning.callbacks.measures import slice as slice_measure
 from fold_lightning.callbacks.measures.sources import SegmentSource
 from fold_lightning.figures import plot_message, plot_slice_map
 from fold_lightning.slice_maps import TooManyRegions
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
-
-LAYERS = ["net.2", "net.5"]
-FOLDING = {f"folding/{name}" for name in "chi_mean chi_median chi_max fraction phi regions exact complete".split()}
-FOLDING |= {f"folding/layer/{layer}" for layer in LAYERS}
-CODES = {f"codes/{name}" for name in "distinct distinct_correct distinct_fraction within between".split()}
-CODES |= {f"codes/layer/{layer}" for layer in LAYERS}
-UNITS = {f"units/{what}{layer}" for what in ("dead", "always_active", "active") for layer in ("", "/net.2", "/net.5")}
-FACES = {"faces/mean", "faces/max", "faces/bound", "regions/distance_mean", "regions/distance_median"}
-TAGS = FOLDING | CODES | UNITS | FACES | {"monitor/seconds"}
-PREFIXES = ("folding/", "codes/", "units/", "faces/", "regions/", "monitor/")
-
-
-class Model(LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.Sequential(
-            *(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        x, y = self.unpack(batch)
-        loss = F.cross_entropy(self(x), y)
-        self.log("train/loss", loss)
-        return loss
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        x, y = self.unpack(batch)
-        self.log("val/loss", F.cross_entropy(self(x), y))
-
-    def unpack(self, batch: Any) -> tuple[Tensor, Tensor]:
-        return batch[0], batch[1]
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), 1e-2)
-
-
-class Recorder(Logger):
-    """Writes down the whole conversation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: list[tuple[int, dict[str, float]]] = []
-
-    name, version = "recorder", 0
-
-    def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        folding = {tag: value for tag, value in metrics.items() if tag.startswith(PREFIXES)}
-        if folding:
-            self.said.append((step, folding))
-
-
-def data(size: int = 60, seed: int = 0) -> TensorDataset:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(size, 5, generator=generator)
-    return TensorDataset(x, (x[:, 0] > 0).long() + (x[:, 1] > 0).long())
-
-
-def loaders(train: Dataset[Any] | None = None, val: Dataset[Any] | None = None) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    train_loader = DataLoader(train or data(), batch_size=20, shuffle=not isinstance(train, IterableDataset))
-    return train_loader, DataLoader(val or data(40, 1), batch_size=20)
-
-
-def watch(**options: Any) -> FoldingMonitor:
-    """A monitor that measures every due epoch."""
-    return FoldingMonitor(**({"max_overhead": None} | options))
-
-
-def sample_of(monitor: FoldingMonitor) -> Sample:
-    return monitor._session.sample
-
-
-def segments_of(monitor: FoldingMonitor) -> tuple[Tensor, Tensor]:
-    """Starts and ends of the segments that a monitor walks."""
-    sample = sample_of(monitor)
-    return sample.probes.items[sample.segments.start], sample.probes.items[sample.segments.end]
-
-
-def fit(tmp_path: Path, *callbacks: Any, model: Model | None = None, given: Any = None, **options: Any) -> Trainer:
-    settings = {"max_epochs": 2, "logger": Recorder(), "accelerator": "cpu", "log_every_n_steps": 1}
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    if any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
-        quiet["enable_checkpointing"] = True
-    trainer = Trainer(default_root_dir=tmp_path, callbacks=list(callbacks), **(quiet | settings | options))
-    trainer.fit(Model() if model is None else model, *(given or loaders()))
-    return trainer
+from helpers.networks import mlp
+from helpers.training import (
+    FACES,
+    TAGS,
+    Model,
+    Recorder,
+    data,
+    fit,
+    loaders,
+    sample_of,
+    segments_of,
+    watch,
+)
 
 
 def test_the_whole_conversation_with_a_logger(tmp_path: Path) -> None:
@@ -547,6 +464,7 @@ def test_segments_go_between_different_classes_of_the_validation_data(tmp_path: 
     assert all(pairs.count(pair) == 2 for pair in pairs)
 
 
+@pytest.mark.filterwarnings("ignore:Total length of `DataLoader`")
 def test_an_empty_validation_loader_is_no_validation(tmp_path: Path) -> None:
     empty = DataLoader(TensorDataset(torch.empty(0, 5), torch.empty(0).long()), batch_size=4)
     trainer = fit(tmp_path, watch(num_segments=4), given=(loaders()[0], empty))
@@ -799,7 +717,7 @@ def test_a_network_too_large_for_exact_walks_is_looked_at_at_equidistant_points(
     logged = trainer.logger.said[-1][1]
     assert logged["folding/chi_mean"] == pytest.approx(space_folding(walks).mean().item(), rel=1e-6)
     assert logged["folding/exact"] == 0 and logged["folding/complete"] == 1
-    (said,) = (message for message in caplog.messages if "FoldingMonitor walks" in message)
+    (said,) = (message for message in caplog.messages if "fold_lightning walks" in message)
     assert "method 'uniform': " + ("as `method=` says" if is_asked_for else "an exact walk evaluates more than about") in said
 
 
@@ -808,20 +726,3 @@ def test_every_measure_describes_its_tags_and_has_a_place_on_the_page() -> None:
         patterns = [pattern for tags in measure.charts.values() for pattern in tags]
         for tag, description in measure.tags.items():
             assert description.endswith(".") and any(re.match(pattern, tag) for pattern in patterns), tag
-
-
-@pytest.mark.parametrize("form", ["items", "stream"])
-def test_two_processes_log_what_one_does(form: str) -> None:
-    script = Path(__file__).parent / "fit_in_processes.py"
-    said = []
-    for devices in ("1", "2"):
-        command = [sys.executable, str(script), devices, form]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        said.append(json.loads(done.stdout.splitlines()[-1]))
-    one, two = said
-    assert len(one) == len(two) == (2 if form == "stream" else 3)
-    for alone, shared in zip(one, two, strict=True):
-        assert alone.keys() == shared.keys()
-        for tag in alone.keys() - {"monitor/seconds"}:
-            assert shared[tag] == pytest.approx(alone[tag], rel=1e-6), tag

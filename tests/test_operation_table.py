@@ -15,6 +15,9 @@ from fold_lightning.activations import operations
 from fold_lightning.activations.operations import AFFINE, MULTILINEAR, operation_name
 from fold_lightning.activations.tracking import tensors_in
 
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
 torch.manual_seed(0)
 SQUARE, SPATIAL, SIGNAL = torch.randn(4, 4).double(), torch.randn(1, 1, 3, 3).double(), torch.randn(4, 1, 3).double()
 VECTOR, POSITIVE = torch.randn(4).double(), 1 + torch.rand(4).double()
@@ -197,13 +200,6 @@ def verdicts(name: str, functions: list[Callable[..., Any]]) -> Iterator[bool]:
                 yield verdict
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _without_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def functions_by_name() -> dict[str, list[Callable[..., Any]]]:
     """All functions of torch that a mode may see."""
     found: dict[str, list[Callable[..., Any]]] = {}
@@ -217,6 +213,7 @@ def functions_by_name() -> dict[str, list[Callable[..., Any]]]:
 FUNCTIONS = functions_by_name()
 
 
+@pytest.mark.slow
 def test_what_the_table_lists_is_affine() -> None:
     uncalled = []
     for name in sorted(AFFINE | MULTILINEAR):
@@ -226,6 +223,7 @@ def test_what_the_table_lists_is_affine() -> None:
     assert uncalled == sorted(WITHOUT_RECIPE.split())
 
 
+@pytest.mark.slow
 def test_what_is_affine_is_listed() -> None:
     listed = AFFINE | MULTILINEAR | operations.QUERIES | operations.CASTS | operations.CREATIONS | operations.CHOICES
     missing = []

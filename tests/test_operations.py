@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import blackbox
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 
 from fold_lightning import activation_codes, activation_regions, segment_walks, walk_length, walk_range
 from fold_lightning.walks.scheduler import PieceScheduler
+from helpers import blackbox
 
 EDGES = torch.tensor([[0, 1, 2, 3, 4, 4], [1, 2, 3, 0, 0, 2]])
 """From each node to another one."""
@@ -125,6 +125,7 @@ def segments(count: int, *, quarters: bool = False) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("name", [*LINEAR, *CHOICES])
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 def test_walks_are_exact_and_switch_as_one_by_one_evaluation_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if not name.startswith("sparse"):  # whose batch comes second
         monkeypatch.setattr(PieceScheduler, "_refined", None)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from invisible import Beside, assert_invisible, first_weight, measured_by_hand, training
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
@@ -23,16 +22,15 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.plugins.precision import MixedPrecision
-from test_monitor import Model, data, loaders, sample_of, watch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fold_lightning.activations.gradients import STAND_INS
+from helpers.invisible import Beside, assert_invisible, first_weight, measured_by_hand, training
+from helpers.training import Model, data, loaders, sample_of, watch
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers",
-    "ignore:.*LeafSpec",
     "ignore:.*already exist within another group",
     "ignore:.*fp16 is not supported on CPU",
     "ignore:None of the inputs have requires_grad",  # torch says it of a validation, too

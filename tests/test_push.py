@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from networks import mlp
-from test_regularizer import Watchful, batch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fold_lightning import FoldingRegularizer, segment_walks, space_folding
+from helpers.networks import mlp
+from helpers.regularization import Watchful, batch
 
 SHARE, WARM = 0.4, 4
 

@@ -24,10 +24,7 @@ from fold_lightning import segment_walks
 from fold_lightning.probes import ProbeSet, ProbeSource, source
 from fold_lightning.probes.item_collector import ItemCollector
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*`batch_size`", "ignore:.*LeafSpec"),
-    pytest.mark.filterwarnings("ignore:.*You defined a `validation_step` but have no", "ignore:.*shuffling enabled"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.*`batch_size`", "ignore:.*shuffling enabled")
 
 X, Y = torch.randn(200, 4, generator=torch.Generator().manual_seed(0)), torch.arange(200) % 3
 
@@ -439,7 +436,7 @@ def test_a_long_start_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     monkeypatch.setattr(source, "LONG_START", 0.0)
     with caplog.at_level("INFO"):
         fit(Reads(), loader(), loader())
-    assert caplog.text.count("FoldingMonitor took 0 s to read 50 inputs before training") == 1
+    assert caplog.text.count("fold_lightning took 0 s to read 50 inputs before the first measurement") == 1
 
 
 def test_large_items_are_kept_up_to_a_number_of_bytes(caplog: pytest.LogCaptureFixture) -> None:
@@ -527,6 +524,8 @@ for data in (Data(), Doubled()):
 """
 
 
+@pytest.mark.slow
+@pytest.mark.processes
 def test_a_data_module_of_the_other_package_is_read_by_index(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "FOLD_LIGHTNING"}
     command = [sys.executable, "-W", "ignore", "-c", OTHER_PACKAGE]

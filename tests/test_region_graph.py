@@ -9,8 +9,6 @@ from math import comb
 import numpy as np
 import pytest
 import torch
-from networks import CantorNet, Tent, mlp
-from region_oracle import check, random_widths
 from torch import Tensor, nn
 
 from fold_lightning import (
@@ -23,6 +21,8 @@ from fold_lightning import (
     region_shapes,
 )
 from fold_lightning.region_graphs import search
+from fuzz_regions import check, random_widths
+from helpers.networks import CantorNet, Tent, mlp
 
 
 def arrangement(d: int, n: int, seed: int = 0) -> nn.Sequential:
@@ -204,6 +204,7 @@ def test_impossible_requests_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not lost.complete and isinstance(lost, RegionGraph)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("widths", "seed"), [((3, 8, 8, 8, 1), 0), ((3, 8, 8, 8, 1), 7), ((2, 8, 8, 8, 8, 8, 1), 3), ((3, 6, 6, 6, 6, 1), 7)]
 )
@@ -212,6 +213,13 @@ def test_unbounded_regions_behind_faces_that_look_thin_are_found(widths: tuple[i
     assert check(widths, seed, 40, np.random.default_rng(0)) == ""
 
 
+@pytest.mark.slow
+def test_points_that_rounding_puts_on_planes_are_moved_inside() -> None:
+    """A strip 300,000 away is so thin that the point found in it lies on a plane, from which no dual points come."""
+    assert check((2, 4, 4, 7, 7, 3, 5, 1), 520, 40, np.random.default_rng(0)) == ""
+
+
+@pytest.mark.slow
 def test_random_networks_have_no_region_that_linear_programs_find_beside_those_of_the_graph() -> None:
     random = np.random.default_rng(5)
     assert [check(random_widths(random), int(random.integers(1000)), 10, random) for _ in range(6)] == [""] * 6

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from networks import mlp
-from reference import Residual
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fold_lightning import ActivationRegions, activation_codes, activation_regions
+from helpers.networks import mlp
+from helpers.reference import Residual
 
 
 class Functional(nn.Module):
@@ -70,7 +70,7 @@ def test_points_inside_have_the_code_of_the_input_and_points_beyond_one_plane_ha
     d = subspace or inputs[0].numel()
     assert regions.normals.shape == (5, bits.shape[1], d) and regions.dimension == d
     assert (regions.slacks >= -1e-12).all() and list(regions.layers) == list(activation_codes(model, inputs).layers)
-    checked = 0
+    lines, crossed = [], []  # points on both sides of a plane; the input, the unit that switches, None where more may
     for _ in range(40):
         direction = F.normalize(torch.randn(5, d, dtype=torch.float64), dim=1)
         rate = torch.einsum("bnd,bd->bn", regions.normals, direction)
@@ -79,12 +79,17 @@ def test_points_inside_have_the_code_of_the_input_and_points_beyond_one_plane_ha
         assert (nearest > 0).all()
         for b in torch.isfinite(nearest).nonzero().flatten().tolist():
             step = direction[b] if subspace is None else direction[b] @ regions.basis[b]
-            line = (inputs[b].flatten() + torch.tensor([[0.999], [1.001]]) * nearest[b] * step).view(2, *shape)
-            inside, beyond = activation_codes(model, line).bits
-            assert torch.equal(inside, bits[b])
-            if distance[b].sort().values[1] > 1.002 * nearest[b]:
-                assert (beyond != bits[b]).nonzero().flatten().tolist() == [unit[b]]
-                checked += 1
+            lines.append((inputs[b].flatten() + torch.tensor([[0.999], [1.001]]) * nearest[b] * step).view(2, *shape))
+            is_alone = distance[b].sort().values[1] > 1.002 * nearest[b]
+            crossed.append((b, int(unit[b]) if is_alone else None))
+    checked = 0
+    for (b, unit_crossed), (inside, beyond) in zip(
+        crossed, activation_codes(model, torch.cat(lines)).bits.view(-1, 2, bits.shape[1]), strict=True
+    ):
+        assert torch.equal(inside, bits[b])
+        if unit_crossed is not None:
+            assert (beyond != bits[b]).nonzero().flatten().tolist() == [unit_crossed]
+            checked += 1
     assert checked > 50
 
 
@@ -131,7 +136,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     model, inputs = mlp(6, 9, 9, 3), torch.randn(7, 6)
     whole = [activation_regions(model, inputs, subspace=k) for k in (None, 3)]
-    monkeypatch.setattr(module, "MAX_BYTES", 1)
+    monkeypatch.setattr(module, "PASS_BYTES", 1)
     for k, expected in zip((None, 3), whole, strict=True):
         found = activation_regions(model, inputs, subspace=k)
         assert torch.allclose(found.normals, expected.normals, atol=1e-12)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
-import json
 import pickle
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,64 +16,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from test_monitor import Model, Recorder, data, fit
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from fold_lightning import FoldingMonitor, FoldingRegularizer
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
-
-TAGS = {"regularizer/term", "regularizer/weight", "regularizer/soft_chi"}
-
-
-class Scalars(Recorder):
-    """Writes down what the regularizer logs."""
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        found = {tag: value for tag, value in metrics.items() if tag.startswith("regularizer/")}
-        if found:
-            self.said.append((step, found))
-
-
-class Losses(Callback):
-    """Keeps the losses that are differentiated, before any scaling, and the gradients of the first layer."""
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-        self.gradients: list[Tensor] = []
-
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        self.losses.append(loss.item())
-
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        gradient = pl_module.net[0].weight.grad
-        self.gradients.append(torch.zeros(()) if gradient is None else gradient.clone())
-
-
-class Plain(Model):
-    """Without batch norm and dropout, so that the order of passes does not matter."""
-
-    def __init__(self, *widths: int) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        sizes = [5, *(widths or (16, 16))]
-        hidden = [(nn.Linear(a, b), nn.ReLU()) for a, b in itertools.pairwise(sizes)]
-        self.net = nn.Sequential(*(module for pair in hidden for module in pair), nn.Linear(sizes[-1], 3))
-
-
-def monitor(regularize: Any = True, **options: Any) -> FoldingMonitor:
-    few = {"num_segments": 4, "num_inputs": 8, "max_overhead": None, "figures": False, "measure_at_start": False}
-    return FoldingMonitor(regularize=regularize, **(few | options))
-
-
-def each_step(weight: float = 1.0, **options: Any) -> FoldingRegularizer:
-    return FoldingRegularizer(weight, **({"schedule": "constant", "every_n_steps": 1} | options))
-
-
-def in_loss(weight: float = 1.0, **options: Any) -> FoldingRegularizer:
-    return each_step(weight, share=None, **options)
+from helpers.regularization import TAGS, Losses, Plain, Scalars, each_step, in_loss, monitor, ordered, state
+from helpers.training import Model, Recorder, data, fit
 
 
 def model() -> Model:
@@ -85,20 +30,13 @@ def model() -> Model:
     return Model()
 
 
-def state(trainer: Trainer) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in trainer.lightning_module.state_dict().items()}
-
-
-def ordered() -> tuple[DataLoader[Any], DataLoader[Any]]:
-    return DataLoader(data(), batch_size=10), DataLoader(data(40, 1), batch_size=20)
-
-
+@pytest.mark.slow
 def test_one_flag_makes_the_network_fold_more(tmp_path: Path) -> None:
     folded = []
     for regularize in (False, 1.0, -1.0):
         trainer = fit(
             tmp_path,
-            FoldingMonitor(regularize=regularize, max_overhead=None),
+            FoldingMonitor(regularize=regularize, max_overhead=None, every_n_epochs=60, measure_at_start=False, figures=False),
             model=Plain(32, 32, 32),
             given=ordered(),
             max_epochs=60,
@@ -258,6 +196,7 @@ def test_batch_norm_moves_as_without_it(tmp_path: Path) -> None:
     assert runs[0]["net.1.num_batches_tracked"] == 12
 
 
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
 def test_a_step_that_returns_none_adds_nothing(tmp_path: Path) -> None:
     class Skips(Model):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
@@ -580,22 +519,3 @@ def test_a_term_that_pushes_nothing_is_told(tmp_path: Path) -> None:
     model.net[:6].requires_grad_(False)
     with pytest.warns(UserWarning, match="depends on no weight that is trained, so it pushes nothing"):
         fit(tmp_path, FoldingMonitor(regularize=True), model=model, max_epochs=1)
-
-
-def in_two_processes(what: str) -> Any:
-    script = Path(__file__).parent / "regularize_in_processes.py"
-    done = subprocess.run([sys.executable, str(script), what], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def test_two_processes_share_the_gradients_of_their_terms_in_the_loss() -> None:
-    found = torch.tensor(in_two_processes("loss"))
-    network, inputs = Plain(), data(40).tensors
-    expected = []
-    for rank in range(2):  # the sampler gives every second input to each process
-        network.zero_grad()
-        each_step(3.0)(network, *(part[rank::2][:10] for part in inputs)).backward()
-        expected.append(network.net[0].weight.grad.clone())
-    assert not torch.allclose(expected[0], expected[1])
-    assert torch.allclose(found, (expected[0] + expected[1]) / 2, rtol=1e-4, atol=1e-7)

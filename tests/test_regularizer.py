@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from networks import CantorNet, mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -21,11 +20,8 @@ from fold_lightning.regularizer import soft_bits, soft_folding
 from fold_lightning.regularizer import term as term_module
 from fold_lightning.regularizer.pairs import draw_pairs
 from fold_lightning.regularizer.schedules import strength
-
-
-def batch(size: int = 12, features: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(size, features, generator=generator).to(dtype), torch.arange(size) % 3
+from helpers.networks import CantorNet, mlp
+from helpers.regularization import Watchful, batch
 
 
 def points_of(regularizer: FoldingRegularizer, inputs: Tensor, labels: Tensor | None) -> Tensor:
@@ -277,25 +273,6 @@ def test_half_precision_and_autocast_give_what_full_precision_gives() -> None:
     assert 0 < abs(mixed.item() - full.item()) < 0.02 and 0 < abs(low.item() - full.item()) < 0.02
 
 
-class Watchful(nn.Module):
-    """Counts its calls in a buffer and in an attribute, keeps its last input, and draws random numbers in evaluation mode too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("calls", torch.zeros(()))
-        self.number, self.last = 0, None
-        self.net = nn.Sequential(
-            *(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
-        )
-        self.net[1].eval()  # frozen by its user
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        self.number, self.last = self.number + 1, x
-        torch.rand(3)
-        return self.net(x)
-
-
 def test_modes_buffers_attributes_and_random_states_are_as_before() -> None:
     model, (inputs, labels) = Watchful(), batch(dtype=torch.float32)
     model(inputs)
@@ -480,6 +457,7 @@ def test_another_model_is_looked_at_anew() -> None:
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
 @pytest.mark.parametrize("norm", [nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Identity()])
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 def test_gradient_checkpointing_changes_neither_the_term_nor_its_gradients(norm: nn.Module, use_reentrant: bool) -> None:
     class Checkpointed(nn.Module):
         def __init__(self, body: nn.Module) -> None:

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from networks import mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
@@ -26,6 +25,7 @@ from fold_lightning import FoldingRegularizer, activation_codes, activation_regi
 from fold_lightning.activations.evaluation import evaluate_on_replica
 from fold_lightning.activations.replica import ModelCopy, returns_nothing
 from fold_lightning.activations.structural_copy import MAX_BYTES, StructuralCopy
+from helpers.networks import mlp
 
 SEEN: list[int] = []
 COUNTS = {"hooks": 0}
@@ -80,9 +80,18 @@ class OneMemory(nn.Module):
         return x * self.whole
 
     def double(self) -> OneMemory:
-        self._buffers["whole"] = self.whole.double()
-        self._buffers["part"] = self.whole[:2]
+        self.whole = self.whole.double()
+        self.part = self.whole[:2]
         return self
+
+
+class ViewOfABuffer(OneMemory):
+    """A view of a buffer that is no buffer, as caches are kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self._buffers["part"]
+        self.part = self.whole[:2]
 
 
 class Odd(nn.Module):
@@ -189,6 +198,7 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "low-rank adaptation": lambda: nn.Sequential(LowRank(nn.Linear(4, 6)), nn.ReLU(), nn.Linear(6, 3)),
     "tied weights": Tied,
     "two buffers on one memory": OneMemory,
+    "a view of a buffer": ViewOfABuffer,
     "a transformer layer": lambda: nn.Sequential(
         nn.Unflatten(1, (2, 2)), nn.TransformerEncoderLayer(2, 1, 5, batch_first=True)
     ),
@@ -331,7 +341,7 @@ class Logging(LightningModule):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("attached", [False, True])
 def test_logging_in_a_forward_does_nothing(attached: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    from test_monitor import Recorder
+    from helpers.training import Recorder
 
     model, x, logger = Logging(), torch.randn(6, 4), Recorder()
     if attached:

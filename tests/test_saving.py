@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from networks import mlp
 from torchmetrics import Metric
 
 from fold_lightning import (
@@ -29,6 +28,7 @@ from fold_lightning import (
     segment_walks,
     space_folding,
 )
+from helpers.networks import mlp
 
 
 def some_metrics() -> dict[str, Metric]:

@@ -141,8 +141,6 @@ def test_a_negative_part_bends_where_a_relu_does(negative: Callable[[Tensor], Te
         (lambda h: h * torch.heaviside(h, torch.zeros(1)), "heaviside in forward"),
         (lambda h: h * (h > 0.5), "mul in forward"),
         (lambda h: torch.where(h > 0, torch.sin(h), h), "sin in forward"),
-        (lambda h: torch.clamp(h, min=0, out=torch.empty_like(h)), "clamp in forward"),
-        (lambda h: torch.maximum(h, torch.zeros(6), out=torch.empty_like(h)), "maximum in forward"),
         (lambda h: torch.log1p(torch.exp(h)), "log1p in forward"),
         (lambda h: h + F.l1_loss(h, torch.zeros_like(h), reduction="none"), "l1_loss in forward"),
     ],
@@ -159,6 +157,33 @@ def test_an_unknown_bend_is_named_once_and_walked_as_a_curve(function: Callable[
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert not segment_walks(model, x[:6], x[6:], forward=forward).exact.any()
+
+
+class LeakyByMax(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.max(x, 0.1 * x)
+
+
+class Bounded(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + 3).clamp(0, 6) / 6
+
+
+class SoftThreshold(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.maximum(x - 0.2, torch.minimum(x + 0.2, torch.tensor(0.1)))
+
+
+@pytest.mark.parametrize("module", [LeakyByMax, Bounded, SoftThreshold])
+def test_a_module_that_bends_each_element_by_bounds_is_named_and_walked_exactly(module: type[nn.Module]) -> None:
+    model, x = nn.Sequential(nn.Linear(4, 6), module(), nn.Linear(6, 5), nn.ReLU()), inputs()
+    with pytest.warns(UserWarning, match=rf"^{module.__name__} \('1'\): bends each element.*register_activation"):
+        codes = activation_codes(model, x)
+    assert list(codes.layers) == ["3"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert_alone(model, None, x, codes.bits)
+        assert_walks(model, None, x)
 
 
 class Snake(nn.Module):
@@ -397,6 +422,7 @@ VARYING = [early_exit, depth_by_value, routed_by_mask, routed_by_index, sorted_r
 
 @pytest.mark.parametrize("forward", VARYING)
 @pytest.mark.parametrize("seed", range(6))
+@pytest.mark.filterwarnings("ignore:.*bends each element, but is not in the table")
 def test_layers_that_vary_are_refused_by_name_or_each_input_gets_its_own(forward: Forward, seed: int) -> None:
     model = layers(4, 6, 6, 6)
     x = torch.randn(12, 4, generator=torch.Generator().manual_seed(seed))
@@ -425,6 +451,7 @@ def is_chosen(h: Tensor) -> Any:
 @pytest.mark.parametrize(
     ("forward", "kind"), [(early_exit, exits_early), (depth_by_value, depth_of), (routed_by_mask, is_chosen)]
 )
+@pytest.mark.filterwarnings("ignore:.*bends each element, but is not in the table")
 def test_a_later_input_that_meets_other_layers_is_refused(forward: Forward, kind: Callable[[Tensor], Any]) -> None:
     model, x = layers(4, 6, 6, 6), inputs(60)
     kinds = [kind(F.relu(model[0](row))) for row in x]
@@ -475,6 +502,8 @@ class Two(nn.Module):
         lambda m, x: m.constant.repeat(len(x), 1),
         lambda m, x: torch.ones(len(x), 1, dtype=torch.int64),
         lambda m, x: torch.arange(3.0)[None].expand(len(x), 3)[:, 1:2],
+        lambda m, x: F.relu(m.constant.expand(len(x), 1)),  # an activation, but none of an input
+        lambda m, x: F.gelu(m.constant.repeat(len(x), 1)),
     ],
 )
 def test_a_second_input_of_equal_rows_keeps_the_walk_in_one_pass(second: Callable[[Any, Tensor], Tensor]) -> None:
@@ -557,6 +586,7 @@ class OnlyFloats(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Please use quant_min")
 def test_errors_say_the_cause_and_what_to_do() -> None:
     x, model = inputs(), nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     with pytest.raises(TypeError, match=r"must be real, got torch.complex64.*view_as_complex"):

@@ -7,9 +7,9 @@ import math
 
 import pytest
 import torch
-from networks import cube, mlp, polytope
 
 from fold_lightning import activation_regions, region_graph, region_shapes
+from helpers.networks import cube, mlp, polytope
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 4])

@@ -7,16 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from networks import mlp
 from torch import Tensor, nn
 
 from fold_lightning import (
     FoldingRegularizer,
     activation_codes,
     activation_regions,
+    measure,
     region_graph,
     segment_walks,
+    slice_map,
+    stream_walks,
 )
+from helpers.networks import mlp
 
 DOORS: dict[str, tuple[str, Callable[[nn.Module, Tensor], Any]]] = {
     "codes": ("inputs", activation_codes),
@@ -25,6 +28,11 @@ DOORS: dict[str, tuple[str, Callable[[nn.Module, Tensor], Any]]] = {
     "uniform walks": ("start", lambda model, x: segment_walks(model, x, x + 1, method="uniform", num_points=5)),
     "regions": ("inputs", activation_regions),
     "graph": ("start", lambda model, x: region_graph(model, x, max_regions=999)),
+    "map": ("inputs", slice_map),
+    "stream": ("start", lambda model, x: stream_walks(model, x, x + 1, batch_size=1)),
+    "measure": ("data", lambda model, x: measure(model, x)),
+    "measure with a label": ("data", lambda model, x: measure(model, (x, torch.arange(len(x)) % 2))),
+    "measure of batches": ("data", lambda model, x: measure(model, iter([x, x]))),
     "regularizer": ("inputs", lambda model, x: FoldingRegularizer(num_segments=2)(model, x)),
 }
 
@@ -43,10 +51,11 @@ def test_a_single_input_is_told_from_a_batch(door: str, network: str) -> None:
     (make, shape), (name, ask) = MODELS[network], DOORS[door]
     model, x = make().float(), torch.randn(*shape)
     sizes = ", ".join(map(str, shape))
-    said = rf"`{name}` must be a batch \(B, \.\.\.\), got shape \({sizes},?\), which the model takes as one input"
-    with pytest.raises(ValueError, match=rf"{said}: use `{name}\[None\]`"):
+    said = rf"must be a batch \(B, \.\.\.\), got shape \({sizes},?\), which the model takes as one input"
+    said = f"Inputs {said}: stack several" if name == "data" else rf"`{name}` {said}: use `{name}\[None\]`"
+    with pytest.raises(ValueError, match=said):
         ask(model, x)
-    if door != "regularizer" and not (door == "graph" and x.dim() > 1):
+    if door != "regularizer" and name != "data" and not (door == "graph" and x.dim() > 1):
         ask(model, x[None])
 
 

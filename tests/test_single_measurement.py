@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
-from networks import mlp
+from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -28,6 +28,7 @@ from fold_lightning import (
     segment_walks,
     space_folding,
 )
+from helpers.networks import mlp
 
 X = torch.randn(300, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(300) % 3
@@ -67,6 +68,22 @@ class Data(pl.LightningDataModule):
 class Stream(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         yield from zip(X, Y, strict=True)
+
+
+class Frame:
+    """What a data frame is to this project: a table that NumPy reads."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values, self.shape = values.numpy(), values.shape
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return self.values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, name: str) -> Any:
+        raise KeyError(name)
 
 
 class Batches:
@@ -164,18 +181,151 @@ def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(TypeError, match="takes its inputs from `data`"):
         measure(model, X, probes=X)
     assert measure(model, X, figures=True, num_segments=4)["folding/exact"] == 1
-    with pytest.raises(TypeError, match="unexpected keyword argument 'segments'"):
-        measure(model, X, segments=3)
-    with pytest.raises(TypeError, match="must be inputs .* map-style dataset, got int"):
-        measure(model, 3)
+    with pytest.raises(
+        TypeError, match="takes the arguments of `FoldingMonitor`, got `num_segment=`: did you mean `num_segments=`"
+    ):
+        measure(model, X, num_segment=3)
+    with pytest.raises(TypeError, match="got `x=`: it takes every_n_epochs, .* regularize.$"):
+        measure(model, X, x=3)
+    with pytest.raises(TypeError, match="`model` must be an `nn.Module`, got function"):
+        measure(lambda x: x, X)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`num_points` must be"):
         measure(model, X, num_points=1)
     with pytest.raises(ValueError, match="The model takes nothing of"):
         measure(model, X[:, :4])
-    with pytest.raises(ValueError, match="no batch to measure"):
+    with pytest.raises(ValueError, match="must hold a batch to measure, got none"):
         measure(model, DataLoader(Empty(), 4))
     with pytest.raises(ValueError, match="nothing to measure"):
         measure(model, X, folding=False, codes=False, units=False, faces=False)
+
+
+def used_up() -> Iterator[Any]:
+    batches = iter(X.split(50))
+    assert len(list(batches)) == 6
+    return batches
+
+
+NAN = torch.full_like(X, torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "match"),
+    [
+        (3, TypeError, "`data` must be inputs .* or a data module, got int"),
+        (None, TypeError, "`data` must be inputs .*, got None"),
+        ("folder", TypeError, "`data` must be inputs .*, got str"),
+        (TensorDataset, TypeError, "`data` must be inputs .*, got the class TensorDataset"),
+        ([], ValueError, "`data` must be inputs .*, got an empty list"),
+        (X.tolist(), TypeError, r"got a list of list, list, list, \.\.\.: pass a tensor, as of `torch.tensor"),
+        (X[:0], ValueError, r"`data` must hold inputs \(B, \.\.\.\), got none: shape \(0, 6\)"),
+        ({"x": X[:0]}, ValueError, "`data` must hold inputs .*, got none"),
+        (
+            {"x": X, "y": Y[:5]},
+            ValueError,
+            r"Columns of `data` must be .* equally many, got a dict of 'x' \(300, 6\), 'y' \(5,\)",
+        ),
+        ({"x": X, "name": "digits"}, ValueError, "Columns of `data` must be .* 'name' str"),
+        (TensorDataset(X[:0]), ValueError, "The data set is empty, got 0 items"),
+        (X[:1], ValueError, "at least 2 inputs to go between, got 1: give more data"),
+        (NAN, ValueError, "at least 2 inputs to go between, got 0, and 300 with NaN or infinite values: clean"),
+        (TensorDataset(NAN, Y), ValueError, "got 0, and .* with NaN or infinite values: clean"),
+        (iter([NAN]), ValueError, "got 0, and 300 with NaN or infinite values: clean"),
+        (used_up(), ValueError, "`data` must hold a batch to measure, got none: .* read before has none left"),
+        ((X * 9).to(torch.uint8), TypeError, r"must be floating point, got torch.uint8.* images with `.float\(\)`"),
+        (X.numpy().astype(str), TypeError, "`data` must hold numbers, got <U"),
+        (np.float32(3.0), ValueError, "got a single number"),
+        ((X[0], Y[0]), ValueError, r"must be a batch of inputs .*, got shape \(6,\) and one label: stack"),
+        ((X, Y[:30]), ValueError, r"Labels of `data` must be integer classes \(B,\) for inputs \(300, 6\), got int64 \(30,\)"),
+        ((X, Y.float()), ValueError, r"Labels of `data` .* got float32 \(300,\): pass class indices"),
+        ((X, [f"{y}" for y in Y]), ValueError, r"Labels of `data` .* got <U1 \(300,\): number them with `numpy.unique"),
+        ([X[0], X[1, :5], X[2]], ValueError, r"Items of `data` must have one shape, got \(6,\), \(5,\)"),
+    ],
+)
+def test_data_that_cannot_be_measured_are_refused_by_name(data: Any, kind: type[Exception], match: str) -> None:
+    with pytest.raises(kind, match=match):
+        measure(mlp(6, 8, 8), data)
+
+
+SMALL = {"num_segments": 12, "num_inputs": 40, "num_regions": 5, "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("data", "same"),
+    [
+        (X.numpy(), X),
+        (Frame(X), X),
+        ((X.numpy(), Y.numpy()), (X, Y)),
+        ((X, Y.tolist()), (X, Y)),
+        ([X, Y], (X, Y)),
+        ((X, None), X),
+        ({"x": X, "y": Y}, TensorDataset(X, Y)),
+        ({"x": X.numpy(), "y": Y.numpy()}, TensorDataset(X, Y)),
+        ((X, Y, X[:, 0]), TensorDataset(X, Y)),
+        (list(zip(X.split(50), Y.split(50), strict=True)), TensorDataset(X, Y)),
+        (list(X.split(150)), TensorDataset(X)),  # two batches, which might look like inputs and labels
+        ([{"x": x, "y": y} for x, y in zip(X.split(70), Y.split(70), strict=True)], TensorDataset(X, Y)),
+        ([(x.numpy(), y.numpy()) for x, y in zip(X.split(50), Y.split(50), strict=True)], TensorDataset(X, Y)),
+        ([(x, int(y)) for x, y in zip(X, Y, strict=True)], TensorDataset(X, Y)),
+        (list(X), X),
+        ([X[0], X[1]], X[:2]),
+        ([DataLoader(TensorDataset(X, Y), 50)], DataLoader(TensorDataset(X, Y), 50)),
+        (CombinedLoader([DataLoader(TensorDataset(X, Y), 50)]), DataLoader(TensorDataset(X, Y), 50)),
+        (Stream(), DataLoader(Stream(), 32)),
+        ((x.numpy() for x in X.split(50)), iter(X.split(50))),
+    ],
+)
+def test_data_in_other_clothes_are_measured_alike(data: Any, same: Any) -> None:
+    model = mlp(6, 8, 8)
+    values, expected = measure(model, data, **SMALL), measure(model, same, **SMALL)
+    del values["monitor/seconds"], expected["monitor/seconds"]
+    assert values == expected
+
+
+def test_a_list_is_read_as_the_model_takes_it(caplog: pytest.LogCaptureFixture) -> None:
+    """The model alone tells images from batches of rows, for both are lists of tables."""
+    images = list(torch.randn(30, 2, 6, generator=torch.Generator().manual_seed(0)))
+    rows, whole = mlp(6, 8, 8), nn.Sequential(nn.Flatten(), mlp(12, 8, 8))
+    with caplog.at_level(logging.INFO):
+        measure(rows, images, **SMALL)
+    assert "measure reads `data` as a list of 30 batches" in caplog.text
+    assert measure(whole, images, **SMALL)["codes/distinct"] == measure(whole, torch.stack(images), **SMALL)["codes/distinct"]
+
+
+@pytest.mark.parametrize("kind", ["test", "train"])
+def test_a_data_module_without_validation_is_measured_on_what_it_has(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    def loader(self: Any) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(X, Y), batch_size=50)
+
+    stages: list[str] = []
+    hooks = {"setup": lambda self, stage: stages.append(stage), f"{kind}_dataloader": loader, "val_dataloader": lambda self: []}
+    data = type("Partial", (pl.LightningDataModule,), hooks)()
+    model = mlp(6, 8, 8)
+    with caplog.at_level(logging.INFO):
+        values = measure(model, data, **SMALL)
+    assert values["codes/distinct"] == measure(model, loader(None), **SMALL)["codes/distinct"]
+    assert stages == ["validate", {"test": "test", "train": "fit"}[kind]]
+    assert f"measure takes `{kind}_dataloader`: Partial has no validation loader" in caplog.text
+    with pytest.raises(ValueError, match="must have a loader of validation, test or training, got LightningDataModule without"):
+        measure(model, pl.LightningDataModule())
+
+
+def test_inputs_that_are_not_finite_are_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    x, model = X.clone(), mlp(6, 8, 8)
+    x[3, 1], x[9, 0] = torch.nan, torch.inf
+    kept = x.isfinite().all(1)
+    with caplog.at_level(logging.INFO):
+        values = measure(model, (x, Y), **SMALL)
+    assert "leaves out 2 inputs, which hold NaN or infinite values" in caplog.text
+    assert values["folding/chi_mean"] == measure(model, (x[kept], Y[kept]), **SMALL)["folding/chi_mean"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_models_of_half_precision_are_measured_by_their_stored_weights(dtype: torch.dtype) -> None:
+    half = mlp(6, 8, 8).to(dtype)
+    double = mlp(6, 8, 8).double()
+    double.load_state_dict(half.state_dict())
+    values, expected = measure(half, (X, Y), **SMALL), measure(double, (X, Y), **SMALL)
+    assert all(values[tag] == expected[tag] for tag in expected if tag != "monitor/seconds")
 
 
 class Empty(IterableDataset[Any]):

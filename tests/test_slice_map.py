@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import CantorNet, mlp
 from scipy.optimize import linprog
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fold_lightning import SliceMap, activation_codes, region_graph, slice_map
 from fold_lightning.slice_maps import bends, maps
+from helpers.networks import CantorNet, mlp
 
 
 class Residual(nn.Module):
@@ -591,11 +591,11 @@ def test_more_lines_through_the_input_than_regions_are_refused() -> None:
 
 def test_too_much_memory_is_refused_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     model = mlp(4, 32, 32, 2)
-    monkeypatch.setattr(bends, "MAX_BYTES", 2**12)
+    monkeypatch.setattr(bends, "MAP_BYTES", 2**12)
     with pytest.raises(MemoryError, match=r"The units that bend in this window take .* GiB at its vertices"):
         slice_map(model, torch.randn(1, 4), window=5.0)
     monkeypatch.undo()
-    monkeypatch.setattr(maps, "MAX_BYTES", 2**12)
+    monkeypatch.setattr(maps, "MAP_BYTES", 2**12)
     with pytest.raises(MemoryError, match=r"The codes of .* regions of 64 units take .* GiB"):
         slice_map(model, torch.randn(1, 4), window=5.0)
 

@@ -3,40 +3,48 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_monitor import CODES, TAGS, Recorder, data, fit, loaders, watch
+from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-HERE = Path(__file__).parent
+from fold_lightning.callbacks.regularization import BATCHES_OF_A_STEP
+from helpers.processes import run_script
+from helpers.regularization import Plain, each_step
+from helpers.regularize_in_processes import STEPS, regularizer
+from helpers.training import CODES, TAGS, Recorder, data, fit, loaders, watch
+
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
 
-@pytest.fixture(scope="module")
-def said() -> dict[str, Any]:
-    """What two processes logged in each scenario."""
-    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29617"]
-    done = subprocess.run(
-        [*run, str(HERE / "strategies_in_processes.py")],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+def in_two_processes(script: str) -> dict[str, Any]:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    done = run_script(script, launcher=launcher, timeout=500)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1]) | {"errors": done.stderr}
 
 
 @pytest.fixture(scope="module")
+def said() -> dict[str, Any]:
+    """What two processes logged in each scenario."""
+    return in_two_processes("strategies_in_processes.py")
+
+
+@pytest.fixture(scope="module")
+def pushed() -> dict[str, Any]:
+    """What came of a few steps with the regularizer in two processes."""
+    return in_two_processes("regularize_in_processes.py")
+
+
+@pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, dict[str, float]]]:
     """What one process logs of the same network and inputs."""
-    from strategies_in_processes import Still
-    from strategies_in_processes import watch as whole
+    from helpers.strategies_in_processes import Still
+    from helpers.strategies_in_processes import watch as whole
 
     torch.manual_seed(0)
     trainer = fit(
@@ -68,6 +76,19 @@ def test_two_processes_share_the_work_and_log_what_one_does(said: Any, alone: An
         assert {tag: shared[tag] for tag in one if tag != "monitor/seconds"} == {
             tag: one[tag] for tag in one if tag != "monitor/seconds"
         }
+
+
+def test_a_stream_that_all_processes_read_whole_is_shared_too(said: Any, tmp_path: Path) -> None:
+    from helpers.strategies_in_processes import Still, Whole
+    from helpers.strategies_in_processes import watch as whole
+
+    given = (DataLoader(data(), batch_size=20), DataLoader(Whole(), batch_size=20))
+    one = fit(tmp_path, whole(), model=_seeded(Still), given=given, logger=Recorder(), num_sanity_val_steps=0).logger.said
+    assert len(one) == len(said["stream"]) == 2
+    for (_, alone), (_, shared) in zip(one, said["stream"], strict=True):
+        assert alone.keys() == shared.keys()
+        for tag in alone.keys() - {"monitor/seconds"}:
+            assert shared[tag] == pytest.approx(alone[tag], rel=1e-6), tag
 
 
 def test_processes_with_different_numbers_of_batches_end_together(said: Any) -> None:
@@ -112,3 +133,50 @@ def test_fsdp_and_sharded_deepspeed_are_refused_by_name(tmp_path: Path) -> None:
     DeepSpeedStrategy.zero_stage_3 = False
     check_not_sharded(DeepSpeedStrategy(), torch.nn.Linear(2, 2))
     assert len(fit(tmp_path, watch(num_segments=2), given=loaders(), max_epochs=1).logger.said) == 2
+
+
+def pushed_in_two_processes(every_n_steps: int, *, only_first: bool) -> Tensor:
+    """The first weight after what two processes do, in one loop."""
+    network, held = Plain(), regularizer(every_n_steps)
+    parameters = list(network.parameters())
+    direction = [torch.zeros_like(p) for p in parameters]
+    for step in range(STEPS):
+        shares = [[part[rank::2][10 * step : 10 * step + 10] for part in data(60).tensors] for rank in range(2)]
+        if step % every_n_steps == 0:
+            terms = []
+            for share in shares if step == 0 or not only_first else shares[:1]:
+                held.draws = step * BATCHES_OF_A_STEP
+                terms.append(held(network, *share))
+            found = torch.autograd.grad(sum(terms), parameters, allow_unused=True)
+            length = torch.cat([g.flatten() for g in found if g is not None]).norm()
+            direction = [None if g is None else g / length for g in found]
+        loss = sum(F.cross_entropy(network(x), y) for x, y in shares) / 2
+        task = torch.autograd.grad(loss, parameters)
+        length = torch.cat([g.flatten() for g, d in zip(task, direction, strict=True) if d is not None]).norm()
+        with torch.no_grad():
+            for parameter, gradient, push in zip(parameters, task, direction, strict=True):
+                share = 0.5 * min(1.0, (step + 1) / 2)
+                parameter -= 0.1 * (gradient if push is None else gradient + share * length * push)
+    return network.net[0].weight
+
+
+@pytest.mark.parametrize("what", ["push", "odd", "by_hand"])
+def test_two_processes_push_the_same_by_the_mean_of_their_gradients(pushed: dict[str, Any], what: str) -> None:
+    found = pushed[what]
+    first, second = (torch.tensor(weights) for weights in found["weights"])
+    expected = pushed_in_two_processes(1 if what == "odd" else 2, only_first=what == "odd")
+    assert torch.equal(first, second) and torch.allclose(first, expected, atol=1e-6)
+    if what == "odd":
+        assert found["skipped"] == [0, 2], "and the first process did not wait in vain"
+
+
+def test_two_processes_share_the_gradients_of_their_terms_in_the_loss(pushed: dict[str, Any]) -> None:
+    found = torch.tensor(pushed["loss"])
+    network, inputs = Plain(), data(40).tensors
+    expected = []
+    for rank in range(2):  # the sampler gives every second input to each process
+        network.zero_grad()
+        each_step(3.0)(network, *(part[rank::2][:10] for part in inputs)).backward()
+        expected.append(network.net[0].weight.grad.clone())
+    assert not torch.allclose(expected[0], expected[1])
+    assert torch.allclose(found, (expected[0] + expected[1]) / 2, rtol=1e-4, atol=1e-7)

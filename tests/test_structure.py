@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,19 @@ def test_folding_sees_no_network_and_only_activations_intercepts() -> None:
     for file in ROOT.rglob("*.py"):
         if file.parent.name != "activations":
             assert "TorchFunctionMode" not in file.read_text(), f"{file} intercepts"
+
+
+BANNED = re.compile(r"(What|Which|Whose|Whether|Where|Those|That|Of|How|Who|When|If|As|So|Such|The same)\b")
+"""Openings of a docstring that has to be decoded: noun clauses, and references to a sentence before."""
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_docstrings_begin_with_a_verb_or_a_noun(module: str) -> None:
+    files = [ROOT / f"{module}.py"] if (ROOT / f"{module}.py").exists() else sorted((ROOT / module).rglob("*.py"))
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and (text := ast.get_docstring(node)):
+                assert not BANNED.match(text), f"{file}: {text.splitlines()[0]}"
 
 
 def test_importing_the_package_needs_no_matplotlib() -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from fold_lightning import FoldingMonitor, read_log, slice_map
-from fold_lightning._tables import MAX_BYTES, bounded, pack, unpack
+from fold_lightning._tables import TABLE_BYTES, bounded, pack, unpack
 from fold_lightning.callbacks.measures.slice import MOST_REGIONS, map_table
 from fold_lightning.probes import ProbeSource
 
@@ -97,6 +97,11 @@ def test_tables_agree_with_the_curves_at_every_step(runs: dict[str, Path]) -> No
         assert log["faces"][step]["faces"].mean() == pytest.approx(curves["faces/mean"][step], rel=1e-5)
         for name, distinct in zip(log["codes"][step]["layer"], log["codes"][step]["distinct"], strict=True):
             assert distinct == curves[f"codes/layer/{name}"][step]
+        distances = log["distances"][step]
+        assert distances["layer"].tolist() == ["net.1", "net.3"]
+        for what in ("within", "between"):  # equally wide layers
+            assert distances[what].mean() == pytest.approx(curves[f"codes/{what}"][step], rel=1e-5)
+            assert distances[what][0] != distances[what][1]
         for row, name in enumerate(log["units"][step]["layer"]):
             assert log["units"][step]["dead"][row] == pytest.approx(curves[f"units/dead/{name}"][step], rel=1e-5)
     assert str(next(iter(log["about"].values()))["method"]) == "exact"
@@ -217,7 +222,7 @@ def test_no_table_unpickles_and_none_is_larger_than_its_bound() -> None:
     with pytest.raises(ValueError):
         unpack(pack({"a": np.array([{}], dtype=object)}))
     table = bounded({"segment": np.arange(10**6), "chi": np.random.default_rng(0).random(10**6), "bound": np.array(4)})
-    assert sum(column.nbytes for column in table.values() if column.ndim) <= MAX_BYTES
+    assert sum(column.nbytes for column in table.values() if column.ndim) <= TABLE_BYTES
     assert table["segment"][0] == 0 and table["segment"][-1] == 10**6 - 1 and table["num_rows"] == 10**6
 
 

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from networks import Tent, mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +16,7 @@ from fold_lightning.folding import PerSegment
 from fold_lightning.walks import count_switches, exact_costs, sampled_distances, walk_chunks
 from fold_lightning.walks.estimate import CURVED_ROWS
 from fold_lightning.walks.sparse import count_bits
+from helpers.networks import Tent, mlp
 
 T = 17
 
@@ -160,6 +160,7 @@ def test_autocast_does_not_reach_the_passes() -> None:
         assert_same(segment_walks(model, x, -x, method="uniform", num_points=129), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*bends each element, but is not in the table")
 def test_rows_that_choose_their_way_are_passed_one_by_one() -> None:
     model = nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 4)]).double()
 

@@ -9,14 +9,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from networks import CantorNet, Tent, mlp
-from reference import Abs, Residual, layers_of, range_and_length, rational_codes, walk_by_regions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fold_lightning import Walks, activation_codes, segment_walks, space_folding, walk_length, walk_range
 from fold_lightning.walks import estimate, scheduler
 from fold_lightning.walks.walks import ENGINES
+from helpers.networks import CantorNet, Tent, mlp
+from helpers.reference import Abs, Residual, layers_of, range_and_length, rational_codes, walk_by_regions
 
 
 def steps_of(walks: Walks, i: int) -> list[tuple[float, tuple[int, ...]]]:
@@ -106,6 +106,7 @@ CONVOLUTIONAL = {
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 @pytest.mark.parametrize("is_trained", [False, True])
+@pytest.mark.filterwarnings("ignore:.*walks are not exact")
 def test_convolutional_networks_switch_as_region_by_region(name: str, is_trained: bool, engine: str) -> None:
     model = CONVOLUTIONAL[name]()
     model = trained(model, (1, 8, 8)) if is_trained else model
@@ -181,6 +182,7 @@ KINDS = ["quarters", "no biases", "duplicates", "two thresholds", "residual", "m
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:.*walks are not exact")
 def test_degenerate_walks_equal_exact_rational_arithmetic(kind: str, engine: str) -> None:
     for seed in range(4 if kind == "max pooling" else 12):
         model = integer_network(kind, seed)
@@ -328,6 +330,7 @@ class Plain(nn.Module):
         return torch.relu(t.c(low).clamp(min=-0.5, max=0.5).sum(1, keepdim=True).expand(-1, 3))
 
 
+@pytest.mark.filterwarnings("ignore:.*walks are not exact")
 def test_functional_code_walks_as_its_plain_twin_does(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Functional()
     start, end = 2 * torch.randn(40, 6), 2 * torch.randn(40, 6)

@@ -15,24 +15,21 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from test_monitor import TAGS, Model, Recorder, data, fit, loaders, watch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from fold_lightning import FoldingMonitor
 from fold_lightning.callbacks.environment import HOOKS, EnvironmentMonitor
+from helpers.training import TAGS, Model, Recorder, data, fit, loaders, watch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "accelerator": "cpu"}
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*Checkpoint directory"
-)
 
 
 def run(script: str, folder: Path, **variables: str) -> str:
     """What a Python script prints in a process of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "FOLD_LIGHTNING"} | variables
+    environment["OMP_NUM_THREADS"] = "1"
     tests = str(Path(__file__).parent)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", f"import sys; sys.path.insert(0, {tests!r})\n{script}"],
@@ -46,6 +43,8 @@ def run(script: str, folder: Path, **variables: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.processes
 def test_the_command_line_runs_the_yaml_of_the_examples(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -109,8 +108,7 @@ class Model(pl.LightningModule):
 """
 
 
-def test_it_runs_in_the_trainer_of_the_other_package(tmp_path: Path) -> None:
-    script = """
+OTHER_TRAINER = """
 checkpoint = pl.callbacks.ModelCheckpoint("c", monitor="folding/phi")
 monitor = FoldingMonitor(num_segments=4, figures=False, regularize=True)
 trainer = pl.Trainer(max_epochs=2, accelerator="cpu", callbacks=[monitor, checkpoint], logger=TensorBoardLogger("tb"))
@@ -120,28 +118,35 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 events = EventAccumulator(trainer.logger.log_dir); events.Reload()
 print(events.Tags()["histograms"])
 """
-    said = run(TWIN + script, tmp_path)
-    assert "['folding/chi_max', 'folding/chi_mean', 'folding/chi_median']" in said and "c/epoch=" in said
-    assert "folding/chi_histogram" in said
-
-
-def test_the_command_line_of_the_other_package_takes_it_whichever_is_imported_first(tmp_path: Path) -> None:
-    script = """
+OTHER_COMMAND_LINE = """
 arguments = ["--trainer.callbacks+=fold_lightning.FoldingMonitor", "--trainer.callbacks.num_segments=3"]
 cli = LightningCLI(Model, run=False, save_config_callback=None, args=arguments)
 print([callback.settings.num_segments for callback in cli.trainer.callbacks if isinstance(callback, FoldingMonitor)])
 """
-    assert "[3]" in run(TWIN + script, tmp_path)
 
 
-def test_importing_it_imports_no_other_package_of_lightning(tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.processes
+def test_it_runs_in_the_trainer_and_the_command_line_of_the_other_package_though_imported_first(tmp_path: Path) -> None:
+    said = run(TWIN + OTHER_TRAINER + OTHER_COMMAND_LINE, tmp_path)
+    assert "['folding/chi_max', 'folding/chi_mean', 'folding/chi_median']" in said and "c/epoch=" in said
+    assert "folding/chi_histogram" in said and said.splitlines()[-1] == "[3]"
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_a_trainer_imports_two_small_files_and_the_package_no_other_package_of_lightning(tmp_path: Path) -> None:
     script = """
 import logging
-import lightning.pytorch, fold_lightning
+from lightning.pytorch import Trainer
+Trainer(logger=False, enable_checkpointing=False)
+print(sorted(name for name in sys.modules if name.split(".")[0] == "fold_lightning"))
+import fold_lightning
 fold_lightning.FoldingMonitor()
 print("pytorch_lightning" in sys.modules, logging.getLogger("fold_lightning").handlers)
 """
-    assert "False []" in run(script, tmp_path)
+    small, others = run(script, tmp_path).splitlines()[-2:]
+    assert small == "['fold_lightning', 'fold_lightning.callback_factory']" and others == "False []"
 
 
 @pytest.mark.parametrize("tag", ["folding/phi", "folding/chi_mean", "codes/distinct", "faces/mean"])
@@ -183,15 +188,6 @@ def test_a_variable_of_the_environment_adds_a_monitor_to_every_trainer(
         assert set(trainer.logger.said[-1][1]) == TAGS
 
 
-def test_without_the_variable_two_small_files_are_imported(tmp_path: Path) -> None:
-    script = """
-from lightning.pytorch import Trainer
-Trainer(logger=False, enable_checkpointing=False)
-print(sorted(name for name in sys.modules if name.split(".")[0] == "fold_lightning"))
-"""
-    assert run(script, tmp_path).splitlines()[-1] == "['fold_lightning', 'fold_lightning.callback_factory']"
-
-
 class Linear(Model):
     def __init__(self) -> None:
         super().__init__()
@@ -207,6 +203,11 @@ class Broken(Model):
         return super().forward(x)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:You are trying to `self.log",
+    "ignore:The FoldingMonitor that FOLD_LIGHTNING=1 adds",
+    "ignore:FoldingMonitor could not measure",
+)
 def test_the_monitor_of_the_environment_never_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOLD_LIGHTNING", "1")
     odd = [(torch.arange(3), torch.zeros(3).long())] * 4

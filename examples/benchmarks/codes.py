@@ -142,7 +142,7 @@ def paths(arguments: argparse.Namespace) -> None:
         images, labels = torch.rand(4096, 784), torch.randint(10, (4096,))
     for widths in ((784, *[64] * 6, 10), (784, 512, 512, 512, 10)):
         net = train(mlp(*widths), images, labels, arguments.steps)
-        first, last = torch.randint(len(images), (2, 512))
+        first, last = torch.randint(len(images), (2, arguments.paths))
         metric = GlobalFolding(10)
 
         def walk(
@@ -163,6 +163,7 @@ def main() -> None:
     )
     parser.add_argument("--stream", type=int, default=10_000_000, help="to count in batches")
     parser.add_argument("--images", type=int, default=200, help="inputs of VGG16, whose codes take minutes; 0 leaves it out")
+    parser.add_argument("--paths", type=int, default=512, help="paths that are walked at once")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=500, help="training steps of each network")
     arguments = parser.parse_args()

@@ -29,7 +29,7 @@ from idx import load_split
 from walks import mlp, train
 
 import fold_lightning
-from fold_lightning import ActivationRegions, activation_regions, supporting_units
+from fold_lightning import ActivationRegions, activation_regions, face_counts, supporting_units
 
 NETWORKS = ((2, 16, 16), (10, 32, 32, 32), (64, 64, 64, 64), (784, 128, 64, 32))
 
@@ -154,11 +154,32 @@ def enumerate_all(model: nn.Sequential, repeats: int) -> None:
     print(f"  all {graph.num_regions:,} regions in {took:.2f} s")
 
 
+def few_dimensions(repeats: int, count: int = 1000) -> None:
+    """Prints exact faces of many regions in 2 and 3 dimensions, and in how many of them hit-and-run misses some."""
+    took = {}
+    for d in (2, 3):
+        model = mlp(d, 16, 16, 10)
+        regions = activation_regions(model, torch.randn(count, d))
+        took[d] = statistics.median(seconds(lambda regions=regions: face_counts(regions)) for _ in range(repeats)) / count
+        print(
+            f"{d}-16-16: {count:,} regions, {face_counts(regions).double().mean():.1f} faces each, {took[d] * 1e3:.3f} ms a region"
+        )
+    print(f"  3 dimensions take {took[3] / took[2]:.1f} times as long as 2")
+    regions = activation_regions(mlp(2, 12, 10), torch.randn(count, 2))
+    exact = face_counts(regions)
+    for steps in (100, 1_000):
+        begin = time.perf_counter()
+        short = (face_counts(regions, method="hit_and_run", num_steps=steps) < exact).double().mean()
+        spent = (time.perf_counter() - begin) / count
+        print(f"2-12, hit-and-run of {steps:,} chords: short in {short:.1%} of regions, {spent * 1e3:.2f} ms a region")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--data-dir", type=Path, help="folder of MNIST's IDX files, for slices; random inputs and labels otherwise"
     )
+    parser.add_argument("--few-dimensions", action="store_true", help="only regions in 2 and 3 dimensions, and hit-and-run")
     parser.add_argument("--inputs", type=int, default=20, help="regions of each network")
     parser.add_argument("--few", type=int, default=3, help="regions of 64-512-512")
     parser.add_argument("--slices", type=int, default=200, help="slices of two dimensions; a twentieth of three")
@@ -168,6 +189,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    few_dimensions(arguments.repeats)
+    if arguments.few_dimensions:
+        return
     for widths in NETWORKS:
         model = mlp(*widths, 10)
         compare("-".join(map(str, widths)), model, torch.randn(arguments.inputs, widths[0]), arguments)

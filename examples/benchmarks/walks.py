@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from idx import load_split
 from models import build, resnet18, vgg16
 
-from fold_lightning import activation_codes, segment_walks, walk_length
+from fold_lightning import activation_codes, segment_walks, stream_walks, walk_length
 from fold_lightning.walks.pieces import Pieces
 from fold_lightning.walks.scheduler import PieceScheduler
 
@@ -209,12 +209,36 @@ def self_check(model: nn.Module, start: Tensor, end: Tensor, repeats: int) -> No
     print(f"  with its self-check / without {statistics.median(ratios):.3f}")
 
 
+def stream(images: Tensor, labels: Tensor, steps: int, count: int) -> None:
+    """Prints the memory of many walks in one call and in a stream, of which r1, r2 and chi are kept."""
+    model = train(mlp(784, 64, 64, 64, 10), images, labels, steps)
+    generator = torch.Generator().manual_seed(0)
+    first, last = torch.randint(len(images), (2, count), generator=generator)
+    start, end = images[first], images[last]
+
+    def in_a_stream() -> int:
+        return sum(int(walks.table()["r2"].sum()) for walks in stream_walks(model, start, end))
+
+    def in_one_call() -> int:
+        return int(segment_walks(model, start, end).table()["r2"].sum())
+
+    found = []
+    for name, way in (("a stream", in_a_stream), ("one call", in_one_call)):
+        with PeakMemory() as peak:
+            begin = time.perf_counter()
+            found.append(way())
+            took = time.perf_counter() - begin
+        print(f"784-3x64-10, {count:,} walks in {name}: {took:.0f} s, peak {peak.bytes / 2**20:,.0f} MiB", flush=True)
+    print(f"  {'the same' if found[0] == found[1] else 'ANOTHER NUMBER OF'} switches: {found[0]:,}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, help="folder of MNIST's IDX files; random inputs and labels otherwise")
     parser.add_argument("--segments", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=500, help="training steps of each network")
+    parser.add_argument("--stream", type=int, default=0, help="only the memory of so many walks, in a stream and in one call")
     parser.add_argument("--large", action="store_true", help="also VGG16 and ResNet-18, which takes minutes")
     arguments = parser.parse_args()
     torch.manual_seed(0)
@@ -224,6 +248,9 @@ def main() -> None:
         images, labels = torch.rand(4096, 784), torch.randint(10, (4096,))
     start, end = images[: arguments.segments], images[arguments.segments : 2 * arguments.segments]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    if arguments.stream:
+        stream(images, labels, arguments.steps, arguments.stream)
+        return
     networks = {
         "784-512-512-512-10": (mlp(784, 512, 512, 512, 10), True),
         "784-8x128-10": (mlp(784, *[128] * 8, 10), True),

@@ -9,24 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fold_lightning.activations.calls import Call
 from fold_lightning.activations.choices import Choice, lanes_along, padded_lanes
 from fold_lightning.activations.max_pooling import MaxPooling
 from fold_lightning.activations.operations import CHOICES, MAX_POOLS
-from fold_lightning.activations.tracking import depends_on_input, tensors_in
+from fold_lightning.activations.tracking import depends_on_input
 
 
-def find_choice(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Choice | None:
-    """Return the choice that a call makes in each row; None if it makes none, or one between rows.
-
-    Args:
-        name: Name of the operation, as of `operation_name`.
-        args: Its arguments, which have the inputs along their first dimension.
-        kwargs: Its keyword arguments.
-    """
+def find_choice(call: Call) -> Choice | None:
+    """Return the choice that a call makes in each row, along its first dimension; None if it makes none, or one between rows."""
+    name, args, kwargs = call.name, call.args, call.kwargs
     if name not in CHOICES or kwargs.get("out") is not None or not args or not isinstance(args[0], Tensor):
         return None
-    tensors = list(tensors_in((args, kwargs)))
-    if args[0].dim() == 0 or any(depends_on_input(t) and not t.is_floating_point() for t in tensors):
+    if args[0].dim() == 0 or not all(t.is_floating_point() for t in call.varying):
         return None
     if name in MAX_POOLS:
         return MaxPooling(name, *args, **kwargs)

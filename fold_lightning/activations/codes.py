@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,18 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from fold_lightning._checks import check_choice
-from fold_lightning.activations.evaluation import (
-    Forward,
-    Replica,
-    evaluate_on_replica,
-    replica_for_signs,
-    without_autocast,
-)
-from fold_lightning.activations.inspection import VARYING_LAYERS, LayersVary, ModelStructure, inspect
-from fold_lightning.activations.interception import Interception, PassEnded
+from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica
+from fold_lightning.activations.inspection import ModelStructure, inspect
+from fold_lightning.activations.layer_pass import LayerPass
 from fold_lightning.activations.layers import Patterns, describe_layers
 from fold_lightning.activations.registry import Thresholds
-from fold_lightning.activations.rounding import TENSORS_AT_ONCE, NearThreshold, Rounding
+from fold_lightning.activations.rounding import TENSORS_AT_ONCE, Noise, Rounding
 
 T = TypeVar("T")
 
@@ -106,23 +100,18 @@ def activation_codes(
         if dtype == torch.float64:
             bits = codes_of(replica, structure, inputs)
     if dtype == torch.float32:
-        bits = _float32_codes(model, structure, inputs, forward)
+        with evaluate_on_replica(model, inputs, forward, dtype=dtype) as replica:
+            bits = _float32_codes(replica, structure, inputs)
     return ActivationCodes(bits.to(inputs.device), structure.layers)
 
 
-def _float32_codes(model: nn.Module, structure: ModelStructure, inputs: Tensor, forward: Forward) -> Tensor:
-    replica = replica_for_signs(model, inputs, forward, torch.float32)
-    try:
-        with without_autocast(replica):
-            chunks = inputs.split(_rows(structure, itemsize=torch.float32.itemsize))
-            codes = []
-            for chunk in chunks:
-                chunk = chunk.detach().to(torch.float32)
-                check_inputs(chunk, "inputs.float()")
-                codes.append(signs_of(replica, structure, chunk))
-    finally:
-        replica.release()
-    return torch.cat([torch.cat([*some.values()], 1) for some in codes])
+def _float32_codes(replica: Replica, structure: ModelStructure, inputs: Tensor) -> Tensor:
+    codes = []
+    for chunk in inputs.split(_rows(structure, itemsize=torch.float32.itemsize)):
+        chunk = chunk.detach().to(torch.float32)
+        check_inputs(chunk, "inputs.float()")
+        codes.append(torch.cat([*signs_of(replica, structure, chunk).values()], 1))
+    return torch.cat(codes)
 
 
 def codes_and_outputs(
@@ -140,10 +129,8 @@ def codes_and_outputs(
     check_inputs(inputs)
     with evaluate_on_replica(model, inputs, forward) as replica:
         structure = inspect(replica, inputs, layers)
-        rounding = Rounding(replica, structure, inputs)
         bits, found = [], []
-        for chunk in inputs.split(_rows(structure)):
-            some, output = _chunk_codes(replica, structure, rounding, chunk, to_end=True)
+        for some, output in _codes_in_chunks(replica, structure, inputs, CHUNK_BYTES, to_end=True):
             bits.append(some)
             found.append(read(output))
     return ActivationCodes(torch.cat(bits).to(inputs.device), structure.layers), found
@@ -177,18 +164,15 @@ def check_inputs(inputs: Tensor, name: str = "inputs", *, finite: bool = True) -
 
 def codes_of(replica: Replica, structure: ModelStructure, inputs: Tensor, max_bytes: int = CHUNK_BYTES) -> Tensor:
     """Return codes bool (B, N), on the replica's device, in chunks of bounded working memory."""
-    rounding = Rounding(replica, structure, inputs)
-    chunks = [_chunk_codes(replica, structure, rounding, chunk) for chunk in inputs.split(_rows(structure, max_bytes))]
-    return torch.cat([bits for bits, _ in chunks])
+    return torch.cat([bits for bits, _ in _codes_in_chunks(replica, structure, inputs, max_bytes)])
 
 
 def signs_of(replica: Replica, structure: ModelStructure, inputs: Tensor) -> dict[str, Tensor]:
     """Return layer name -> bits of inputs in one pass, bool (B, n), by the signs of the pre-activations as they come out."""
     found: dict[str, Tensor] = {}
 
-    def read(layer: str, thresholds: Thresholds, z: Tensor) -> None:
+    def read(layer: str, thresholds: Thresholds, units: Tensor) -> None:
         if layer in structure.counted:
-            units = structure.per_input(layer, z, len(inputs))
             bits = [units > threshold for threshold in thresholds]
             found[layer] = bits[0] if len(bits) == 1 else torch.cat(bits, 1)
 
@@ -200,70 +184,33 @@ def _rows(structure: ModelStructure, max_bytes: int = CHUNK_BYTES, itemsize: int
     return 1 if structure.is_row_by_row else max(1, max_bytes // (itemsize * TENSORS_AT_ONCE * structure.widest))
 
 
+def _codes_in_chunks(
+    replica: Replica, structure: ModelStructure, inputs: Tensor, max_bytes: int, *, to_end: bool = False
+) -> Iterator[tuple[Tensor, Any]]:
+    """Yield the codes of inputs, and the model's output where passes go to their end."""
+    rounding = Rounding(replica, structure, inputs)
+    for chunk in inputs.split(_rows(structure, max_bytes)):
+        yield _chunk_codes(replica, structure, rounding, chunk.to(replica.device, torch.float64), to_end=to_end)
+
+
 def _chunk_codes(
-    replica: Replica, structure: ModelStructure, rounding: Rounding, inputs: Tensor, *, to_end: bool = False
+    replica: Replica, structure: ModelStructure, rounding: Rounding, inputs: Tensor, *, to_end: bool
 ) -> tuple[Tensor, Any]:
-    inputs = inputs.to(replica.device, torch.float64)
     reach = rounding.reach(inputs)
     found: list[Tensor] = []
-    near: list[tuple[Tensor, NearThreshold]] = []
 
-    def read(layer: str, thresholds: Thresholds, z: Tensor) -> None:
+    def noisy(noise: Noise, row: Tensor) -> Tensor:
+        return noise.of(inputs[row])
+
+    def read(layer: str, thresholds: Thresholds, units: Tensor) -> None:
         if layer in structure.counted:
-            units = structure.per_input(layer, z, len(inputs))
             screen = rounding.screen(layer, torch.maximum(rounding.size(layer, units), reach))
             for threshold in thresholds:
                 distance = units - threshold
                 found.append(distance > 0)
                 margin = distance.abs_().sub_(screen)
                 if not bool(margin.amin() > 0):  # a search for the few that are near takes three times as long
-                    near.append((found[-1], NearThreshold.of(layer, threshold, units, margin <= 0)))
+                    found[-1][rounding.zeros(layer, threshold, units, margin <= 0, noisy)] = False
 
     output = LayerPass(replica, structure, read, to_end=to_end).run(inputs)
-    for bits, some in near:
-        zero, _ = some.judge(rounding, lambda noise, row: noise.of(inputs[row]))
-        bits[some.row[zero], some.unit[zero]] = False
     return torch.cat(found, dim=1), output
-
-
-class LayerPass(Interception):
-    """A pass that shows the pre-activations of each activation to a reader, and checks that the layers are those of the model.
-
-    Args:
-        replica: Replica of the model.
-        structure: Its activations.
-        read: Takes the layer, its thresholds and its pre-activations.
-        to_end: Whether the pass goes on after the last layer that counts.
-
-    Raises:
-        LayersVary: If a pass meets other layers than the inspection did.
-    """
-
-    def __init__(
-        self,
-        replica: Replica,
-        structure: ModelStructure,
-        read: Callable[[str, Thresholds, Tensor], None],
-        *,
-        to_end: bool = False,
-    ) -> None:
-        super().__init__(replica)
-        self._structure, self._read, self._to_end = structure, read, to_end
-
-    def run(self, inputs: Tensor) -> Any:
-        """Pass inputs (B, ...) through the model."""
-        output = super().run(inputs)
-        self._structure.check_end(self.num_activations)
-        return output
-
-    def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
-        """Check the layer and show its pre-activations."""
-        number = self.num_activations - 1
-        self._structure.check_layer(number, layer, z, self.num_inputs)
-        if number < len(self._structure.needed):
-            if self.is_row_by_row and self.num_inputs > 1 and not self._structure.is_row_by_row:
-                raise LayersVary(f"Values of the batch decide how it comes to layer {layer!r}. {VARYING_LAYERS}")
-            self._read(layer, thresholds, z)
-        if layer == self._structure.needed[-1] and not self._to_end and not self._structure.must_end:
-            raise PassEnded
-        return call(z)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from fold_lightning.activations.calls import Call
 from fold_lightning.activations.replica import ModelCopy, cast_dtype
 
 Forward = str | Callable[..., Any] | None
@@ -37,11 +38,13 @@ class Replica:
         device: Device of the passes.
         dtype: Floating dtype of the passes: weights are copies in it, all floating dtypes read as it, and casts between floating
             dtypes do nothing. None leaves everything its own dtype.
-        shares_parameters: Whether the parameters are the user's own, so that gradients reach them. None shares them where
-            everything has its own dtype.
+        shares_parameters: Whether the parameters are the user's own, so that gradients reach them.
 
     Attributes:
-        structures: Results of `inspect_model`, kept while the replica is in use.
+        module: The copy of the model.
+        forward: The function of inputs that calls it.
+        shared_generators: Random generators that the replica shares with the model.
+        structures: Results of inspections, kept while the replica is in use.
     """
 
     def __init__(
@@ -51,52 +54,27 @@ class Replica:
         device: torch.device,
         *,
         dtype: torch.dtype | None = torch.float64,
-        shares_parameters: bool | None = None,
+        shares_parameters: bool = False,
     ) -> None:
         self.device, self.dtype = device, dtype
         self._copy = ModelCopy(model, device, dtype, shares_parameters=shares_parameters)
-        module = self._copy.module
-        self._forward = forward_function(module, self._copy(forward))
-        self._paths = {id(part): path for path, part in reversed(list(module.named_modules()))}
+        self.module, self.shared_generators = self._copy.module, self._copy.shared_generators
+        self.forward = forward_function(self.module, self._copy(forward))
+        self._paths = {id(part): path for path, part in reversed(list(self.module.named_modules()))}
         self._own_dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
-        self._converted: dict[int, tuple[Tensor, Tensor]] = {}
         self.structures: dict[Any, Any] = {}
         self._arguments = model, forward, device
         self._twin: Replica | None = None
         self._is_stateful = False
 
-    @property
-    def shared_generators(self) -> list[Any]:
-        """Random generators that the replica shares with the model."""
-        return self._copy.shared_generators
-
-    @property
-    def module(self) -> nn.Module:
-        """The module that is passed inputs."""
-        return self._copy.module
-
-    def begin_pass(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """Take back what the last pass changed: each pass finds the model as the user left it.
-
-        Returns:
-            State of the pass that is under way, if this one runs within it, for `end_pass`.
-        """
+    def reset(self) -> None:
+        """Take back what the last pass changed: each pass finds the model as the user left it."""
         self._is_stateful |= self._copy.reset()
-        outer, self._converted = self._converted, {}
-        return outer
-
-    def end_pass(self, outer: dict[int, tuple[Tensor, Tensor]]) -> None:
-        """Go on with the pass that was under way."""
-        self._converted = outer
-
-    def forward(self, inputs: Tensor) -> Any:
-        """Call the copy of the model."""
-        return self._forward(inputs)
 
     def takes(self, inputs: Tensor) -> bool:
         """Return whether the model takes inputs in its own dtype, when nothing is intercepted."""
         model, forward, _ = self._arguments
-        plain = Replica(model, forward, inputs.device, dtype=None)
+        plain = Replica(model, forward, inputs.device, dtype=None, shares_parameters=True)
         try:
             plain.forward(inputs.to(self._own_dtype))
         except Exception:
@@ -127,21 +105,21 @@ class Replica:
         return self.dtype is None or (tensor.device == self.device and tensor.dtype == cast_dtype(tensor.dtype, self.dtype))
 
     def converted(self, tensor: Tensor) -> Tensor:
-        """Return a tensor as operations get it: in the dtype of the passes, or the complex one of its precision, on their device.
+        """Return a copy of a tensor in the dtype of the passes, or the complex one of its precision, on their device."""
+        assert self.dtype is not None
+        made = tensor.detach().to(self.device, cast_dtype(tensor.dtype, self.dtype), copy=True)
+        vars(made).update(vars(tensor))  # its marks
+        return made
 
-        Tensors that `forward` makes or finds outside the model are converted, each once in a pass, so that what is written into
-        one is there when it is read again.
-        """
-        if self.dtype is None or self.takes_as_is(tensor):
-            return tensor
-        if id(tensor) not in self._converted:  # with the original, so that no other tensor gets its id
-            made = tensor.detach().to(self.device, cast_dtype(tensor.dtype, self.dtype), copy=True)
-            vars(made).update(vars(tensor))  # its marks
-            self._converted[id(tensor)] = (tensor, made)
-        return self._converted[id(tensor)][1]
+    def ignores_cast(self, call: Call) -> bool:
+        """Return whether a cast does nothing here, for it is from a floating dtype to one."""
+        given = (value for value in (*call.args, *call.kwargs.values()) if isinstance(value, (torch.dtype, Tensor)))
+        dtypes = (value.dtype if isinstance(value, Tensor) else value for value in given)
+        return self.dtype is not None and all(dtype.is_floating_point for dtype in dtypes)
 
-    def cast_copies(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def cast_copies(self, call: Call) -> bool:
         """Return whether a cast that does nothing here would give the user's model a copy, not the tensor itself."""
+        name, args, kwargs = call.name, call.args, call.kwargs
         if kwargs.get("copy") or (name in ("to", "type_as") and args[-1] is True):
             return True
         target = FLOAT_CASTS.get(name) or next((a for a in [*args[1:], *kwargs.values()] if isinstance(a, torch.dtype)), None)
@@ -153,13 +131,16 @@ _shared: ContextVar[tuple[nn.Module, Forward, Replica] | None] = ContextVar("sha
 
 
 @contextmanager
-def evaluate_on_replica(model: nn.Module, inputs: Tensor, forward: Forward = None) -> Iterator[Replica]:
+def evaluate_on_replica(
+    model: nn.Module, inputs: Tensor, forward: Forward = None, *, dtype: torch.dtype | None = torch.float64
+) -> Iterator[Replica]:
     """Make a replica of a model for the passes in this context, or use the one that `shared_replica` made.
 
     Args:
         model: The user's model, which is only read.
         inputs: Any inputs of the passes to come, on the model's device.
         forward: A name of a method or submodule, or a callable of ``(model, inputs)`` or ``(inputs)``; None calls the model.
+        dtype: Floating dtype of the passes; None leaves everything its own.
 
     Raises:
         ValueError: If the model can't be copied, or is on another device than the inputs.
@@ -167,32 +148,19 @@ def evaluate_on_replica(model: nn.Module, inputs: Tensor, forward: Forward = Non
     """
     _check_model(model, inputs)
     shared = _shared.get()
-    if shared is not None and shared[0] is model and shared[1] is forward:
+    if dtype == torch.float64 and shared is not None and shared[0] is model and shared[1] is forward:
         yield shared[2]
         return
-    with undisturbed():
-        replica = Replica(model, forward, float64_device(inputs.device))
-        try:
-            with preserved_random_state(*replica.shared_generators):
-                yield replica
-        finally:
-            replica.release()
-
-
-def replica_for_signs(model: nn.Module, inputs: Tensor, forward: Forward = None, dtype: torch.dtype | None = None) -> Replica:
-    """Make a replica of a model on the inputs' device, in a dtype or in the model's own, for passes `without_autocast`.
-
-    Its weights are copies, since a forward pass may write them; a ResNet-18's take 25 ms. Release it when it is done.
-
-    The arguments and errors are those of `evaluate_on_replica`.
-    """
-    _check_model(model, inputs)
-    with undisturbed():
-        return Replica(model, forward, inputs.device, dtype=dtype, shares_parameters=False)
+    replica = Replica(model, forward, float64_device(inputs.device) if dtype == torch.float64 else inputs.device, dtype=dtype)
+    try:
+        with passes_on(replica):
+            yield replica
+    finally:
+        replica.release()
 
 
 @contextmanager
-def without_autocast(replica: Replica) -> Iterator[None]:
+def passes_on(replica: Replica) -> Iterator[None]:
     """Run passes of a replica in the dtypes of its weights: without autocast, gradients, or a trace on random states."""
     with undisturbed(), preserved_random_state(*replica.shared_generators), torch.autocast(replica.device.type, enabled=False):
         yield
@@ -213,14 +181,10 @@ def shared_replica(model: nn.Module, inputs: Tensor, forward: Forward = None) ->
 
 
 @contextmanager
-def undisturbed(*, gradients: bool = False) -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Run code without gradients that leaves random states as they were, uncompiled and unseen by hooks of all modules."""
-    with preserved_random_state(), _eager(), _without_global_hooks():
-        if gradients:
-            yield
-            return
-        with torch.inference_mode(False), torch.no_grad():
-            yield
+    with preserved_random_state(), eager(), without_global_hooks(), torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 @contextmanager
@@ -298,7 +262,7 @@ def float64_device(device: torch.device) -> torch.device:
 
 
 @contextmanager
-def _eager() -> Iterator[None]:
+def eager() -> Iterator[None]:
     """Run compiled submodules and functions uncompiled: a compiled graph calls no torch function that a mode could see."""
     if "torch._dynamo" not in sys.modules:  # nothing can have been compiled
         yield
@@ -309,7 +273,7 @@ def _eager() -> Iterator[None]:
 
 
 @contextmanager
-def _without_global_hooks() -> Iterator[None]:
+def without_global_hooks() -> Iterator[None]:
     """Take away the user's hooks of all modules, which would see the replica's."""
     held = [getattr(torch_module, name) for name in GLOBAL_HOOKS]
     before = [hooks.copy() for hooks in held]

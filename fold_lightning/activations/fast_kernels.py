@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fold_lightning.activations.calls import Call
 from fold_lightning.activations.max_pooling import Windows
 
 CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
@@ -19,23 +20,25 @@ COLUMNS_BYTES = 2**20
 """Torch unfolds all inputs of a batch before it multiplies; of so many bytes the columns stay in the processor's cache."""
 
 
-def fast_kernel(name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
-    """Return a faster function with the results of a given one, or the given one where torch is fast.
+def fast_kernel(call: Call) -> Callable[..., Any]:
+    """Return a faster function with the results of the one that is called, or that one where torch is fast.
 
     Example:
         >>> x, weight = torch.randn(300, 4, 8, 8).double(), torch.randn(3, 4, 3, 3).double()
-        >>> torch.equal(fast_kernel("conv2d", torch.conv2d, (x, weight), {})(x, weight), torch.conv2d(x, weight))
+        >>> call = Call("conv2d", torch.conv2d, (x, weight), {})
+        >>> torch.equal(fast_kernel(call)(x, weight), torch.conv2d(x, weight))
         True
     """
+    name, args, kwargs = call.name, call.args, call.kwargs
     x = args[0] if args else None
     if not isinstance(x, Tensor) or x.dtype != torch.float64 or x.device.type != "cpu" or x.requires_grad:
-        return function
+        return call.function
     if name in CONVOLUTIONS and x.dim() == CONVOLUTIONS[name] + 2 and len(args) > 1:
-        return partial(_in_slices, function)
+        return partial(_in_slices, call.function)
     if name in POOLS and x.dim() == POOLS[name] + 2 and not kwargs.get("return_indices") and len(args) < 7:
         windows = Windows.of(POOLS[name], args[1:], kwargs)
-        return function if windows is None else lambda x, *_, **__: windows.largest(x)
-    return function
+        return call.function if windows is None else lambda x, *_, **__: windows.largest(x)
+    return call.function
 
 
 def _in_slices(convolution: Callable[..., Tensor], x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:

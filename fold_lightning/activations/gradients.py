@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils import checkpoint
 
-from fold_lightning.activations.codes import LayerPass
-from fold_lightning.activations.evaluation import Forward, Replica, preserved_random_state, undisturbed
+from fold_lightning.activations.evaluation import Forward, Replica, eager, preserved_random_state, without_global_hooks
 from fold_lightning.activations.inspection import ModelStructure
+from fold_lightning.activations.layer_pass import LayerPass
 from fold_lightning.activations.registry import Thresholds
 
 
@@ -37,13 +38,12 @@ def pre_activations(
     """
     found: list[tuple[Thresholds, Tensor]] = []
 
-    def read(layer: str, thresholds: Thresholds, z: Tensor) -> None:
+    def read(layer: str, thresholds: Thresholds, units: Tensor) -> None:
         if layer in structure.counted:
-            # A clone, for an activation in place overwrites what the gradient needs.
-            found.append((thresholds, structure.per_input(layer, z, len(inputs)).clone()))
+            found.append((thresholds, units.clone()))  # an activation in place overwrites what the gradient needs
 
-    with undisturbed(gradients=True), _kept_in_memory():
-        replica = Replica(model, forward, inputs.device, dtype=None)
+    with preserved_random_state(), eager(), without_global_hooks(), _kept_in_memory():
+        replica = Replica(model, forward, inputs.device, dtype=None, shares_parameters=True)
         with preserved_random_state(*replica.shared_generators):
             LayerPass(replica, structure, read).run(inputs)
     return found
@@ -66,13 +66,8 @@ def _keep(*_: Any, **__: Any) -> Iterator[None]:
     yield
 
 
-class _Call:
-    """Stands in for a function of autograd that would keep no results."""
-
-    @staticmethod
-    def apply(function: Any, _: bool, *args: Any) -> Any:
-        return function(*args)
-
-
-STAND_INS = {"_checkpoint_without_reentrant_generator": _keep, "CheckpointFunction": _Call}
+STAND_INS = {
+    "_checkpoint_without_reentrant_generator": _keep,
+    "CheckpointFunction": SimpleNamespace(apply=lambda function, _, *args: function(*args)),
+}
 """Stand-ins for functions that `torch.utils.checkpoint.checkpoint` calls, by the name that it looks up in its module."""

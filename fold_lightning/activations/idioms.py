@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fold_lightning.activations.operations import CASTS, CLAMPS
+from fold_lightning.activations.calls import Call
+from fold_lightning.activations.operations import CASTS, CLAMPS, bounds_of
 from fold_lightning.activations.tracking import Comparison, comparison_of, depends_on_input, mark_comparison
 
 MAXIMA = frozenset(["maximum", "fmax", "max"])
@@ -25,31 +26,28 @@ ABOVE = frozenset(["gt", "ge", "greater", "greater_equal"])
 BELOW = frozenset(["lt", "le", "less", "less_equal"])
 
 
-@dataclass(frozen=True)
-class Part:
-    """The positive or the negative part of a tensor, as a function of it."""
-
-    of: Tensor
-    take: Callable[[Tensor], Tensor] = torch.relu
-
-
-def find_part(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Part | None:
-    """Return of which tensor a call takes the positive or the negative part; None for any other call.
-
-    Args:
-        name: Name of the operation, as of `operation_name`.
-        args: Its arguments.
-        kwargs: Its keyword arguments.
-    """
-    if kwargs.get("out") is not None or not args or not isinstance(args[0], Tensor):
+def find_part(call: Call) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
+    """Return a tensor of which a call takes the positive or the negative part, and the function that does; None for other calls."""
+    name, args = call.name, call.args
+    if call.kwargs.get("out") is not None or not args or not isinstance(args[0], Tensor):
         return None
     if name in CLAMPS:
-        return _clamped(name, args[0], args[1:], kwargs)
+        low, high = bounds_of(call)
+        if high is None and _is_zero(low):
+            return args[0], torch.relu
+        return (args[0], negative_part) if low is None and _is_zero(high) else None
     if name in MAXIMA | MINIMA:
-        x = _other_than_zero(*args[:2], *([kwargs["other"]] if "other" in kwargs else []))
-        return None if x is None else Part(x, torch.relu if name in MAXIMA else negative_part)
-    x = _positive(name, args)
-    return None if x is None else Part(x)
+        x = _other_than_zero(args[0], call.argument(1, "other"))
+        return None if x is None else (x, torch.relu if name in MAXIMA else negative_part)
+    if name == "threshold" and tuple(map(_number, args[1:3])) == (0, 0):
+        return args[0], torch.relu
+    for mask, x, y in _masked(name, args):
+        comparison = comparison_of(mask)
+        if comparison is not None and comparison.bound == 0:
+            kept, other = (x, y) if comparison.above else (y, x)
+            if comparison.is_of(kept) and _is_zero(other):
+                return kept, torch.relu
+    return None
 
 
 def negative_part(x: Tensor) -> Tensor:
@@ -57,76 +55,41 @@ def negative_part(x: Tensor) -> Tensor:
     return -torch.relu(-x)
 
 
-def _positive(name: str, args: tuple[Any, ...]) -> Tensor | None:
+def _masked(name: str, args: tuple[Any, ...]) -> list[tuple[Any, Any, Any]]:
+    """Return what may be a mask, the values where it is set, and the values where it is not."""
     if name in PRODUCTS and len(args) == 2:
-        return _masked(args[0], args[1]) if isinstance(args[1], Tensor) else None
+        return [(args[0], args[1], 0), (args[1], args[0], 0)]
     if name == "where" and len(args) == 3:
-        is_method = comparison_of(args[0]) is None  # x.where(mask, other)
-        return _chosen(args[1], args[0], args[2]) if is_method else _chosen(*args)
-    if name == "threshold" and tuple(map(_number, args[1:3])) == (0, 0):
-        return args[0]  # type: ignore[no-any-return]
-    is_zeroing = name in ("masked_fill", "masked_scatter", "setitem") and len(args) == 3
-    return _zeroed(args[0], args[1], args[2]) if is_zeroing else None
+        return [args, (args[1], args[0], args[2])]  # the function, and the method
+    if name in ("masked_fill", "masked_scatter", "setitem") and len(args) == 3:
+        return [(args[1], args[2], args[0])]
+    return []
 
 
-def note_comparison(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+def note_comparison(call: Call, result: Any) -> None:
     """Note on a mask what it compares with which number, and keep the note through casts."""
+    name, args = call.name, call.args
     if not isinstance(result, Tensor) or not args or not isinstance(args[0], Tensor):
         return
-    if keeps_comparison(name, args):
-        known = comparison_of(args[0])
-        assert known is not None
-        above = known.above if name in MASK_CASTS else not known.above
-        mark_comparison(result, Comparison(known.tensor, known.version, known.bound, above))
-    elif name in ABOVE | BELOW and len(args) + len(kwargs) == 2:
-        bound = _number(args[1] if len(args) == 2 else kwargs.get("other"))
-        if bound is not None:
-            mark_comparison(result, Comparison(args[0], args[0]._version, bound, name in ABOVE))
+    known = comparison_of(args[0])
+    if known is not None and name in MASK_CASTS | NEGATIONS:
+        mark_comparison(result, replace(known, above=known.above if name in MASK_CASTS else not known.above))
+    elif name in ABOVE | BELOW and (bound := _number(call.argument(1, "other"))) is not None:
+        mark_comparison(result, Comparison(args[0], args[0]._version, bound, name in ABOVE))
 
 
-def keeps_comparison(name: str, args: tuple[Any, ...]) -> bool:
+def keeps_comparison(call: Call) -> bool:
     """Return whether a call casts or negates a mask that compares."""
-    return name in MASK_CASTS | NEGATIONS and bool(args) and comparison_of(args[0]) is not None
-
-
-def _clamped(name: str, x: Tensor, bounds: tuple[Any, ...], kwargs: dict[str, Any]) -> Part | None:
-    names = {"clamp_min": ["min"], "clamp_max": ["max"]}.get(name, ["min", "max"])
-    given = dict(zip(names, bounds, strict=False)) | kwargs
-    low, high = given.get("min"), given.get("max")
-    if low is not None and high is None and _is_zero(low):
-        return Part(x)
-    return Part(x, negative_part) if high is not None and low is None and _is_zero(high) else None
+    return call.name in MASK_CASTS | NEGATIONS and bool(call.args) and comparison_of(call.args[0]) is not None
 
 
 def _other_than_zero(*pair: Any) -> Tensor | None:
-    if len(pair) != 2 or not all(isinstance(item, Tensor) for item in pair):
+    if not all(isinstance(item, Tensor) for item in pair):
         return None
     for x, other in (pair, pair[::-1]):
         if depends_on_input(x) and _is_zero(other) and x.dim() >= other.dim():
             return x  # type: ignore[no-any-return]
     return None
-
-
-def _masked(*pair: Tensor) -> Tensor | None:
-    for x, mask in (pair, pair[::-1]):
-        comparison = comparison_of(mask)
-        if comparison is not None and comparison.bound == 0 and comparison.above and comparison.is_of(x):
-            return x
-    return None
-
-
-def _chosen(mask: Any, x: Any, y: Any) -> Tensor | None:
-    comparison = comparison_of(mask)
-    if comparison is None or comparison.bound != 0:
-        return None
-    kept, other = (x, y) if comparison.above else (y, x)
-    return kept if comparison.is_of(kept) and _is_zero(other) else None
-
-
-def _zeroed(x: Any, mask: Any, value: Any) -> Tensor | None:
-    comparison = comparison_of(mask)
-    is_relu = comparison is not None and comparison.bound == 0 and not comparison.above and comparison.is_of(x)
-    return x if is_relu and _is_zero(value) else None
 
 
 def _is_zero(value: Any) -> bool:

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from inspect import Parameter, signature
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from fold_lightning.activations.evaluation import Replica, undisturbed
+from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.interception import OutOfSightError
 from fold_lightning.activations.layers import Patterns, columns, select_layers
-from fold_lightning.activations.registry import Thresholds
-from fold_lightning.activations.structure_pass import RecordingPass, StructurePass
-
-Recording = TypeVar("Recording", bound=RecordingPass)
-
-PROBED_MASKS = 3
-"""Random halves of a module's input that are changed to see whether it works element by element."""
+from fold_lightning.activations.registry import Thresholds, activation_of
+from fold_lightning.activations.structure_pass import StructurePass
 
 SWAPPED = [1, 0, 1]
 """Order in which a second pass gets the two inputs of the first: with another size of the batch and other places in it."""
@@ -87,23 +81,12 @@ class ModelStructure:
         """Return a layer's pre-activations as (B, n)."""
         return z.movedim(self.batch_dims[layer], 0).reshape(num_inputs, -1)
 
-    def check_name(self, number: int, layer: str) -> None:
-        """Raise if an activation is not the one that this model has after so many others."""
+    def check_layer(self, number: int, layer: str, z: Tensor, num_inputs: int) -> None:
+        """Raise if the activation that a pass meets after `number` others is not this model's, or of another width."""
         if number < len(self.needed) and layer != self.needed[number]:
             raise LayersVary(f"Layer {layer!r} came where other inputs meet {self.needed[number]!r}. {VARYING_LAYERS}")
         if number >= len(self.needed) and self.is_whole:
             raise LayersVary(f"Layer {layer!r} came where other inputs meet no further layer. {VARYING_LAYERS}")
-
-    def check_layer(self, number: int, layer: str, z: Tensor, num_inputs: int) -> None:
-        """Raise if a pass meets another layer than this model has at this place, or one of another width.
-
-        Args:
-            number: Number of activations that the pass met before.
-            layer: Name of the activation.
-            z: Its pre-activations.
-            num_inputs: B.
-        """
-        self.check_name(number, layer)
         if number >= len(self.needed):
             return
         rows = z.shape[self.batch_dims[layer]] if self.batch_dims[layer] < z.dim() else 1
@@ -112,11 +95,6 @@ class ModelStructure:
                 f"Layer {layer!r} has pre-activations of shape {tuple(z.shape)} for {num_inputs} inputs, where it should have "
                 f"{self.units[layer]} units for each. {VARYING_LAYERS}"
             )
-
-    @property
-    def must_end(self) -> bool:
-        """True if passes go on after the last layer, since other inputs may meet more."""
-        return self.is_row_by_row and self.is_whole
 
     def check_end(self, number: int) -> None:
         """Raise if a pass met fewer layers than this model has."""
@@ -160,8 +138,8 @@ def inspect(
     Args:
         replica: Replica of the model.
         inputs: Inputs (B, ...), of which two are passed.
-        layers: Counted layers, as of `activation_codes`.
-        given: Name and value of the user's argument that the inputs are from; None for `inputs` themselves.
+        layers: Layers that count, as of `activation_codes`.
+        given: Name and value of the user's argument that the inputs are from, for errors; None for `inputs` themselves.
 
     Raises:
         InputsRefused: If the model does not take the inputs; it says so if they are one input without a batch dimension.
@@ -186,10 +164,9 @@ def inspect(
 
 def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructure:
     pair = _two_different(inputs)
-    first = record_pass(replica, pair, StructurePass)
-    unlisted = ", ".join({**first.unlisted, **_elementwise_modules(first)}.values())
-    second = record_pass(replica, pair[SWAPPED], StructurePass)
-    _check_nothing_escapes(first, second)
+    first = record_pass(replica, pair)
+    unlisted = ", ".join({**first.unlisted, **{place: place for place in first.elementwise_modules()}}.values())
+    second = record_pass(replica, pair[SWAPPED])
     lost, constant_rows = _compare_untracked(first, second)
     if not first.met:
         raise ValueError(
@@ -206,18 +183,20 @@ def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructu
         )
     if lost:
         warnings.warn(
-            "Something that depends on the input left torch's functions on its way (through NumPy, say), and what bends it there is "
-            "not seen.",
+            "Something that depends on the input left torch's functions on its way (through NumPy or a scripted function, say), "
+            "and what bends it there is not seen.",
             stacklevel=4,
         )
-    counted = tuple(select_layers(layers, list(first.met)))
-    last, is_whole = first.met[counted[-1]], counted[-1] == list(first.met)[-1]
+    names = list(first.met)
+    counted = tuple(select_layers(layers, names))
+    last, is_whole = first.met[counted[-1]], counted[-1] == names[-1]
+    needed = [name for name in names[: names.index(counted[-1]) + 1] if name in second.met]  # if one is not, the check says so
     outside = {"an operation outside torch": "forward"} if any(call <= last.num_calls for call in lost) else {}
     structure = ModelStructure(
         thresholds={name: met.thresholds for name, met in first.met.items()},
         units={name: met.z.numel() // 2 for name, met in first.met.items()},
         dims={name: met.z.dim() for name, met in first.met.items()},
-        batch_dims={},
+        batch_dims={name: _batch_dim(name, first.met[name].z, second.met[name].z, last.is_row_by_row) for name in needed},
         counted=counted,
         unknown=last.unknown | outside,
         bends=last.bends,
@@ -227,11 +206,6 @@ def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructu
         constant_rows=constant_rows,
         widest=max(first.largest, *(met.z.numel() for met in first.met.values())) // 2,
     )
-    for number, name in enumerate(second.met):
-        structure.check_name(number, name)
-    structure.check_end(len(second.met))
-    dims = {name: _batch_dim(name, first.met[name].z, second.met[name].z, last.is_row_by_row) for name in structure.needed}
-    structure = replace(structure, batch_dims=dims)
     for other, rows in [(second, SWAPPED), *_companions(replica, pair, inputs)]:
         _check_companion(structure, first, other, rows)
     return structure
@@ -243,7 +217,7 @@ def _two_different(inputs: Tensor) -> Tensor:
     return torch.stack([inputs[0], inputs[0] * 0.999 if other is None else inputs[other]])
 
 
-def _companions(replica: Replica, pair: Tensor, inputs: Tensor) -> list[tuple[RecordingPass, list[int]]]:
+def _companions(replica: Replica, pair: Tensor, inputs: Tensor) -> list[tuple[StructurePass, list[int]]]:
     """Pass both inputs with a copy of themselves, and with extreme inputs; return with which of the pair each pass begins.
 
     A sum over the batch shows beside a copy, a maximum or a rescaling beside an extreme.
@@ -251,26 +225,10 @@ def _companions(replica: Replica, pair: Tensor, inputs: Tensor) -> list[tuple[Re
     low, high = inputs.aminmax()
     reach = FAR * ((high - low) + (high.abs() + low.abs()) / FAR**2).clamp(min=torch.finfo(inputs.dtype).eps)
     extremes = torch.stack([torch.full_like(pair[0], float(bound)) for bound in (high + reach, low - reach)])
-    found = [(record_pass(replica, pair[[row, row]], RecordingPass), [row, row]) for row in (0, 1)]
+    found = [(record_pass(replica, pair[[row, row]]), [row, row]) for row in (0, 1)]
     with suppress(InputsRefused):  # a model may refuse values out of its range
-        found.append((record_pass(replica, torch.cat([pair, extremes]), RecordingPass), [0, 1]))
+        found.append((record_pass(replica, torch.cat([pair, extremes])), [0, 1]))
     return found
-
-
-def _elementwise_modules(found: StructurePass) -> dict[str, str]:
-    """Return the places of modules that bend each element of their input apart, without an activation of the table."""
-    return {found.place(module): found.place(module) for module, x in found.curving if _bends_each_element(module, x)}
-
-
-def _check_nothing_escapes(two: StructurePass, three: StructurePass) -> None:
-    """Raise if an activation grows with the batch but can't be traced from the input: it was computed outside torch."""
-    for (name, small), (_, large) in zip(two.skipped_activations, three.skipped_activations, strict=False):
-        if small != large:
-            raise ValueError(
-                f"An activation ({name}, {tuple(small)} for 2 inputs) works on something that left torch's functions on its way "
-                "from the input (through NumPy, Python numbers or a scripted function), so what it bends can't be seen. Keep it in "
-                "torch, or pass `forward=` with a part of the model that does without."
-            )
 
 
 def _batch_dim(name: str, two: Tensor, three: Tensor, is_row_by_row: bool) -> int:
@@ -284,7 +242,7 @@ def _batch_dim(name: str, two: Tensor, three: Tensor, is_row_by_row: bool) -> in
     return changed[0]
 
 
-def _check_companion(structure: ModelStructure, first: RecordingPass, other: RecordingPass, rows: list[int]) -> None:
+def _check_companion(structure: ModelStructure, first: StructurePass, other: StructurePass, rows: list[int]) -> None:
     """Raise if a pass that begins with these rows of the first meets other layers or pre-activations."""
     for number, (name, met) in enumerate(other.met.items()):
         structure.check_layer(number, name, met.z, other.num_inputs)
@@ -293,27 +251,36 @@ def _check_companion(structure: ModelStructure, first: RecordingPass, other: Rec
         expected = structure.per_input(name, first.met[name].z, 2)[rows]
         found = structure.per_input(name, met.z, other.num_inputs)[: len(rows)]
         if not bool(((found - expected).abs() <= 1e-6 * expected.abs().amax()).all()):
-            if not bool(torch.isfinite(expected).all()):
+            if not bool(expected.isfinite().all()):
                 raise ValueError(f"Layer {name!r} has NaN or infinite pre-activations: the model's weights have diverged.")
             raise ValueError(f"Layer {name!r} gives an input another pre-activation beside other inputs: {MIXED_BATCH}")
     structure.check_end(len(other.met))
 
 
 def _compare_untracked(two: StructurePass, three: StructurePass) -> tuple[list[int], frozenset[tuple[int, int]]]:
-    """Return the calls of tensors that depend on the input and can't be traced from it, and the tensors with equal rows."""
+    """Return the calls of tensors that depend on the input and can't be traced from it, and the tensors with equal rows.
+
+    Raises:
+        ValueError: If such a tensor goes into an activation, whose units would be missed.
+    """
     lost, constant = [], set()
     for key in two.untracked.keys() & three.untracked.keys():
-        small, large = two.untracked[key], three.untracked[key]
-        if large.shape[1:] != small.shape[1:]:
-            continue
-        if all(torch.equal(part, small[:1].expand_as(part)) for part in (small, large)):
+        (name, small), (_, large) = two.untracked[key], three.untracked[key]
+        has_same_rows = large.shape[1:] == small.shape[1:]
+        if has_same_rows and all(torch.equal(part, small[:1].expand_as(part)) for part in (small, large)):
             constant.add(key)
-        elif small.is_floating_point() and torch.allclose(large, small[SWAPPED], rtol=1e-6):
+        elif activation_of(name) is not None:
+            raise ValueError(
+                f"An activation ({name}, {tuple(small.shape)} for 2 inputs) works on something that left torch's functions on its "
+                "way from the input (through NumPy, Python numbers or a scripted function), so what it bends can't be seen. Keep it "
+                "in torch, or pass `forward=` with a part of the model that does without."
+            )
+        elif has_same_rows and small.is_floating_point() and torch.allclose(large, small[SWAPPED], rtol=1e-6):
             lost.append(key[0])
     return lost, frozenset(constant)
 
 
-def record_pass(replica: Replica, inputs: Tensor, kind: type[Recording]) -> Recording:
+def record_pass(replica: Replica, inputs: Tensor) -> StructurePass:
     """Pass inputs (B, ...) through the model and record what it meets.
 
     Raises:
@@ -321,7 +288,7 @@ def record_pass(replica: Replica, inputs: Tensor, kind: type[Recording]) -> Reco
         PassFailed: If it takes them, but not as it is measured.
         ValueError: If it has activations that can't be seen.
     """
-    found = kind(replica)
+    found = StructurePass(replica)
     try:
         found.run(inputs.to(replica.device, torch.float64))
     except OutOfSightError as error:
@@ -364,25 +331,3 @@ def _keywords_hint(module: nn.Module) -> str:
         return ""
     name = named[0] if named else "inputs"
     return f", such as `forward=lambda model, x: model({name}=x)`"
-
-
-def _bends_each_element(module: nn.Module, x: Tensor) -> bool:
-    """Return whether a module does the same to each element of its input, apart from the others, and is not affine."""
-    if any(p.dim() > 1 for p in module.parameters()) or x.numel() == 0 or not x.is_floating_point():
-        return False
-    generator = torch.Generator().manual_seed(0)
-    bends = False
-    with undisturbed():
-        for _ in range(PROBED_MASKS):
-            changed = (torch.rand(x.shape, generator=generator) < 0.5).to(x)
-            step = changed * (2 * x.abs() + 1)  # to the other side of 0, and away from it
-            try:
-                there, up, down = (module(value) for value in (x.clone(), x + step, x - step))
-                if any(not isinstance(y, Tensor) or y.shape != x.shape for y in (there, up, down)):
-                    return False
-            except Exception:  # a module that refuses other values than its own is no activation
-                return False
-            if not torch.equal(up.where(step == 0, 0), there.where(step == 0, 0)):
-                return False
-            bends |= bool(((up + down - 2 * there).abs() > 1e-6 * (up.abs() + down.abs())).any())
-    return bends

@@ -7,10 +7,12 @@ knows may be curved; a walk through it is checked everywhere instead of trusted.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
 
+from fold_lightning.activations.calls import Call
 from fold_lightning.activations.tracking import depends_on_input, tensors_in
 
 QUERIES = frozenset(
@@ -45,7 +47,7 @@ AFFINE = frozenset(
     pixel_shuffle native_channel_shuffle pixel_unshuffle channel_shuffle unfold fold getitem setitem narrow select
     split split_with_sizes tensor_split hsplit vsplit dsplit chunk unsafe_chunk unsafe_split unsafe_split_with_sizes
     unbind iter index_select gather take take_along_dim masked_select roll flip fliplr flipud rot90 diagonal diag diagflat
-    diag_embed linalg_diagonal tril triu copy zero fill
+    diag_embed linalg_diagonal tril triu copy zero fill lerp
     scatter scatter_add scatter_reduce index_add index_copy index_put index_fill index_reduce put masked_scatter masked_fill where
     select_scatter slice_scatter diagonal_scatter slice slice_inverse reshape_alias neg_view embedding fill_diagonal
     deg2rad rad2deg dequantize share_memory reversed
@@ -54,13 +56,13 @@ AFFINE = frozenset(
     fft_fftn fft_ifftn fft_rfftn fft_irfftn fft_hfftn fft_ihfftn fft_fftshift fft_ifftshift
     rename align_to align_as align_tensors refine_names to_dense""".split()
 )
-"""Affine in all their tensors together; where one of them reduces, its reduction is of `LINEAR_REDUCTIONS`."""
+"""Affine in all their tensors together but for `CURVED_ARGUMENTS`; `REDUCTIONS` if theirs is of `LINEAR_REDUCTIONS`."""
 
 MULTILINEAR = frozenset(
     """mul multiply matmul rmatmul mm bmm mv dot vdot inner outer ger addmm addmv addbmm baddbmm addr cross kron
     linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc convolution
     einsum tensordot chain_matmul linalg_multi_dot linalg_vecdot linalg_cross linalg_matmul
-    sparse_mm smm dsmm hspmm sspaddmm sparse_addmm batch_norm native_batch_norm addcmul addcdiv lerp stft istft
+    sparse_mm smm dsmm hspmm sspaddmm sparse_addmm batch_norm native_batch_norm addcmul addcdiv stft istft
     div divide true_divide truediv rmul grid_sample grid_sampler grid_sampler_2d grid_sampler_3d ldexp xlogy xlog1py polar
     linalg_solve linalg_tensorsolve linalg_solve_triangular linalg_lu_solve linalg_ldl_solve lu_solve cholesky_solve
     triangular_solve ormqr""".split()
@@ -72,6 +74,7 @@ CURVED_ARGUMENTS = {
     **dict.fromkeys("grid_sample grid_sampler grid_sampler_2d grid_sampler_3d".split(), ((1, "grid"),)),
     "addcdiv": ((2, "tensor2"),),
     "polar": ((1, "angle"),),
+    "lerp": ((2, "weight"),),
     "istft": ((4, "window"),),
     **dict.fromkeys("linalg_solve linalg_tensorsolve linalg_solve_triangular".split(), ((0, "A"),)),
     "linalg_lu_solve": ((0, "LU"),),
@@ -81,11 +84,12 @@ CURVED_ARGUMENTS = {
     "triangular_solve": ((1, "A"),),
     "ormqr": ((0, "input"), (1, "tau")),
 }
-"""Arguments in which a multilinear operation is not linear, by place and name."""
+"""Arguments in which an operation is not linear, or not together with others, by place and name."""
 
 ADDED_TO = frozenset("addmm addmv addbmm baddbmm addr addcmul addcdiv sparse_addmm sspaddmm".split())
 """Multilinear in all but the first of their tensors, to which they add."""
 
+REDUCTIONS = frozenset("scatter scatter_reduce index_reduce".split())
 LINEAR_REDUCTIONS = frozenset([None, "add", "sum", "mean"])
 
 CREATIONS = frozenset("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty".split())
@@ -129,6 +133,7 @@ FUSED = frozenset("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell r
 """Recurrent layers, whose activations can't be seen from outside."""
 
 
+@lru_cache(2048)
 def operation_name(function: Callable[..., Any]) -> str:
     """Return the name that a function, a method, its in-place and its reflected form share.
 
@@ -162,64 +167,40 @@ _SYNONYMS = {
 }
 
 
-def is_in_place(function: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
-    """Return whether a call writes its first argument."""
-    name = getattr(function, "__name__", "")
-    if name == "__set__":
-        return operation_name(function) == "data"
-    return (name.endswith("_") and not name.endswith("__")) or name in _WRITERS or bool(kwargs.get("inplace"))
-
-
-def written_by(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """Return the tensors that a call writes."""
-    out = kwargs.get("out")
-    written = [*(args[:1] if is_in_place(function, kwargs) else ()), *(out if isinstance(out, (tuple, list)) else (out,))]
-    return [tensor for tensor in written if isinstance(tensor, Tensor)]
-
-
-_WRITERS = frozenset("__iadd__ __isub__ __imul__ __itruediv__ __setitem__".split())
-
-
-def is_piecewise_linear(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Return whether an operation keeps piecewise linear functions of the input piecewise linear.
-
-    Args:
-        name: Its name, as of :func:`operation_name`.
-        args: Its arguments.
-        kwargs: Its keyword arguments.
-    """
-    factors = args[1:] if name in ADDED_TO else args
-    varying = [t for t in tensors_in((factors, kwargs)) if depends_on_input(t)]
+def is_piecewise_linear(call: Call) -> bool:
+    """Return whether an operation keeps piecewise linear functions of the input piecewise linear."""
+    name, kwargs = call.name, call.kwargs
+    varying = [t for t in tensors_in((call.args[1:], kwargs)) if depends_on_input(t)] if name in ADDED_TO else call.varying
     if not all(t.is_floating_point() or t.is_complex() for t in varying):
         return False
-    if name == "lerp" and len(varying) > 1:
-        weight = args[2] if len(args) > 2 else kwargs.get("weight")
-        return not (isinstance(weight, Tensor) and depends_on_input(weight))
+    is_curved = any(depends_on_input(call.argument(*argument)) for argument in CURVED_ARGUMENTS.get(name, ()))
     if name in MULTILINEAR:
-        given = [args[place] if place < len(args) else kwargs.get(key) for place, key in CURVED_ARGUMENTS.get(name, ())]
-        curves = any(isinstance(value, Tensor) and depends_on_input(value) for value in given)
-        return len(varying) <= 1 and not curves and not kwargs.get("rounding_mode")
+        return len(varying) <= 1 and not is_curved and not kwargs.get("rounding_mode")
     if name in CLAMPS:
         return len(varying) <= 1
-    return name in AFFINE and _reduction(name, args, kwargs) in LINEAR_REDUCTIONS
+    reduction = next((value for value in (kwargs.get("reduce"), *call.args) if isinstance(value, str)), None)
+    if name in REDUCTIONS and reduction not in LINEAR_REDUCTIONS:
+        return False
+    return name in AFFINE and (len(varying) <= 1 or not is_curved)
 
 
-def _reduction(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    if name not in ("scatter", "scatter_reduce", "index_reduce"):
-        return None
-    return kwargs.get("reduce", next((value for value in args if isinstance(value, str)), None))
+def bounds_of(call: Call) -> tuple[Any, Any]:
+    """Return the lower and the upper bound of a clamp, None where it has none."""
+    low = None if call.name == "clamp_max" else call.argument(1, "min")
+    return low, call.argument(1 if call.name == "clamp_max" else 2, "max")
 
 
-def picks_rows(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def picks_rows(call: Call) -> bool:
     """Return whether a call picks or orders rows by values of the input: those of its result need not be those of the batch."""
-    given = [*args[1:], *(kwargs[key] for key in ("dim", "index", "indices") if key in kwargs)]
-    first = (0, -args[0].dim()) if args and isinstance(args[0], Tensor) else (0,)
-    if name == "getitem":
-        index = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
-        return isinstance(index, Tensor) and depends_on_input(index)
+    name, args, kwargs = call.name, call.args, call.kwargs
     if name in ("masked_select", "take"):
         return True
-    along_rows = any(type(value) is int and value in first for value in given)
+    if name == "getitem":
+        index = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
+        return depends_on_input(index)
+    given = [*args[1:], *(kwargs[key] for key in ("dim", "index", "indices") if key in kwargs)]
+    first = (0, -args[0].dim()) if args and isinstance(args[0], Tensor) else (0,)
+    along_rows = name == "msort" or any(type(value) is int and value in first for value in given)
     if name in ("index_select", "gather", "take_along_dim"):
-        return along_rows and any(isinstance(value, Tensor) and depends_on_input(value) for value in given)
-    return name in ("sort", "argsort", "topk", "msort") and (along_rows or name == "msort")
+        return along_rows and any(map(depends_on_input, given))
+    return name in ("sort", "argsort", "topk", "msort") and along_rows

@@ -48,53 +48,28 @@ def _shrink(lambd: float = 0.5, *_: Any, **__: Any) -> Thresholds:
     return (-float(lambd), float(lambd))
 
 
-def _threshold(threshold: float, *_: Any, **__: Any) -> Thresholds:
-    return (float(threshold),)
-
-
-def _gate(x: Tensor, dim: int = -1) -> Tensor:
-    return x.chunk(2, dim)[1]
-
-
 RELU = Activation(_at(0.0), piecewise_linear=True)
 """Piecewise linear with its only kink at 0."""
 
-_SMOOTH = Activation(_at(0.0))
-
 _TABLE: dict[str, Activation] = {
-    # Piecewise linear, with its only kink at 0.
-    "relu": RELU,
-    "leaky_relu": RELU,
-    "prelu": RELU,  # wherever its learnt slopes have gone
-    "rrelu": RELU,  # in evaluation mode a leaky ReLU with the mean slope
-    "abs": RELU,
-    "absolute": RELU,
-    # Piecewise linear, with two kinks.
+    # Piecewise linear, with the only kink at 0; a PReLU wherever its slopes have gone, an RReLU as it is in evaluation mode.
+    **dict.fromkeys("relu leaky_relu prelu rrelu abs absolute".split(), RELU),
+    # Piecewise linear, with two kinks; `nn.ReLU6` arrives here as hardtanh(0, 6).
     "relu6": Activation(_at(0.0, 6.0), piecewise_linear=True),
-    "hardtanh": Activation(_hardtanh, piecewise_linear=True),  # `nn.ReLU6` arrives here as hardtanh(0, 6)
+    "hardtanh": Activation(_hardtanh, piecewise_linear=True),
     "hardsigmoid": Activation(_at(-3.0, 3.0), piecewise_linear=True),
     "softshrink": Activation(_shrink, piecewise_linear=True),
-    # Curved, with the sign of the pre-activation.
-    "gelu": _SMOOTH,  # both forms
-    "silu": _SMOOTH,  # also as the gate of SwiGLU
-    "mish": _SMOOTH,
-    "elu": _SMOOTH,
-    "selu": _SMOOTH,
-    "celu": _SMOOTH,
-    "tanh": _SMOOTH,
-    "softsign": _SMOOTH,
-    "tanhshrink": _SMOOTH,
-    # Curved, of one sign: the pre-activation's sign cuts them at the middle of their bend.
-    "softplus": _SMOOTH,
-    "sigmoid": _SMOOTH,
-    "logsigmoid": _SMOOTH,
+    # Curved, with the sign of the pre-activation, or of one sign: then its sign cuts them at the middle of their bend.
+    **dict.fromkeys(
+        "gelu silu mish elu selu celu tanh softsign tanhshrink softplus sigmoid logsigmoid".split(), Activation(_at(0.0))
+    ),
     # A gated unit is open or closed by the sign of its gate's pre-activation.
-    "glu": Activation(_at(0.0), pre_activation=_gate),
+    "glu": Activation(_at(0.0), pre_activation=lambda x, dim=-1: x.chunk(2, dim)[1]),
     # Curved, with two kinks.
     "hardswish": Activation(_at(-3.0, 3.0)),
     # With jumps.
     "hardshrink": Activation(_shrink),
-    "threshold": Activation(_threshold),
+    "threshold": Activation(lambda threshold, *_, **__: (float(threshold),)),
 }
 
 _MODULES: dict[type[nn.Module], Activation] = {}
@@ -145,7 +120,7 @@ def register_activation(
     if isinstance(function, type) and issubclass(function, nn.Module):
         _MODULES[function] = activation
     elif function in torch.overrides.get_testing_overrides():
-        _TABLE[operation_name(function)] = activation
+        _TABLE[operation_name(function)] = activation  # type: ignore[arg-type]
     else:
         raise TypeError(
             f"`function` must be a function of torch or the class of a module, got {function!r}: a call of anything else can't be "

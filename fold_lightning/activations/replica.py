@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dis
 import types
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -20,16 +20,15 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from fold_lightning.activations.structural_copy import MAX_ITEMS, StructuralCopy, attributes_of, cell_contents, is_data
-from fold_lightning.activations.tracking import forget_marks, memory_of
+from fold_lightning.activations.tracking import forget_marks
 
 LAYER_HOOKS = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
 """Forward pre-hooks that make a weight."""
 
-HOOKS = {
-    "_forward_pre_hooks": ("_forward_pre_hooks_with_kwargs",),
-    "_forward_hooks": ("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
-}
-"""Attributes with a module's forward hooks, and with flags of some of them."""
+HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+"""Attributes with a module's forward hooks."""
+
+HOOK_FLAGS = frozenset("_forward_pre_hooks_with_kwargs _forward_hooks_with_kwargs _forward_hooks_always_called".split())
 
 OTHER_HOOKS = frozenset(
     """_backward_pre_hooks _backward_hooks _state_dict_hooks _state_dict_pre_hooks _load_state_dict_pre_hooks
@@ -49,12 +48,10 @@ class ModelCopy(StructuralCopy):
         model: The user's model.
         device: Device of the copies.
         dtype: Floating dtype of the copied tensors. None leaves dtypes as they are.
-        shares_parameters: Whether parameters, and whatever else has gradients, are the model's own. None shares them where dtypes
-            are left as they are.
+        shares_parameters: Whether parameters, and whatever else has gradients, are the model's own.
 
     Attributes:
         module: The copy of the model.
-        parameters: Copies of its parameters, or the parameters.
 
     Raises:
         ValueError: If the model holds something of which there can be no copy: a ScriptModule, a lazy or sharded or quantized
@@ -62,16 +59,13 @@ class ModelCopy(StructuralCopy):
     """
 
     def __init__(
-        self, model: nn.Module, device: torch.device, dtype: torch.dtype | None, *, shares_parameters: bool | None = None
+        self, model: nn.Module, device: torch.device, dtype: torch.dtype | None, *, shares_parameters: bool = False
     ) -> None:
         super().__init__()
         self._device, self._dtype = device, dtype
-        self._shares_parameters = dtype is None if shares_parameters is None else shares_parameters
+        self._shares_parameters = shares_parameters
         self._written: list[tuple[Tensor, Tensor, int]] = []
-        tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-        self._owned = set(tensors)
-        uses = Counter(filter(None, map(_storage, tensors.values())))
-        self._storages: dict[Any, Tensor | None] = {storage: None for storage, count in uses.items() if count > 1}
+        self._owned: set[int] = set()
         _refuse_scripted(model)
         modules = list(model.modules())
         originals = [original_module(module) for module in modules]
@@ -100,15 +94,13 @@ class ModelCopy(StructuralCopy):
         for original, made in self._copies.values():
             if isinstance(made, nn.Module) and made is not original:
                 attributes_of(made).clear()
-        self._copies, self._contents, self._written, self._storages = {}, [], [], {}
+        self._copies, self._contents, self._written = {}, [], []
 
     def _copy(self, value: Any) -> Any:
         if not isinstance(value, nn.Module):
             return super()._copy(value)
         original = original_module(value)  # of a module outside the tree, which a list or a function holds
         if not self._knows(original):
-            tensors = (*original._parameters.values(), *original._buffers.values())
-            self._owned.update(id(tensor) for tensor in tensors if tensor is not None)
             self._shell(original)
             self._fill(original)
         return self._keep(value, self(original))
@@ -120,8 +112,8 @@ class ModelCopy(StructuralCopy):
             return value
         if self._shares_parameters and (isinstance(value, nn.Parameter) or value.requires_grad):
             return self._keep(value, value)
-        with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
-            made = self._cast_copy(value, is_owned)
+        with torch.inference_mode(False), torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+            made = self._cast_copy(value)
         made.requires_grad_(value.requires_grad and made.is_floating_point())
         if isinstance(value, nn.Parameter):
             made = nn.Parameter(made, made.requires_grad)
@@ -131,17 +123,14 @@ class ModelCopy(StructuralCopy):
             vars(made).update({name: self(item) for name, item in attributes.items()})
         return made
 
-    def _cast_copy(self, value: Tensor, is_owned: bool) -> Tensor:
+    def _cast_copy(self, value: Tensor) -> Tensor:
+        base = value._base  # a view is one of the copy of what it views
+        if base is not None and base.dtype == value.dtype and base.is_contiguous() and base.storage_offset() == 0:
+            made = self(base)
+            if made is not base:
+                return made.as_strided(value.size(), value.stride(), value.storage_offset())
         dtype = value.dtype if self._dtype is None else cast_dtype(value.dtype, self._dtype)
-        storage = _storage(value) if is_owned else None
-        if storage not in self._storages:
-            return value.detach().to(self._device, dtype, copy=True)
-        whole = self._storages[storage]  # what shares memory with another goes on to
-        if whole is None:
-            count = value.untyped_storage().nbytes() // value.element_size()
-            whole = value.detach().as_strided((count,), (1,), 0).to(self._device, dtype, copy=True)
-            self._storages[storage] = whole
-        return whole.as_strided(value.size(), value.stride(), value.storage_offset())
+        return value.detach().to(self._device, dtype, copy=True)
 
     def _shell(self, module: nn.Module) -> None:
         if self._knows(module):
@@ -149,6 +138,7 @@ class ModelCopy(StructuralCopy):
         cls: Any = type(module)
         if hasattr(cls, "__del__"):  # the end of a copy must not end what the model holds
             cls = type(cls.__name__, (cls,), {"__del__": lambda self: None, "__module__": cls.__module__})
+        self._owned.update(map(id, (*module._parameters.values(), *module._buffers.values())))
         self._note_generators(type(module))
         self._keep(module, object.__new__(cls))
 
@@ -157,13 +147,13 @@ class ModelCopy(StructuralCopy):
         target = attributes_of(made)
         for name, value in attributes.items():
             if name in HOOKS:
-                self._copy_hooks(name, attributes, target)
-            elif name in OTHER_HOOKS:
-                target[name] = OrderedDict()
+                target[name] = OrderedDict((key, self(hook)) for key, hook in value.items() if self._may_change_output(hook))
+            elif name in HOOK_FLAGS or name in OTHER_HOOKS:
+                target[name] = value.copy() if name in HOOK_FLAGS else OrderedDict()
             elif name in ("_parameters", "_buffers", "_modules"):
                 target[name] = type(value)((key, self(item)) for key, item in value.items())
                 self._remember_contents(target[name])
-            elif name not in COMPILED and not any(name in flags for flags in HOOKS.values()):
+            elif name not in COMPILED:
                 target[name] = self(value)
         target.update(training=False, _is_full_backward_hook=None)
         if "_trainer" in target and hasattr(type(module), "configure_optimizers"):
@@ -174,15 +164,7 @@ class ModelCopy(StructuralCopy):
         self._copy_slots(module, made)
         self._remember_contents(target)
 
-    def _copy_hooks(self, name: str, attributes: dict[str, Any], target: dict[str, Any]) -> None:
-        kept = {key: hook for key, hook in attributes[name].items() if self.needs_hook(hook)}
-        target[name] = OrderedDict((key, self(hook)) for key, hook in kept.items())
-        for flags in HOOKS[name]:
-            given = attributes.get(flags, {})
-            target[flags] = OrderedDict((key, given[key]) for key in kept if key in given)
-
-    def needs_hook(self, hook: Any) -> bool:
-        """Return whether a forward hook may change what the model computes."""
+    def _may_change_output(self, hook: Any) -> bool:
         return isinstance(hook, LAYER_HOOKS) or self._reaches_model(hook, 4) or not returns_nothing(hook)
 
     def _reaches_model(self, value: Any, depth: int) -> bool:
@@ -233,15 +215,13 @@ def returns_nothing(hook: Any) -> bool:
         hook = hook.func if isinstance(hook, partial) else hook.__func__
     if not isinstance(hook, types.FunctionType):
         return False
-    instructions = [None, *dis.get_instructions(hook)]
-    for before, instruction in pairwise(instructions):
-        assert instruction is not None
-        if instruction.opname == "RETURN_CONST" and instruction.argval is not None:
-            return False
-        is_none = before is not None and before.opname == "LOAD_CONST" and before.argval is None
-        if instruction.opname == "RETURN_VALUE" and not is_none:
-            return False
-    return True
+    returned: list[Any] = []
+    for before, instruction in pairwise(dis.get_instructions(hook)):
+        if instruction.opname == "RETURN_CONST":
+            returned.append(instruction.argval)
+        elif instruction.opname == "RETURN_VALUE":
+            returned.append(before.argval if before.opname == "LOAD_CONST" else hook)
+    return all(value is None for value in returned)
 
 
 class ReadOnlyTrainer:
@@ -293,12 +273,6 @@ _SILENT = _Silent()
 
 def _do_nothing(*_: Any, **__: Any) -> None:
     return None
-
-
-def _storage(tensor: Tensor) -> tuple[int, torch.dtype] | None:
-    """Return what two tensors on one memory have in common; None for a tensor without memory of its own."""
-    address = memory_of(tensor)
-    return (address, tensor.dtype) if address and tensor.layout is torch.strided else None
 
 
 def _refuse_scripted(model: nn.Module) -> None:

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fold_lightning.activations.calls import Call
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
-from fold_lightning.activations.interception import Interception, PassEnded
-from fold_lightning.activations.operations import CREATIONS, written_by
+from fold_lightning.activations.layer_pass import LayerPass
+from fold_lightning.activations.operations import CREATIONS
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.tracking import depends_on_input, memory_of, tensors_in
 
@@ -82,81 +82,51 @@ class Noise:
         x.data.mul_(1 + self.errors(x))  # a gradient within `forward` may need it, and then forbids that it is written
 
 
-class NoisyPass(Interception):
-    """A forward pass up to a layer in which the result of every operation that depends on the input has a random error.
+class NoisyPass(LayerPass):
+    """A forward pass in which the result of every operation that depends on the input has a random error.
 
     Args:
-        replica: Replica of the model.
-        structure: Its activations.
-        last: Layer to end at.
         noise: Source of errors.
-        read: Takes each layer and its pre-activations (B, n).
+        given: Arguments of `LayerPass`.
+        last: Layer at which the pass ends.
     """
 
-    def __init__(
-        self, replica: Replica, structure: ModelStructure, last: str, noise: Noise, read: Callable[[str, Tensor], None]
-    ) -> None:
-        super().__init__(replica)
-        self._structure, self._last, self._noise, self._read = structure, last, noise, read
-        self._has_ended = False
-
-    def run(self, inputs: Tensor) -> Any:
-        """Pass inputs (B, ...) that have errors already through the model."""
-        output = super().run(inputs)
-        if not self._has_ended:
-            self._structure.check_end(self.num_activations)
-        return output
+    def __init__(self, noise: Noise, *given: Any, last: str) -> None:
+        super().__init__(*given, last=last)
+        self._noise = noise
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
-        """Check the layer, show its pre-activations, and give errors to the result."""
-        self._structure.check_layer(self.num_activations - 1, layer, z, self.num_inputs)
-        self._read(layer, self._structure.per_input(layer, z, self.num_inputs))
-        if layer == self._last:
-            self._has_ended = True
-            raise PassEnded
-        result = call(z)
+        """Show the layer, and give errors to the result."""
+        result = super().activation(layer, thresholds, z, call)
         self._noise.add_to(result)
         return result
 
-    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def operation(self, call: Call) -> Any:
         """Give errors to what an operation computes or writes; views are left as they are."""
-        result = function(*args, **kwargs)
-        given = [t for t in tensors_in((args, kwargs)) if depends_on_input(t)]
-        if name in CREATIONS or not given:
+        result = call()
+        if call.name in CREATIONS or not call.varying:
             return result
-        memory = {memory_of(t) for t in tensors_in((args, kwargs))}
+        memory = set(map(memory_of, call.tensors))
         computed = [t for t in tensors_in(result) if memory_of(t) not in memory]
-        for tensor in (*computed, *written_by(function, args, kwargs)):
+        for tensor in (*computed, *call.written):
             if (tensor.is_floating_point() or tensor.is_complex()) and not _is_expanded(tensor):
                 self._noise.add_to(tensor)
         return result
 
 
-class ConstantsPass(Interception):
-    """A forward pass up to a layer that notes how small the constants are that operations use.
-
-    Args:
-        replica: Replica of the model.
-        last: Layer to end at.
+class ConstantsPass(LayerPass):
+    """A forward pass that notes how small the constants are that operations use.
 
     Attributes:
         least: The smallest magnitude other than 0 of a number, of an element of a vector, or of a row or column of weights.
     """
 
-    def __init__(self, replica: Replica, last: str) -> None:
-        super().__init__(replica)
-        self._last, self.least = last, math.inf
+    least = math.inf
 
-    def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
-        """End at the last layer."""
-        if layer == self._last:
-            raise PassEnded
-        return call(z)
-
-    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def operation(self, call: Call) -> Any:
         """Note the constants among the arguments; a batch norm's variance, and what keeps it from 0, only scale."""
-        given = [*args, *kwargs.values()]
-        for value in given if name != "batch_norm" else given[:2] + given[3:5]:
+        given = [*call.args, *call.kwargs.values()]
+        for value in given if call.name != "batch_norm" else given[:2] + given[3:5]:
             if isinstance(value, float) and value:
                 self.least = min(self.least, abs(value))
             elif isinstance(value, Tensor) and value.is_floating_point() and value.numel() and not depends_on_input(value):
@@ -164,7 +134,7 @@ class ConstantsPass(Interception):
                 matrix = sizes.reshape(*sizes.shape[:2], -1).amax(-1) if sizes.dim() > 1 else sizes.view(1, -1)
                 for some in (matrix.amax(0), matrix.amax(1)) if sizes.dim() > 1 else (matrix,):
                     self.least = min(self.least, float(some.where(some > 0, math.inf).amin()))
-        return function(*args, **kwargs)
+        return call()
 
 
 def _is_expanded(tensor: Tensor) -> bool:
@@ -201,7 +171,7 @@ class Rounding:
         last = self._structure.needed[-1]
         key = "absorbing", last, self._sample.shape[1:]
         if key not in self._replica.structures:
-            found = ConstantsPass(self._replica.twin(), last)
+            found = ConstantsPass(self._replica.twin(), self._structure, lambda *_: None, last=last)
             found.run(self._sample[:1] if self._structure.is_row_by_row else self._sample)
             self._replica.structures[key] = found.least / ABSORBED
         return float(self._replica.structures[key])
@@ -259,6 +229,28 @@ class Rounding:
             found[here] = terms[place[here] - begin, unit[here]]
         return found
 
+    def zeros(
+        self, layer: str, threshold: float, z: Tensor, near: Tensor, inputs: Inputs, times: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Return the row and the unit (K,) of the pre-activations of z (B, n) that are on a threshold up to rounding.
+
+        Args:
+            layer: The layer.
+            threshold: The threshold.
+            z: The pre-activations.
+            near: Which of them to judge, bool (B, n).
+            inputs: Inputs of the rows.
+            times: Rounding, as a multiple of that of one computation.
+        """
+        row, unit = near.nonzero(as_tuple=True) if bool(near.any()) else near.new_empty(2, 0, dtype=torch.int64)
+        distance = z[row, unit] - threshold
+        is_zero = distance == 0
+        apart = (~is_zero).nonzero().squeeze(1)
+        if len(apart):
+            terms = self.terms(layer, inputs, row[apart], unit[apart]) + abs(threshold)
+            is_zero[apart], _ = compare(distance[apart], times * terms)
+        return row[is_zero], unit[is_zero]
+
     def _points_at_once(self, repeats: int) -> int:
         return max(1, MAX_BYTES // (8 * TENSORS_AT_ONCE * repeats * self._structure.widest))
 
@@ -268,57 +260,14 @@ class Rounding:
         """Return the terms of all units of layers, in execution order, at points (K,): (K, n) each."""
         noise, found = Noise(replica.device), dict[str, list[Tensor]]()
 
-        def read(layer: str, z: Tensor) -> None:
+        def read(layer: str, thresholds: Thresholds, units: Tensor) -> None:
             if layer in layers:
-                found.setdefault(layer, []).append(z.clone())
+                found.setdefault(layer, []).append(units.clone())
 
         noisy = inputs(noise, points.repeat(repeats))
         for batch in noisy.split(1 if self._structure.is_row_by_row else len(noisy)):
-            NoisyPass(replica, self._structure, layers[-1], noise, read).run(batch)
+            NoisyPass(noise, replica, self._structure, read, last=layers[-1]).run(batch)
         return {layer: _deviation(torch.cat(z).view(repeats, len(points), -1)) / NOISE for layer, z in found.items()}
-
-
-@dataclass(frozen=True)
-class NearThreshold:
-    """E pre-activations of a layer that are near one of its thresholds.
-
-    Attributes:
-        layer: The layer.
-        threshold: The threshold.
-        row: int64 (E,).
-        unit: int64 (E,).
-        distance: float64 (E,), pre-activations less the threshold.
-    """
-
-    layer: str
-    threshold: float
-    row: Tensor
-    unit: Tensor
-    distance: Tensor
-
-    @classmethod
-    def of(cls, layer: str, threshold: float, z: Tensor, near: Tensor) -> NearThreshold:
-        """Return the pre-activations of z (B, n) that are marked in bool (B, n)."""
-        row, unit = near.nonzero(as_tuple=True) if bool(near.any()) else near.new_empty(2, 0, dtype=torch.int64)
-        return cls(layer, threshold, row, unit, z[row, unit] - threshold)
-
-    def __getitem__(self, index: Tensor) -> NearThreshold:
-        return NearThreshold(self.layer, self.threshold, self.row[index], self.unit[index], self.distance[index])
-
-    def judge(self, rounding: Rounding, inputs: Inputs, times: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Return which are 0 up to rounding, and of which that can't be told, bool (E,) each.
-
-        Args:
-            rounding: Rounding of the model.
-            inputs: Inputs of the rows.
-            times: Rounding, as a multiple of that of one computation.
-        """
-        zero, doubtful = self.distance == 0, torch.zeros_like(self.distance, dtype=torch.bool)
-        near = (~zero).nonzero().squeeze(1)
-        if len(near):
-            terms = rounding.terms(self.layer, inputs, self.row[near], self.unit[near]) + abs(self.threshold)
-            zero[near], doubtful[near] = compare(self.distance[near], times * terms)
-        return zero, doubtful
 
 
 def compare(distance: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,8 +46,8 @@ LIBRARIES = frozenset(
 )
 """Objects of their classes are shared: copies of threads, loggers and handles would act on the same resource."""
 
-SHARED = (type, types.ModuleType, str, bytes, int, float, complex, type(None), Enum, property, range, slice)
-"""Values that nothing can change, or that are meant to be one."""
+SHARED = (type, types.ModuleType, str, bytes, int, float, complex, type(None), Enum, range, slice, random.SystemRandom)
+"""Values that nothing can change, that have no state of their own, or that are meant to be one."""
 
 GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 
@@ -122,7 +122,7 @@ class StructuralCopy:
         return made
 
     def _remember_contents(self, made: Any) -> None:
-        self._contents.append((made, _contents_of(made)))
+        self._contents.append((made, made.cell_contents if isinstance(made, types.CellType) else made.copy()))
 
     def _items(self, values: list[Any]) -> list[Any]:
         if len(values) > MAX_ITEMS:
@@ -165,9 +165,7 @@ class StructuralCopy:
         return made
 
     def _tensor(self, value: Tensor) -> Tensor:
-        if is_data(value):
-            return value
-        return self._keep(value, value.detach().clone())
+        return value if is_data(value) else self._keep(value, value.detach().clone())
 
     def _note_generators(self, value: Any) -> None:
         """Note the generators that a function names, or a class holds or names in its methods."""
@@ -247,20 +245,10 @@ class StructuralCopy:
             return value
         return weakref.proxy(self(target)) if self._knows(target) else value
 
-    def _random(self, value: Any) -> Any:
-        if isinstance(value, torch.Generator):
-            made = self._keep(value, torch.Generator(value.device))
-            made.set_state(value.get_state())
-            return made
-        is_system = isinstance(value, random.SystemRandom)  # it has no state
-        return value if is_system else self._keep(value, copy.deepcopy(value))
-
     def _object(self, value: Any) -> Any:
         cls = type(value)
-        is_container = isinstance(value, (Dataset, Sampler, types.SimpleNamespace))
-        if hasattr(cls, "__del__") or (
-            _library_of(cls) in LIBRARIES and not is_container
-        ):  # a copy's end would close the resource
+        is_resource = _library_of(cls) in LIBRARIES and not isinstance(value, (Dataset, Sampler, types.SimpleNamespace))
+        if is_resource or hasattr(cls, "__del__"):  # a copy's end would close the resource
             return value
         try:
             made = (types.SimpleNamespace if isinstance(value, types.SimpleNamespace) else object).__new__(cls)
@@ -296,7 +284,7 @@ _METHODS: list[tuple[Any, Callable[[StructuralCopy, Any], Any]]] = [
     (partial, StructuralCopy._partial),
     (weakref.ref, StructuralCopy._weak_reference),
     ((weakref.WeakKeyDictionary, weakref.WeakValueDictionary), StructuralCopy._weak_dict),
-    (GENERATORS, StructuralCopy._random),
+    (GENERATORS, lambda self, value: self._keep(value, copy.deepcopy(value))),
     (ITERATORS, lambda self, value: self._keep(value, copy.copy(value))),
 ]
 
@@ -338,10 +326,6 @@ def _names_in(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names_in(constant)
-
-
-def _contents_of(value: Any) -> Any:
-    return value.cell_contents if isinstance(value, types.CellType) else value.copy()
 
 
 def _differs(value: Any, before: Any) -> bool:

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from fold_lightning.activations.evaluation import Replica
-from fold_lightning.activations.idioms import find_part, keeps_comparison
+from fold_lightning.activations.calls import Call
+from fold_lightning.activations.evaluation import Replica, undisturbed
+from fold_lightning.activations.idioms import keeps_comparison
 from fold_lightning.activations.interception import Entered, Interception
-from fold_lightning.activations.operations import COMPARISONS, ELEMENTWISE, operation_name
+from fold_lightning.activations.operations import COMPARISONS, ELEMENTWISE
 from fold_lightning.activations.registry import Thresholds, activation_of
 from fold_lightning.activations.tracking import comparison_of, depends_on_input, has_input_rows, tensors_in
+
+PROBED_MASKS = 3
+"""Random halves of a module's input that are changed to see whether it works element by element."""
 
 
 @dataclass(frozen=True)
 class Met:
-    """An activation that a pass met, and what came before it.
-
-    Attributes:
-        thresholds: Its thresholds.
-        z: Its pre-activations.
-        num_calls: Number of calls of functions before it.
-        unknown: Operations before it that are not known to be piecewise linear -> place of the call.
-        bends: Operations before it that bend without a bit.
-        has_kinks: Whether a piecewise linear activation came before it.
-        is_row_by_row: Whether values of the batch decided before it.
-    """
+    """An activation that a pass met, its pre-activations `z`, and the attributes of the pass as they were before it."""
 
     thresholds: Thresholds
     z: Tensor
@@ -41,16 +34,32 @@ class Met:
     is_row_by_row: bool
 
 
-class RecordingPass(Interception):
-    """A pass that records activations.
+class StructurePass(Interception):
+    """A pass that records activations, what else may be one, and tensors that can't be traced from the input.
 
     Attributes:
         met: The activations by name.
+        unlisted: Operations that bend each element and are not in the table, by the module that calls them.
+        untracked: Call and argument -> name of the operation and a tensor with as many rows as the input that could not be traced
+            from it, but met one that could, or an activation; outputs of the model belong to a call after the last.
+        largest: Numbers in the largest tensor.
     """
+
+    looks_for_bends = True
 
     def __init__(self, replica: Replica) -> None:
         super().__init__(replica)
         self.met: dict[str, Met] = {}
+        self.unlisted: dict[str, str] = {}
+        self._bending: list[tuple[nn.Module, Tensor]] = []
+        self.untracked: dict[tuple[int, int], tuple[str, Tensor]] = {}
+        self.largest = 0
+
+    def run(self, inputs: Tensor) -> None:
+        """Pass inputs (B, ...) through the model."""
+        output = super().run(inputs)
+        self.num_calls += 1
+        self._keep_untracked("return", [t for t in tensors_in(output) if not has_input_rows(t)])
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         """Record an activation."""
@@ -58,82 +67,54 @@ class RecordingPass(Interception):
         self.met[layer] = Met(thresholds, z.clone(), self.num_calls, *before)
         return call(z)
 
-
-class StructurePass(RecordingPass):
-    """A pass that also records what may be an activation, and tensors that can't be traced from the input.
-
-    Attributes:
-        unlisted: Operations that bend each element and are not in the table, by the module that calls them.
-        curving: Modules that call unknown operations and no activation, with their inputs.
-        skipped_activations: Name and shape of each activation of a tensor without rows of the input, such as a weight.
-        untracked: Call and argument -> a tensor with as many rows as the input that could not be traced from it, and met one that
-            could; outputs of the model as of one call more.
-        largest: Numbers in the largest tensor.
-    """
-
-    def __init__(self, replica: Replica) -> None:
-        super().__init__(replica)
-        self.unlisted: dict[str, str] = {}
-        self.curving: list[tuple[nn.Module, Tensor]] = []
-        self.skipped_activations: list[tuple[str, torch.Size]] = []
-        self.untracked: dict[tuple[int, int], Tensor] = {}
-        self.largest = 0
-
-    def run(self, inputs: Tensor) -> None:
-        """Pass inputs (B, ...) through the model."""
-        with _OperatorsBeneath(self):
-            output = super().run(inputs)
-        self._keep_untracked(self.num_calls + 1, [t for t in tensors_in(output) if not has_input_rows(t)])
-
-    def on_untracked(self, name: str, tensors: list[Tensor], num_tensors: int) -> None:
+    def on_untracked(self, call: Call, tensors: list[Tensor]) -> None:
         """Keep arguments that may have left torch on their way from the input."""
-        if len(tensors) == num_tensors and activation_of(name) is not None:
-            self.skip_activation(name, tensors)
-        if len(tensors) < num_tensors:
-            self._keep_untracked(self.num_calls, tensors)
-
-    def skip_activation(self, name: str, tensors: Iterable[Tensor]) -> None:
-        """Record an activation of tensors that have no rows of the input."""
-        self.skipped_activations.extend((name, tensor.shape) for tensor in tensors)
+        if len(tensors) < len(call.tensors) or activation_of(call.name) is not None:
+            self._keep_untracked(call.name, tensors)
 
     def on_module_exit(self, entered: Entered, args: tuple[Any, ...]) -> None:
         """Keep a module that may be an activation, to be tried when the pass is over."""
-        curves = entered.num_activations == self.num_activations and entered.num_unknown < self.num_unknown
-        if curves and args and isinstance(args[0], Tensor) and depends_on_input(args[0]):
-            with self.unseen():
-                self.curving.append((entered.module, args[0].detach().clone()))
+        bends = entered.num_activations == self.num_activations and entered.num_bends < self.num_bends
+        if bends and args and isinstance(args[0], Tensor) and depends_on_input(args[0]):
+            self._bending.append((entered.module, args[0]))
 
-    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def elementwise_modules(self) -> list[str]:
+        """Return the places of modules that bend each element of their input apart, without an activation of the table."""
+        return [self.place(module) for module, x in self._bending if _bends_each_element(module, x)]
+
+    def operation(self, call: Call) -> Any:
         """Record an operation that may be an activation, and the largest tensor."""
-        varying = [t for t in tensors_in((args, kwargs)) if depends_on_input(t)]
-        masks = [t for t in varying if comparison_of(t) is not None]
-        chooses = 0 < len(masks) < len(varying) and name not in COMPARISONS and not keeps_comparison(name, args)
-        rest = {key: value for key, value in kwargs.items() if key != "out"}
-        is_part = len(rest) < len(kwargs) and find_part(name, args, rest) is not None
-        if (chooses or name in ELEMENTWISE or is_part) and not self.inside_registered and varying:
-            self.unlisted.setdefault(self.caller(), f"{name} in {self.caller()}")
-        result = function(*args, **kwargs)
-        self.largest = max(self.largest, *(t.numel() for t in tensors_in((args, result)) if has_input_rows(t)), 0)
+        masks = [t for t in call.varying if comparison_of(t) is not None]
+        chooses = 0 < len(masks) < len(call.varying) and call.name not in COMPARISONS and not keeps_comparison(call)
+        if (chooses or call.name in ELEMENTWISE) and not self.inside_registered and call.varying:
+            self.unlisted.setdefault(self.caller(), f"{call.name} in {self.caller()}")
+        result = call()
+        self.largest = max(self.largest, *(t.numel() for t in tensors_in((call.args, result)) if has_input_rows(t)), 0)
         return result
 
-    def _keep_untracked(self, call: int, tensors: list[Tensor]) -> None:
+    def _keep_untracked(self, name: str, tensors: list[Tensor]) -> None:
         for number, tensor in enumerate(tensors):
             if tensor.shape[:1] == (self.num_inputs,):
-                self.untracked[call, number] = tensor.clone()
+                self.untracked[self.num_calls, number] = name, tensor.clone()
 
 
-class _OperatorsBeneath(TorchDispatchMode):
-    """Sees the operators beneath torch's functions, and records activations that no function announced."""
-
-    supports_higher_order_operators = True
-
-    def __init__(self, found: StructurePass) -> None:
-        super().__init__()
-        self._found = found
-
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if not self._found.inside_function and activation_of(name := operation_name(func)) is not None:
-            self._found.skip_activation(name, tensors_in((args, kwargs)))
-        return func(*args, **(kwargs or {}))
+def _bends_each_element(module: nn.Module, x: Tensor) -> bool:
+    """Return whether a module does the same to each element of its input, apart from the others, and is not affine."""
+    if any(p.dim() > 1 for p in module.parameters()) or x.numel() == 0 or not x.is_floating_point():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    bends = False
+    with undisturbed():
+        for _ in range(PROBED_MASKS):
+            changed = (torch.rand(x.shape, generator=generator) < 0.5).to(x)
+            step = changed * (2 * x.abs() + 1)  # to the other side of 0, and away from it
+            try:
+                there, up, down = (module(value) for value in (x.clone(), x + step, x - step))
+                if any(not isinstance(y, Tensor) or y.shape != x.shape for y in (there, up, down)):
+                    return False
+            except Exception:  # a module that refuses other values than its own is no activation
+                return False
+            if not torch.equal(up.where(step == 0, 0), there.where(step == 0, 0)):
+                return False
+            bends |= bool(((up + down - 2 * there).abs() > 1e-6 * (up.abs() + down.abs())).any())
+    return bends

@@ -25,19 +25,9 @@ def has_input_rows(tensor: Tensor) -> bool:
     return hasattr(tensor, "_input_rows")
 
 
-def depends_on_input(tensor: Tensor) -> bool:
-    """Return whether a tensor depends on the inputs."""
-    return getattr(tensor, "_input_rows", None) == "varying"
-
-
-def mark_picked(tensor: Tensor) -> None:
-    """Mark a tensor whose rows were picked or ordered by their values."""
-    tensor._picked_rows = True  # type: ignore[attr-defined]
-
-
-def has_picked_rows(tensor: Tensor) -> bool:
-    """Return whether the rows of a tensor were picked or ordered by their values."""
-    return hasattr(tensor, "_picked_rows")
+def depends_on_input(value: Any) -> bool:
+    """Return whether a value is a tensor that depends on the inputs."""
+    return getattr(value, "_input_rows", None) == "varying"
 
 
 @dataclass(frozen=True)
@@ -69,7 +59,7 @@ def comparison_of(mask: Any) -> Comparison | None:
 
 def forget_marks(tensor: Tensor) -> None:
     """Take all marks off a tensor, whose values are no longer those of the pass that marked it."""
-    for mark in ("_input_rows", "_picked_rows", "_comparison"):
+    for mark in ("_input_rows", "_comparison"):
         vars(tensor).pop(mark, None)
 
 

@@ -72,7 +72,7 @@ def check_not_sharded(strategy: object, model: nn.Module) -> None:
     by_strategy = "FSDPStrategy" in named or ("DeepSpeedStrategy" in named and getattr(strategy, "zero_stage_3", False))
     if by_strategy or any(type(parameter.data).__name__ == "DTensor" for parameter in model.parameters()):
         raise MisconfigurationException(
-            "FoldingMonitor measures whole models, and the weights of this one are sharded over processes "
+            "Whole models are measured, and the weights of this one are sharded over processes "
             f"({type(strategy).__name__}). Train with DDP, or DeepSpeed's stages 1 and 2; or measure a checkpoint afterwards "
             "with `segment_walks`."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -17,14 +17,15 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from fold_lightning.activations.evaluation import shared_replica, undisturbed
 from fold_lightning.callbacks.distributed import Processes, check_not_sharded
 from fold_lightning.callbacks.hparams import MONITOR
-from fold_lightning.callbacks.measures import LAYER, MEASURES, LeftOut, Measure, MeasureResult, Sample, Source, Sources
+from fold_lightning.callbacks.measure_set import MeasureSet, possible_tags
+from fold_lightning.callbacks.measures import LAYER, MEASURES, MeasureResult, Sample, Sources
 from fold_lightning.callbacks.method import choose_method
 from fold_lightning.callbacks.once import OnceWarner
 from fold_lightning.callbacks.schedule import Schedule
 from fold_lightning.callbacks.settings import Settings
 from fold_lightning.callbacks.tensorboard import TensorBoard
 from fold_lightning.callbacks.trainer_state import awaited_tags
-from fold_lightning.probes import ProbeSet, ProbeSource, device_of
+from fold_lightning.probes import ProbeSet, ProbeSource
 
 SECONDS = "monitor/seconds"
 
@@ -63,7 +64,7 @@ class Session:
             forward=settings.forward,
         )
         self._schedule = Schedule(settings.every_n_epochs, settings.every_n_train_steps, settings.max_overhead)
-        self._measures: dict[Source, list[Measure]] = {}
+        self._measures = MeasureSet(self._processes)
         self._results: list[MeasureResult] = []
         self._num_measured = 0
         self._restored: dict[str, Any] = {}
@@ -116,7 +117,7 @@ class Session:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more batches of a stream are needed."""
+        """True if no more batches of a stream are needed."""
         return self.sample is not None or self._probe_source.is_full
 
     def take_passed(self, trainer: Trainer, model: LightningModule) -> bool:
@@ -174,26 +175,27 @@ class Session:
             is_first: Whether it is the measurement before training, in which a failure is raised.
         """
         assert self.sample is not None
-        begin, values, took = time.perf_counter(), dict[str, float](), dict[Source, float]()
+        begin, values = time.perf_counter(), dict[str, float]()
         self._results, failures = [], list[Exception]()
         forward = self.sample.probes.model_input.forward
         with self._once.caught(), shared_replica(model, self.sample.inputs(model, slice(1)), forward):
-            for source, measures in self._measures.items():
-                at = time.perf_counter()
-                for result in self._results_of(source, measures, model):
-                    if isinstance(result, MeasureResult):
-                        self._results.append(result)
-                        values |= {tag: _rounded(value) for tag, value in result.scalars.items()}
-                    elif is_first:
-                        raise result
-                    else:
-                        failures.append(result)
-                took[source] = time.perf_counter() - at
+            for result in self._measures.run(model):
+                if isinstance(result, MeasureResult):
+                    self._results.append(result)
+                    values |= {tag: _rounded(value) for tag, value in result.scalars.items()}
+                elif is_first:
+                    raise result
+                else:
+                    failures.append(result)
         for failure in failures:
             self._once.warn_of_failure(trainer, failure)
         seconds = self._processes.broadcast(time.perf_counter() - begin)
         if seconds > LONG_SECONDS:
-            self._warn_of_time(seconds, took)
+            self._once.warn(
+                f"A measurement of FoldingMonitor took {seconds:.0f} s: {self._measures.describe_seconds()}. Measure less "
+                "(`num_segments=`, `num_inputs=`, `num_regions=`, `layers=`, `faces=False`), or take equidistant points "
+                "(`method='uniform'`). (This warning is shown once.)"
+            )
         if values:
             values[SECONDS] = seconds
         self.values |= values
@@ -240,9 +242,7 @@ class Session:
     def descriptions(self) -> dict[str, str]:
         """Return the tags that may be logged, with their descriptions."""
         found = {SECONDS: "Time of a measurement in s, without figures."}
-        if self.sample is None:
-            return found | {tag: text for cls in MEASURES for tag, text in cls.tags.items() if LAYER not in tag}
-        return found | {tag: text for measure in self._all_measures() for tag, text in measure.available_tags().items()}
+        return found | (self._measures.descriptions() if self.sample is not None else possible_tags())
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, so that a run goes on with the same sample and schedule."""
@@ -282,64 +282,19 @@ class Session:
             if method is None and settings.folding:
                 method, reason = self._processes.compute_on_first(lambda: choose_method(model, sample)) or ("exact", "")
             sample = replace(sample, method=method or "exact")
-            self._measures = self._create_measures(model, Sources(sample))
+            self._measures.create(model, Sources(sample))
         self.sample = sample
         self._check_awaited_tags(trainer)
-        chosen: dict[str, Any] = {f"num_{source.noun}": source.num_rows for source in self._measures}
+        chosen: dict[str, Any] = {f"num_{source.noun}": source.num_rows for source in self._measures.by_source}
         if settings.folding:
-            rank_zero_info(f"FoldingMonitor walks {sample.segments.describe()}, method {sample.method!r}: {reason}.")
+            rank_zero_info(f"fold_lightning walks {sample.segments.describe()}, method {sample.method!r}: {reason}.")
             chosen |= {"segments": sample.segments.describe(), "method": sample.method, "method_reason": reason}
         if how := probes.model_input.describe():
-            rank_zero_info(f"FoldingMonitor {how}.")
+            rank_zero_info(f"fold_lightning {how}.")
             chosen["inputs"] = how
         if trainer.is_global_zero and trainer.state.fn == "fit":  # a test of other data does not describe the run
             with self._once.failures(trainer):
                 self._write_hyperparameters(trainer, chosen)
-
-    def _create_measures(self, model: LightningModule, sources: Sources) -> dict[Source, list[Measure]]:
-        """Return the measures that the run wants, by their sources, without those that have nothing to see in this network."""
-        by_source: dict[Source, list[Measure]] = {}
-        for cls in MEASURES:
-            if (measure := cls.create(sources)) is not None:
-                by_source.setdefault(measure.source, []).append(measure)
-        for source in list(by_source):
-            try:
-                with self._processes.raise_together():
-                    source.check(model)
-            except LeftOut as reason:
-                del by_source[source]
-                rank_zero_info(f"FoldingMonitor measures no {source.noun}. {reason}")
-        return by_source
-
-    def _all_measures(self) -> list[Measure]:
-        return [measure for measures in self._measures.values() for measure in measures]
-
-    def _results_of(
-        self, source: Source, measures: Sequence[Measure], model: LightningModule
-    ) -> Iterator[MeasureResult | Exception]:
-        """Yield the result of each measure that a source serves, or why there is none; all processes share its rows."""
-        errors: dict[Measure, Exception] = {}
-        for measure in measures:
-            measure.reset(device_of(model))
-        try:
-            for seen in source.look(model, self._processes.split_rows(source.num_rows)):
-                for measure in measures:
-                    if measure not in errors:
-                        try:
-                            measure.update(seen)
-                        except Exception as error:
-                            errors[measure] = error
-        except Exception as error:
-            errors = dict.fromkeys(measures, error)
-        for measure in measures:
-            try:
-                with self._processes.raise_together():
-                    if measure in errors:
-                        raise errors[measure]
-                result: MeasureResult | Exception = measure.compute(model)
-            except Exception as error:
-                result = error
-            yield result
 
     def _check_awaited_tags(self, trainer: Trainer) -> None:
         """Raise if a callback or a learning-rate schedule decides by a tag of the monitor that this run can't have."""
@@ -363,17 +318,7 @@ class Session:
         if self.sample is not None and self.sample.class_names:
             about["class_names"] = list(self.sample.class_names)
         about["faces"] = self.sample.faces.describe() if self.sample is not None and self._settings.faces else ""
-        self._board.begin(hyperparameters, self._all_measures(), about | {"num_points": str(self._settings.num_points)})
-
-    def _warn_of_time(self, seconds: float, took: dict[Source, float]) -> None:
-        parts = [
-            f"{source.num_rows} {source.noun} at {each / max(1, source.num_rows):.2g} s each" for source, each in took.items()
-        ]
-        self._once.warn(
-            f"A measurement of FoldingMonitor took {seconds:.0f} s: {', '.join(parts)}. Measure less (`num_segments=`, "
-            "`num_inputs=`, `num_regions=`, `layers=`, `faces=False`), or take equidistant points (`method='uniform'`). (This "
-            "warning is shown once.)"
-        )
+        self._board.begin(hyperparameters, self._measures.all(), about | {"num_points": str(self._settings.num_points)})
 
 
 def _rounded(value: float) -> float:

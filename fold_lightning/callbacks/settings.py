@@ -87,17 +87,17 @@ class Settings:
 
     @property
     def measures(self) -> bool:
-        """Whether anything is measured."""
+        """True if anything is measured."""
         return self.folding or self.codes or self.units or self.faces
 
     @property
     def draws(self) -> bool:
-        """Whether figures are drawn."""
+        """True if figures are drawn."""
         return drawing.is_available() if self.figures is None else self.figures
 
     @property
     def maps(self) -> bool:
-        """Whether maps of regions are made: as figures, and for TensorBoard's Folding tab, which needs no matplotlib."""
+        """True if maps of regions are made: as figures, and for TensorBoard's Folding tab, which needs no matplotlib."""
         return self.faces and self.figures is not False
 
     @property

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from inspect import signature
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_module
 from torch import nn
-from torch.utils.data import DataLoader
 
 from fold_lightning.activations.evaluation import preserved_random_state, undisturbed
+from fold_lightning.callbacks.measured_data import module_loaders, split_data
 from fold_lightning.callbacks.monitor import FoldingMonitor
 from fold_lightning.callbacks.session import Session
 from fold_lightning.lightning_packages import in_both_packages
-from fold_lightning.probes import HookCopy, batch_transfer, device_of
+from fold_lightning.probes import HookCopy, batch_transfer, device_of, flat_loaders
 
 
 def measure(model: nn.Module, data: Any, **arguments: Any) -> dict[str, float]:
@@ -26,10 +29,12 @@ def measure(model: nn.Module, data: Any, **arguments: Any) -> dict[str, float]:
 
     Args:
         model: Any module, such as a LightningModule; where it is, it is measured.
-        data: Inputs (B, ...), a pair of inputs and class labels, a map-style data set, a data loader or another iterable of batches,
-            or a data module, whose validation loader is taken. Items of a data set and of a loader that is read by index are drawn by
-            the seed; of inputs that are given all may be ends of segments, and codes and regions are those of a draw; of batches
-            that pass they are the first ones.
+        data: Inputs (B, ...), a pair of inputs and class labels, a dict of columns with a row for each input, a map-style data set,
+            a data loader or another iterable of batches, or a data module, whose validation loader is taken, or else that of test
+            or of training. Tensors or NumPy arrays. A list is one of batches if the model takes its first element as one, else of
+            items. Items of a data set, of a dict or list, and of a loader that is read by index are drawn by the seed; of inputs
+            that are given all may be ends of segments, and codes and regions are those of a draw; of batches that pass they are
+            the first ones. Inputs with NaN or infinite values are left out.
         arguments: Arguments of `FoldingMonitor`, such as ``method="exact"`` or ``segments_per_pair=10``; those of its schedule and
             its figures change nothing.
 
@@ -37,8 +42,9 @@ def measure(model: nn.Module, data: Any, **arguments: Any) -> dict[str, float]:
         Tag -> value, as listed in `FoldingMonitor`, "monitor/seconds" included.
 
     Raises:
-        ValueError: If an argument is out of range, the model does not take the inputs, or can't be measured.
-        TypeError: If the data are of no kind that is understood, or an argument is of another kind.
+        ValueError: If an argument is out of range, the data hold fewer than two inputs, or the model does not take them or can't be
+            measured.
+        TypeError: If the data are of no kind that is understood, an argument is of another kind, or there is none of that name.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -46,20 +52,34 @@ def measure(model: nn.Module, data: Any, **arguments: Any) -> dict[str, float]:
         >>> values["folding/exact"], 0 <= values["folding/chi_mean"] < 1, values["faces/bound"]
         (1.0, True, 4.0)
     """
-    if arguments.get("probes") is not None:
-        raise TypeError("`measure` takes its inputs from `data`: pass them there, without `probes=`.")
-    is_loaded = isinstance(data, (DataLoader, *in_both_packages(LightningDataModule))) or (
-        isinstance(data, Iterable) and not hasattr(data, "__getitem__")
-    )
-    settings = FoldingMonitor(**arguments | {"probes": None if is_loaded else data, "figures": False}).settings
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be an `nn.Module`, got {type(model).__name__}: wrap a function with `forward=`.")
+    _check_arguments(arguments)
+    settings = FoldingMonitor(**arguments | {"figures": False}).settings
     trainer = _idle_trainer(device_of(model))
+    probes = None
+    if isinstance(data, in_both_packages(LightningDataModule)):
+        loaders = module_loaders(trainer, data)
+    else:
+        choice = {"batch_to_inputs": settings.batch_to_inputs, "forward": settings.forward}
+        probes, loaders = split_data(model, data, choice)
     module = cast(LightningModule, model)  # of which measuring asks nothing that another module lacks
-    session = Session(settings, trainer)
-    loaders = _loaders(trainer, data) if is_loaded else None
+    session = Session(replace(settings, probes=probes), trainer)
     session.begin(trainer, module, loaders)
     if session.sample is None:
         _pass_batches(session, trainer, module, loaders)
     return session.measure(trainer, module, step=0, is_first=True)
+
+
+def _check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Raise for arguments that a monitor does not take, and for the one that `data` stands for."""
+    if arguments.get("probes") is not None:
+        raise TypeError("`measure` takes its inputs from `data`: pass them there, without `probes=`.")
+    known = [name for name in signature(FoldingMonitor).parameters if name != "probes"]
+    for name in arguments.keys() - {*known, "probes"}:
+        near = get_close_matches(name, known, 1)
+        advice = f"did you mean `{near[0]}=`?" if near else f"it takes {', '.join(known)}."
+        raise TypeError(f"`measure` takes the arguments of `FoldingMonitor`, got `{name}=`: {advice}")
 
 
 def _idle_trainer(device: torch.device) -> Trainer:
@@ -80,21 +100,10 @@ def _idle_trainer(device: torch.device) -> Trainer:
         log.setLevel(level)
 
 
-def _loaders(trainer: Trainer, data: Any) -> Any:
-    """Return a data loader, or those of the validation of a data module, which the Trainer then has."""
-    if not isinstance(data, in_both_packages(LightningDataModule)):
-        return data
-    module = cast(LightningDataModule, data)
-    trainer.datamodule = module  # type: ignore[attr-defined]
-    module.prepare_data()
-    module.setup("validate")
-    return module.val_dataloader()
-
-
 def _pass_batches(session: Session, trainer: Trainer, model: LightningModule, loaders: Any) -> None:
     """Let batches of a stream pass until there are enough."""
     hooks = HookCopy(model, trainer.strategy.root_device)
-    loader = loaders[0] if isinstance(loaders, (list, tuple)) else loaders
+    loader = flat_loaders(loaders)[0]
     generators = [generator] if (generator := getattr(loader, "generator", None)) is not None else []
     with undisturbed(), preserved_random_state(*generators):
         transfer = batch_transfer(trainer, model, hooks)
@@ -103,4 +112,7 @@ def _pass_batches(session: Session, trainer: Trainer, model: LightningModule, lo
             if session.is_full:
                 break
     if not session.take_passed(trainer, model):
-        raise ValueError("The data hold no batch to measure: give a loader that yields some.")
+        raise ValueError(
+            "`data` must hold a batch to measure, got none: give a loader that yields some; a generator that was read before has "
+            "none left."
+        )

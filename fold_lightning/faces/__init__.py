@@ -1,4 +1,4 @@
-"""Faces of activation regions: which of the half-spaces bound a region, proved row by row."""
+"""Faces of activation regions: the half-spaces that bound a region, proved row by row."""
 
 from fold_lightning.faces.supporting import face_counts, supporting_units
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fold_lightning.faces.polytopes import Polytopes
-from fold_lightning.faces.rays import met_alone
+from fold_lightning.faces.ray_shooting import met_alone
 
 RADIUS = 4.0
 """Radius of the ball around the center, in its metric, in which the walk stays. In an unbounded polytope it would else leave for good

@@ -10,22 +10,22 @@ from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
 MOST_DIMENSIONS = 7
-"""Beyond, a hull has more facets than the programs of its rows take steps."""
+"""Dimensions up to which hulls are made; beyond, a hull has more facets than linear programs of its rows take steps."""
 
 FEWEST_ROWS = 64
-"""Of fewer rows, programs are as fast."""
+"""Rows from which on hulls are made; linear programs of fewer rows are as fast."""
 
 INSIDE = 1e-12
-"""How far below all facets of the hull a point must lie; no point is farther than 1 from 0."""
+"""Least distance of a point inside the hull from its facets; no point is farther than 1 from 0."""
 
 DIRECTIONS = 16
 
 WELL_INSIDE = 1e-6
-"""How far inside a polygon a point is no corner of the hull, nor equal to one up to rounding."""
+"""Depth inside a polygon from which on a point is no corner of the hull, nor equal to one up to rounding."""
 
 
 def facets_of_hull(points: np.ndarray) -> np.ndarray | None:
-    """The facets (normal, offset) of the hull of some points (M, d); None if it is as flat as rounding makes it."""
+    """Return the facets (normal, offset) of the hull of points (M, d); None if it is flat up to rounding."""
     if points.shape[1] == 1:
         return np.array([[1.0, -points.max()], [-1.0, points.min()]])
     try:
@@ -36,7 +36,10 @@ def facets_of_hull(points: np.ndarray) -> np.ndarray | None:
 
 
 def inside_polygons(points: Tensor) -> Tensor:
-    """Which points (B, M, 2) lie well inside the polygon of those farthest in a few directions, a mask (B, M): no corners."""
+    """Return a mask bool (B, M) of points (B, M, 2) that are no corners of their hull.
+
+    They lie well inside the polygon of the points that are farthest in a few directions.
+    """
     angles = torch.arange(DIRECTIONS, device=points.device).to(points) * (2 * math.pi / DIRECTIONS)
     farthest = (torch.stack([angles.cos(), angles.sin()], dim=1) @ points.mT).argmax(2)
     start = points.gather(1, farthest[..., None].expand(-1, -1, 2))
@@ -50,9 +53,9 @@ def inside_polygons(points: Tensor) -> Tensor:
 
 
 def inside_hulls(points: Tensor, real: Tensor) -> Tensor:
-    """Which points (B, M, d) lie inside the hull of the others, a mask (B, M): their rows are no faces.
+    """Return a mask bool (B, M) of points (B, M, d) inside the hull of the others: their rows are no faces.
 
-    None in many dimensions or of few rows.
+    It is False everywhere in many dimensions, and where there are few rows.
     """
     inside = torch.zeros_like(real)
     m, d = points.shape[1:]

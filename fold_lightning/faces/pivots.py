@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fold_lightning.faces.polytopes import TIE, Polytopes
-from fold_lightning.faces.programs import ASTRAY
-from fold_lightning.faces.rows import FAR_AWAY, WALL, in_columns, taken, together
+from fold_lightning.faces.half_spaces import FAR_AWAY, WALL, compact, gather_rows, scatter_mask
+from fold_lightning.faces.linear_programs import POINT_ROUNDING
+from fold_lightning.faces.polytopes import CHUNK_BYTES, COMBINATION_ROUNDING, MIN_CUT, Polytopes
 
 MAX_DIMENSIONS = 7
-"""Beyond, an interior-point method takes fewer steps than there are pivots."""
+"""Dimensions up to which pivots are made; beyond, an interior-point method takes fewer steps."""
 
 MAX_PIVOTS = 64
 """Pivots of a program; most need fewer than ten, and what is open then is left to other methods."""
@@ -28,24 +28,20 @@ ARTIFICIAL = 1e-12
 """Length of the d artificial points that a basis begins with; the hull of the dual points reaches farther."""
 
 OVERSTEPPED = 1e-13
-"""By how much z must overstep a row of height 1 to be no optimum."""
+"""Excess of z over a row of height 1 from which on z is no optimum."""
 
 PIVOT = 1e-11
 """Least pivot, as a part of the lengths of the vectors whose product it is."""
 
-ROUNDING = 1e-11
-"""By how much a combination of rows may miss the row that it has to give."""
-
 CLEAR = 1.5
-"""A ray that meets a row in two thirds of the distance of all others is good enough to cross its face along it."""
+"""Least ratio of the distances at which a ray meets the other rows and its own, for a ray along which a face is crossed."""
 
 NEARER_WALLS = ((1e2, 1.01), (1e5, 1.0001), (FAR_AWAY, 1.0))
-"""Distances of walls, in those of the planes, between which crossings are looked for, and the ratio of heights that is enough."""
-
-MAX_BYTES = 2**27
+"""Distances of walls, in median distances of the planes, between which crossings are looked for, and the ratio of heights that
+is enough."""
 
 TEMPORARIES = 4
-"""Tensors (B, U, M) there are at once."""
+"""Tensors (B, U, M) that are held at once."""
 
 
 @dataclass
@@ -71,7 +67,7 @@ class Bases:
     @classmethod
     def begin(cls, polytopes: Polytopes, rows: Tensor, there: Tensor) -> Bases:
         """Start at d artificial points around the direction of each own point, orthogonal to each other."""
-        own = taken(polytopes.points, rows)
+        own = gather_rows(polytopes.points, rows)
         d = own.shape[2]
         middle = own.new_full((d,), d**-0.5)
         mirror = middle - F.normalize(own, dim=2)
@@ -82,15 +78,17 @@ class Bases:
 
     def keeping(self, order: Tensor, there: Tensor) -> Bases:
         """Return the programs (B, u) that an order names; only some of its places are taken."""
-        inverse = taken(self.inverse.flatten(2), order).view(*order.shape, *self.inverse.shape[2:])
+        inverse = gather_rows(self.inverse.flatten(2), order).view(*order.shape, *self.inverse.shape[2:])
         rows, best = self.rows.gather(1, order), self.best.gather(1, order)
-        return Bases(rows, there, taken(self.basis, order), inverse, best.where(there, 0.0), taken(self.rays, order))
+        return Bases(
+            rows, there, gather_rows(self.basis, order), inverse, best.where(there, 0.0), gather_rows(self.rays, order)
+        )
 
 
 def pivoted(polytopes: Polytopes, undecided: Tensor) -> tuple[Tensor, Tensor]:
     """Return which of the rows that a mask (B, M) names are proved to be faces, and which to be none: two masks bool (B, M)."""
     ratios, _, redundant = _programs(polytopes, undecided, 1.0)
-    faces = ratios > 1 + TIE
+    faces = ratios > 1 + MIN_CUT
     return faces & polytopes.own, redundant & ~faces & polytopes.own
 
 
@@ -137,15 +135,15 @@ def _programs(polytopes: Polytopes, wanted: Tensor, enough: float) -> tuple[Tens
     width = wanted.shape[1]
     ratios, redundant = torch.zeros_like(polytopes.points[..., 0]), torch.zeros_like(wanted)
     rays = torch.zeros_like(polytopes.points)
-    size = max(1, MAX_BYTES // (8 * TEMPORARIES * max(1, wanted.numel())))
-    order, there = together(wanted)
+    size = max(1, CHUNK_BYTES // (8 * TEMPORARIES * max(1, wanted.numel())))
+    order, there = compact(wanted)
     for rows, real in zip(order.split(size, dim=1), there.split(size, dim=1), strict=True):
         bases = Bases.begin(polytopes, rows, real)
         for _ in range(MAX_PIVOTS):
             implied = _pivot(polytopes, bases)
-            redundant |= in_columns(implied, bases.rows, width)
-            bases.open &= bases.best < max(enough, 1 + TIE)
-            kept, still = together(bases.open)
+            redundant |= scatter_mask(implied, bases.rows, width)
+            bases.open &= bases.best < max(enough, 1 + MIN_CUT)
+            kept, still = compact(bases.open)
             if 2 * kept.shape[1] <= bases.rows.shape[1] or not bases.open.any():
                 ratios, rays = _gathered(bases, ratios, rays)
                 bases = bases.keeping(kept, still)
@@ -174,7 +172,7 @@ def _highest_other(polytopes: Polytopes, bases: Bases, rays: Tensor) -> tuple[Te
 
 def _keep_better(polytopes: Polytopes, bases: Bases, rays: Tensor, rivals: Tensor) -> None:
     """Keep rays (B, U, d) that meet the own row in less of the others' distance (of heights `rivals`) than those so far."""
-    own = (taken(polytopes.points, bases.rows) * rays).sum(2) - ASTRAY * rays.norm(dim=2)
+    own = (gather_rows(polytopes.points, bases.rows) * rays).sum(2) - POINT_ROUNDING * rays.norm(dim=2)
     largest = rays.abs().amax(2)
     ratio = (own / rivals.clamp(min=1e-9).maximum(1e-9 * largest)).nan_to_num(0.0)
     better = bases.open & (ratio > bases.best) & (bases.best < CLEAR)
@@ -185,7 +183,7 @@ def _keep_better(polytopes: Polytopes, bases: Bases, rays: Tensor, rivals: Tenso
 def _pivot(polytopes: Polytopes, bases: Bases) -> Tensor:
     """Exchange one row of each basis; return which own rows (B, U) the weights of the bases imply."""
     points = polytopes.points
-    own = taken(points, bases.rows)
+    own = gather_rows(points, bases.rows)
     weights = (bases.inverse @ own[..., None])[..., 0]
     z = bases.inverse.sum(2)
     used = (points != 0).any(1)[:, None]
@@ -193,7 +191,7 @@ def _pivot(polytopes: Polytopes, bases: Bases) -> Tensor:
     none = bases.open & _implied(polytopes, bases, own, weights)
     rivals, entering = _highest_other(polytopes, bases, z)
     _keep_better(polytopes, bases, z, rivals)
-    point = taken(points, entering)
+    point = gather_rows(points, entering)
     column = (bases.inverse @ point[..., None])[..., 0]
     least_pivot = PIVOT * bases.inverse.norm(dim=3) * point.norm(dim=2, keepdim=True)
     ratio = (weights.clamp(min=0) / column).where(column > least_pivot, torch.inf)
@@ -215,7 +213,7 @@ def _implied(polytopes: Polytopes, bases: Bases, own: Tensor, weights: Tensor) -
     A combination that misses the own row by rounding implies it a little worse: no point of a bounded polytope is farther from the
     center than it has rows, in the center's metric.
     """
-    implied = bases.open & (weights.clamp(min=0).sum(2) < 1 + TIE)
+    implied = bases.open & (weights.clamp(min=0).sum(2) < 1 + MIN_CUT)
     region, place = implied.nonzero(as_tuple=True)
     basis = bases.basis[region, place]
     is_row = basis < polytopes.points.shape[1]
@@ -223,11 +221,11 @@ def _implied(polytopes: Polytopes, bases: Bases, own: Tensor, weights: Tensor) -
     count = polytopes.real.sum(1)[region]
     certain = torch.zeros_like(is_row[:, 0])
     # Walls make up for the rounding of a combination that implies a row without them, and take more for it than that is worth.
-    for usable, rounding in ((is_row, ROUNDING), (is_row & polytopes.own[region[:, None], basis], ASTRAY)):
+    for usable, rounding in ((is_row, COMBINATION_ROUNDING), (is_row & polytopes.own[region[:, None], basis], POINT_ROUNDING)):
         some = weights[region, place].clamp(min=0) * usable
         combination = (some[..., None] * polytopes.points[region[:, None], basis]).sum(1)
         missing = (own[region, place] - combination).norm(dim=1)
-        certain |= (missing < rounding) & (some.sum(1) + missing * count < 1 + TIE)
+        certain |= (missing < rounding) & (some.sum(1) + missing * count < 1 + MIN_CUT)
     implied[region, place] = certain
     return implied
 

@@ -8,28 +8,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fold_lightning.faces.polytopes import TIE, Polytopes
-from fold_lightning.faces.rows import in_columns, taken, together
+from fold_lightning.faces.half_spaces import compact, gather_rows, scatter_mask
+from fold_lightning.faces.polytopes import MIN_CUT, Polytopes
 
 FIRST_DIRECTIONS = 16
 
-ROUNDING = 1e-14
-"""Heights above an edge of the hull that are none, in lengths of its normal; no point is longer than 1."""
+ON_EDGE = 1e-14
+"""Height above an edge of the hull up to which a point is on it, in lengths of the edge's normal; no point is longer than 1."""
 
 PARALLEL = 1e-12
-"""Heights above an edge near 0, in lengths of its normal and of the point, that say nothing."""
+"""Height above an edge up to which its sign is rounding, in lengths of the edge's normal times those of the point."""
 
 
 def interval_faces(polytopes: Polytopes) -> Tensor:
-    """Faces bool (B, M) of polytopes of one dimension: the nearest row on either side."""
+    """Return the faces bool (B, M) of polytopes of one dimension: the nearest row on either side."""
     points = polytopes.points[..., 0]
     ends = torch.stack([points.argmax(1), points.argmin(1)], dim=1)
     there = torch.stack([points.amax(1) > 0, points.amin(1) < 0], dim=1)
-    return in_columns(there, ends, points.shape[1]) & polytopes.own
+    return scatter_mask(there, ends, points.shape[1]) & polytopes.own
 
 
 def polygon_faces(polytopes: Polytopes) -> tuple[Tensor, Tensor]:
-    """Faces, and rows that are none, of polytopes of two dimensions; a corner that hardly stands out is in neither.
+    """Return the faces, and the rows that are none, of polytopes of two dimensions.
+
+    A corner that hardly stands out is in neither mask.
 
     The hull grows from its corners in a few directions: the farthest point across each of its edges is another corner, until no
     edge has one (Quickhull's way, for all polygons at once).
@@ -43,24 +45,27 @@ def polygon_faces(polytopes: Polytopes) -> tuple[Tensor, Tensor]:
     corners = F.one_hot((directions @ points.mT).argmax(2), points.shape[1]).bool().any(1)
     while True:
         before, ring, after = _rings(points, corners)
-        normals, heights = _edges(taken(points, ring), taken(points, after))
+        normals, heights = _edges(gather_rows(points, ring), gather_rows(points, after))
         scores = normals @ points.mT
         farthest, row = scores.max(2)
-        grown = corners | in_columns(farthest > heights + ROUNDING * normals.norm(dim=2), row, corners.shape[1])
+        grown = corners | scatter_mask(farthest > heights + ON_EDGE * normals.norm(dim=2), row, corners.shape[1])
         if (grown == corners).all():
             break
         corners = grown
-    normals_without, heights_without = _edges(taken(points, before), taken(points, after))
-    at = taken(points, ring)
+    normals_without, heights_without = _edges(gather_rows(points, before), gather_rows(points, after))
+    at = gather_rows(points, ring)
     rounding = PARALLEL * normals_without.norm(dim=2) * at.norm(dim=2)
-    stands_out = (normals_without * at).sum(2) > (1 + TIE) * heights_without + rounding
-    return in_columns(stands_out, ring, corners.shape[1]) & polytopes.own, ~corners & polytopes.own
+    stands_out = (normals_without * at).sum(2) > (1 + MIN_CUT) * heights_without + rounding
+    return scatter_mask(stands_out, ring, corners.shape[1]) & polytopes.own, ~corners & polytopes.own
 
 
 def _rings(points: Tensor, corners: Tensor) -> list[Tensor]:
-    """For each corner, counter-clockwise, the one before, itself and the one after (B, V); where there are fewer, they come again."""
-    order, there = together(corners)
-    at = taken(points, order)
+    """Return the corner before each corner, the corner, and the one after, counter-clockwise, int64 (B, V) each.
+
+    The corners of polygons that have fewer than V are repeated.
+    """
+    order, there = compact(corners)
+    at = gather_rows(points, order)
     middle = (at * there[..., None]).sum(1, keepdim=True) / there.sum(1)[:, None, None]
     x, y = (at - middle).unbind(2)
     turn = order.gather(1, torch.atan2(y, x).where(there, torch.inf).argsort(1))
@@ -69,7 +74,7 @@ def _rings(points: Tensor, corners: Tensor) -> list[Tensor]:
 
 
 def _edges(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    """The outward normals (B, V, 2) of edges that run counter-clockwise, and their heights (B, V) above 0."""
+    """Return the outward normals (B, V, 2) of edges that run counter-clockwise, and their heights (B, V) above 0."""
     along = end - start
     normals = torch.stack([along[..., 1], -along[..., 0]], dim=2)
     return normals, (normals * start).sum(2)

@@ -12,35 +12,42 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fold_lightning.faces.hulls import inside_hulls, inside_polygons
-from fold_lightning.faces.rows import (
+from fold_lightning.faces.half_spaces import (
     NONE,
     Rows,
+    compact,
+    directions_inside,
+    gather_rows,
     in_first_layer_coordinates,
     in_their_span,
     rows_of,
     some_direction,
-    taken,
-    together,
-    ways_inside,
 )
+from fold_lightning.faces.hulls import inside_hulls, inside_polygons
 from fold_lightning.regions import ActivationRegions
 
 EQUAL = 1e-9
-"""Planes that are nearer to each other than this part of their distance from the center are one."""
+"""Distance of two planes, as a share of theirs from the center, up to which they are one plane."""
 
-TIE = 1e-10
-"""A plane that cuts off no more than this part of its distance from the center is no face."""
+MIN_CUT = 1e-10
+"""Least depth that a face cuts off, as a share of its distance from the center."""
 
 NEWTON_STEPS = 60
 
-ROUNDING = 1e-15
+CHUNK_BYTES = 2**27
+"""Bytes of the tensors that are held at once for a chunk of rows, 128 MiB."""
+
+COMBINATION_ROUNDING = 1e-11
+"""Largest distance of a combination of rows from the row that it has to give."""
+
+RIDGE = 1e-15
+"""Share of the largest diagonal element that is added to diagonals first, so that Cholesky factors exist; then ten times as much."""
 
 CENTERED = 0.5
-"""The Newton decrement of a point that is near enough to the center."""
+"""Newton decrement from which on a point is near enough to the center."""
 
-FAR = 10.0
-"""A ball of so many times the median distance of the planes keeps the center of an unbounded region near."""
+CENTER_BALL = 10.0
+"""Radius of the ball that keeps the center of an unbounded region near, in median distances of the planes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +73,9 @@ class Polytopes:
         return self.rows >= 0
 
     def keeping(self, keep: Tensor) -> Polytopes:
-        """Return the polytopes of the rows that a mask (B, M) keeps, moved together."""
-        order, there = together(keep)
-        points = taken(self.points, order) * there[..., None]
+        """Return the polytopes of the rows that a mask (B, M) keeps, without gaps."""
+        order, there = compact(keep)
+        points = gather_rows(self.points, order) * there[..., None]
         return Polytopes(points, self.rows.gather(1, order).where(there, NONE))
 
 
@@ -83,14 +90,17 @@ def ready_polytopes(regions: ActivationRegions) -> tuple[Tensor, Polytopes]:
     rows = rows_of(regions)
     first = next((part.stop for part in regions.layers.values() if part.stop > part.start), 0)
     lone, rows = in_first_layer_coordinates(rows, first)
-    interior, steps = ways_inside(rows)
+    interior, steps = directions_inside(rows)
     rows = in_their_span(rows.moved(steps).keeping(rows.real & interior[:, None])).with_walls()
     points, _ = dual_points(rows)
-    return lone & interior[:, None], thinned(points, rows)
+    return lone & interior[:, None], without_redundant(points, rows)
 
 
-def thinned(points: Tensor, rows: Rows) -> Polytopes:
-    """The polytopes of dual points without what no face can be: all but the first of equal planes, and points inside the hull."""
+def without_redundant(points: Tensor, rows: Rows) -> Polytopes:
+    """Return the polytopes of dual points without rows that can't be faces.
+
+    These are all but the first of equal planes, and those whose points lie inside the hull of the others.
+    """
     polytopes = Polytopes(points, rows.index)
     if points.shape[2] == 2:  # in a slice nearly all rows are far away: nothing more is done with them
         polytopes = polytopes.keeping(polytopes.real & ~inside_polygons(points))
@@ -117,7 +127,7 @@ class Frame:
 
 
 def dual_points(rows: Rows, ball: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Frame]:
-    """The rows' dual points, from the analytic center and in its metric.
+    """Return the rows' dual points, from the analytic center and in its metric.
 
     There the planes lie all around at like distances, so that rays find many and numbers keep their size: the points' Gram matrix
     is the identity, but for a ball that keeps the center of an unbounded region near (this project's own).
@@ -132,13 +142,13 @@ def dual_points(rows: Rows, ball: tuple[Tensor, Tensor] | None = None) -> tuple[
     normals, slacks = rows.normals, rows.slacks
     x = normals.new_zeros(len(normals), normals.shape[2])
     if ball is None:
-        ball = x, FAR * rows.distance
+        ball = x, CENTER_BALL * rows.distance
     middle, pull = ball[0], ball[1] ** -2
     for newton_step in range(NEWTON_STEPS):
         points = normals / slacks[..., None]
         gradient = points.sum(1) + pull * (x - middle)
         metric = points.mT @ points
-        ridge = ROUNDING * torch.diagonal(metric, dim1=1, dim2=2).amax(1, keepdim=True)
+        ridge = RIDGE * torch.diagonal(metric, dim1=1, dim2=2).amax(1, keepdim=True)
         cholesky = positive_factors(metric + torch.diag_embed((pull + ridge).expand_as(x)))
         step = -torch.cholesky_solve(gradient[..., None], cholesky)[..., 0]
         decrement = (-(gradient * step).sum(1)).clamp(min=0).sqrt()
@@ -154,10 +164,13 @@ def dual_points(rows: Rows, ball: tuple[Tensor, Tensor] | None = None) -> tuple[
 
 
 def positive_factors(matrices: Tensor) -> Tensor:
-    """Return Cholesky factors (B, d, d) of matrices that are positive but for rounding; what that takes is added to diagonals."""
+    """Return Cholesky factors (B, d, d) of matrices that are positive up to rounding.
+
+    The least power of ten that makes them positive is added to their diagonals.
+    """
     factors: Tensor
     factors, failed = torch.linalg.cholesky_ex(matrices)
-    ridge = ROUNDING
+    ridge = RIDGE
     while failed.any() and ridge < 1:
         ridge *= 10
         diagonal = torch.diagonal(matrices, dim1=1, dim2=2)
@@ -170,7 +183,7 @@ def positive_factors(matrices: Tensor) -> Tensor:
 def first_of_equals(points: Tensor, real: Tensor) -> Tensor:
     """Return which points (B, M, d) are the first of their equals, bool (B, M); of identical planes the first supports."""
     order = torch.argsort((points @ some_direction(points)).where(real, torch.inf), dim=1)
-    ordered = taken(points, order)
+    ordered = gather_rows(points, order)
     apart = (ordered[:, 1:] - ordered[:, :-1]).norm(dim=2) > EQUAL * ordered[:, 1:].norm(dim=2)
     group = F.pad(apart.cumsum(1), (1, 0))
     least = torch.full_like(order, points.shape[1]).scatter_reduce(1, group, order, "amin").gather(1, group)

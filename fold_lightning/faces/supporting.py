@@ -10,23 +10,23 @@ from torch import Tensor
 
 from fold_lightning._checks import check_choice, check_integer
 from fold_lightning._progress import progress_bar
+from fold_lightning.faces.half_spaces import scatter_mask
 from fold_lightning.faces.hit_and_run import rows_met_at_random
 from fold_lightning.faces.interior_point import decided
+from fold_lightning.faces.linear_programs import gain
 from fold_lightning.faces.pivots import MAX_DIMENSIONS, pivoted
 from fold_lightning.faces.polygons import interval_faces, polygon_faces
-from fold_lightning.faces.polytopes import TIE, Polytopes, ready_polytopes
-from fold_lightning.faces.programs import gain
-from fold_lightning.faces.rays import rows_met
-from fold_lightning.faces.rows import in_columns
-from fold_lightning.regions import ActivationRegions
+from fold_lightning.faces.polytopes import MIN_CUT, Polytopes, ready_polytopes
+from fold_lightning.faces.ray_shooting import rows_met
+from fold_lightning.regions import ActivationRegions, check_regions
 
 Method = Literal["exact", "hit_and_run"]
 
-MAX_BYTES = 2**26
-"""Of the products of all rows of some regions with each other, or with the edges of polygons."""
+PRODUCT_BYTES = 2**26
+"""Bytes of the products of all rows of some regions with each other, or with the edges of polygons: 64 MiB."""
 
 FEW_DIMENSIONS_ROWS = 128
-"""Rows that are left, at most, of a region in few dimensions: hulls leave fewer."""
+"""Most rows of a region that are left in few dimensions: hulls leave fewer."""
 
 
 def supporting_units(
@@ -58,6 +58,7 @@ def supporting_units(
 
     Raises:
         ValueError: If there is no such method, `num_steps` is less than 1, or half-spaces are not finite.
+        TypeError: If these are no regions.
         RuntimeError: If a linear program can't be solved, for the numbers are too different in size.
 
     Example:
@@ -68,18 +69,19 @@ def supporting_units(
         tensor([[ True,  True, False],
                 [ True, False,  True]])
     """
+    check_regions(regions)
     check_choice("method", method, get_args(Method))
     check_integer("num_steps", num_steps, 1)
     if not (regions.normals.sum() + regions.offsets.sum()).isfinite():
         raise ValueError("`regions` must be finite, got NaN or infinite half-spaces: the model's weights may have diverged.")
     rows, dimension = regions.normals.shape[1:]
-    size = max(1, MAX_BYTES // (8 * max(1, rows) * (rows if dimension > MAX_DIMENSIONS else FEW_DIMENSIONS_ROWS)))
+    size = max(1, PRODUCT_BYTES // (8 * max(1, rows) * (rows if dimension > MAX_DIMENSIONS else FEW_DIMENSIONS_ROWS)))
     parts = []
     with progress_bar(len(regions), "regions", progress) as bar:
         for begin in range(0, len(regions), size):
             known, polytopes = ready_polytopes(regions[begin : begin + size])
             faces = faces_of(polytopes) if method == "exact" else rows_met_at_random(polytopes, num_steps, seed + begin)
-            parts.append(known | in_columns(faces, polytopes.rows, known.shape[1]))
+            parts.append(known | scatter_mask(faces, polytopes.rows, known.shape[1]))
             bar.update(len(known))
     return torch.cat(parts) if parts else regions.normals.new_zeros(regions.normals.shape[:2], dtype=torch.bool)
 
@@ -104,6 +106,7 @@ def face_counts(
 
     Raises:
         ValueError: As of `supporting_units`.
+        TypeError: As of `supporting_units`.
         RuntimeError: As of `supporting_units`.
 
     Example:
@@ -158,4 +161,4 @@ def _proved_faces(polytopes: Polytopes) -> tuple[Tensor, Tensor]:
 
 def _is_face(polytopes: Polytopes, b: int, row: int) -> bool:
     real = polytopes.real[b]
-    return gain(polytopes.points[b, real], int(real[:row].sum())) > 1 + TIE
+    return gain(polytopes.points[b, real], int(real[:row].sum())) > 1 + MIN_CUT

@@ -1,4 +1,4 @@
-"""Folding: how far a walk through codes gets, against how long it is; and what that says of a network between classes."""
+"""Folding: the range of a walk through codes against its length, and the folding of a network between classes."""
 
 from fold_lightning.folding.along_walks import (
     Statistic,

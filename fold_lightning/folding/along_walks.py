@@ -1,4 +1,4 @@
-"""Folding: how far a walk through codes gets, against how long it is."""
+"""Folding: the range of a walk through codes against its length."""
 
 from __future__ import annotations
 

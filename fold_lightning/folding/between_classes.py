@@ -1,4 +1,4 @@
-"""The folding of a whole network: chi of segments between classes, for each ordered pair, and one number over all pairs."""
+"""The folding of a whole network: chi of segments between classes, by ordered pairs and in one number."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def global_folding(
     within: Aggregate = "max",
     across: Aggregate = "median",
 ) -> tuple[Tensor, Tensor]:
-    """Phi_N, the folding of a network between classes, and the matrix of class pairs behind it.
+    """Return Phi_N, the folding of a network between classes, and the matrix of class pairs behind it.
 
     ``Phi[c, c']`` is the maximum (or median, or mean) of the non-zero chi of the segments from class c to class c', and
     ``Phi_N`` the median (or maximum, or mean) of ``Phi[c, c']`` over the ordered pairs ``c != c'``. "The Space Between"
@@ -37,8 +37,8 @@ def global_folding(
         start_class: int64 (S,), the class in which each segment starts.
         end_class: int64 (S,), the class in which it ends.
         num_classes: C; classes are 0 to C - 1.
-        within: How the segments of one pair are taken together: "max", "median" or "mean", of those that fold.
-        across: How pairs are taken together. Medians are NumPy's, the mean of the two middle values; means are sums in the order
+        within: How the segments of one pair are aggregated: "max", "median" or "mean", of those that fold.
+        across: How pairs are aggregated. Medians are NumPy's, the mean of the two middle values; means are sums in the order
             given, so their last digit depends on it.
 
     Returns:
@@ -65,7 +65,7 @@ def global_folding(
 
 
 def fold_within(chi: Tensor, group: Tensor, num_groups: int, within: Aggregate) -> Tensor:
-    """Folding of each group of segments, float64 (G,): 0 where none folds, NaN where there are none.
+    """Return the folding of each group of segments, float64 (G,): 0 where none folds, NaN where there are none.
 
     Args:
         chi: float64 (S,).
@@ -85,7 +85,7 @@ def fold_within(chi: Tensor, group: Tensor, num_groups: int, within: Aggregate) 
 
 
 def fold_across(matrix: Tensor, across: Aggregate) -> Tensor:
-    """One number, float64 (), over the ordered pairs of different classes that have segments; NaN if none has.
+    """Return one number, float64 (), over the ordered pairs of different classes with segments; NaN if there is none.
 
     Args:
         matrix: float64 (C, C), NaN for pairs without segments.
@@ -102,18 +102,18 @@ def fold_across(matrix: Tensor, across: Aggregate) -> Tensor:
 
 
 def check_aggregates(within: str, across: str) -> None:
-    """Refuses what is no aggregate."""
+    """Raise unless both values are aggregates."""
     check_choice("within", within, get_args(Aggregate))
     check_choice("across", across, get_args(Aggregate))
 
 
 def check_num_classes(num_classes: int) -> None:
-    """Refuses what is no number of classes."""
+    """Raise unless a value is a number of classes."""
     check_integer("num_classes", num_classes, 1)
 
 
 def pairs_of(start_class: Tensor, end_class: Tensor, num_classes: int) -> Tensor:
-    """The number int64 (S,) of each segment's ordered pair of classes, after checking them."""
+    """Check the classes of segments, and return the number int64 (S,) of each segment's ordered pair."""
     num_segments = len(start_class) if isinstance(start_class, Tensor) and start_class.dim() else 0
     for name, classes in (("start_class", start_class), ("end_class", end_class)):
         check_classes(name, classes, num_segments, num_classes)
@@ -121,7 +121,7 @@ def pairs_of(start_class: Tensor, end_class: Tensor, num_classes: int) -> Tensor
 
 
 def check_folding(chi: Tensor, pair: Tensor) -> Tensor:
-    """Chi in float64, where the pairs are, after checking it."""
+    """Check chi, and return it in float64 on the device of the pairs."""
     if chi.shape != pair.shape:
         raise ValueError(
             f"`chi` must have shape (S,), a value for each of {len(pair)} pairs of classes, got {tuple(chi.shape)}."
@@ -132,12 +132,12 @@ def check_folding(chi: Tensor, pair: Tensor) -> Tensor:
 
 
 def _means(values: Tensor, group: Tensor, number: Tensor) -> Tensor:
-    """The mean of each group, summed in the order given; 0 for an empty one."""
+    """Return the mean of each group, summed in the order given; 0 for an empty one."""
     return torch.bincount(group, weights=values, minlength=len(number)) / number.clamp(min=1)
 
 
 def _medians(values: Tensor, group: Tensor, number: Tensor) -> Tensor:
-    """NumPy's median of each group, 0 for an empty one; ``number`` (G,) is how many values each has."""
+    """Return NumPy's median of each group, 0 for an empty one; ``number`` (G,) counts the values of each."""
     order = torch.argsort(values)
     values = values[order[torch.argsort(group[order], stable=True)]]
     first = number.cumsum(0) - number

@@ -1,4 +1,4 @@
-"""Measures of each segment's walk in one row, which is all that is kept of a walk or sent between processes."""
+"""Measures of each segment's walk as one row: a walk is reduced to it before it is kept or sent between processes."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ class PerSegment:
 
     @property
     def rows(self) -> Tensor:
-        """All measures, float64 (S, 5 + layers)."""
+        """Return all measures, float64 (S, 5 + layers)."""
         of_walks = [self.chi, self.regions, self.exact, self.complete, self.resolution]
         return torch.stack([*of_walks, *self.by_layer.values()], dim=1)
 
     @classmethod
     def from_rows(cls, rows: Tensor, layers: list[str]) -> PerSegment:
-        """Return the measures that such rows hold."""
+        """Return the measures in rows of this form."""
         chi, regions, exact, complete, resolution, *by_layer = rows.unbind(1)
         return cls(chi, regions, exact, complete, resolution, dict(zip(layers, by_layer, strict=True)))
 

@@ -1,4 +1,4 @@
-"""Profiles of walks: how far from its first code each walk is along its way, thinned to a fixed number of points."""
+"""Profiles of walks: distances from the first code along the way, thinned to a fixed number of points."""
 
 from __future__ import annotations
 

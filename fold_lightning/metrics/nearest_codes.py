@@ -1,4 +1,4 @@
-"""Whether the nearest code of each input belongs to an input of its class, in blocks of bounded memory."""
+"""Agreement of nearest codes: the class of each input's nearest neighbour, in blocks of bounded memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fold_lightning.codes import hamming_distance
 BLOCK = 2**11
 """Inputs on each side of a block of distances, which takes 32 MiB, and about three times that while it is made."""
 
-MAX_BYTES = 2**26
+UNPACKED_BYTES = 2**26
 """Bytes of the unpacked codes of a block: of wide networks fewer inputs make one."""
 
 
@@ -64,7 +64,7 @@ def nearest_agreement(packed: Tensor, labels: Tensor, columns: slice) -> Tensor:
     width = len(range(columns.start, columns.stop, columns.step))
     if len(packed) < 2 or width == 0:
         return torch.tensor(torch.nan, dtype=torch.float64, device=packed.device)
-    size = min(BLOCK, max(1, MAX_BYTES // (8 * -(-(columns.stop - columns.start) // 8) + 8)))
+    size = min(BLOCK, max(1, UNPACKED_BYTES // (8 * -(-(columns.stop - columns.start) // 8) + 8)))
     total = torch.zeros((), dtype=torch.float64, device=packed.device)
     for begin in range(0, len(packed), size):
         bits, label = unpack_bits(packed[begin : begin + size], columns), labels[begin : begin + size]

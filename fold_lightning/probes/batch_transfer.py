@@ -39,7 +39,7 @@ class HookCopy(ModelCopy):
     """
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:
-        super().__init__(module, device, None)
+        super().__init__(module, device, None, shares_parameters=True)
 
     def _tensor(self, value: Tensor) -> Tensor:
         return super()._tensor(value) if id(value) in self._owned else StructuralCopy._tensor(self, value)

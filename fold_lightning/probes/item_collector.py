@@ -19,6 +19,7 @@ class ItemCollector:
 
     Attributes:
         num_other_shapes: Items that were left out since their shape or dtype is not that of the first.
+        num_not_finite: Items that were left out for NaN and infinite values.
 
     Example:
         >>> sample = ItemCollector(count=3)
@@ -33,7 +34,7 @@ class ItemCollector:
         self._table: Tensor | None = None
         self._labels: list[Tensor | None] = []
         self._num_items = 0
-        self.num_other_shapes = 0
+        self.num_other_shapes = self.num_not_finite = 0
 
     def __len__(self) -> int:
         return self._num_items
@@ -46,7 +47,9 @@ class ItemCollector:
         if items.shape[1:] != self._table.shape[1:] or items.dtype != self._table.dtype:
             self.num_other_shapes += len(items)
             return
+        count = len(items)
         items, labels = finite_items(items.detach(), None if labels is None else labels.detach())
+        self.num_not_finite += count - len(items)
         begin, end = self._num_items, min(self._num_items + len(items), self._count)
         if begin < end:
             self._table[begin:end] = items[: end - begin]
@@ -55,7 +58,7 @@ class ItemCollector:
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing more is kept."""
+        """True if nothing more is kept."""
         return self._num_items >= self._count
 
     @property
@@ -78,7 +81,7 @@ class ItemCollector:
             return
         wanted, self._count = self._count, min(self._count, max(2, int(self._max_bytes // bytes_each)))
         rank_zero_info(
-            f"FoldingMonitor keeps {self._count} inputs instead of {wanted}: each takes {bytes_each / 2**20:.3g} MiB, and at "
+            f"fold_lightning keeps {self._count} inputs instead of {wanted}: each takes {bytes_each / 2**20:.3g} MiB, and at "
             f"most {self._max_bytes / 2**20:.0f} MiB are kept."
         )
 

@@ -152,7 +152,7 @@ def max_batches(trainer: Trainer, number: int, loader: DataLoader[Any], together
 def choose_items(indices: Sequence[Any], count: int, seed: int) -> list[Any]:
     """Return `count` of some indices in random order, without repetition; all of them if there are no more."""
     if len(indices) == 0:
-        raise ValueError("The data set to take probes from is empty: give it items, or pass `probes=`.")
+        raise ValueError("The data set is empty, got 0 items: give one that holds at least 2 inputs.")
     order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))[:count]
     return [indices[i] for i in order.tolist()]
 

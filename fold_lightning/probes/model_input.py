@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fold_lightning.activations.evaluation import Forward, preserved_random_state, undisturbed
+from fold_lightning.activations.evaluation import Forward, evaluate_on_replica, preserved_random_state, undisturbed
 from fold_lightning.activations.replica import ModelCopy, original_module
 from fold_lightning.probes.batch_parts import Path, code_for, describe_batch, part_at, replace_tensors, tensors_by_path
 from fold_lightning.probes.batches import HINT, BatchToInputs, label_path
@@ -70,14 +70,14 @@ class ModelInput:
 
         Raises:
             TypeError: If the batch holds no tensor that may be the inputs.
-            ValueError: If the model takes none of them.
+            ValueError: If the model takes none of them; it says so if they are one input without a batch dimension.
         """
         batch = unpack(batch, batch_to_inputs, model)
         trials, chosen = try_candidates(model, batch, forward)
         if chosen is None:
             if not trials:
                 raise TypeError(f"No inputs found in {describe_batch(batch)}: {HINT}")
-            raise ValueError(_refusal(model, batch, trials))
+            raise ValueError(_single_input(model, trials, batch, forward) or _refusal(model, batch, trials))
         candidate = chosen.candidate
         labels = label_path(batch, candidate.inputs, candidate.num_taken(batch))
         text = "" if batch_to_inputs is not None and chosen.call is None else _describe(batch, chosen, labels)
@@ -146,7 +146,7 @@ def unpack(batch: Any, batch_to_inputs: BatchToInputs | None, model: nn.Module |
     """Return what the user's function makes of a batch; with a model, on copies of whatever it might change."""
     if batch_to_inputs is None or model is None:
         return batch if batch_to_inputs is None else batch_to_inputs(batch)
-    copied = ModelCopy(model, device_of(model), None)
+    copied = ModelCopy(model, device_of(model), None, shares_parameters=True)
     function = copied(batch_to_inputs)
     with undisturbed(), preserved_random_state(*copied.shared_generators):
         try:
@@ -167,6 +167,22 @@ def _describe(batch: Any, chosen: Trial, labels: Path | None) -> str:
     text = f"{text}, holds {', '.join(held)}" if held else text
     step = chosen.candidate.step
     return text if step is None else f"{text}, and calls the model as `{step}` does"
+
+
+def _single_input(model: nn.Module, trials: list[Trial], batch: Any, forward: Forward) -> str:
+    """Return the sentence that says that a batch is one input, if the model takes it as one; else ""."""
+    for path in dict.fromkeys(trial.candidate.inputs for trial in trials if trial.candidate.style == "tensor"):
+        single = part_at(batch, path).detach()[None]
+        if not single.is_floating_point() or not single.numel():
+            continue
+        single = single.to(device_of(model))
+        with evaluate_on_replica(model, single, forward) as replica:
+            if replica.takes(single):
+                return (
+                    f"Inputs must be a batch (B, ...), got shape {tuple(single.shape[1:])}, which the model takes as one input: "
+                    "stack several with `torch.stack`."
+                )
+    return ""
 
 
 def _refusal(model: nn.Module, batch: Any, trials: list[Trial]) -> str:

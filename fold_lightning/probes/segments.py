@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,13 +76,13 @@ class BetweenClasses:
     end: Tensor
 
 
-def class_segments(labels: Tensor, *, per_pair: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+def class_segments(labels: Any, *, per_pair: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Draw equally many segments between inputs of each ordered pair of classes, as the monitor does.
 
     Phi_N grows with the number of segments of a pair, for it takes the largest chi of each: only values of equal `per_pair` compare.
 
     Args:
-        labels: Integer classes (B,), negative where an input has none.
+        labels: Integer classes (B,), negative where an input has none: a tensor, an array or a list.
         per_pair: Number of segments from each class to each other one.
         seed: Seed of the draw.
 
@@ -97,9 +99,15 @@ def class_segments(labels: Tensor, *, per_pair: int, seed: int = 0) -> tuple[Ten
         >>> len(start), bool((labels[start] != labels[end]).all())
         (12, True)
     """
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
-        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"`labels` must be a tensor of integer classes (B,), got {got}.")
+    given = np.asarray(labels) if not isinstance(labels, Tensor) else labels
+    if not isinstance(given, Tensor) and given.dtype.kind in "biu":
+        given = torch.from_numpy(given.astype(np.int64))
+    if not isinstance(given, Tensor) or given.is_floating_point() or given.is_complex():
+        raise TypeError(
+            f"`labels` must be integer classes (B,), got {given.dtype} {tuple(given.shape)}: number them, as by "
+            "`torch.from_numpy(numpy.unique(labels, return_inverse=True)[1])`."
+        )
+    labels = given
     check_integer("per_pair", per_pair, 1)
     check_integer("seed", seed, 0)
     if labels.dim() != 1 or len(labels[labels >= 0].unique()) < 2:
@@ -174,10 +182,14 @@ def draw_pairs(num_classes: int, count: int, per_pair: int | None, seed: int) ->
     return start, end + (end >= start)
 
 
-def check_several(num_items: int) -> None:
-    """Raise if there are too few inputs for a segment."""
-    if num_items < 2:
-        raise ValueError(f"Segments need at least 2 inputs to go between, got {num_items}: give more data or `probes=`.")
+def check_several(num_items: int, num_not_finite: int = 0) -> None:
+    """Raise if there are too few inputs for a segment, beside some that hold NaN or infinite values."""
+    if num_items >= 2:
+        return
+    got = f"Segments need at least 2 inputs to go between, got {num_items}"
+    if num_not_finite:
+        raise ValueError(f"{got}, and {num_not_finite} with NaN or infinite values: clean or normalise the data first.")
+    raise ValueError(f"{got}: give more data.")
 
 
 def _one_of_each(wanted: Tensor, sizes: Tensor, generator: torch.Generator) -> Tensor:

@@ -9,9 +9,10 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from fold_lightning.activations.codes import check_inputs
 from fold_lightning.activations.evaluation import Forward, preserved_random_state, undisturbed
 from fold_lightning.activations.structural_copy import StructuralCopy
 from fold_lightning.probes.batch_transfer import HookCopy, batch_transfer, validation_stage
@@ -33,7 +34,7 @@ from fold_lightning.probes.model_input import ModelInput
 from fold_lightning.probes.probe_set import ProbeSet
 from fold_lightning.probes.segments import check_several
 from fold_lightning.probes.trials import device_of
-from fold_lightning.probes.user_probes import is_tensors, user_batches
+from fold_lightning.probes.user_probes import is_tensors, user_batches, user_probes
 
 LONG_START = 5.0
 """Seconds of reading after which a message says, once, how long the start took."""
@@ -102,8 +103,8 @@ class ProbeSource:
         seconds = time.perf_counter() - begin
         if found is not None and seconds > LONG_START:
             rank_zero_info(
-                f"FoldingMonitor took {seconds:.0f} s to read {len(found)} inputs before training: a smaller `num_inputs`, or "
-                "`probes=` in memory, takes less. (This message is shown once.)"
+                f"fold_lightning took {seconds:.0f} s to read {len(found)} inputs before the first measurement: a smaller "
+                "`num_inputs`, or inputs in memory, take less. (This message is shown once.)"
             )
         return found
 
@@ -127,7 +128,7 @@ class ProbeSource:
 
     @property
     def is_full(self) -> bool:
-        """Whether enough batches have passed."""
+        """True if enough batches have passed."""
         return self._model_input is not None if self._kept is not None else self._passing.is_full
 
     def from_stream(self, model: nn.Module) -> ProbeSet | None:
@@ -142,7 +143,7 @@ class ProbeSource:
             return ProbeSet(self._kept["items"], self._kept["labels"], chosen, is_stream=True)
         if self._odd is not None and len(self._passing) == 0:
             raise self._odd
-        if len(self._passing) == 0 or self._model_input is None:
+        if (len(self._passing) == 0 and not self._passing.num_not_finite) or self._model_input is None:
             return None
         return self._probe_set(self._passing, self._model_input, is_stream=True)
 
@@ -161,16 +162,21 @@ class ProbeSource:
 
     def _choose(self, model: nn.Module, batch: Any, *, unpacks: bool = True) -> ModelInput:
         function = self._batch_to_inputs if unpacks else None
-        return ModelInput.choose(model, batch, batch_to_inputs=function, forward=self._forward)
+        try:
+            return ModelInput.choose(model, batch, batch_to_inputs=function, forward=self._forward)
+        except TypeError:
+            if not unpacks:  # tensors that are taken as they are: no function of a batch could help
+                check_inputs(batch if isinstance(batch, Tensor) else batch[0], finite=False)
+            raise
 
     def _from_user(self, model: nn.Module) -> ProbeSet:
-        copied = HookCopy(model, device_of(model))
-        batches, count = user_batches(self._probes, self._count, self._seed, copied)
+        copied, probes = HookCopy(model, device_of(model)), user_probes(self._probes)
+        batches, count = user_batches(probes, self._count, self._seed, copied)
         with undisturbed(), preserved_random_state(*copied.shared_generators):
             seed_everything(self._seed)
-            unpacks = not is_tensors(self._probes)
+            unpacks = not is_tensors(probes)
             sample, chosen = self._gather(model, batches, ItemCollector(count, max_bytes=math.inf), unpacks=unpacks)
-        check_several(len(sample))
+        _check_finite(sample)
         return self._probe_set(sample, chosen) if unpacks else ProbeSet(sample.items, sample.labels, chosen, is_given=True)
 
     def _from_loaders(self, trainer: Trainer, model: LightningModule, loaders: Any, together: bool) -> ProbeSet | None:
@@ -185,7 +191,7 @@ class ProbeSource:
             except Unreadable as error:
                 may_pass = True
                 rank_zero_info(
-                    "FoldingMonitor takes the first inputs that pass: the data set can't be read by index here "
+                    "fold_lightning takes the first inputs that pass: the data set can't be read by index here "
                     f"({error.__cause__!r})."
                 )
             except Exception as error:
@@ -263,4 +269,12 @@ class ProbeSource:
         return sample, chosen
 
     def _probe_set(self, sample: ItemCollector, chosen: ModelInput, *, is_stream: bool = False) -> ProbeSet:
+        _check_finite(sample)
         return ProbeSet(sample.items, without_targets(sample.labels, chosen.num_outputs), chosen, is_stream)
+
+
+def _check_finite(sample: ItemCollector) -> None:
+    """Raise if too few items are left, and say how many hold NaN or infinite values."""
+    check_several(len(sample), sample.num_not_finite)
+    if sample.num_not_finite:
+        rank_zero_info(f"fold_lightning leaves out {sample.num_not_finite} inputs, which hold NaN or infinite values.")

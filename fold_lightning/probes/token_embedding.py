@@ -59,7 +59,9 @@ def embed(model: nn.Module, path: str, ids: Tensor) -> Tensor:
         if type(embedding) is nn.Embedding and embedding.max_norm is None and not embedding._forward_hooks:
             return functional.embedding(ids, weight.detach())
         # A limit on norms is kept by writing into the weights, which must be those of a copy.
-        dtype = None if embedding.max_norm is None else torch.float64
-        copied = ModelCopy(embedding, weight.device, dtype).module
+        is_read_only = embedding.max_norm is None
+        copied = ModelCopy(
+            embedding, weight.device, None if is_read_only else torch.float64, shares_parameters=is_read_only
+        ).module
         result: Tensor = copied(ids)
         return result.detach().to(weight.dtype)

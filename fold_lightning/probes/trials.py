@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica, forward_function
 from fold_lightning.activations.inspection import InputsRefused, record_pass
-from fold_lightning.activations.structure_pass import RecordingPass
+from fold_lightning.activations.structure_pass import StructurePass
 from fold_lightning.probes.batch_parts import Path, part_at, parts_of, tensors_by_path
 from fold_lightning.probes.candidates import Candidate, candidates
 from fold_lightning.probes.classes import logits_in
@@ -111,9 +111,9 @@ def _try(model: nn.Module, replica: Replica, switch: _Switch, candidate: Candida
     trial = partial(Trial, candidate, call, path, held_paths)
     num_outputs: int | None = None
     try:
-        two = record_pass(replica, rows[:2], RecordingPass)
+        two = record_pass(replica, rows[:2])
         num_outputs = _num_outputs(switch.output, 2)
-        three = record_pass(replica, rows, RecordingPass)
+        three = record_pass(replica, rows)
     except InputsRefused as error:
         return Trial(candidate, refusal=_reason(error))
     except ValueError:  # the model takes it, and measuring it says why it cannot be measured
@@ -153,7 +153,7 @@ class _Embedding:
 def _embedding_of(replica: Replica, ids: Tensor) -> _Embedding:
     """Return which embedding takes token ids, when the model is called with them."""
     reason = "no `nn.Embedding` takes it as it is"
-    replica.begin_pass()
+    replica.reset()
     with noted_embeddings(replica.module, ids) as found:
         try:
             replica.forward(ids.to(replica.device))
@@ -165,7 +165,7 @@ def _embedding_of(replica: Replica, ids: Tensor) -> _Embedding:
     return _Embedding(refusal=f"{len(paths)} modules embed it ({', '.join(paths)})" if paths else reason)
 
 
-def _has_rows(layer: str, two: RecordingPass, three: RecordingPass) -> bool:
+def _has_rows(layer: str, two: StructurePass, three: StructurePass) -> bool:
     """Return whether a layer grows from two rows to three: a model that takes two views also takes a tensor, as two rows."""
     if layer not in three.met:
         return False

@@ -1,10 +1,13 @@
-"""Probes that the user gives: a tensor, inputs and labels, or a map-style data set."""
+"""Probes that the user gives: inputs, inputs and labels, or a map-style data set."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -18,16 +21,11 @@ def user_batches(probes: Any, count: int, seed: int, copied: StructuralCopy) -> 
     """Return batches of the user's probes, and the number of probes in all.
 
     Args:
-        probes: Inputs (B, ...), a pair of inputs and labels, or a map-style data set.
+        probes: Tensors or a map-style data set, as `user_probes` returns them.
         count: Items to read of a data set.
         seed: Seed of their choice.
         copied: Makes the copy of a data set that is read in its stead.
-
-    Raises:
-        TypeError: If it is none of these.
-        ValueError: If labels are no classes.
     """
-    check_user_probes(probes)
     if is_tensors(probes):
         return iter([probes]), len(probes if isinstance(probes, Tensor) else probes[0])
     dataset = copied(probes)
@@ -35,32 +33,96 @@ def user_batches(probes: Any, count: int, seed: int, copied: StructuralCopy) -> 
     return reader.batches(), len(reader.indices)
 
 
-def check_user_probes(probes: Any) -> None:
-    """Raise if the user's probes are of no kind that is understood.
+def user_probes(probes: Any, name: str = "probes") -> Any:
+    """Return the user's probes as a tensor, a pair of tensors, or the map-style data set that they are.
+
+    NumPy arrays and what converts to one, such as data frames, become tensors.
+
+    Args:
+        probes: Inputs (B, ...), a pair of inputs and class labels, or a map-style data set.
+        name: Name of the user's argument, for errors.
 
     Raises:
-        TypeError: If they are no tensor, no pair of tensors and no map-style data set.
-        ValueError: If labels are no classes.
+        TypeError: If they are none of these.
+        ValueError: If there are no inputs, or labels are no classes.
+
+    Example:
+        >>> user_probes((np.zeros((2, 3)), [0, 1]))[1]
+        tensor([0, 1])
     """
-    if isinstance(probes, Tensor):
-        return
-    if _is_pair(probes):
-        inputs, labels = probes
-        if as_classes(labels, len(inputs)) is None:
-            raise ValueError(
-                f"Labels of `probes` must be integer classes (B,) for inputs {tuple(inputs.shape)}, got "
-                f"{describe_tensor(labels)}: pass class indices, or the inputs alone."
-            )
-    elif not (hasattr(probes, "__getitem__") and hasattr(probes, "__len__")):
-        raise TypeError(
-            f"`probes` must be inputs (B, ...), a pair of inputs and labels, or a map-style dataset, got {type(probes).__name__}."
-        )
+    if is_array(probes):
+        return _as_inputs(probes, name)
+    if is_pair(probes):
+        inputs = _as_inputs(probes[0], name)
+        return inputs if probes[1] is None else (inputs, _as_labels(probes[1], inputs, name))
+    if isinstance(probes, (type, str, bytes)) or not (hasattr(probes, "__getitem__") and hasattr(probes, "__len__")):
+        got = f"the class {probes.__name__}" if isinstance(probes, type) else type(probes).__name__
+        raise TypeError(f"`{name}` must be inputs (B, ...), a pair of inputs and labels, or a map-style dataset, got {got}.")
+    return probes
 
 
 def is_tensors(probes: Any) -> bool:
     """Return whether probes are inputs, or inputs and labels, which are taken as they are: all of them, and not unpacked."""
-    return isinstance(probes, Tensor) or _is_pair(probes)
+    return isinstance(probes, Tensor) or (is_pair(probes) and all(isinstance(part, Tensor) for part in probes))
 
 
-def _is_pair(probes: Any) -> bool:
-    return isinstance(probes, (tuple, list)) and len(probes) == 2 and all(isinstance(part, Tensor) for part in probes)
+def is_pair(probes: Any) -> bool:
+    """Return whether probes are inputs and their labels: two parts, of which the second may be None or a list."""
+    return (
+        isinstance(probes, (tuple, list))
+        and len(probes) == 2
+        and is_array(probes[0])
+        and (is_array(probes[1]) or probes[1] is None or _is_flat_list(probes[1]))
+    )
+
+
+def is_array(value: Any) -> bool:
+    """Return whether a value is a tensor, or converts to an array as a data frame does."""
+    return not isinstance(value, type) and (
+        isinstance(value, Tensor) or (hasattr(value, "__array__") and hasattr(value, "shape"))
+    )
+
+
+def _is_flat_list(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, (int, float, str, np.generic)) for each in value)
+
+
+def _as_inputs(value: Any, name: str) -> Tensor:
+    tensor = _as_tensor(value)
+    if tensor is None:
+        raise TypeError(f"`{name}` must hold numbers, got {np.asarray(value).dtype}: convert them, as by `.astype('float32')`.")
+    if tensor.dim() == 0:
+        raise ValueError(f"`{name}` must be inputs (B, ...), got a single number.")
+    if len(tensor) == 0:
+        raise ValueError(f"`{name}` must hold inputs (B, ...), got none: shape {tuple(tensor.shape)}.")
+    return tensor
+
+
+def _as_labels(value: Any, inputs: Tensor, name: str) -> Tensor:
+    labels = _as_tensor(value)
+    if labels is not None and labels.dim() == 0:
+        raise ValueError(
+            f"`{name}` must be a batch of inputs (B, ...) and labels (B,), got shape {tuple(inputs.shape)} and one label: stack "
+            "several with `torch.stack`."
+        )
+    if labels is None or as_classes(labels, len(inputs)) is None:
+        got = describe_tensor(labels) if labels is not None else f"{np.asarray(value).dtype} {np.shape(value)}"
+        what = "number them with `numpy.unique(labels, return_inverse=True)[1]`" if labels is None else "pass class indices"
+        raise ValueError(
+            f"Labels of `{name}` must be integer classes (B,) for inputs {tuple(inputs.shape)}, got {got}: {what}, or the inputs "
+            "alone."
+        )
+    return labels
+
+
+def _as_tensor(value: Any) -> Tensor | None:
+    """Return an array as a tensor, without a copy where none is needed; None if it holds no numbers."""
+    if isinstance(value, Tensor):
+        return value
+    array = np.ascontiguousarray(value) if np.ndim(value) else np.asarray(value)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the array is read-only: nothing writes it
+            return torch.as_tensor(array)
+    except TypeError:  # of text or objects
+        return None

@@ -1,4 +1,4 @@
-"""The graph of regions: which of them share a face, and how far apart they are."""
+"""The graph of regions: pairs that share a face, and distances over faces."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from fold_lightning.activations.layers import describe_layers
 
 SEARCHES = 1024
-"""Breadth-first searches that bound the diameter."""
+"""Most breadth-first searches that bound the diameter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class RegionGraph:
 
     @property
     def num_regions(self) -> int:
-        """R."""
+        """Number R of the regions."""
         return len(self.codes)
 
     @property
@@ -59,7 +59,7 @@ class RegionGraph:
         return float(self.face_counts.double().mean())
 
     def find(self, codes: Tensor) -> Tensor:
-        """The regions int64 (B,) that have these codes bool (B, N); -1 for none that was found."""
+        """Return the regions int64 (B,) that have codes bool (B, N); -1 for a code that was not found."""
         return torch.tensor([self._number.get(key, -1) for key in code_keys(codes)])
 
     def distance(self, a: int, b: int) -> int:
@@ -81,7 +81,9 @@ class RegionGraph:
 
     @cached_property
     def diameter_bounds(self) -> tuple[int, int]:
-        """The diameter, the largest distance of all, lies between these; of graphs of a thousand regions or so they are equal.
+        """Lower and upper bound of the diameter, the largest distance of two regions.
+
+        The bounds of graphs of up to about a thousand regions are equal.
 
         Each breadth-first search bounds the eccentricity of every region by its own and the distance between them; searches start,
         by turns, where the largest may be and where the least may be, until the bounds meet or enough were made. A graph that is not

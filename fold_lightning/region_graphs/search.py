@@ -13,10 +13,10 @@ from fold_lightning._progress import progress_bar
 from fold_lightning.activations.codes import check_inputs
 from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica
 from fold_lightning.activations.inspection import ModelStructure, inspect
+from fold_lightning.faces.half_spaces import directions_inside, rows_of
+from fold_lightning.faces.linear_programs import deepest_point
 from fold_lightning.faces.pivots import crossing_points
-from fold_lightning.faces.polytopes import FAR, dual_points, thinned
-from fold_lightning.faces.programs import deepest_point
-from fold_lightning.faces.rows import rows_of, ways_inside
+from fold_lightning.faces.polytopes import CENTER_BALL, dual_points, without_redundant
 from fold_lightning.faces.supporting import settled_faces
 from fold_lightning.region_graphs.graph import RegionGraph, code_keys
 from fold_lightning.regions import ActivationRegions, NoPolytopes
@@ -26,22 +26,23 @@ AT_ONCE = 512
 """Regions whose faces are found in one batch."""
 
 FIRST_STEP, LAST_STEP = 1e-3, 1e-9
-"""How far beyond a face to look for the region behind it, in lengths of the way to the face; in tenths from the first to the last."""
+"""Distances beyond a face at which the region behind it is looked for, in lengths of the way to the
+face: from the first, by tenths, to the last."""
 
 ON_THE_PLANE = 1e-8
-"""How near, in lengths of the way, the plane of a unit that switches with another must pass the place of the crossing."""
+"""Distance from the place of the crossing up to which the plane of a unit may switch with that of the face, in lengths of the way."""
 
 
 def region_graph(
     model: nn.Module, start: Tensor, *, max_regions: int = 10_000, forward: Forward = None, progress: bool = True
 ) -> RegionGraph:
-    """All activation regions of a network of few inputs that can be reached from some, breadth first over faces.
+    """Return all activation regions of a network of few inputs that faces join to those of given inputs.
 
-    Codes at Hamming distance 1 need not share a face, so edges are taken from `supporting_units`: the region behind a face is looked
-    for where nothing but the face is crossed ("Characterizing the Discrete Geometry of ReLU Networks", Gaines and Bi 2026, searches
-    so). In general position crossing a face switches its unit alone; units whose planes lie in one another switch together. Where a
-    layer is 0 on a whole region (no biases), a face may border several regions; the search meets one through it and the others
-    from behind.
+    The search is breadth first. Codes at Hamming distance 1 need not share a face, so edges are taken from `supporting_units`:
+    the region behind a face is looked for where nothing but the face is crossed ("Characterizing the Discrete Geometry of ReLU
+    Networks", Gaines and Bi 2026, searches so). In general position crossing a face switches its unit alone; units whose planes
+    lie in one another switch together. Where a layer is 0 on a whole region (no biases), a face may border several regions; the
+    search meets one through it and the others from behind.
 
     Args:
         model: A module of piecewise linear operations, without max pooling and clamps, on few inputs: d up to about 6.
@@ -67,7 +68,7 @@ def region_graph(
         (11, True, 2.909090909090909)
     """
     check_integer("max_regions", max_regions, 1)
-    check_inputs(start)
+    check_inputs(start, "start")
     with (
         evaluate_on_replica(model, start, forward) as replica,
         progress_bar(None, "regions", progress) as bar,
@@ -114,16 +115,16 @@ class _Search:
         self._edges: list[Tensor] = []
 
     def run(self, start: Tensor) -> Iterator[int]:
-        """Searches from points (B, d); yields how many regions each batch adds."""
+        """Search from points (B, d), and yield how many regions each batch adds."""
         rows = rows_of(self._at(start)[0])
-        interior, steps = ways_inside(rows)
+        interior, steps = directions_inside(rows)
         if not interior.all():
             raise ValueError(
                 f"The region of input {int((~interior).nonzero()[0])} of `start` has no interior: it lies where many planes meet. "
                 "Start somewhere else."
             )
         points = start + steps
-        self._start, self._far = points[0], FAR * rows.moved(steps).distance[0]
+        self._start, self._far = points[0], CENTER_BALL * rows.moved(steps).distance[0]
         frontier = self._keep(self._at(points)[1], points)
         while len(frontier):
             yield len(frontier)
@@ -137,12 +138,33 @@ class _Search:
         return RegionGraph(codes, points, counts, edges, self._structure.layers, not self.stopped and not self.lost)
 
     def _at(self, points: Tensor) -> tuple[ActivationRegions, Tensor]:
-        """The regions around points (B, d), in steps from them, and their codes."""
+        """Return the regions around points (B, d), in steps from them, and their codes."""
         normals, slacks, bits, _ = half_spaces(self._replica, self._structure, points.view(-1, *self._shape))
         return ActivationRegions(normals, slacks, torch.zeros_like(points), self._structure.layers), bits
 
+    def _around(self, first: int, count: int) -> tuple[ActivationRegions, Tensor, Tensor]:
+        """Return some regions in steps from points inside, their codes, and the points.
+
+        A point that rounding has put on a plane, which may be a step of 1e-10 in a thin region far away, is moved inside.
+        """
+        self._points, self._codes = [torch.cat(self._points)], [torch.cat(self._codes)]
+        points, codes = (parts[0][first : first + count] for parts in (self._points, self._codes))
+        regions, found = self._at(points)
+        on_plane = (regions.slacks <= 0) & (regions.normals != 0).any(2)
+        moved = (on_plane | (found != codes)).any(1).nonzero().flatten()
+        if len(moved):
+            at = points[moved].view(-1, *self._shape)
+            normals, slacks, _, _ = half_spaces(self._replica, self._structure, at, codes=codes[moved])
+            slacks = slacks.where(~on_plane[moved], 0.0)
+            around = ActivationRegions(normals, slacks, torch.zeros_like(points[moved]), self._structure.layers)
+            steps = directions_inside(rows_of(around))[1]
+            points[moved] += steps
+            regions.normals[moved] = normals
+            regions.offsets[moved] = slacks + torch.einsum("bnd,bd->bn", normals, steps)
+        return regions, codes, points
+
     def _keep(self, codes: Tensor, points: Tensor) -> Tensor:
-        """Gives numbers to new codes, as long as there is room; returns those (K,) it gave."""
+        """Give numbers to new codes, as long as there is room, and return these numbers (K,)."""
         fresh = []
         for i, key in enumerate(code_keys(codes)):
             if key in self._number:
@@ -159,13 +181,15 @@ class _Search:
     def _expand(self, numbers: Tensor) -> Tensor:
         """Count the faces of some regions, and return the numbers of the new ones behind them."""
         first = int(numbers[0])
-        points = torch.cat(self._points)[first : first + len(numbers)]
-        regions, bits = self._at(points)
+        regions, bits, points = self._around(first, len(numbers))
         rows = rows_of(regions).with_walls()
+        inside = (rows.slacks > 0).all(1)
+        if not bool(inside.all()):
+            rows = rows.keeping(rows.real & inside[:, None])
         duals, frame = dual_points(rows, (self._start - points, self._far))
-        polytopes = thinned(duals, rows)
+        polytopes = without_redundant(duals, rows)
         faces, unsettled = settled_faces(polytopes)
-        self.lost += int(unsettled.sum())
+        self.lost += int(unsettled.sum()) + int((~inside).sum())
         self._counts.append(faces.sum(1))
         region, place = faces.nonzero(as_tuple=True)
         keys = code_keys(_switched(bits[region], polytopes.rows[region, place]))
@@ -189,7 +213,9 @@ class _Search:
     def _look_behind(
         self, regions: ActivationRegions, bits: Tensor, points: Tensor, center: Tensor, way: Tensor, unit: Tensor
     ) -> tuple[Tensor, int]:
-        """Look behind faces: where the half-spaces of the code with the face's unit switched lie, then nearer and nearer to the face.
+        """Find the regions behind faces.
+
+        Look where the half-spaces of the code with the face's unit switched lie, then nearer and nearer to the face.
 
         Args:
             regions: F regions, in steps from the points.
@@ -200,7 +226,7 @@ class _Search:
             unit: Whose face it is (F,).
 
         Returns:
-            The numbers of new regions, and behind how many faces there are regions.
+            The numbers of new regions, and the number of faces with a region behind them.
         """
         if len(unit) == 0:
             return self._keep(bits, points), 0
@@ -211,7 +237,7 @@ class _Search:
         pending = torch.arange(len(unit))
 
         def visit(beyond: Tensor) -> Tensor:
-            """Keep what is seen at points (P, d) where only what is crossed at the face has switched; return what is left to find."""
+            """Keep the regions of points (P, d) where only units that are crossed at the face switched; return the faces left."""
             behind, found = self._at(beyond)
             other = found != bits[pending]
             good = ((behind.slacks > 0) | (behind.normals == 0).all(2)).all(1)
@@ -248,7 +274,7 @@ class _Search:
 
 
 def _switched(bits: Tensor, unit: Tensor) -> Tensor:
-    """Codes (F, N) with one unit of each switched."""
+    """Return codes (F, N) with one unit of each switched."""
     return bits.scatter(1, unit[:, None], ~bits.gather(1, unit[:, None]))
 
 

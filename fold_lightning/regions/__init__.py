@@ -4,8 +4,17 @@ Where every activation is frozen in the piece that an input takes, a piecewise l
 each input and over a step from it in each direction gives all pre-activations as affine functions, and each unit's sign a half-space.
 """
 
-from fold_lightning.regions.around_inputs import ActivationRegions, activation_regions, random_directions
+from fold_lightning.regions.around_inputs import ActivationRegions, activation_regions, check_regions, random_directions
 from fold_lightning.regions.distances import boundary_distances
 from fold_lightning.regions.frozen_pass import NoPolytopes
+from fold_lightning.regions.streams import stream_regions
 
-__all__ = ["ActivationRegions", "NoPolytopes", "activation_regions", "boundary_distances", "random_directions"]
+__all__ = [
+    "ActivationRegions",
+    "NoPolytopes",
+    "activation_regions",
+    "boundary_distances",
+    "check_regions",
+    "random_directions",
+    "stream_regions",
+]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,11 @@ from fold_lightning.activations.layers import Patterns, columns, describe_layers
 from fold_lightning.activations.rounding import Rounding
 from fold_lightning.regions.frozen_pass import FrozenPass, NoPolytopes
 
-MAX_BYTES = 2**28
+PASS_BYTES = 2**28
+"""Bytes of the largest tensors of a pass over points and their steps, 256 MiB."""
 
 COPIES = 3
-"""How often half-spaces are there at once, while they are put together."""
+"""Copies of the half-spaces that are held at once, while they are joined."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +59,7 @@ class ActivationRegions:
         return len(self.inputs)
 
     def __getitem__(self, regions: slice | Tensor) -> ActivationRegions:
-        """Some of the regions."""
+        """Return some of the regions."""
         basis = None if self.basis is None else self.basis[regions]
         return replace(
             self, normals=self.normals[regions], offsets=self.offsets[regions], inputs=self.inputs[regions], basis=basis
@@ -65,21 +67,27 @@ class ActivationRegions:
 
     @property
     def dimension(self) -> int:
-        """d, that of the polytopes."""
+        """Dimension d of the regions."""
         return self.normals.shape[2]
 
     @property
     def centers(self) -> Tensor:
-        """float64 (B, d), where the inputs lie among the half-spaces' coordinates."""
+        """Coordinates float64 (B, d) of the inputs."""
         return self.inputs if self.basis is None else self.inputs.new_zeros(len(self), self.dimension)
 
     @property
     def slacks(self) -> Tensor:
-        """float64 (B, N), at least 0: each half-space's affine function at the input."""
+        """Affine functions of the half-spaces at the inputs, float64 (B, N), at least 0."""
         return torch.einsum("bnd,bd->bn", self.normals, self.centers) + self.offsets
 
 
 torch.serialization.add_safe_globals([ActivationRegions, slice])  # for `torch.load(weights_only=True)`; `layers` has slices
+
+
+def check_regions(regions: Any) -> None:
+    """Raise a TypeError unless a value is regions."""
+    if not isinstance(regions, ActivationRegions):
+        raise TypeError(f"Expected `ActivationRegions`, got {type(regions).__name__}: make them with `activation_regions`.")
 
 
 def activation_regions(
@@ -92,7 +100,7 @@ def activation_regions(
     choices: bool = False,
     seed: int = 0,
 ) -> ActivationRegions:
-    """The half-spaces of the activation region around each input.
+    """Return the half-spaces of the activation region around each input.
 
     In the region of an input the network is affine, and each unit gives one half-space: its pre-activation stays on the side of
     the threshold on which it is ("ReLU Code Space", Shepeleva et al. 2020, App. A.3; "Characterizing the Discrete Geometry of ReLU
@@ -156,7 +164,7 @@ def activation_regions(
 
 
 def random_directions(count: int, subspace: int, features: int, seed: int) -> Tensor:
-    """Random orthonormal directions, float64 (count, subspace, features).
+    """Return random orthonormal directions, float64 (count, subspace, features).
 
     Raises:
         ValueError: If there are not so many dimensions.
@@ -185,7 +193,7 @@ def _basis(subspace: int | Tensor, count: int, features: int, seed: int) -> Tens
 
 
 def _check_memory(numel: int, count: int) -> None:
-    """Refuses half-spaces that no machine memory holds, before it is touched."""
+    """Raise `MemoryError` if half-spaces take more memory than this machine has."""
     if not hasattr(os, "sysconf"):  # Windows
         return
     needed, there = 8 * COPIES * numel, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -205,7 +213,7 @@ def half_spaces(
     choices: bool = False,
     codes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, int]]:
-    """The half-spaces ``normals . step + slacks >= 0`` around some points, in as many passes as memory asks for.
+    """Return the half-spaces ``normals . step + slacks >= 0`` around points, in as many passes as memory asks for.
 
     Args:
         replica: The model.
@@ -221,7 +229,7 @@ def half_spaces(
     """
     rows = 1 + (points[0].numel() if basis is None else basis.shape[1])
     numel = rows * max(TENSORS_AT_ONCE * structure.widest, structure.num_units)
-    size = max(1, MAX_BYTES // (8 * numel))
+    size = max(1, PASS_BYTES // (8 * numel))
     rounding = Rounding(replica, structure, points)
     normals: list[Tensor] = []
     slacks: list[Tensor] = []
@@ -243,14 +251,17 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 def _step_lengths(points: Tensor) -> Tensor:
-    """Steps (B,) about as long as the points are, powers of 2, so that a difference keeps the digits of what it is the growth of."""
+    """Return step lengths (B,): powers of 2, about as long as the points.
+
+    So a difference of values has as many digits as the values have.
+    """
     largest = points.flatten(1).abs().amax(1).clamp(min=1.0)
     lengths: Tensor = torch.exp2(torch.ceil(torch.log2(largest)))
     return lengths
 
 
 def _with_steps(points: Tensor, length: Tensor, basis: Tensor | None) -> Tensor:
-    """Each point and, behind it, the point after a step in each direction: ((1 + k) B, ...)."""
+    """Return each point followed by the points one step away in each direction: ((1 + k) B, ...)."""
     flat = points.flatten(1)
     if basis is None:
         rows = flat[:, None].repeat(1, 1 + flat.shape[1], 1)

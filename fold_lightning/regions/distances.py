@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fold_lightning.regions.around_inputs import ActivationRegions
+from fold_lightning.regions.around_inputs import ActivationRegions, check_regions
 
 
 def boundary_distances(regions: ActivationRegions) -> Tensor:
@@ -31,8 +31,7 @@ def boundary_distances(regions: ActivationRegions) -> Tensor:
         >>> boundary_distances(activation_regions(model, torch.tensor([[1.0, 1.0], [0.5, 2.0]])))
         tensor([1.0000, 0.5000], dtype=torch.float64)
     """
-    if not isinstance(regions, ActivationRegions):
-        raise TypeError(f"Expected `ActivationRegions`, got {type(regions).__name__}: make them with `activation_regions`.")
+    check_regions(regions)
     if regions.normals.shape[1] == 0:
         return regions.normals.new_full((len(regions.normals),), torch.inf)
     sizes = regions.normals.norm(dim=2)

@@ -1,4 +1,4 @@
-"""A pass in which every choice is made by one input, so that the network is affine around it."""
+"""Forward passes in which one input makes every choice, so that the network is affine around it."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fold_lightning.activations.calls import Call
 from fold_lightning.activations.choices import Choice
 from fold_lightning.activations.choosing import find_choice
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.interception import Interception, PassEnded
-from fold_lightning.activations.operations import CHOICES, CLAMPS, is_in_place
+from fold_lightning.activations.operations import CHOICES, CLAMPS
 from fold_lightning.activations.registry import Thresholds
-from fold_lightning.activations.rounding import NearThreshold, Noise, Rounding
+from fold_lightning.activations.rounding import Noise, Rounding
 from fold_lightning.activations.tracking import depends_on_input, tensors_in
 from fold_lightning.walks.piecewise_bends import clamp_bounds
 
 CONSTANT = 100.0
-"""How many times the rounding of its terms a unit may grow along a step and be constant: several layers' roundings add up."""
+"""Growth of a constant unit along a step, in roundings of its terms: those of several layers add up."""
 
 
 class NoPolytopes(ValueError):
-    """The regions of a network are no polytopes that could be told."""
+    """A network whose regions are not known to be polytopes."""
 
 
 class FrozenPass(Interception):
-    """A pass over groups of rows in which every choice is made by the first row of a group: what follows is affine in each group.
+    """A pass over groups of rows in which the first row of a group makes every choice.
+
+    So the network is affine in each group.
 
     Args:
         replica: The model.
@@ -88,16 +91,15 @@ class FrozenPass(Interception):
             here = (here - slopes * inside) + slopes * values
         return self._join(here, slopes[:, None] * tangents, dim)
 
-    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if name in CHOICES and any(map(depends_on_input, tensors_in((args, kwargs)))):
-            choice = find_choice(name, args, kwargs)
-            return function(*args, **kwargs) if choice is None else self._choose(choice, name, function, args, kwargs)
-        if name in CLAMPS and depends_on_input(args[0]):
-            return self._clamp(name, function, args, kwargs)
-        return function(*args, **kwargs)
+    def operation(self, call: Call) -> Any:
+        if call.name in CHOICES and call.varying and (choice := find_choice(call)) is not None:
+            return self._choose(choice, call)
+        if call.name in CLAMPS and depends_on_input(call.args[0]):
+            return self._clamp(call)
+        return call()
 
     def _split(self, z: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        """The first row of each group (B, ...), and the others' differences from it (B, m, ...)."""
+        """Return the first row of each group (B, ...), and the others' differences from it (B, m, ...)."""
         grouped = z.movedim(dim, 0).unflatten(0, (self._groups, -1))
         return grouped[:, 0], grouped[:, 1:] - grouped[:, :1]
 
@@ -106,13 +108,12 @@ class FrozenPass(Interception):
         return together.flatten(0, 1).movedim(0, dim)
 
     def _settled(self, layer: str, thresholds: Thresholds, values: Tensor) -> Tensor:
-        """Pre-activations with those that are on a threshold up to rounding exactly there."""
+        """Return pre-activations, exactly on a threshold where they are so up to rounding."""
         flat = values.flatten(1).clone()
         screen = self._rounding.screen(layer, torch.maximum(self._rounding.size(layer, flat), self._reach))
         for threshold in thresholds:
-            near = NearThreshold.of(layer, threshold, flat, (flat - threshold).abs() <= screen)
-            on, _ = near.judge(self._rounding, self._noisy)
-            flat[near.row[on], near.unit[on]] = threshold
+            is_near = (flat - threshold).abs() <= screen
+            flat[self._rounding.zeros(layer, threshold, flat, is_near, self._noisy)] = threshold
         return flat.view_as(values)
 
     def _bits(self, layer: str, thresholds: Thresholds) -> Tensor:
@@ -122,22 +123,22 @@ class FrozenPass(Interception):
         return bits
 
     def _inside_pieces(self, layer: str, thresholds: Thresholds, values: Tensor) -> Tensor:
-        """Return a value like each of some others that lies in the piece that the codes name."""
+        """Return values of the shape of others, each in the piece that the codes name."""
         ends = [thresholds[0] - 2, *thresholds, thresholds[-1] + 2]
         middles = values.new_tensor([(low + high) / 2 for low, high in itertools.pairwise(ends)])
         return middles[self._bits(layer, thresholds).sum(1)].view_as(values)
 
     def _without_rounding(self, layer: str, values: Tensor, growth: Tensor) -> Tensor:
-        """Growths (B, n, m) with those of units that are constant up to rounding exactly 0."""
+        """Return growths (B, n, m), exactly 0 for units that are constant up to rounding."""
         screen = self._rounding.screen(layer, torch.maximum(self._rounding.size(layer, values), self._reach))
         row, unit = (growth[:, :, 0].abs() <= screen).nonzero(as_tuple=True)  # most units show along the first step
         largest = torch.zeros_like(values)
         largest[row, unit] = growth[row, unit].abs().amax(1)
-        near = NearThreshold.of(layer, 0.0, largest, (largest <= screen) & (largest > 0))
-        constant, _ = near.judge(self._rounding, self._noisy, CONSTANT)
-        if bool(constant.any()):
+        is_near = (largest <= screen) & (largest > 0)
+        row, unit = self._rounding.zeros(layer, 0.0, largest, is_near, self._noisy, CONSTANT)
+        if len(row):
             growth = growth.clone()
-            growth[near.row[constant], near.unit[constant]] = 0.0
+            growth[row, unit] = 0.0
         return growth
 
     def _noisy(self, noise: Noise, row: Tensor) -> Tensor:
@@ -152,16 +153,14 @@ class FrozenPass(Interception):
             self.bits.append(above)
             self._of_units.append((sign[:, :, None] * growth, sign * (flat - threshold)))
 
-    def _choose(
-        self, choice: Choice, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _choose(self, choice: Choice, call: Call) -> Any:
         candidates = choice.candidates().unflatten(0, (self._groups, -1))
         places = choice.ranked_places(candidates[:, 0])
         chosen = _taken(candidates, places[..., choice.first :])
         if self._choices:
             leads = _leads(choice, candidates, places)
-            self._keep_choice(name, (leads[:, 1:] - leads[:, :1]).mT, leads[:, 0])
-        result = function(*args, **kwargs)
+            self._keep_choice(call.name, (leads[:, 1:] - leads[:, :1]).mT, leads[:, 0])
+        result = call()
         for tensor in tensors_in(result):
             if tensor.is_floating_point():
                 tensor.copy_(choice.shaped(chosen.flatten(0, 1), tensor.shape))
@@ -170,7 +169,7 @@ class FrozenPass(Interception):
         return result
 
     def _record_sides(self, name: str, values: Tensor, tangents: Tensor, bounds: list[float]) -> None:
-        """On which side of each bound values are."""
+        """Note on which side of each bound values are."""
         flat, growth = values.flatten(1), tangents.flatten(2).mT
         for bound in bounds:
             sign = torch.where(flat > bound, 1.0, -1.0)
@@ -181,19 +180,16 @@ class FrozenPass(Interception):
         self.rows_of_choices[name if not same else f"{name}/{same + 1}"] = slacks.shape[1]
         self._of_choices.append((normals, slacks))
 
-    def _clamp(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        bounds = clamp_bounds(name, args[1:], kwargs)
+    def _clamp(self, call: Call) -> Any:
+        bounds, x = clamp_bounds(call), call.args[0]
         if any(isinstance(bound, Tensor) for bound in bounds):
             raise NoPolytopes("Regions of a network that clamps between tensors can't be told: use numbers as bounds.")
-        values, tangents = self._split(args[0], 0)
-        clamped = function(values.clone(), *args[1:], **kwargs)
+        values, tangents = self._split(x, 0)
+        clamped = call.function(values.clone(), *call.args[1:], **call.kwargs)
         if self._choices:
-            self._record_sides(name, values, tangents, [float(bound) for bound in bounds])
+            self._record_sides(call.name, values, tangents, [float(bound) for bound in bounds])
         result = self._join(clamped, (clamped == values)[:, None] * tangents, 0)
-        if is_in_place(function, kwargs):
-            args[0].copy_(result)
-            return args[0]
-        return result
+        return x.copy_(result) if call.is_in_place else result
 
 
 def _taken(candidates: Tensor, places: Tensor) -> Tensor:
@@ -224,7 +220,7 @@ def _leads(choice: Choice, candidates: Tensor, places: Tensor) -> Tensor:
 
 
 def _towards_the_middle(values: Tensor, thresholds: Thresholds) -> Tensor:
-    """A step from each value that stays in its piece; on a threshold the piece is the one below it."""
+    """Return a step from each value that stays in its piece; on a threshold the piece is the one below it."""
     size = torch.exp2(torch.log2(values.abs()).floor()).where(values != 0, 1.0)  # of a value's own digits, none are lost
     step = -size
     for low, high in zip(thresholds, [*thresholds[1:], float("inf")], strict=True):

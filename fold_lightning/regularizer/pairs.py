@@ -1,4 +1,4 @@
-"""Between which inputs of a batch segments go."""
+"""Random segments between inputs of a batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Between = Literal["classes", "same", "any"]
 def draw_pairs(
     count: int, labels: Tensor | None, num_segments: int, between: Between, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The indices int64 (S,) of the inputs at which random segments start and end.
+    """Draw the indices int64 (S,) of the inputs at which random segments start and end.
 
     Args:
         count: B, how many inputs there are, at least 1.

@@ -1,4 +1,4 @@
-"""Schedules: how strong the regularizer is, by how much of the training has passed."""
+"""Schedules: the strength of the regularizer as a function of the training's progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def check_schedule(schedule: Any) -> None:
-    """Refuses what is no schedule."""
+    """Raise unless a value is a schedule's name or a function."""
     if not callable(schedule) and schedule not in SCHEDULES:
         raise ValueError(
             f"`schedule` must be one of {', '.join(map(repr, SCHEDULES))}, or a function of the progress in [0, 1] that returns a "
@@ -26,7 +26,7 @@ def check_schedule(schedule: Any) -> None:
 
 
 def strength(schedule: Schedule, progress: float, until: float) -> float:
-    """The factor of the weight at some progress, in [0, 1]; a named schedule has run down, and is 0, from `until` on.
+    """Return the factor of the weight at some progress, in [0, 1]; a named schedule is 0 from `until` on.
 
     A schedule of the user's own gets the progress as it is, and says itself when it ends.
 

@@ -1,4 +1,4 @@
-"""Soft folding: chi of a sampled walk with bits that are numbers between 0 and 1, so that it has a gradient.
+"""Soft folding: chi of a sampled walk whose bits are numbers between 0 and 1, so that it has a gradient.
 
 "The Space Between" (Lewandowski et al. 2025) outlines a regularizer of folding; all formulas here are this project's own.
 """
@@ -14,13 +14,13 @@ BLUR = 8.0
 """Temperature of the soft maximum in units (bits), times that of the bits."""
 
 SMALLEST_SPREAD = 0.01
-"""Of a layer, in spreads of the one with the largest, so that gradients of layers that are all but zero stay bounded."""
+"""Least spread of a layer, in spreads of the layer with the largest, so that gradients of layers that are nearly 0 stay bounded."""
 
 SMALLEST_VARIANCE = 1e-20
 
 
 def soft_bits(layers: Iterable[tuple[tuple[float, ...], Tensor]], temperature: float) -> Tensor:
-    """Bits between 0 and 1, by how far each pre-activation lies above its threshold: ``sigmoid((z - threshold) / (t s))``.
+    """Return soft bits between 0 and 1, ``sigmoid((z - threshold) / (t s))`` of each pre-activation.
 
     ``t`` is the temperature and ``s`` the standard deviation of all pre-activations of the layer, so that neither the scale of the
     weights nor that of the inputs matters, but at least a hundredth of the largest ``s`` of all layers. As ``t`` tends to 0 they
@@ -57,7 +57,7 @@ def soft_bits(layers: Iterable[tuple[tuple[float, ...], Tensor]], temperature: f
 
 
 def soft_folding(bits: Tensor, temperature: float, damping: float = 8.0) -> Tensor:
-    """The folding of walks through soft bits: ``(r2 - r1) / (r2 + D t N)``, with a damping ``D``.
+    """Return the folding of walks through soft bits, ``(r2 - r1) / (r2 + D t N)``, with a damping ``D``.
 
     With distances ``d(p, q) = sum |p - q|`` over units, ``r2`` is the sum of those from each point to the next, and ``r1`` the mean
     of those from the first point to each, weighted by ``softmax(d / (8 t))``, so never above ``r2``. As the temperature ``t``

@@ -138,7 +138,7 @@ class FoldingRegularizer(nn.Module):
 
     @property
     def progress(self) -> float:
-        """Return the share of the training that has passed, in [0, 1]."""
+        """Share of the training that has passed, in [0, 1]."""
         return self._progress
 
     @progress.setter
@@ -149,11 +149,11 @@ class FoldingRegularizer(nn.Module):
 
     @property
     def current_weight(self) -> float:
-        """The weight by the schedule at the present progress."""
+        """Weight by the schedule at the present progress."""
         return self.weight * strength(self.schedule, self.progress, self.until) if self.weight else 0.0
 
     def forward(self, model: nn.Module, inputs: Tensor, labels: Tensor | None = None, *, forward: Any = None) -> Tensor:
-        """The term of a batch.
+        """Return the term of a batch.
 
         Args:
             model: The network, wherever its activations are.
@@ -223,7 +223,7 @@ class FoldingRegularizer(nn.Module):
         self._held.push(parameters, self.share * weight, self.warm_steps)
 
     def check(self, model: nn.Module, inputs: Tensor, labels: Tensor | None = None, *, forward: Any = None) -> None:
-        """Raises what a call would raise of the model or the schedule, whatever the weight; draws nothing."""
+        """Raise what a call would raise for the model or the schedule, whatever the weight; draw no segments."""
         for tenth in range(11):
             strength(self.schedule, tenth / 10, self.until)
         check_batch(inputs, labels)
@@ -235,17 +235,17 @@ class FoldingRegularizer(nn.Module):
         return state | {"held": self._held.state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Go on from such a state."""
         self.progress, self.draws, self.num_skipped = state["progress"], state["draws"], state["num_skipped"]
         if "held" in state:  # that of an older version has none
             self._held.restore(state["held"])
 
     def extra_repr(self) -> str:
-        """Its arguments that matter most."""
+        """Return the arguments that matter most, for the `repr`."""
         return f"weight={self.weight:g}, share={self.share}, schedule={self.schedule!r}, temperature={self.temperature:g}"
 
     def forget(self) -> None:
-        """Looks at the model anew when it is called next: a model may be altered between trainings."""
+        """Inspect the model anew at the next call: it may be altered between trainings."""
         self._known = WeakKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -256,7 +256,7 @@ class FoldingRegularizer(nn.Module):
         self.forget()  # copies look at their model anew
 
     def _points(self, inputs: Tensor, labels: Tensor | None) -> Tensor:
-        """Equidistant points (S * T, ...) on segments that no other call has drawn."""
+        """Return equidistant points (S * T, ...) on segments that no other call has drawn."""
         # A generator on the CPU sees the lowest 32 bits of its seed alone: seeds start far apart among them.
         generator = torch.Generator().manual_seed((self.seed * 2_654_435_761 + self.draws) % 2**32)
         self.draws += self.training

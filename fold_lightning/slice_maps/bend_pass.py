@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fold_lightning.activations.calls import Call
 from fold_lightning.activations.choices import Choice
 from fold_lightning.activations.choosing import find_choice
 from fold_lightning.activations.evaluation import Replica
@@ -17,7 +18,7 @@ from fold_lightning.activations.interception import Interception, PassEnded
 from fold_lightning.activations.operations import CHOICES, CLAMPS
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import CERTAIN, SCREEN, Rounding
-from fold_lightning.activations.tracking import depends_on_input, tensors_in
+from fold_lightning.activations.tracking import depends_on_input
 from fold_lightning.walks.piecewise_bends import clamp_bounds
 
 ROUNDED = 1e-14
@@ -36,6 +37,8 @@ class BendPass(Interception):
         count: Number of places met.
         bend: The last of them.
     """
+
+    looks_for_bends = True
 
     def __init__(self, replica: Replica, structure: ModelStructure, number: int | None) -> None:
         super().__init__(replica)
@@ -56,17 +59,16 @@ class BendPass(Interception):
             self._end(UnitsBend(layer, thresholds, units, self._inputs))
         return call(z)
 
-    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def operation(self, call: Call) -> Any:
         """Count a choice or a clamp, unless the network has curved before it."""
-        if not self.unknown and name in CLAMPS and depends_on_input(args[0]):
+        if not self.unknown and call.name in CLAMPS and depends_on_input(call.args[0]):
             if self._is_wanted():
-                bounds = clamp_bounds(name, args[1:], kwargs)
-                self._end(ClampBend(args[0], bounds, self.num_inputs))
-        elif not self.unknown and name in CHOICES and any(map(depends_on_input, tensors_in((args, kwargs)))):
-            choice = find_choice(name, args, kwargs)
+                self._end(ClampBend(call.args[0], clamp_bounds(call), self.num_inputs))
+        elif not self.unknown and call.name in CHOICES and call.varying:
+            choice = find_choice(call)
             if choice is not None and self._is_wanted():
                 self._end(ChoiceBend(choice, self.num_inputs))
-        return function(*args, **kwargs)
+        return call()
 
     def _is_wanted(self) -> bool:
         self.count += 1

@@ -21,7 +21,7 @@ from fold_lightning.slice_maps.planes import Plane
 HELD_BYTES = 2**28
 """Bytes of the heights of all units of a layer, 256 MiB; of larger layers the units that change sign are found in a first pass."""
 
-MAX_BYTES = 2**30
+MAP_BYTES = 2**30
 """Bytes of the heights of the units that change sign at all vertices, 1 GiB; beyond, a map is refused."""
 
 
@@ -81,7 +81,7 @@ class Bends:
         """Return the values of a bend at points (V, 2) of the plane, of those units and lanes alone that may cut something.
 
         Raises:
-            MemoryError: If they need more than `MAX_BYTES`.
+            MemoryError: If they need more than `MAP_BYTES`.
         """
         first = self._run(number, self.inputs(points[:1]))
         if isinstance(first, ChoiceBend):
@@ -142,9 +142,9 @@ class Bends:
 
 
 def check_bytes(numbers: int) -> None:
-    """Raise if the values at all vertices need more than `MAX_BYTES`."""
-    if 8 * numbers > MAX_BYTES:
+    """Raise if the values at all vertices need more than `MAP_BYTES`."""
+    if 8 * numbers > MAP_BYTES:
         raise MemoryError(
             f"The units that bend in this window take {8 * numbers / 2**30:.1f} GiB at its vertices, and at most "
-            f"{MAX_BYTES / 2**30:.0f} GiB are held: take a smaller `window=`, or fewer `max_regions=` where it is chosen."
+            f"{MAP_BYTES / 2**30:.0f} GiB are held: take a smaller `window=`, or fewer `max_regions=` where it is chosen."
         )

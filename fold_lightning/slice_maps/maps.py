@@ -1,4 +1,4 @@
-"""How a map of activation regions is made."""
+"""The making of a map of activation regions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fold_lightning.activations.evaluation import Forward, evaluate_on_replica
 from fold_lightning.activations.inspection import inspect
 from fold_lightning.regions import NoPolytopes
 from fold_lightning.slice_maps.arrays import Mask
-from fold_lightning.slice_maps.bends import MAX_BYTES, Bends
+from fold_lightning.slice_maps.bends import MAP_BYTES, Bends
 from fold_lightning.slice_maps.cutting import Window, subdivide
 from fold_lightning.slice_maps.planes import Plane
 from fold_lightning.slice_maps.result import SliceMap
@@ -82,10 +82,10 @@ def slice_map(
     """
     check_inputs(inputs)
     check_integer("max_regions", max_regions, 1)
-    plane = Plane.of(inputs, directions, seed)
-    given = None if window is None else check_window(window, plane.marks[0])
     with evaluate_on_replica(model, inputs, forward) as replica:
-        structure = inspect(replica, inputs)
+        structure = inspect(replica, inputs)  # first, for it knows one input from a batch of three
+        plane = Plane.of(inputs, directions, seed)
+        given = None if window is None else check_window(window, plane.marks[0])
         if structure.unknown:
             raise NoPolytopes(
                 f"Regions are polygons where a network is piecewise linear; this one has {', '.join(structure.unknown)}, which "
@@ -110,10 +110,10 @@ def _finished(bends: Bends, window: Window, subdivision: Subdivision) -> SliceMa
     """Return the map of a subdivision: codes at inner points, and scores at vertices."""
     structure, count = bends.structure, subdivision.num_faces
     size = count * structure.num_units
-    if size > MAX_BYTES:
+    if size > MAP_BYTES:
         raise MemoryError(
             f"The codes of {count:,} regions of {structure.num_units:,} units take {size / 2**30:.1f} GiB, and "
-            f"at most {MAX_BYTES / 2**30:.0f} GiB are kept: take a smaller `window=` or fewer `max_regions=`."
+            f"at most {MAP_BYTES / 2**30:.0f} GiB are kept: take a smaller `window=` or fewer `max_regions=`."
         )
     centers = subdivision.means(subdivision.points)
     codes = codes_of(bends.replica, structure, bends.inputs(centers)).cpu()

@@ -31,6 +31,7 @@ def read_log(log_dir: str | os.PathLike[str]) -> Log:
     layers     layer: `layer`, `chi` (mean over the segments, through its bits alone)
     units      layer: `layer`, `dead`, `always_active`, `active` (shares of units)
     codes      layer: `layer`, `distinct` (number of codes)
+    distances  layer: `layer`, `within`, `between` (mean Hamming distances of codes, as shares of units)
     faces      region around an input: `faces`; and `bound`, one number
     map        region of a plane's window, where figures are due: `distance` (units that differ from the code of the first input's
                region), `faces` (regions beyond its edges), `prediction`, `confidence` (its softmax). Its polygon are the `vertices`

@@ -9,16 +9,18 @@ splits a segment layer by layer; that the batch grows while the model runs, and 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fold_lightning.activations.calls import Call
 from fold_lightning.activations.choosing import find_choice
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.interception import Interception, PassEnded
-from fold_lightning.activations.operations import CHOICES, CLAMPS, CREATIONS, INDEXED, VIEWS_OF_SEVERAL, is_in_place
+from fold_lightning.activations.operations import CHOICES, CLAMPS, CREATIONS, INDEXED, VIEWS_OF_SEVERAL
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import Noise, Rounding
 from fold_lightning.activations.tracking import has_input_rows, map_tensors, mark_rows, tensors_in
@@ -119,29 +121,30 @@ class GrowingBatch(Interception):
         flat = self._bend(flat, thresholds, layer)
         return call(flat.reshape(-1, *z.shape[1:]))
 
-    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def operation(self, call: Call) -> Any:
+        name, args, kwargs = call.name, call.args, call.kwargs
         if kwargs.get("out") is not None:
             raise Unsupported("A result of more rows than its place was made for.")
         if name in CLAMPS:
-            return self._clamp(name, function, args, kwargs)
+            return self._clamp(call)
         rows = max(self._rows_of(args, kwargs))
         if name in INDEXED:
             args, kwargs = map_tensors(self._with_rows, (args, kwargs))
         if name in CHOICES:
-            args, rows, result = self._insert_choice_changes(name, args, kwargs, rows)
+            args, rows, result = self._insert_choice_changes(replace(call, args=args, kwargs=kwargs), rows)
             if result is not None:
                 self._check_rows(result, rows)
                 return result
-        shared = args if name in VIEWS_OF_SEVERAL else args[:1] if is_in_place(function, kwargs) else ()
+        shared = args if name in VIEWS_OF_SEVERAL else args[:1] if call.is_in_place else ()
         for tensor in filter(has_input_rows, tensors_in(shared)):
             self._grow(tensor, rows)
         args, kwargs = self._align(args, rows), self._align(kwargs, rows)
-        result = function(*self._with_batch_size(name, args, rows), **kwargs)
+        result = call.function(*self._with_batch_size(name, args, rows), **kwargs)
         if name not in CREATIONS:
             self._check_rows(result, rows)
         return result
 
-    def on_untracked(self, name: str, tensors: list[Tensor], num_tensors: int) -> None:
+    def on_untracked(self, call: Call, tensors: list[Tensor]) -> None:
         """Mark tensors with one equal row per input, which grow with the batch."""
         for number, tensor in enumerate(tensors):
             if (self.num_calls, number) in self._structure.constant_rows and len(tensor) in self._versions:
@@ -164,10 +167,10 @@ class GrowingBatch(Interception):
         for t in [tensor, *shared]:
             t.data = grown.as_strided((rows, *t.shape[1:]), t.stride(), t.storage_offset())
 
-    def _clamp(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        x = self.grid.lift(args[0])
-        options, kwargs = map_tensors(lambda bound: _of_one_input(bound, x.dim()), (args[1:], kwargs))
-        for bound in clamp_bounds(name, options, kwargs):
+    def _clamp(self, call: Call) -> Any:
+        x = self.grid.lift(call.args[0])
+        options, kwargs = map_tensors(lambda bound: _of_one_input(bound, x.dim()), (call.args[1:], call.kwargs))
+        for bound in clamp_bounds(replace(call, args=(x, *options), kwargs=kwargs)):
             if isinstance(bound, Tensor):
                 x = x.expand(len(x), *torch.broadcast_shapes(x.shape[1:], bound.shape))
                 level = bound.expand(x.shape[1:]).reshape(-1)
@@ -175,13 +178,13 @@ class GrowingBatch(Interception):
             else:
                 z = self._bend(x.reshape(len(x), -1), (bound,))
             x = z.reshape(-1, *x.shape[1:])
-        if not is_in_place(function, kwargs):
-            return function(x, *options, **kwargs)
-        self.overwrite(args[0], x)
-        return function(args[0], *options, **kwargs)
+        if not call.is_in_place:
+            return call.function(x, *options, **kwargs)
+        self.overwrite(call.args[0], x)
+        return call.function(call.args[0], *options, **kwargs)
 
     def _bend(self, z: Tensor, thresholds: Thresholds, layer: str | None = None) -> Tensor:
-        """Adds rows where z (R, n) crosses a threshold, and returns z at all rows, exactly on it where it crosses.
+        """Add rows where z (R, n) crosses a threshold, and return z at all rows, exactly on it where it crosses.
 
         Records the events if z are pre-activations of a `layer` that counts.
         """
@@ -212,11 +215,10 @@ class GrowingBatch(Interception):
             z[row, u] = threshold
         return z
 
-    def _insert_choice_changes(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], rows: int
-    ) -> tuple[tuple[Any, ...], int, Tensor | None]:
+    def _insert_choice_changes(self, call: Call, rows: int) -> tuple[tuple[Any, ...], int, Tensor | None]:
         """Add a row wherever a call chooses another element, and return its arguments, the rows, and its result if known."""
-        choice = find_choice(name, self._align(args, rows), self._align(kwargs, rows))
+        args = call.args
+        choice = find_choice(replace(call, args=self._align(args, rows), kwargs=self._align(call.kwargs, rows)))
         if choice is None:
             return args, rows, None
         x, result = insert_choice_changes(self.grid, choice, self.grid.lift(choice.candidates()), self._check_size)
@@ -236,13 +238,7 @@ class GrowingBatch(Interception):
         return rows
 
     def _align(self, value: Any, rows: int) -> Any:
-        if isinstance(value, Tensor):
-            return self.grid.lift(value, rows) if has_input_rows(value) else value
-        if type(value) in (tuple, list):
-            return type(value)(self._align(item, rows) for item in value)
-        if type(value) is dict:
-            return {key: self._align(item, rows) for key, item in value.items()}
-        return value
+        return map_tensors(lambda x: self.grid.lift(x, rows) if has_input_rows(x) else x, value)
 
     def _with_rows(self, value: Tensor) -> Tensor:
         """Return an index, or another argument of equal rows, that was expanded to the batch as one that grows with it."""
@@ -272,7 +268,7 @@ class GrowingBatch(Interception):
 
 
 def _of_one_input(bound: Tensor, dims: int) -> Tensor:
-    """A clamp's bounds without their rows, which must be the same for all inputs."""
+    """Return a clamp's bounds without their rows, which must be the same for all inputs."""
     if bound.dim() < dims:
         return bound
     if not torch.equal(bound, bound[:1].expand_as(bound)):

@@ -90,7 +90,7 @@ class PieceWalks:
 
     @classmethod
     def concatenate(cls, parts: list[PieceWalks]) -> PieceWalks:
-        """The traversals of pieces that were walked apart, numbered through."""
+        """Return the walks of pieces that were walked apart, numbered through."""
         sizes = torch.tensor([0, *(len(part.exact) for part in parts[:-1])]).cumsum(0).tolist()
         together = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)}
         together["piece"] = torch.cat([part.piece + first for part, first in zip(parts, sizes, strict=True)])
@@ -98,7 +98,10 @@ class PieceWalks:
 
 
 def join(pieces: Pieces, found: PieceWalks, num_segments: int, structure: ModelStructure, notes: dict[int, str]) -> Walks:
-    """Walks of whole segments. Where a piece ends in another code than the next begins with, the units switch between them."""
+    """Return walks of whole segments.
+
+    Where a piece ends in another code than the next begins with, the units switch between them.
+    """
     piece, position, unit = found.piece, found.position, found.unit
     if len(pieces) > num_segments:
         seams = _seams(pieces, found)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from fold_lightning.activations.calls import Call
 from fold_lightning.activations.choices import Choice
+from fold_lightning.activations.operations import bounds_of
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.sparse import set_bits
 
@@ -16,11 +17,9 @@ ZERO_TOLERANCE = 1e-13
 """Share of a larger value below which the lead of one value over another is 0: rounding leaves about 1e-16."""
 
 
-def clamp_bounds(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[float | Tensor]:
-    """Where a clamp bends, its lower bound first; `args` are those after its input."""
-    names = {"clamp_min": ("min",), "clamp_max": ("max",)}.get(name, ("min", "max"))
-    bounds = [*args, *(kwargs[key] for key in names if key in kwargs)]
-    return [bound if isinstance(bound, Tensor) else float(bound) for bound in bounds if bound is not None]
+def clamp_bounds(call: Call) -> list[float | Tensor]:
+    """Return the bounds at which a clamp bends, the lower one first."""
+    return [bound if isinstance(bound, Tensor) else float(bound) for bound in bounds_of(call) if bound is not None]
 
 
 def insert_choice_changes(

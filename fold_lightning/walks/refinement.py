@@ -14,9 +14,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from fold_lightning.activations.codes import LayerPass
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
+from fold_lightning.activations.layer_pass import LayerPass
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import ROUNDED, largest
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE
@@ -96,10 +96,9 @@ class Samples:
             rows = zip(piece.split(1), position.split(1), strict=True)
             return torch.cat([self(*row, as_computed=as_computed) for row in rows])
 
-        def read(layer: str, thresholds: Thresholds, z: Tensor) -> None:
+        def read(layer: str, thresholds: Thresholds, units: Tensor) -> None:
             if layer not in self._numbers:
                 return
-            units = self._structure.per_input(layer, z, len(piece))
             of_layer, here = self._largest[:, self._numbers[layer]], largest(units)
             of_layer.scatter_reduce_(0, piece, here.squeeze(1), "amax")
             tolerance = ON_TOLERANCE * torch.maximum(here, self._far * of_layer[piece, None])
@@ -115,7 +114,7 @@ class Samples:
         return self._largest.clone()
 
     def largest(self, piece: Tensor) -> Tensor:
-        """The largest magnitude seen of each unit's layer on given pieces (K, M)."""
+        """Return the largest magnitude seen of each unit's layer on given pieces (K, M)."""
         return self._largest[piece][:, self.layer]
 
 
@@ -136,7 +135,7 @@ class Intervals:
         return Intervals(*(getattr(self, f.name)[index] for f in fields(self)))
 
     def cut(self, interval: Tensor, position: Tensor, at: Tensor) -> Intervals:
-        """These intervals cut at points (K,) inside them, ordered by interval and position, with their samples (K, M)."""
+        """Return these intervals cut at points (K,) inside them, ordered by interval and position, with their samples (K, M)."""
         if len(self) == 0:
             return self
         piece = torch.cat([self.piece, self.piece[interval]])
@@ -154,7 +153,7 @@ class Intervals:
 
 
 def next_batch(todo: list[Intervals], most: int) -> Intervals:
-    """Takes at most so many intervals off the end of a list of them."""
+    """Take at most so many intervals off the end of a list of them."""
     intervals = todo.pop()
     if len(intervals) > most:
         todo.append(intervals[most:])
@@ -162,7 +161,7 @@ def next_batch(todo: list[Intervals], most: int) -> Intervals:
 
 
 def refine(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
-    """Walks pieces by forward passes over at most `max_rows` points at a time."""
+    """Walk pieces by forward passes over at most `max_rows` points at a time."""
     piece = torch.arange(len(pieces), device=pieces.begin.device)
     at_left, at_right = samples(piece, pieces.begin), samples(piece, pieces.end)
     todo = [Intervals(piece, pieces.begin, pieces.end, at_left, at_right)]
@@ -182,7 +181,7 @@ def refine(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
 
 
 def _look(intervals: Intervals, samples: Samples, unresolved: Tensor) -> tuple[Intervals, Intervals]:
-    """The intervals that are settled, and the parts of those that are not."""
+    """Return the intervals that are settled, and the parts of those that are not."""
     length = intervals.right - intervals.left
     check = intervals.left + CHECK * length
     at_check = samples(intervals.piece, check)

@@ -13,16 +13,17 @@ import torch
 from torch import Tensor
 
 from fold_lightning._progress import progress_bar
-from fold_lightning.activations.codes import TENSORS_AT_ONCE, LayerPass
+from fold_lightning.activations.codes import TENSORS_AT_ONCE
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
+from fold_lightning.activations.layer_pass import LayerPass
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import ROUNDED, SCREEN, Noise, Rounding
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.chebyshev import walk_chebyshev
 from fold_lightning.walks.estimate import has_planes, is_dearer_exactly
 from fold_lightning.walks.growing_batch import GrowingBatch, TooManyRows
-from fold_lightning.walks.kinks import KinksPass
+from fold_lightning.walks.kinks import KinksPass, Scratch
 from fold_lightning.walks.piece_queue import PieceQueue
 from fold_lightning.walks.pieces import Pieces, PieceWalks, join
 from fold_lightning.walks.refinement import FAR, Samples, refine
@@ -98,7 +99,7 @@ class PieceScheduler:
         }
         self._max_numel = max(16 * structure.widest, max_bytes // (8 * TENSORS_AT_ONCE))
         self._queues = self._empty_queues()
-        self._takes_kinks = True
+        self._takes_kinks, self._scratch = True, Scratch()
         self._notes: dict[int, str] = {}
         self._random = torch.Generator().manual_seed(0)
 
@@ -193,6 +194,7 @@ class PieceScheduler:
             one_pass = KinksPass(
                 *(self._replica, self._structure, pieces, self._max_numel, probes[1].view(-1, len(pieces)), self._rounding),
                 lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
+                self._scratch,
             )
             one_pass.run(ends)
             is_sure = self._verified(pieces, probes, one_pass.probed, by_layer=True) & ~one_pass.doubtful
@@ -319,8 +321,7 @@ class PieceScheduler:
         verified = torch.ones(len(pieces), dtype=torch.bool, device=piece.device)
         apart: list[tuple[str, Tensor, Tensor, Tensor]] = []
 
-        def compare(layer: str, thresholds: Thresholds, z: Tensor) -> None:
-            actual = self._structure.per_input(layer, z, len(piece))
+        def compare(layer: str, thresholds: Thresholds, actual: Tensor) -> None:
             error = (actual - implied[layer][: len(piece)]).abs()
             tolerance = VALUE_TOLERANCE * actual.abs()
             if by_layer:

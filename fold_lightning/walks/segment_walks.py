@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -156,6 +157,12 @@ def stream_walks(
     """
     check_segments(start, end)
     check_integer("batch_size", batch_size, 1)
+    bound = signature(segment_walks).bind(model, start, end, **options)
+    bound.apply_defaults()
+    given = bound.arguments  # all checked at once: what the walks of a part would say comes late, and of that part
+    _check_method(given["method"], given["num_points"], given["max_bytes"], given["engine"])
+    with evaluate_on_replica(model, start, given["forward"]) as replica:
+        inspect(replica, ends_to_inspect(start, end), given["layers"], given=("start", start))
     return _stream(
         model, start.split(batch_size), end.split(batch_size), progress_bar(len(start), "segments", progress), options
     )

@@ -48,7 +48,7 @@ class Settled:
 
     @classmethod
     def of(cls, intervals: Intervals) -> Settled:
-        """A unit that is on its threshold at one end has the bit of the other."""
+        """Give a unit that is on its threshold at one end the bit of the other end."""
         left, right = intervals.at_left, intervals.at_right
         begins, ends = (left > 0) | ((left == 0) & (right > 0)), (right > 0) | ((right == 0) & (left > 0))
         return cls(intervals.piece, intervals.left, intervals.right, begins, ends)
@@ -63,7 +63,7 @@ class Settled:
 
 
 def walk_smooth(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
-    """Walks pieces by forward passes over at most `max_rows` points at a time."""
+    """Walk pieces by forward passes over at most `max_rows` points at a time."""
     todo = [_first_intervals(pieces, samples)]
     resolution = torch.full_like(pieces.begin, ROOT_TOLERANCE)
     looked = torch.zeros_like(pieces.segment)

@@ -11,7 +11,7 @@ MAX_WORDS = 255
 
 
 def any_set(mask: Tensor) -> bool:
-    """Whether any bit of a fresh, contiguous bool mask is set."""
+    """Return whether any bit of a fresh, contiguous bool mask is set."""
     words, rest = _words(mask)
     return bool(words.any()) or bool(rest.any())
 

@@ -13,40 +13,58 @@ from fold_lightning.walks.events import folding_of, ranges
 if TYPE_CHECKING:
     from fold_lightning.walks.walks import Walks
 
-Table = dict[str, np.ndarray[Any, Any]]
+Array = np.ndarray[Any, Any]
+Table = dict[str, Array]
+Column = Any
+"""A tensor, an array, a list or a data frame's column, one number or name for each row; None for none."""
 
 
-def table_of(walks: Walks, engines: list[str], start: Tensor | None, end: Tensor | None, labels: Tensor | None) -> Table:
+def table_of(walks: Walks, engines: list[str], start: Column, end: Column, labels: Column) -> Table:
     """Return a column for each measure of a segment, as `Walks.table` describes them."""
     reached = ranges(walks.segment, walks.position, walks.unit, walks.num_segments, walks.num_units)
     walked = torch.bincount(walks.segment, minlength=walks.num_segments)
-    columns = {"segment": torch.arange(walks.num_segments)} | _ends(walks.num_segments, start, end, labels)
-    columns |= {"r1": reached, "r2": walked, "chi": folding_of(reached, walked), "regions": walks.num_regions()}
+    columns = {"r1": reached, "r2": walked, "chi": folding_of(reached, walked), "regions": walks.num_regions()}
     columns |= {"exact": walks.exact, "complete": walks.complete, "resolution": walks.resolution}
-    table = {name: column.cpu().numpy() for name, column in columns.items()}
-    return table | {"engine": np.array(engines)[walks.engine.cpu().numpy()]}
+    measured = {name: column.cpu().numpy() for name, column in columns.items()}
+    numbers = {"segment": np.arange(walks.num_segments)}
+    return numbers | _ends(walks.num_segments, start, end, labels) | measured | {"engine": _named(engines, walks.engine)}
 
 
-def _ends(num_segments: int, start: Tensor | None, end: Tensor | None, labels: Tensor | None) -> dict[str, Tensor]:
+def _named(engines: list[str], numbers: Tensor) -> Array:
+    names: Array = np.array(engines)[numbers.cpu().numpy()]
+    return names
+
+
+def _ends(num_segments: int, start: Column, end: Column, labels: Column) -> Table:
     """Return the columns that say where segments start and end, after checking what is given."""
     if labels is not None and (start is None or end is None):
         raise ValueError("`labels` are those of the inputs: pass the indices `start=` and `end=` of the segments' ends too.")
-    columns: dict[str, Tensor] = {}
-    for name, index in (("start", start), ("end", end)):
-        if index is None:
-            continue
-        if not isinstance(index, Tensor) or index.is_floating_point() or tuple(index.shape) != (num_segments,):
-            got = f"{index.dtype} {tuple(index.shape)}" if isinstance(index, Tensor) else type(index).__name__
-            raise ValueError(
-                f"`{name}` must be the index of an input for each of {num_segments} segments, int64 (S,), got {got}."
-            )
-        columns[name] = index.cpu()
-    if labels is not None:
-        labels, indices = torch.as_tensor(labels).cpu(), torch.cat([columns["start"], columns["end"]])
-        if labels.dim() != 1 or (num_segments and not 0 <= int(indices.min()) <= int(indices.max()) < len(labels)):
-            raise ValueError(
-                f"`labels` must have a class for each input, (B,), with B beyond the largest index, got {tuple(labels.shape)} for "
-                f"indices from {int(indices.min())} to {int(indices.max())}."
-            )
-        columns |= {f"{side}_class": labels[columns[side]] for side in ("start", "end")}
-    return columns
+    given = {"start": start, "end": end}
+    columns = {name: _indices(name, index, num_segments) for name, index in given.items() if index is not None}
+    if labels is None:
+        return columns
+    classes, indices = _as_array(labels), np.concatenate([columns["start"], columns["end"]])
+    if classes.ndim != 1 or (num_segments and not 0 <= indices.min() <= indices.max() < len(classes)):
+        reach = f" for indices from {indices.min()} to {indices.max()}" if num_segments else ""
+        raise ValueError(
+            f"`labels` must have a class for each input, (B,), with B beyond the largest index, got {classes.shape}{reach}."
+        )
+    return columns | {f"{side}_class": classes[columns[side]] for side in ("start", "end")}
+
+
+def _indices(name: str, index: Any, num_segments: int) -> Array:
+    array = _as_array(index)
+    if array.shape != (num_segments,) or (num_segments and not np.issubdtype(array.dtype, np.integer)):
+        raise ValueError(
+            f"`{name}` must be the index of an input for each of {num_segments} segments, integer (S,), got {array.dtype} "
+            f"{array.shape}."
+        )
+    return array.astype(np.int64)
+
+
+def _as_array(column: Any) -> Array:
+    """Return a tensor on any device, a list or a data frame's column as an array."""
+    if not isinstance(column, Tensor):
+        return np.asarray(column)
+    array: Array = column.detach().cpu().float().numpy() if column.dtype == torch.bfloat16 else column.detach().cpu().numpy()
+    return array

@@ -15,13 +15,7 @@ from torch import Tensor, nn
 
 from fold_lightning._checks import is_integer
 from fold_lightning.activations.codes import TENSORS_AT_ONCE, signs_of
-from fold_lightning.activations.evaluation import (
-    Forward,
-    evaluate_on_replica,
-    float64_device,
-    replica_for_signs,
-    without_autocast,
-)
+from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica, float64_device, passes_on
 from fold_lightning.activations.inspection import ModelStructure, inspect
 from fold_lightning.activations.layers import Patterns
 from fold_lightning.walks.segments import check_segments, ends_to_inspect
@@ -191,12 +185,12 @@ def _blocks(
     # Half precision would round the positions.
     precise = torch.promote_types(torch.promote_types(start.dtype, dtype), torch.float32)
     parts = torch.linspace(0, 1, num_points, dtype=precise, device=start.device).tensor_split(math.ceil(num_points / rows))
-    replica = replica_for_signs(model, start, forward)
+    replica = Replica(model, forward, start.device, dtype=None)  # of copied weights, since a forward pass may write them
     try:
         for a, b in zip(*(x.detach().split(max(1, rows // num_points)) for x in (start, end)), strict=True):
             block = None
             for part in parts:
-                with without_autocast(replica):  # entered anew, since whoever takes the blocks is not to run in it
+                with passes_on(replica):  # entered anew, since whoever takes the blocks is not to run in it
                     points = _points(a, b, part).to(dtype)
                     signs = signs_of(replica, structure, points.flatten(0, 1))
                     bits = {layer: of_layer.unflatten(0, points.shape[:2]) for layer, of_layer in signs.items()}

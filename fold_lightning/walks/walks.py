@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fold_lightning.activations.layers import Patterns, columns, describe_layers, select_layers
 from fold_lightning.walks.events import reversed_events, step_ends
-from fold_lightning.walks.table import Table, table_of
+from fold_lightning.walks.table import Column, Table, table_of
 
 ENGINES = {
     "kinks": "kinks in cones of influence",
@@ -75,7 +75,7 @@ class Walks:
 
     @classmethod
     def from_codes(cls, bits: Tensor, *, layers: dict[str, slice] | None = None) -> Walks:
-        """Walks along codes from anywhere, one for each of T points of each segment.
+        """Return walks along codes from anywhere, one for each of T points of each segment.
 
         Args:
             bits: bool (S, T, N), T at least 2.
@@ -121,7 +121,7 @@ class Walks:
 
     @classmethod
     def concatenate(cls, parts: list[Walks]) -> Walks:
-        """The segments of several walks through the same units, one after the other."""
+        """Return the segments of several walks through the same units, one after the other."""
         sizes = torch.tensor([0, *(part.num_segments for part in parts[:-1])]).cumsum(0).tolist()
 
         def joined(name: str) -> Tensor:
@@ -142,7 +142,7 @@ class Walks:
         )
 
     def select(self, layers: Patterns) -> Walks:
-        """The same walks seen through the bits of some layers alone; units are numbered anew, positions stay.
+        """Return the walks through the bits of some layers alone; units are numbered anew, positions stay.
 
         Args:
             layers: A layer's name, a glob pattern, or a sequence of them.
@@ -172,7 +172,7 @@ class Walks:
         )
 
     def only(self, i: int) -> Walks:
-        """The walk of segment `i` alone.
+        """Return the walk of segment `i` alone.
 
         Example:
             >>> walks = Walks.from_codes(torch.tensor([[[False], [False]], [[False], [True]]]))
@@ -197,7 +197,7 @@ class Walks:
         )
 
     def codes(self, i: int) -> Tensor:
-        """The codes that segment `i` meets, in order: bool (steps + 1, N).
+        """Return the codes that segment `i` meets, in order: bool (steps + 1, N).
 
         The first is that of the first open interval, which need not be the code of the segment's start.
 
@@ -233,13 +233,14 @@ class Walks:
         last_codes = self.first_codes ^ (switches % 2 == 1)
         return replace(self, segment=segment, position=position, unit=unit, first_codes=last_codes)
 
-    def table(self, *, start: Tensor | None = None, end: Tensor | None = None, labels: Tensor | None = None) -> Table:
+    def table(self, *, start: Column = None, end: Column = None, labels: Column = None) -> Table:
         """Return the measures of each segment as columns, such as ``pandas.DataFrame`` takes.
 
         Args:
-            start: int64 (S,), the index of the input at which each segment starts, as from `class_segments`.
-            end: int64 (S,), the index of the input at which it ends.
-            labels: (B,), the class of each input.
+            start: Integer (S,), the index of the input at which each segment starts, as from `class_segments`: a tensor, an array, a
+                list or a data frame's column.
+            end: Integer (S,), the index of the input at which it ends.
+            labels: (B,), the class of each input: numbers or names.
 
         Returns:
             Name -> array (S,): "segment"; "start", "end", "start_class" and "end_class" where they are known; "r1", "r2", "chi"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 
+from fold_lightning._tables import bounded
+from fold_lightning.activations import ActivationCodes
 from fold_lightning.callbacks.measures.base import Measure, MeasureResult
 from fold_lightning.callbacks.measures.sources import InputSource, SeenCodes, Sources
 from fold_lightning.metrics import CodeDistances
@@ -35,8 +38,13 @@ class CodeDistancesMeasure(Measure):
         assert seen.labels is not None
         has_class = seen.labels >= 0
         labels = torch.searchsorted(self._classes, seen.labels[has_class])
-        self._distances.update(seen.codes.bits[has_class.to(seen.codes.bits.device)], labels)
+        bits = seen.codes.bits[has_class.to(seen.codes.bits.device)]
+        self._distances.update(ActivationCodes(bits, seen.codes.layers), labels)
 
     def compute(self, model: LightningModule) -> MeasureResult:
-        values = self._distances.compute()
-        return MeasureResult({f"codes/{name}": float(value) for name, value in values.items() if not value.isnan()})
+        values = {name: float(value) for name, value in self._distances.compute().items() if not value.isnan()}
+        per_layer = self._distances.per_layer()
+        table = {"layer": np.array(list(per_layer), dtype=np.str_)}
+        table |= {name: np.array([float(layer[name]) for layer in per_layer.values()]) for name in values}
+        scalars = {f"codes/{name}": value for name, value in values.items()}
+        return MeasureResult(scalars, tables={"distances": bounded(table)})

@@ -183,7 +183,7 @@ class SegmentSource(Source):
 
     @property
     def is_uniform(self) -> bool:
-        """Whether equidistant points are looked at."""
+        """True if walks are by equidistant points."""
         return self.sample.method == "uniform"
 
     def walk(self, model: LightningModule, rows: Tensor) -> Walks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from fold_lightning.activations.rounding import ROUNDED, SCREEN, Rounding
 from fold_lightning.walks.kinks.boxes import Plane
+from fold_lightning.walks.kinks.memory import steps_of
 from fold_lightning.walks.kinks.scan import Scan
 from fold_lightning.walks.sparse import any_set, rows_with_any, set_bits
 
@@ -68,11 +70,12 @@ class Sides:
             self.left, self.right = above | (on & self.right), self.right | (on_right & above)
 
     def crossings(self, lost: Tensor) -> Crossing:
-        """Return where values pass the threshold between two rows, but for rows (R,) of pieces that are lost."""
+        """Return where values pass the threshold between two rows, but for pieces (P,) that are lost."""
         scan = self._scan
         row, channel = set_bits(self.left ^ self.right)
-        keep = ~lost[row]
-        row, channel = row[keep], channel[keep]
+        if bool(lost.any()):
+            keep = ~lost[scan.pieces(row)]
+            row, channel = row[keep], channel[keep]
         before = scan.value[row, channel] - self.threshold
         length = (scan.t_next - scan.t)[row]
         change = scan.slope[row, channel] * length
@@ -88,11 +91,18 @@ class Sides:
 
 def _compare(values: Tensor, threshold: float, screen: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return which values (R, C) are above a threshold, which are on it (None for none), and rows of those that can't be told."""
-    above, not_below = values > threshold + screen, values >= threshold - screen
-    near = above ^ not_below
-    if not any_set(near):
+    above = torch.empty(values.shape, dtype=torch.bool, device=values.device)
+    found: list[tuple[Tensor, Tensor]] = []
+    for some in steps_of(*values.shape):
+        distances = screen if len(screen) == 1 else screen[some]
+        torch.gt(values[some], threshold + distances, out=above[some])
+        near = (values[some] >= threshold - distances).bitwise_xor_(above[some])
+        if any_set(near):
+            row, channel = set_bits(near)
+            found.append((row + some.start, channel))
+    if not found:
         return above, None, torch.empty(0, dtype=torch.int64, device=values.device)
-    row, channel = set_bits(near)
+    row, channel = (torch.cat(part) for part in zip(*found, strict=True))
     distance = values[row, channel] - threshold
     is_on = distance.abs() <= ON * screen.expand_as(values)[row, channel]
     above[row, channel] = (distance > 0) & ~is_on
@@ -105,13 +115,15 @@ class Bends:
     """Kinks of a scan behind an activation with one or more thresholds.
 
     Args:
-        scan: The scan, whose kinks it overwrites.
+        scan: The scan.
         sides: Sides of each threshold, ascending.
         slopes: float64 (T + 1, C), slopes of the activation below, between and above its thresholds.
     """
 
     def __init__(self, scan: Scan, sides: list[Sides], slopes: Tensor) -> None:
         self._scan, self._sides, self._slopes = scan, sides, slopes
+        self._is_zero_below = len(sides) == 1 and not bool(slopes[0].any())
+        self._scales_above = bool((slopes[1] != 1).any())
 
     def kink_of(self, number: int, crossing: Crossing) -> Tensor:
         """Return the change of slope behind the activation where values cross a threshold."""
@@ -119,38 +131,66 @@ class Bends:
         step = (self._slopes[number + 1] - self._slopes[number])[crossing.channel]
         return step * slope.abs()
 
-    def apply(self) -> Tensor:
-        """Turn the scan's kinks into those behind the activation, and return which rows have some, bool (R + 1,)."""
-        scan, kink = self._scan, self._scan.kink[:-1]
-        touched = self._touched_kinks()
-        if len(self._sides) == 1 and not bool(self._slopes[0].any()):
-            left = self._sides[0].left
-            kink.mul_(left)
-            if bool((self._slopes[1] != 1).any()):
-                kink.mul_(self._slopes[1])
-            is_alive = rows_with_any(left)
-        else:
-            kink.mul_(self._slopes_at(slice(None)))
-            is_alive = torch.ones(len(kink), dtype=torch.bool, device=kink.device)
-        for row, channel, change in touched:
-            kink[row, channel] = change
+    def alive(self) -> Tensor:
+        """Return which rows have kinks behind the activation, bool (R + 1,); the last stands for cells outside the plane."""
+        is_alive = (
+            rows_with_any(self._sides[0].left) if self._is_zero_below else torch.ones_like(self._scan.t, dtype=torch.bool)
+        )
+        for row, *_ in self._touched:
             is_alive[row] = True
-        is_alive[: len(scan.last)] = False
+        is_alive[: len(self._scan.last)] = False
         return F.pad(is_alive, (0, 1))
+
+    def apply(self, kinks: Tensor, keep: Tensor | None, rows: Tensor, out: Tensor) -> None:
+        """Write the kinks of boxes behind the activation.
+
+        Args:
+            kinks: float64 (E, h, w, C), before it.
+            keep: int64 (E',), which boxes; None for all.
+            rows: int64 (E' h w,), rows of their places; R outside the plane.
+            out: float64 (E' h w, C).
+        """
+        cells = kinks.shape[1] * kinks.shape[2]
+        boxes = out.view(-1, *kinks.shape[1:])
+        for some in steps_of(len(boxes), cells * kinks.shape[3]):
+            here = slice(some.start * cells, some.stop * cells)
+            factors = self._factors(rows[here])
+            if keep is None:
+                torch.mul(kinks[some].reshape(factors.shape), factors, out=out[here])
+            else:
+                torch.index_select(kinks, 0, keep[some], out=boxes[some])
+                out[here].mul_(factors)
+        for row, channel, change in self._touched:
+            place = torch.full((len(self._scan) + 1,), -1, device=rows.device)
+            place[rows] = torch.arange(len(rows), device=rows.device)
+            place = place[row]
+            out[place[place >= 0], channel[place >= 0]] = change[place >= 0]
+
+    def _factors(self, rows: Tensor) -> Tensor:
+        """Return the slope of the activation just behind rows, float64 (K, C); 0 outside the plane."""
+        is_outside = rows == len(self._scan)
+        if bool(is_outside.any()):
+            inside = rows.masked_fill(is_outside, 0)
+            return self._slopes_at(inside).masked_fill_(is_outside[:, None], 0.0)
+        return self._slopes_at(rows)
 
     def first_slopes(self) -> Tensor:
         """Return the slope of the activation where each piece begins, float64 (N, C) in the order of the first rows."""
-        return self._slopes_at(slice(len(self._scan.last)))
+        return self._slopes_at(torch.arange(len(self._scan.last), device=self._slopes.device))
 
-    def _slopes_at(self, rows: slice) -> Tensor:
-        """Return the slope of the activation just behind rows."""
-        slopes = self._slopes[0]
+    def _slopes_at(self, rows: Tensor) -> Tensor:
+        """Return the slope of the activation just behind rows (K,), float64 (K, C)."""
+        if self._is_zero_below:
+            above = self._sides[0].left.index_select(0, rows).to(self._slopes.dtype)
+            return above.mul_(self._slopes[1]) if self._scales_above else above
+        slopes = self._slopes[0].expand(len(rows), -1)
         for number, side in enumerate(self._sides):
-            slopes = torch.where(side.left[rows], self._slopes[number + 1], slopes)
+            slopes = torch.where(side.left.index_select(0, rows), self._slopes[number + 1], slopes)
         return slopes
 
-    def _touched_kinks(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return rows, channels and changes of slope where values lie on a threshold at a row."""
+    @cached_property
+    def _touched(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Rows, channels and changes of slope where values lie on a threshold at a row."""
         found = []
         for side in self._sides:
             if side.is_on:

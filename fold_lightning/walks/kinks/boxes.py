@@ -6,12 +6,14 @@ slope there, are kept for that part: a box with all channels, or a single unit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from fold_lightning.walks.kinks.memory import blanks
 
 
 class Plane(NamedTuple):
@@ -210,6 +212,19 @@ class Signal:
         """Number of kinks."""
         return sum(group.numel for group in self.groups.values())
 
+    def scaled(self, scale: Tensor) -> Signal:
+        """Return the signal times a number for each channel (C,), or for all (1,)."""
+        groups: dict[int, Group] = {}
+        some = [group for group in self.groups.values() if isinstance(group, Boxes)]
+        products = iter(blanks(scale, [group.kinks.shape for group in some]))
+        for origin, group in self.groups.items():
+            if isinstance(group, Units):
+                kink = group.kink * (scale[group.channel] if len(scale) > 1 else scale)
+                groups[origin] = replace(group, kink=kink)
+            else:
+                groups[origin] = replace(group, kinks=torch.mul(group.kinks, scale, out=next(products)))
+        return Signal(self.plane, groups)
+
     def rows(self, origin: int) -> Tensor:
         """Return kinks of one group as rows of a batch, float64 (E, C, height, width)."""
         return self.groups[origin].rows(self.plane)
@@ -222,50 +237,3 @@ class Signal:
             origin: Boxes.of_rows(group.event, self.rows(origin).view(-1, *plane)) for origin, group in self.groups.items()
         }
         return Signal(plane, groups)
-
-
-def superposed(parts: list[tuple[Group, int]], plane: Plane, channels: int) -> Boxes:
-    """Return the sum of groups of events from one place, each with its channels set in from some first one.
-
-    Args:
-        parts: Groups with their first channels in the sum.
-        plane: Plane of the groups.
-        channels: Number of channels of the sum.
-    """
-    boxes = [group.boxes(channels if first == 0 and isinstance(group, Units) else plane.channels) for group, first in parts]
-    boxes = [each.clipped(plane) for each in boxes]
-    event = torch.cat([each.event for each in boxes]).unique()
-    rows = [torch.searchsorted(event, each.event) for each in boxes]
-    (y, height), (x, width) = (
-        _common_side([(getattr(each, axis), each.sides[number]) for each in boxes], rows, len(event), size)
-        for number, (axis, size) in enumerate((("y", plane.height), ("x", plane.width)))
-    )
-    kinks = boxes[0].kinks.new_zeros(len(event), height, width, channels)
-    flat = kinks.view(-1, channels)
-    for each, row, (_, first) in zip(boxes, rows, parts, strict=True):
-        place = each.places_in(y[row], x[row], height, width, row).flatten()
-        inside = place >= 0
-        source = each.kinks.reshape(-1, each.kinks.shape[-1])
-        if not bool(inside.all()):
-            place, source = place[inside], source[inside]
-        flat[:, first : first + source.shape[1]].index_add_(0, place, source)
-    return Boxes(event, y, x, kinks)
-
-
-def _common_side(sides: list[tuple[Tensor, int]], rows: list[Tensor], count: int, size: int) -> tuple[Tensor, int]:
-    """Return where boxes begin that hold those of all parts, int64 (count,), and how long their side is."""
-    begin = torch.full((count,), size, device=rows[0].device)
-    end = torch.full_like(begin, -size)
-    for (first, length), row in zip(sides, rows, strict=True):
-        begin[row] = torch.minimum(begin[row], first)
-        end[row] = torch.maximum(end[row], first + length)
-    side = int((end - begin).max())
-    return (torch.zeros_like(begin), size) if side >= size else (begin, side)
-
-
-def scaled(group: Group, scale: Tensor) -> Group:
-    """Return a group times a number for each channel (C,), or for all (1,)."""
-    if isinstance(group, Units):
-        kink = group.kink * (scale[group.channel] if len(scale) > 1 else scale)
-        return Units(group.event, group.y, group.x, group.channel, kink)
-    return Boxes(group.event, group.y, group.x, group.kinks * scale, group.is_clipped)

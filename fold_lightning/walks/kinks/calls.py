@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Hashable
 from typing import Any
 
 from torch import Tensor
 
-from fold_lightning.activations.tracking import depends_on_input, has_input_rows, map_tensors, tensors_in
+from fold_lightning.activations.calls import Call
+from fold_lightning.activations.tracking import has_input_rows, map_tensors
 from fold_lightning.walks.kinks.boxes import Plane, Signal
 
 RESHAPES = ("view", "reshape", "expand", "broadcast_to")
@@ -19,33 +19,8 @@ class NoRule(Exception):
     """Kinks can't be passed through a call."""
 
 
-@dataclass(frozen=True)
-class Call:
-    """A call of a model.
-
-    Attributes:
-        name: Name of the operation.
-        function: What is called.
-        args: Its arguments.
-        kwargs: Its keyword arguments.
-    """
-
-    name: str
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def __call__(self) -> Any:
-        """Return the result for the tensors that the model passes."""
-        return self.function(*self.args, **self.kwargs)
-
-    def varying(self) -> list[Tensor]:
-        """Return the arguments that depend on the input."""
-        return [tensor for tensor in tensors_in((self.args, self.kwargs)) if depends_on_input(tensor)]
-
-    def argument(self, place: int, name: str, default: Any = None) -> Any:
-        """Return an argument by its place or its name."""
-        return self.args[place] if place < len(self.args) else self.kwargs.get(name, default)
+class RowCall(Call):
+    """A call of a model that can be repeated for other rows."""
 
     def of_rows(self, rows: dict[int, Tensor], batch: int) -> Any:
         """Return the result for other rows of the arguments that have some.
@@ -69,9 +44,14 @@ class Call:
             args = (args[0], (count, *sizes[1:]))
         return self.function(*args, **kwargs)
 
+    def key(self) -> Hashable:
+        """Return what tells calls apart that take no tensor but one that depends on the input: all but that tensor's values."""
+        shape = tuple(self.varying[0].shape[1:])
+        return self.function, shape, repr(map_tensors(lambda tensor: tensor.new_empty(0), (self.args, self.kwargs)))
+
     def on_planes(self, planes: Tensor) -> Tensor:
         """Return the result for planes (N, C, ...) in place of the one tensor that depends on the input."""
-        x = self.varying()[0]
+        x = self.varying[0]
         result: Tensor = self.of_rows({id(x): planes}, len(x))
         return result
 

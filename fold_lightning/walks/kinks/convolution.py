@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -99,9 +99,15 @@ class Convolution:
         sizes = (plane.height, plane.width), (out.height, out.width), weight.shape[2:]
         self._y, self._x = (Axis(*numbers) for numbers in zip(*sizes, stride, padding, dilation, strict=True))
 
-    def __call__(self, group: Group) -> Group:
-        """Return the kinks behind the convolution."""
-        return self._of_units(group) if isinstance(group, Units) else self._of_boxes(group)
+    def shape(self, group: Group) -> tuple[int, int, int, int]:
+        """Return the shape of a group's kinks behind the convolution."""
+        height, width = (1, 1) if isinstance(group, Units) else group.sides
+        out_height, out_width = min(self._y.count(height), self._y.out), min(self._x.count(width), self._x.out)
+        return len(group), out_height, out_width, self.out.channels
+
+    def __call__(self, group: Group, kinks: Tensor) -> Boxes:
+        """Return a group behind the convolution, whose kinks, of `shape`, are written to a tensor of any content."""
+        return self._of_units(group, kinks) if isinstance(group, Units) else self._of_boxes(group, kinks)
 
     @cached_property
     def _table(self) -> Tensor:
@@ -125,32 +131,33 @@ class Convolution:
         """Weights of all taps side by side, (C_in, K_y K_x C_out); of a convolution without groups."""
         return self._taps[:, :, 0].permute(2, 0, 1, 3).reshape(self.plane.channels, -1).contiguous()
 
-    def _of_units(self, units: Units) -> Boxes:
+    def _of_units(self, units: Units, out: Tensor) -> Boxes:
         channel = units.channel
         y, x = self._y.first(units.y), self._x.first(units.x)
         device = y.device
         tap_y = self._y.tap(y[:, None] + torch.arange(self._y.count(1), device=device), units.y)
         tap_x = self._x.tap(x[:, None] + torch.arange(self._x.count(1), device=device), units.x)
         place = (channel[:, None] * (self._y.taps + 1) + tap_y)[:, :, None] * (self._x.taps + 1) + tap_x[:, None]
-        kinks = self._table.view(-1, self.out.channels).index_select(0, place.flatten()).view(*place.shape, -1)
-        return self._fitted(Boxes(units.event, y, x, kinks.mul_(units.kink.view(-1, 1, 1, 1)), is_clipped=False))
+        height, width = place.shape[1:]
+        is_larger = height >= self.out.height, width >= self.out.width
+        kinks = out.new_empty(*place.shape, self.out.channels) if any(is_larger) else out
+        weights = self._table.view(-1, self.out.channels)
+        torch.index_select(weights, 0, place.flatten(), out=kinks.view(-1, self.out.channels))
+        boxes = Boxes(units.event, y, x, kinks.mul_(units.kink.view(-1, 1, 1, 1)), is_clipped=False)
+        if not any(is_larger):
+            return boxes
+        boxes = boxes.widened(self.out, *is_larger)
+        return replace(boxes, kinks=out.copy_(boxes.kinks))
 
-    def _fitted(self, boxes: Boxes) -> Boxes:
-        """Return boxes that are no larger than the plane behind the convolution."""
-        height, width = boxes.sides
-        return boxes.widened(self.out, height >= self.out.height, width >= self.out.width)
-
-    def _of_boxes(self, boxes: Boxes) -> Boxes:
+    def _of_boxes(self, boxes: Boxes, kinks: Tensor) -> Boxes:
         boxes = boxes.clipped(self.plane)
         full_y, full_x = (axis.count(length) >= axis.out for axis, length in zip((self._y, self._x), boxes.sides, strict=True))
         boxes = boxes.widened(self.plane, full_y, full_x)
         y = torch.zeros_like(boxes.y) if full_y else self._y.first(boxes.y)
         x = torch.zeros_like(boxes.x) if full_x else self._x.first(boxes.x)
-        height = self._y.out if full_y else self._y.count(boxes.sides[0])
-        width = self._x.out if full_x else self._x.count(boxes.sides[1])
         offset_y = self._y.stride * y - self._y.padding - boxes.y
         offset_x = self._x.stride * x - self._x.padding - boxes.x
-        kinks = boxes.kinks.new_zeros(len(boxes), height, width, self.out.channels)
+        kinks.zero_()
         least_y, least_x = int(offset_y.min()), int(offset_x.min())
         span = int(offset_x.max()) - least_x + 1
         case = (offset_y - least_y) * span + offset_x - least_x
@@ -240,5 +247,7 @@ class Matrix:
             first_y, first_x = divmod(number, plane.width)
             here = (place == number).nonzero().squeeze(1)
             seen = weight[first_y : first_y + height, first_x : first_x + width].reshape(-1, kinks.shape[1])
+            if len(here) == len(boxes):
+                return torch.mm(boxes.kinks.reshape(len(here), -1), seen, out=kinks)
             kinks[here] = boxes.kinks.index_select(0, here).reshape(len(here), -1) @ seen
         return kinks

@@ -16,19 +16,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fold_lightning.activations.calls import Call
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.fast_kernels import CONVOLUTIONS
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.interception import Interception, PassEnded
-from fold_lightning.activations.operations import CLAMPS, COMPARISONS, CREATIONS, MAX_POOLS, is_in_place
+from fold_lightning.activations.operations import CLAMPS, COMPARISONS, CREATIONS, MAX_POOLS
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import Noise, Rounding
 from fold_lightning.activations.tracking import depends_on_input, mark_rows
 from fold_lightning.walks.growing_batch import TooManyRows, Unsupported, check_activation
 from fold_lightning.walks.kinks.bends import Bends, Sides, screen_of
 from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal, Units
-from fold_lightning.walks.kinks.calls import Call, NoRule, attach, planar_signal, shape_of, signal_of
+from fold_lightning.walks.kinks.calls import NoRule, RowCall, attach, planar_signal, shape_of, signal_of
 from fold_lightning.walks.kinks.events import Events
+from fold_lightning.walks.kinks.memory import Scratch, blanks
 from fold_lightning.walks.kinks.operations import carry
 from fold_lightning.walks.kinks.pooling import Winners
 from fold_lightning.walks.kinks.scan import Cells, Scan
@@ -39,6 +41,10 @@ from fold_lightning.walks.piecewise_bends import clamp_bounds
 
 SMALL = 1e-3
 """Share of the largest inputs of a pass below which others are left out: rounding of the large ones would stand for theirs."""
+
+
+Writer = Callable[[Tensor, "Tensor | None", Tensor, Tensor], Any]
+"""Kinks of boxes (E, h, w, C), which of these (E',), rows of their places (E' h w,) -> writes what they are behind a call there."""
 
 
 class KinksPass(Interception):
@@ -52,6 +58,7 @@ class KinksPass(Interception):
         probes: float64 (K, P), positions on each piece at which the pre-activations that the pass implies are kept.
         rounding: Rounding of the model.
         points: Noise, piece (K,) and position (K,) -> inputs (K, ...) with errors.
+        scratch: Memory of scans.
 
     Attributes:
         probed: Layer -> pre-activations (K P, n) at the probes.
@@ -68,8 +75,10 @@ class KinksPass(Interception):
         probes: Tensor,
         rounding: Rounding,
         points: Callable[[Noise, Tensor, Tensor], Tensor],
+        scratch: Scratch,
     ) -> None:
         super().__init__(replica)
+        self._scratch = scratch
         self._events = Events(pieces.begin, pieces.end)
         self.probed: dict[str, Tensor] = {}
         self.peak_numel = 0
@@ -103,18 +112,18 @@ class KinksPass(Interception):
             raise Unsupported("There is no convolution before the first activation.")
         return self._bend(z, thresholds, call, layer)
 
-    def operation(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def operation(self, call: Call) -> Any:
         """Pass the kinks of the arguments through any other operation."""
         if self.inside_registered:
             raise Unsupported("A module that is registered as an activation.")
-        call = Call(name, function, args, kwargs)
-        if name in CREATIONS or name in COMPARISONS or not call.varying():
+        if call.name in CREATIONS or call.name in COMPARISONS or not call.varying:
             return call()
-        if name in CLAMPS:
+        call = RowCall(call.name, call.function, call.args, call.kwargs)
+        if call.name in CLAMPS:
             return self._clamp(call)
-        if name in MAX_POOLS:
+        if call.name in MAX_POOLS:
             return self._pool(call)
-        self._has_convolved |= name in CONVOLUTIONS
+        self._has_convolved |= call.name in CONVOLUTIONS
         result = call()
         try:
             carry(call, result)
@@ -123,7 +132,7 @@ class KinksPass(Interception):
         self._check_size(signal_of(result).numel if isinstance(result, Tensor) else 0)
         return result
 
-    def on_untracked(self, name: str, tensors: list[Tensor], num_tensors: int) -> None:
+    def on_untracked(self, call: Call, tensors: list[Tensor]) -> None:
         """Mark tensors with one equal row per input."""
         for number, tensor in enumerate(tensors):
             if (self.num_calls, number) in self._structure.constant_rows and len(tensor) == self.num_inputs:
@@ -158,28 +167,27 @@ class KinksPass(Interception):
         born = self._cross(scan, sides, bends, plane, layer)
         if slopes is None:
             raise PassEnded
-        alive = bends.apply()
         result = self._result(z, plane, scan, bends, call)
-        found = self._kept(scan, groups, alive, scan.kink)
+        found = self._kept(scan, groups, bends.alive(), bends.apply)
         if len(born):
             found[self._num_origins] = born
             self._num_origins += 1
         attach(result, Signal(plane, found))
         return result
 
-    def _clamp(self, call: Call) -> Tensor:
+    def _clamp(self, call: RowCall) -> Tensor:
         """Bend the kinks of a tensor at the bounds of a clamp."""
         x: Tensor = call.args[0]
-        bounds = clamp_bounds(call.name, call.args[1:], call.kwargs)
-        if len(call.varying()) != 1 or any(isinstance(bound, Tensor) for bound in bounds) or call.kwargs.get("out") is not None:
+        bounds = clamp_bounds(call)
+        if len(call.varying) != 1 or any(isinstance(bound, Tensor) for bound in bounds) or call.kwargs.get("out") is not None:
             raise Unsupported("A clamp with a bound for each unit.")
         thresholds = tuple(bound for bound in bounds if isinstance(bound, float))
         result = self._bend(x, thresholds, lambda z: call.of_rows({id(x): z}, len(x)))
-        if is_in_place(call.function, call.kwargs):
+        if call.is_in_place:
             self.overwrite(x, result)
-        return x if is_in_place(call.function, call.kwargs) else result
+        return x if call.is_in_place else result
 
-    def _pool(self, call: Call) -> Tensor:
+    def _pool(self, call: RowCall) -> Tensor:
         """Take the largest values of windows; where another place of a window wins, there is a new event."""
         if call.name.endswith("_with_indices") or call.kwargs.get("return_indices") or call.args[6:7] == (True,):
             raise Unsupported("A max pooling that returns where its winners are.")
@@ -188,7 +196,7 @@ class KinksPass(Interception):
         plane, out = signal.plane, Plane.of(shape_of(result))
         if x.dim() not in (3, 4):
             raise Unsupported("A max pooling of volumes.")
-        windows = Windows(call, plane, out)
+        windows = self._scratch.once(call.key(), lambda: Windows(call, plane, out))
         begin, end = x.reshape(2, -1, *plane).permute(0, 1, 3, 4, 2)
         length = (self._events.end - self._events.begin).view(-1, 1, 1, 1)
         seen = {origin: windows.of_boxes(group.boxes(plane.channels)) for origin, group in signal.groups.items()}
@@ -199,7 +207,7 @@ class KinksPass(Interception):
         winners = Winners(scan, windows.elements)
         found = winners.takeovers
         kinks, alive = winners.kinks()
-        pooled = self._kept(scan, groups, alive, kinks)
+        pooled = self._kept(scan, groups, alive, lambda _, __, rows, out: torch.index_select(kinks, 0, rows, out=out))
         if len(found.row):
             position = scan.position[found.row] % out.area
             event = self._events.add(scan.pieces(found.row), found.t)
@@ -213,12 +221,11 @@ class KinksPass(Interception):
 
     def _scan(self, cells: list[Cells], value: Tensor, slope: Tensor) -> Scan:
         self._check_size((len(value) + sum(each.position.numel() for each in cells)) * value.shape[1])
-        return Scan(self._events, cells, value, slope)
+        return Scan(self._events, cells, value, slope, self._scratch)
 
     def _cross(self, scan: Scan, sides: list[Sides], bends: Bends, plane: Plane, layer: str | None) -> Units:
         """Note the switches of a layer, and return the kinks of its new events."""
-        lost = self._events.doubtful[scan.pieces()]
-        crossings = [side.crossings(lost) for side in sides]
+        crossings = [side.crossings(self._events.doubtful) for side in sides]
         row, channel, t = (torch.cat([getattr(each, name) for each in crossings]) for name in ("row", "channel", "t"))
         piece, position = scan.pieces(row), scan.position[row] % plane.area
         self._events.doubt(piece[(t <= scan.t[row]) | (t >= scan.t_next[row])])
@@ -243,19 +250,23 @@ class KinksPass(Interception):
         bent = call(begin.clone())
         return torch.cat([bent, bent + slope.permute(0, 3, 1, 2).reshape(begin.shape) * (end - begin)])
 
-    def _kept(self, scan: Scan, groups: dict[int, Boxes], alive: Tensor, kinks: Tensor) -> dict[int, Group]:
-        """Return kinks at the rows of a scan as boxes again, without those that are 0."""
-        kept: dict[int, Group] = {}
+    def _kept(self, scan: Scan, groups: dict[int, Boxes], alive: Tensor, write: Writer) -> dict[int, Group]:
+        """Return boxes with some kinks at the rows of a scan."""
+        chosen: list[tuple[int, Boxes, Tensor | None, Tensor]] = []
         for (origin, boxes), row in zip(groups.items(), scan.cell_rows, strict=True):
-            keep = alive[row].view(len(boxes), -1).any(1) & ~self._events.doubtful[self._events.piece[boxes.event]]
-            if bool(keep.all()):
-                some, rows = boxes, row
-            else:
-                keep = keep.nonzero().squeeze(1)
-                some, rows = _geometry(boxes, keep), row.view(len(boxes), -1)[keep].flatten()
+            keep = alive.index_select(0, row).view(len(boxes), -1).any(1)
+            keep &= ~self._events.doubtful[self._events.piece[boxes.event]]
+            some = None if bool(keep.all()) else keep.nonzero().squeeze(1)
+            rows = row if some is None else row.view(len(boxes), -1).index_select(0, some).flatten()
             if len(rows):
-                in_boxes = kinks.index_select(0, rows).view(-1, *boxes.sides, kinks.shape[1])
-                kept[origin] = Boxes(some.event, some.y, some.x, in_boxes)
+                chosen.append((origin, boxes, some, rows))
+        kept: dict[int, Group] = {}
+        channels = scan.value.shape[1] if not chosen else chosen[0][1].kinks.shape[-1]
+        kinks = blanks(scan.value, [(len(rows), channels) for *_, rows in chosen])
+        for (origin, boxes, some, rows), out in zip(chosen, kinks, strict=True):
+            write(boxes.kinks, some, rows, out)
+            place = boxes if some is None else _geometry(boxes, some)
+            kept[origin] = Boxes(place.event, place.y, place.x, out.view(-1, *boxes.sides, channels))
         return kept
 
     def _probe(self, layer: str, scan: Scan, plane: Plane) -> None:

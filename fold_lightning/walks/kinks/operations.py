@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fold_lightning.activations.operations import is_in_place, is_piecewise_linear
+from fold_lightning.activations.operations import is_piecewise_linear
 from fold_lightning.activations.tracking import tensors_in
-from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal, scaled, superposed
-from fold_lightning.walks.kinks.calls import Call, NoRule, attach, planar_signal, shape_of, signal_of
+from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal
+from fold_lightning.walks.kinks.calls import NoRule, RowCall, attach, planar_signal, shape_of, signal_of
 from fold_lightning.walks.kinks.convolution import Convolution, Matrix
+from fold_lightning.walks.kinks.memory import blanks
 from fold_lightning.walks.kinks.resampling import Resampling
+from fold_lightning.walks.kinks.superposition import Part, superposed
 
 PROBE = 2.0**20
 """Values whose images show the factors of an operation: far above what it adds."""
@@ -22,7 +24,7 @@ CHUNK_NUMEL = 2**20
 """Numbers that are passed through an operation at once."""
 
 
-def carry(call: Call, result: Any) -> None:
+def carry(call: RowCall, result: Any) -> None:
     """Give the result of a call the kinks that follow from those of its arguments.
 
     Raises:
@@ -34,12 +36,12 @@ def carry(call: Call, result: Any) -> None:
         _pass_rows(call, result)
 
 
-def _pass_rows(call: Call, result: Any) -> None:
+def _pass_rows(call: RowCall, result: Any) -> None:
     """Pass all kinks as rows through the operation, which is affine."""
     results = tensors_in(result)
-    if is_in_place(call.function, call.kwargs) or not is_piecewise_linear(call.name, call.args, call.kwargs):
+    if call.is_in_place or not is_piecewise_linear(call):
         raise NoRule(f"{call.name} has no rule")
-    varying = call.varying()
+    varying = call.varying
     batch = len(varying[0])
     if any(tensor.dim() == 0 or len(tensor) != batch for tensor in results):
         raise NoRule(f"{call.name} does not keep the batch first")
@@ -66,7 +68,7 @@ def _pass_rows(call: Call, result: Any) -> None:
         attach(tensor, Signal(Plane.of(shape_of(tensor)), groups_of))
 
 
-def _reshape(call: Call, result: Tensor) -> bool:
+def _reshape(call: RowCall, result: Tensor) -> bool:
     """Keep the kinks of values that stay in their order."""
     x = call.args[0]
     if len(result) != len(x):
@@ -75,9 +77,9 @@ def _reshape(call: Call, result: Tensor) -> bool:
     return True
 
 
-def _scale(call: Call, result: Tensor) -> bool:
+def _scale(call: RowCall, result: Tensor) -> bool:
     """Multiply each channel by its factor."""
-    x, *others = call.varying()
+    x, *others = call.varying
     if others or result.shape != x.shape:
         return False
     signal = planar_signal(x)
@@ -87,16 +89,15 @@ def _scale(call: Call, result: Tensor) -> bool:
     factors = ((upper - lower) / (2 * PROBE)).flatten(1)
     if not torch.equal(factors, factors[:, :1].expand_as(factors)):
         return False
-    groups = {origin: scaled(group, factors[:, 0]) for origin, group in signal.groups.items()}
-    attach(result, Signal(signal.plane, groups))
+    attach(result, signal.scaled(factors[:, 0]))
     return True
 
 
-def _add(call: Call, result: Tensor) -> bool:
+def _add(call: RowCall, result: Tensor) -> bool:
     """Add the kinks of two tensors; a constant changes none."""
-    varying = call.varying()
+    varying = call.varying
     if len(varying) == 1 and result.shape == varying[0].shape and call.name == "add":
-        return _reshape(Call(call.name, call.function, (varying[0],), {}), result)
+        return _reshape(RowCall(call.name, call.function, (varying[0],), {}), result)
     if len(varying) == 1:
         return _scale(call, result)
     if len(varying) > 2 or any(x.shape != result.shape for x in varying):
@@ -108,42 +109,35 @@ def _add(call: Call, result: Tensor) -> bool:
     if signals[0].plane != signals[1].plane:
         signals = [planar_signal(x) for x in varying]
     plane = signals[0].plane
-    groups: dict[int, Group] = {}
-    for origin in {origin: None for signal in signals for origin in signal.groups}:
-        parts = [
-            (group if factor == 1 else scaled(group, result.new_tensor([factor])), 0)
-            for signal, factor in zip(signals, factors, strict=True)
-            if (group := signal.groups.get(origin)) is not None
-        ]
-        groups[origin] = parts[0][0] if len(parts) == 1 else superposed(parts, plane, plane.channels)
-    attach(result, Signal(plane, groups))
+    sums: dict[int, list[Part]] = {}
+    for signal, factor in zip(signals, factors, strict=True):
+        for origin, group in (signal if factor == 1 else signal.scaled(result.new_tensor([factor]))).groups.items():
+            sums.setdefault(origin, []).append((group, 0))
+    attach(result, superposed(sums, plane, result))
     return True
 
 
-def _concatenate(call: Call, result: Tensor) -> bool:
+def _concatenate(call: RowCall, result: Tensor) -> bool:
     """Set channels side by side."""
     tensors = call.args[0]
     if call.argument(1, "dim", 0) not in (1, 1 - result.dim()) or any(len(x) != len(result) for x in tensors):
         return False
     plane = Plane.of(shape_of(result))
-    parts: dict[int, list[tuple[Group, int]]] = {}
+    parts: dict[int, list[Part]] = {}
     first = 0
     for x in tensors:
         signal = planar_signal(x)
         for origin, group in signal.groups.items():
             parts.setdefault(origin, []).append((group.boxes(signal.plane.channels), first))
         first += x.shape[1]
-    groups: dict[int, Group] = {}
-    for origin, some in parts.items():
-        groups[origin] = superposed(some, plane, plane.channels)
-    attach(result, Signal(plane, groups))
+    attach(result, superposed(parts, plane, result))
     return True
 
 
-def _convolve(call: Call, result: Tensor) -> bool:
+def _convolve(call: RowCall, result: Tensor) -> bool:
     """Convolve in one or two dimensions."""
     x, weight = call.args[0], call.argument(1, "weight")
-    if len(call.varying()) != 1 or call.varying()[0] is not x or result.dim() != weight.dim():
+    if len(call.varying) != 1 or call.varying[0] is not x or result.dim() != weight.dim():
         return False
     dims = weight.dim() - 2
     stride, dilation = (_each(call.argument(place, name, 1), dims) for place, name in ((3, "stride"), (5, "dilation")))
@@ -156,24 +150,28 @@ def _convolve(call: Call, result: Tensor) -> bool:
     signal, out = planar_signal(x), Plane.of(shape_of(result))
     kernel = weight if dims == 2 else weight[..., None]
     convolution = Convolution(signal.plane, out, kernel, stride, padding, dilation, call.argument(6, "groups", 1))
-    attach(result, Signal(out, {origin: convolution(group) for origin, group in signal.groups.items()}))
+    kinks = blanks(result, [convolution.shape(group) for group in signal.groups.values()])
+    groups: dict[int, Group] = {
+        origin: convolution(group, part) for (origin, group), part in zip(signal.groups.items(), kinks, strict=True)
+    }
+    attach(result, Signal(out, groups))
     return True
 
 
-def _multiply(call: Call, result: Tensor) -> bool:
+def _multiply(call: RowCall, result: Tensor) -> bool:
     """Multiply flattened planes by a matrix."""
     x, weight = call.args[0], call.argument(1, "weight")
     signal = signal_of(x)
-    if len(call.varying()) != 1 or call.varying()[0] is not x or x.dim() != 2 or weight.shape[1] != signal.plane.numel:
+    if len(call.varying) != 1 or call.varying[0] is not x or x.dim() != 2 or weight.shape[1] != signal.plane.numel:
         return False
     matrix = Matrix(signal.plane, weight)
     attach(result, Signal(Plane.of(shape_of(result)), {origin: matrix(group) for origin, group in signal.groups.items()}))
     return True
 
 
-def _resample(call: Call, result: Tensor) -> bool:
+def _resample(call: RowCall, result: Tensor) -> bool:
     """Average, enlarge or pad rows and columns apart."""
-    x, *others = call.varying()
+    x, *others = call.varying
     if others or result.dim() != x.dim() or x.dim() not in (3, 4):
         return False
     signal, out = planar_signal(x), Plane.of(shape_of(result))
@@ -191,7 +189,7 @@ def _each(value: Any, dims: int, other: int = 1) -> tuple[int, int]:
     return (values[0], other) if dims == 1 else (values[0], values[1])
 
 
-_RULES: dict[str, Callable[[Call, Tensor], bool]] = {
+_RULES: dict[str, Callable[[RowCall, Tensor], bool]] = {
     **dict.fromkeys(
         "view reshape flatten unflatten ravel squeeze unsqueeze contiguous clone detach data alias".split(), _reshape
     ),

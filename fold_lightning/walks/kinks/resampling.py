@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal
-from fold_lightning.walks.kinks.calls import Call
+from fold_lightning.walks.kinks.calls import RowCall
 from fold_lightning.walks.kinks.windows import WindowAxis
 
 ALIKE = 1e-14
@@ -28,9 +28,9 @@ class Resampling:
         self._axes = tuple((matrix, WindowAxis.of((matrix != 0).T)) for matrix in (rows, columns))
 
     @classmethod
-    def of(cls, call: Call, plane: Plane, out: Plane) -> Resampling | None:
+    def of(cls, call: RowCall, plane: Plane, out: Plane) -> Resampling | None:
         """Return what a call does; None if it does not act on rows and columns apart."""
-        x = call.varying()[0]
+        x = call.varying[0]
         sides = x.shape[2:]
         zero = x.new_zeros(1, plane.height, plane.width)
         row = torch.eye(plane.height, dtype=x.dtype, device=x.device)[:, :, None].expand(-1, -1, plane.width)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fold_lightning.walks.kinks.boxes import Boxes, Plane
 from fold_lightning.walks.kinks.events import Events
+from fold_lightning.walks.kinks.memory import Scratch, side_by_side
 
 SMALL_RANK = 1000
 """Mean numbers of a rank below which sums along the rows of each position are faster: two calls for each rank take 8 us, and numbers
@@ -41,12 +42,11 @@ class Cells:
         return cls(boxes.event, boxes.positions(plane).flatten(1), boxes.kinks.reshape(-1, boxes.kinks.shape[-1]))
 
     def write(self, kink: Tensor, row: Tensor) -> None:
-        """Write the kinks to the rows (E n,) of kinks (R, C)."""
-        if self.place is None:
-            kink.index_copy_(0, row, self.kinks)
-            return
+        """Write parts of rows to the rows (E n,) of kinks (R + 1, C)."""
+        assert self.place is not None
         parts = kink.shape[1] // self.kinks.shape[1]
-        target = row[torch.div(self.place, parts, rounding_mode="floor")] * parts + self.place % parts
+        cell = torch.div(self.place, parts, rounding_mode="floor")
+        target = row.index_select(0, cell).mul_(parts).add_(self.place).sub_(cell, alpha=parts)
         kink.view(-1, self.kinks.shape[1]).index_copy_(0, target, self.kinks)
 
 
@@ -58,32 +58,41 @@ class Scan:
         cells: Kinks that bend the values.
         value: float64 (N, C), values where pieces begin.
         slope: float64 (N, C), slopes there.
+        scratch: Memory of the scan, which the next scan overwrites.
 
     Attributes:
         t: float64 (R,), where each row lies.
         t_next: float64 (R,), where its interval ends.
         position: int64 (R,), its position.
         previous: int64 (R,), the row before it; -1 for begins, which are the first N rows.
-        following: int64 (R,), the row after it; R for the last of each position.
-        last: int64 (N,), the last row of each position.
-        kink: float64 (R + 1, C), change of slope at each row; 0 at begins and behind the last row.
+        following: int64 (R,), the row after it; itself for the last of each position.
+        last: int64 (N,), the last row of each position, in the order of the first ones.
+        source: int64 (R - N,), the cell of each row that is no begin.
+        cell_rows: int64 (E n,) for each group, the row of each cell; R outside the plane.
+        kink: float64 (R + 1, C), change of slope at each row, where cells are parts of rows: else it is not kept.
         slope: float64 (R, C), slope behind each row.
         value: float64 (R, C), value at each row.
     """
 
-    def __init__(self, events: Events, cells: list[Cells], value: Tensor, slope: Tensor) -> None:
+    def __init__(self, events: Events, cells: list[Cells], value: Tensor, slope: Tensor, scratch: Scratch) -> None:
         self._events, self._num_positions = events, len(value)
         self._area = len(value) // events.num_pieces
         self._arrange(cells)
-        self.kink = value.new_empty(len(self) + 1, value.shape[1])
-        self.kink[slice(None) if any(each.place is not None for each in cells) else slice(len(value))] = 0.0
-        for each, row in zip(cells, self.cell_rows, strict=True):
-            each.write(self.kink, row)
-        self.kink[-1] = 0.0  # where the cells outside the plane are written
-        self.slope, self.value = (value.new_empty(len(self), value.shape[1]) for _ in range(2))
+        channels = value.shape[1]
+        self.slope, self.value = (scratch.take(name, value, len(self), channels) for name in ("slope", "value"))
         begins = self.position[: self._num_positions]
         torch.index_select(value, 0, begins, out=self.value[: self._num_positions])
         torch.index_select(slope, 0, begins, out=self.slope[: self._num_positions])
+        if any(each.place is not None for each in cells):
+            self.kink = scratch.take("kink", value, len(self) + 1, channels).zero_()
+            for each, row in zip(cells, self.cell_rows, strict=True):
+                each.write(self.kink, row)
+            self.kink[-1] = 0.0  # where the cells outside the plane are written
+        else:  # slopes are summed where the kinks are
+            self.kink = self.slope
+            if cells:
+                kinks = side_by_side([each.kinks for each in cells])
+                torch.index_select(kinks, 0, self.source, out=self.slope[self._num_positions :])
         if self.value.numel() < SMALL_RANK * len(self._ranks):
             self._sum_by_position()
         else:
@@ -97,34 +106,35 @@ class Scan:
         events, count, device = self._events, self._num_positions, self._events.begin.device
         position, key = self._keys(cells)
         inside = (position >= 0).nonzero().squeeze(1)
-        cell = inside[torch.argsort(key[inside])]
-        event = torch.cat([each.event.repeat_interleave(each.position.shape[1]) for each in cells])[cell] if cells else cell
-        at = position[cell]
+        cell = inside.index_select(0, torch.argsort(key.index_select(0, inside)))
+        of_cells = [each.event.repeat_interleave(each.position.shape[1]) for each in cells]
+        t = events.position.index_select(0, torch.cat(of_cells).index_select(0, cell)) if cells else events.position[:0]
+        at = position.index_select(0, cell)
         per_position = torch.bincount(at, minlength=count)
-        rank = torch.arange(len(at), device=device) - (per_position.cumsum(0) - per_position)[at]
+        rank = torch.arange(len(at), device=device).sub_((per_position.cumsum(0) - per_position).index_select(0, at))
         by_count = per_position.argsort(descending=True, stable=True)
         place = torch.empty_like(by_count)
         place[by_count] = torch.arange(count, device=device)
         sizes = torch.bincount(rank)
         first = torch.cat([sizes.new_zeros(1), count + sizes.cumsum(0) - sizes])  # of the rank before
-        self._ranks, self._place = sizes.tolist(), place
-        row = first[rank + 1] + place[at]
-        before = first[rank] + place[at]
+        self._ranks, self._first, self._place = sizes.tolist(), first, place
+        at_place = place.index_select(0, at)
+        before = first.index_select(0, rank).add_(at_place)
+        row = first.index_select(0, rank.add_(1)).add_(at_place)
         rows = count + len(row)
         piece = torch.div(by_count, self._area, rounding_mode="floor")
-        self.t = torch.cat([events.begin[piece], events.position.new_empty(len(row))])
-        self.t[row] = events.position[event]
-        self.position = torch.cat([by_count, torch.empty_like(row)])
-        self.position[row] = at
-        self.previous = torch.full((rows,), -1, device=device)
-        self.previous[row] = before
-        self.following = torch.full((rows,), rows, device=device)
-        self.following[before] = row
-        self.t_next = events.end[self.pieces()]
-        self.t_next[before] = self.t[row]
-        self.last = (self.following == rows).nonzero().squeeze(1)
-        cell_rows = torch.full((len(position),), rows, device=device)
-        cell_rows[cell] = row
+        self.last = first.index_select(0, per_position.index_select(0, by_count)) + torch.arange(count, device=device)
+        self.t, self.t_next = t.new_empty(rows), t.new_empty(rows)
+        self.t[:count] = events.begin.index_select(0, piece)
+        self.t.scatter_(0, row, t)
+        self.t_next.scatter_(0, before, t).scatter_(0, self.last, events.end.index_select(0, piece))
+        self.position, self.previous, self.following = by_count.new_empty(3, rows)
+        self.position[:count], self.previous[:count] = by_count, -1
+        self.position.scatter_(0, row, at)
+        self.previous.scatter_(0, row, before)
+        self.following.scatter_(0, before, row).scatter_(0, self.last, self.last)
+        self.source = torch.empty_like(row).scatter_(0, row - count, cell)
+        cell_rows = torch.full((len(position),), rows, device=device).scatter_(0, cell, row)
         self.cell_rows = cell_rows.split([each.position.numel() for each in cells])
 
     def _keys(self, cells: list[Cells]) -> tuple[Tensor, Tensor]:
@@ -174,7 +184,7 @@ class Scan:
 
     def shifted(self, rows: Tensor, ends: Tensor) -> Tensor:
         """Return for each row (R, ...) what the following one has; `ends` (N, ...) for the last of each position."""
-        result = rows.index_select(0, self.following.clamp(max=len(rows) - 1))
+        result = rows.index_select(0, self.following)
         result[self.last] = ends
         return result
 
@@ -185,9 +195,8 @@ class Scan:
     def at(self, t: Tensor) -> Tensor:
         """Return the values of each piece at one point t (P,), float64 (P, area, C)."""
         t = t.repeat_interleave(self._area)
-        row = self._place.clone()
-        seen = (self.t <= t[self.position]).nonzero().squeeze(1)
-        row.scatter_reduce_(0, self.position[seen], seen, "amax")
+        seen = self.position[(self.t <= t.index_select(0, self.position)).nonzero().squeeze(1)]
+        row = self._first.index_select(0, torch.bincount(seen, minlength=len(t)) - 1) + self._place
         return torch.addcmul(self.value[row], self.slope[row], (t - self.t[row])[:, None]).view(
             len(t) // self._area, self._area, -1
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fold_lightning.activations.choices import padded_lanes
 from fold_lightning.walks.kinks.boxes import Boxes, Plane
-from fold_lightning.walks.kinks.calls import Call
+from fold_lightning.walks.kinks.calls import RowCall
 from fold_lightning.walks.kinks.scan import Cells
 
 
@@ -63,8 +63,8 @@ class Windows:
         out: The plane that it returns.
     """
 
-    def __init__(self, call: Call, plane: Plane, out: Plane) -> None:
-        x = call.varying()[0]
+    def __init__(self, call: RowCall, plane: Plane, out: Plane) -> None:
+        x = call.varying[0]
         self._plane, self._out = plane, out
         sides = x.shape[2:]
         seen = []

@@ -12,21 +12,23 @@ from torch import Tensor
 
 TOLERANCES = (1e-10, 1e-7)  # the smallest that HiGHS takes, then its usual one
 
-ASTRAY = 1e-14
-"""Of the distance of a point from the center, in its metric: by how much rounding of rows may move a plane there."""
+POINT_ROUNDING = 1e-14
+"""Distance by which the rounding of rows may move a plane at a point, as a share of the point's distance from
+the center, in its metric."""
 
 MARGIN = 1e-9
-"""How far inside a point must lie of what is as large as its coordinates are."""
+"""Least depth of a point inside, as a share of the size of its coordinates."""
 
 
-def way_inside(normals: Tensor) -> Tensor | None:
-    """A direction float64 (d,) in which a point leaves planes with these outward normals (n, d) inwards; None if there is none."""
+def direction_inside(normals: Tensor) -> Tensor | None:
+    """Return a direction float64 (d,) that leads from planes with outward normals (n, d) inwards; None if there is none."""
     return _deepest(normals, normals.new_zeros(len(normals)), (-1, 1))
 
 
 def deepest_point(normals: Tensor, slacks: Tensor) -> Tensor | None:
-    """The point float64 (d,) that is farthest from the planes of ``normals . x <= slacks``, of normals (n, d) of length 1, as far
-    as any is from 0; None if there is none inside.
+    """Return the point float64 (d,) of ``normals . x <= slacks`` that is farthest from the planes; None if none is inside.
+
+    Normals (n, d) have length 1. Points that are farther inside than every plane is from 0 count as equal.
     """
     size = float(slacks.abs().max()) or 1.0
     point = _deepest(normals, slacks / size, (None, None))
@@ -34,7 +36,7 @@ def deepest_point(normals: Tensor, slacks: Tensor) -> Tensor | None:
 
 
 def _deepest(normals: Tensor, slacks: Tensor, bounds: tuple[int | None, int | None]) -> Tensor | None:
-    """The point with coordinates in some bounds that is farthest inside, where 1 is far enough; None if there is none."""
+    """Return the point with coordinates in some bounds that is farthest inside, at a depth of at most 1; None if there is none."""
     n, d = normals.shape
     limits = np.hstack([normals.cpu().numpy(), np.ones((n, 1))])
     result = _solve(np.r_[np.zeros(d), -1.0], limits, slacks.cpu().numpy(), [bounds] * d + [(None, 1)])
@@ -42,7 +44,9 @@ def _deepest(normals: Tensor, slacks: Tensor, bounds: tuple[int | None, int | No
 
 
 def gain(points: Tensor, i: int) -> float:
-    """How far ``{z : points @ z <= 1}`` would reach along row i without it: its plane is at 1, and the answer at most 2.
+    """Return the height up to which ``{z : points @ z <= 1}`` would reach along row i without that row, at most 2.
+
+    The row's plane is at height 1.
 
     The row is relaxed and the program goes as far across it as the other rows let it ("Characterizing the Discrete Geometry of ReLU
     Networks", Gaines and Bi 2026, with the row relaxed by 1 in these units). The program's point may overstep other rows by what
@@ -57,7 +61,7 @@ def gain(points: Tensor, i: int) -> float:
     right[i] = 2.0
     point = _solve(-limits[i], limits, right, (None, None)).x
     heights = limits @ point
-    return float((heights[i] - ASTRAY * np.linalg.norm(point)) / max(1.0, np.delete(heights, i).max(initial=0.0)))
+    return float((heights[i] - POINT_ROUNDING * np.linalg.norm(point)) / max(1.0, np.delete(heights, i).max(initial=0.0)))
 
 
 def _solve(cost: Any, limits: Any, right: Any, bounds: Any) -> Any:

@@ -12,11 +12,11 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from test_monitor import Model, data
 from torch import nn
 from torch.utils.data import DataLoader
 
 from fold_lightning import FoldingMonitor
+from helpers.training import Model, data
 
 
 class Killed(Callback):
@@ -40,8 +40,7 @@ class Plain(Model):
         self.net[3] = nn.Identity()
 
 
-def main(folder: Path, name: str, epoch: int) -> None:
-    warnings.simplefilter("ignore")
+def fit_and_be_killed(folder: Path, name: str, epoch: int) -> None:
     seed_everything(0, verbose=False)
     checkpoints = folder / name / "checkpoints"
     trainer = Trainer(
@@ -63,4 +62,5 @@ def main(folder: Path, name: str, epoch: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    warnings.simplefilter("ignore")
+    fit_and_be_killed(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -1,6 +1,6 @@
 """Phi_N, the folding of a trained network between classes, over very many paths.
 
-    python examples/phi_mnist.py [--data-dir FOLDER] [--paths 256] [--out phi] [--strategy auto] [--devices 1]
+    python examples/papers/phi_mnist.py [--data-dir FOLDER] [--paths 256] [--out phi] [--strategy auto] [--devices 1]
 
 Paths are straight segments between test inputs of different classes, `--paths` for each ordered pair. Each is drawn by its
 number, so the result depends neither on the number of processes nor on interruptions: run the command again, and it goes on
@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from digits import Classifier, positive
-from idx import load_images
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
-from models import build
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from digits import Classifier, positive
+from idx import load_images
+from models import build
 
 from fold_lightning import GlobalFolding, segment_walks
 

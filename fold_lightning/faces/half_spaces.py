@@ -10,28 +10,28 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fold_lightning.faces.programs import way_inside
+from fold_lightning.faces.linear_programs import direction_inside
 from fold_lightning.regions import ActivationRegions
 
 NONE, WALL = -1, -2
 
 FAR_AWAY = 1e8
-"""Where walls stand, in median distances of the planes: what lies behind them does not count."""
+"""Distance of the walls, in median distances of the planes; no face lies behind them."""
 
 UNREACHED = 1e12
-"""A plane so many times as far as any of the first layer's is none: its normal is what rounding leaves of 0."""
+"""Distance of a plane, in those of the first layer's farthest, from which on its normal is the rounding of 0."""
 
 DEPENDENT = 1e6
-"""The condition number of a first layer whose pre-activations are no coordinates."""
+"""Condition number of the first layer from which on its pre-activations do not serve as coordinates."""
 
 UNSEEN = 1e-12
-"""A direction in which normals reach no farther than this part of their reach in another is none of their span."""
+"""Reach of normals in a direction, as a share of their largest, up to which the direction is not in their span."""
 
 SPANNED = 1e-6
-"""Cholesky factors are this part of the longest where normals surely span a coordinate: squares keep half the digits."""
+"""Cholesky factor, as a share of the largest, from which on normals surely span a coordinate: squares keep half the digits."""
 
 UNTOUCHED = 1e-10
-"""What part of a row's largest coefficient counts as 0 in the coordinates of the first layer."""
+"""Coefficient in the coordinates of the first layer, as a share of the row's largest, that counts as 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,17 +50,17 @@ class Rows:
 
     @property
     def real(self) -> Tensor:
-        """Which rows there are, bool (B, M)."""
+        """Rows that are there and not padding, bool (B, M)."""
         return self.index != NONE
 
     @property
     def distance(self) -> Tensor:
-        """The median distance (B, 1) of the region's own planes from the point; 1 if it has none."""
+        """Median distance (B, 1) of the region's own planes from the point; 1 if it has none."""
         own = self.slacks.where(self.index >= 0, torch.nan)
         return own.nanmedian(1, keepdim=True).values.nan_to_num(1.0)
 
     def with_walls(self) -> Rows:
-        """The rows and d + 1 walls around, `FAR_AWAY`.
+        """Return the rows, and d + 1 walls around them at the distance `FAR_AWAY`.
 
         Planes that should be parallel are so but for rounding, and would meet each other at the other end of the world: what a plane
         cuts off behind the walls does not make it a face.
@@ -73,23 +73,23 @@ class Rows:
         return Rows(torch.cat([self.normals, walls], 1), torch.cat([self.slacks, slacks], 1), torch.cat([self.index, index], 1))
 
     def keeping(self, keep: Tensor) -> Rows:
-        """The rows that a mask (B, M) keeps, moved together."""
-        order, there = together(keep)
-        normals = taken(self.normals, order) * there[..., None]
+        """Return the rows that a mask (B, M) keeps, without gaps."""
+        order, there = compact(keep)
+        normals = gather_rows(self.normals, order) * there[..., None]
         return Rows(normals, self.slacks.gather(1, order).where(there, 1.0), self.index.gather(1, order).where(there, NONE))
 
     def moved(self, steps: Tensor) -> Rows:
-        """The rows around points that are some steps (B, d) further."""
+        """Return the rows around points that are steps (B, d) away."""
         return replace(self, slacks=self.slacks - torch.einsum("bmd,bd->bm", self.normals, steps))
 
     def in_coordinates(self, normals: Tensor) -> Rows:
-        """The rows with normals in other coordinates around the same points; a row whose normal is 0 there is none."""
+        """Return the rows with normals in other coordinates around the same points, without those whose normal is 0 there."""
         length = normals.norm(dim=2)
         return _of_length_1(normals, self.slacks, self.index, length, self.real & (length > UNTOUCHED))
 
 
 def rows_of(regions: ActivationRegions) -> Rows:
-    """All half-spaces but those of units that are constant on their region."""
+    """Return all half-spaces but those of units that are constant on their region."""
     length, slacks = regions.normals.norm(dim=2), regions.slacks.clamp(min=0)
     first = next(part for part in regions.layers.values() if part.stop > part.start)
     real = length > 0
@@ -100,13 +100,13 @@ def rows_of(regions: ActivationRegions) -> Rows:
 
 
 def _of_length_1(normals: Tensor, slacks: Tensor, index: Tensor, length: Tensor, real: Tensor) -> Rows:
-    """Rows divided by the lengths of their normals; none where a mask (B, M) is False."""
+    """Return rows divided by the lengths of their normals, without those where a mask (B, M) is False."""
     divisor = length.where(real, torch.inf)
     return Rows(normals / divisor[..., None], (slacks / length).where(real, 1.0), index.where(real, NONE))
 
 
 def in_first_layer_coordinates(rows: Rows, first: int) -> tuple[Tensor, Rows]:
-    """The pre-activations of the first layer as coordinates, where they are independent and all rows depend on nothing else.
+    """Take the pre-activations of the first layer as coordinates, where they are independent and all rows depend on them alone.
 
     A row that alone has its coordinate, as those of inactive ReLU have, is a face: nothing else bounds that coordinate.
 
@@ -136,13 +136,13 @@ def in_first_layer_coordinates(rows: Rows, first: int) -> tuple[Tensor, Rows]:
     later = coefficients[:, first:].abs()
     touched = (later > UNTOUCHED * later.amax(2, keepdim=True)).any(1)
     lone[:, :first] = ~touched
-    columns, there = together(touched)
-    used = taken(coefficients.mT, columns) * there[..., None]
+    columns, there = compact(touched)
+    used = gather_rows(coefficients.mT, columns) * there[..., None]
     return lone, rows.in_coordinates(used.mT).keeping(rows.real & ~lone)
 
 
 def in_their_span(rows: Rows) -> Rows:
-    """Coordinates of the normals' span, where that is less than all dimensions.
+    """Return rows in coordinates of the normals' span, where that is less than all dimensions.
 
     Along a direction that no row sees but by rounding, a point would go as far as the walls, where rounding makes any plane through
     a corner cut something off.
@@ -159,7 +159,10 @@ def in_their_span(rows: Rows) -> Rows:
 
 
 def _spans_all(normals: Tensor) -> bool:
-    """Whether the normals (B, M, d) of each region span all coordinates that it has, by the Cholesky factors of their products."""
+    """Return whether the normals (B, M, d) of each region span all coordinates that it has.
+
+    The Cholesky factors of their products tell.
+    """
     products = normals.mT @ normals
     diagonal = torch.diagonal(products, dim1=1, dim2=2)
     diagonal += (diagonal == 0).to(diagonal)  # coordinates that a region does not have
@@ -168,17 +171,19 @@ def _spans_all(normals: Tensor) -> bool:
     return not failed.any() and bool((lengths > SPANNED * lengths.amax(1, keepdim=True)).all())
 
 
-def ways_inside(rows: Rows) -> tuple[Tensor, Tensor]:
-    """Steps that lead off all planes, where the points lie on some; a direction off these planes, half the way to the next.
+def directions_inside(rows: Rows) -> tuple[Tensor, Tensor]:
+    """Return steps that lead off all planes, for points that lie on some.
+
+    A step leads away from these planes, half the way to the next one.
 
     Returns:
-        bool (B,), which regions have an interior, and the steps (B, d), else 0.
+        bool (B,), True for regions with an interior, and the steps (B, d), 0 for other points.
     """
     interior = torch.ones(len(rows.slacks), dtype=torch.bool, device=rows.slacks.device)
     steps = torch.zeros_like(rows.normals[:, 0])
     for b in (rows.slacks <= 0).any(1).nonzero().flatten().tolist():
         slacks = rows.slacks[b]
-        way = way_inside(rows.normals[b, slacks <= 0])
+        way = direction_inside(rows.normals[b, slacks <= 0])
         if way is None:
             interior[b] = False
             continue
@@ -189,24 +194,27 @@ def ways_inside(rows: Rows) -> tuple[Tensor, Tensor]:
 
 
 def some_direction(vectors: Tensor) -> Tensor:
-    """A random direction (d,) for vectors (..., d), always the same: what agrees along it agrees, but for bad luck."""
+    """Return a direction (d,) drawn by a fixed seed: vectors (..., d) that agree along it almost surely agree."""
     direction = torch.randn(vectors.shape[-1], generator=torch.Generator().manual_seed(0), dtype=vectors.dtype)
     return direction.to(vectors.device)
 
 
-def in_columns(mask: Tensor, columns: Tensor, width: int) -> Tensor:
-    """The mask bool (B, width) that is True in the columns (B, M) that a mask (B, M) names."""
+def scatter_mask(mask: Tensor, columns: Tensor, width: int) -> Tensor:
+    """Return the mask bool (B, width) that is True in the columns int64 (B, M) where a mask (B, M) is True."""
     wide = torch.zeros(len(mask), width + 1, dtype=torch.bool, device=mask.device)
     return wide.scatter(1, columns.where(mask, width), True)[:, :width]
 
 
-def taken(vectors: Tensor, rows: Tensor) -> Tensor:
-    """The vectors (B, U, d) of (B, M, d) in some rows (B, U)."""
+def gather_rows(vectors: Tensor, rows: Tensor) -> Tensor:
+    """Return the vectors (B, U, d) in rows int64 (B, U) of vectors (B, M, d)."""
     return vectors.gather(1, rows[..., None].expand(-1, -1, vectors.shape[2]))
 
 
-def together(keep: Tensor) -> tuple[Tensor, Tensor]:
-    """An order (B, m) in which those that a mask (B, M) keeps come first, and which of its places are taken; in others it is 0."""
+def compact(keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the places int64 (B, m) that a mask (B, M) keeps, in front, and a mask of those that are filled.
+
+    Places that are not filled are 0.
+    """
     count = keep.sum(1, keepdim=True)
     most = min(keep.shape[1], max(1, int(count.max())))
     column = torch.arange(keep.shape[1], device=keep.device).expand_as(keep)

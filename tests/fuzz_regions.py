@@ -1,6 +1,6 @@
 """All regions of small networks by linear programs on their weights alone, against `region_graph`.
 
-python tests/region_oracle.py --networks 200 --seed 0
+python tests/fuzz_regions.py --networks 200 --seed 0 [--first 0]
 
 For each region found, each unit is flipped: a program seeks the largest ball of the flipped code's half-spaces. A ball where the
 graph has no region is one that it misses.
@@ -13,11 +13,11 @@ import warnings
 
 import numpy as np
 import torch
-from networks import mlp
 from scipy.optimize import linprog
 from torch import nn
 
-from fold_lightning import RegionGraph, region_graph
+from fold_lightning import RegionGraph, activation_codes, region_graph
+from helpers.networks import mlp
 
 BOX, CAP, LEAST = 1e5, 1e3, 1e-8
 """Where balls are sought, how large they may be, and from which radius on a code has a region."""
@@ -82,7 +82,12 @@ def check(widths: tuple[int, ...], seed: int, most: int, random: np.random.Gener
     model = mlp(*widths, seed=seed)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        graph = region_graph(model, torch.full((1, widths[0]), 0.1), max_regions=20_000, progress=False)
+        try:
+            graph = region_graph(model, torch.full((1, widths[0]), 0.1), max_regions=20_000, progress=False)
+        except Exception as error:
+            return f"{widths} seed {seed}: {error!r}"
+    if (activation_codes(model, graph.points).bits != graph.codes).any():
+        return f"{widths} seed {seed}: points have other codes than their regions"
     lost = missed(model, graph, most, random)
     if graph.complete and not lost:
         return ""
@@ -94,9 +99,11 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=200)
     parser.add_argument("--regions", type=int, default=50, help="of each network whose units are flipped")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first network, to go on from")
     arguments = parser.parse_args()
-    random, wrong = np.random.default_rng(arguments.seed), []
-    for number in range(arguments.networks):
+    wrong = []
+    for number in range(arguments.first, arguments.networks):
+        random = np.random.default_rng([arguments.seed, number])  # so that each network can be looked at alone
         if what := check(random_widths(random), int(random.integers(1000)), arguments.regions, random):
             wrong.append(what)
             print(what, flush=True)

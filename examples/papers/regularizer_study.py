@@ -1,6 +1,6 @@
 """With and without the folding regularizer: does the exact folding rise, and what becomes of accuracy?
 
-    python examples/regularizer_study.py [--data-dir FOLDER] [--images 1000] [--seeds 3] [--compare weights] [--out study.png]
+    python examples/papers/regularizer_study.py [--data-dir FOLDER] [--images 1000] [--seeds 3] [--compare weights] [--out study.png]
 
 Trains the same networks from the same seeds with different arguments of `FoldingRegularizer`, and measures what came out on test
 data that nothing was chosen by: exact chi over segments between classes, Phi_N, accuracies; and on the training data distinct codes
@@ -25,18 +25,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pictures
 import torch
-from code_space import spread
-from digits import positive
-from idx import load_images
-from models import ACTIVATIONS, MODELS, build
+from experiment import accuracy
+from report import spread
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from robustness import RandomDirections, accuracy, attacked, with_noise
+from robustness import RandomDirections, attacked, with_noise
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import pictures
+from digits import positive
+from idx import load_images
+from models import ACTIVATIONS, MODELS, build
 
 from fold_lightning import (
     DistinctCodes,
@@ -196,10 +199,10 @@ def measure(net: nn.Module, splits: dict[str, Split], start: Tensor, end: Tensor
         "faces": mean_faces(net, splits["train"][0][:200]),
     }
     disturbed = {
-        "noisy": accuracy(net, with_noise(images, 0.3), labels),
-        "attacked": accuracy(net, attacked(net, images[:2000], labels[:2000], 0.02), labels[:2000]),
+        "noisy": accuracy(net, (with_noise(images, 0.3), labels)),
+        "attacked": accuracy(net, (attacked(net, images[:2000], labels[:2000], 0.02), labels[:2000])),
     }
-    return found | {name: accuracy(net, x, y) for name, (x, y) in splits.items()} | disturbed
+    return found | {name: accuracy(net, some) for name, some in splits.items()} | disturbed
 
 
 def mean_faces(net: nn.Module, images: Tensor) -> float:

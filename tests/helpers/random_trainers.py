@@ -20,8 +20,9 @@ from lightning.pytorch.callbacks import (
     Timer,
 )
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from random_models import Draw
-from random_tasks import Loaders, Samples, Subject, Task
+
+from helpers.random_models import Draw
+from helpers.random_tasks import Loaders, Samples, Subject, Task
 
 MONITOR_PREFIXES = ("folding/", "codes/", "units/", "faces/", "regions/", "monitor/")
 

@@ -273,7 +273,7 @@ def faces_one_by_one(normals: Tensor, offsets: Tensor) -> list[bool]:
     ]
     different: list[Any] = []
     for n, c, i in rows:
-        if not any(np.allclose(n, m, atol=1e-9) and abs(c - e) < 1e-9 for m, e, _ in different):
+        if not any(abs(c - e) < 1e-9 and np.allclose(n, m, atol=1e-9) for m, e, _ in different):
             different.append((n, c, i))
     faces = [False] * len(normals)
     for n, c, i in different:

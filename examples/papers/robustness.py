@@ -12,12 +12,6 @@ from fold_lightning import FoldingRegularizer
 from fold_lightning.regularizer import HeldGradient
 
 
-def accuracy(net: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """The share of images that are classified correctly."""
-    with torch.no_grad():
-        return (net(images).argmax(1) == labels).double().mean().item()
-
-
 def with_noise(images: Tensor, size: float, seed: int = 0) -> Tensor:
     """The images with Gaussian noise of that standard deviation."""
     return images + size * torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))

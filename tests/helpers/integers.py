@@ -7,8 +7,6 @@ from collections import Counter
 from typing import Any
 
 import torch
-from blackbox import Twin, walk
-from reference import faces_one_by_one
 from torch import Tensor, nn
 
 from fold_lightning import (
@@ -21,6 +19,8 @@ from fold_lightning import (
     walk_range,
 )
 from fold_lightning.regions import NoPolytopes
+from helpers.blackbox import Twin, walk
+from helpers.reference import faces_one_by_one
 
 MOST_ROWS = 90
 """Half-spaces for which a linear program each is affordable."""

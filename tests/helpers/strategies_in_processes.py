@@ -14,12 +14,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from test_monitor import Model, Recorder, data
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from fold_lightning import FoldingMonitor
 from fold_lightning.callbacks.measures.sources import SegmentSource
+from helpers.training import Model, Recorder, data
 
 RANK = int(os.environ.get("RANK", 0))
 
@@ -55,6 +55,13 @@ class Uneven(IterableDataset[Any]):
         return iter(zip(x, y, strict=True)) if self.labels else iter(x)
 
 
+class Whole(IterableDataset[Any]):
+    """The same for all processes."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return zip(*data(90, 1).tensors, strict=True)
+
+
 class Sharded(Still):
     def configure_model(self) -> None:
         from torch.distributed.fsdp import fully_shard
@@ -85,6 +92,10 @@ def plain(**options: Any) -> Recorder:
 
 def unused() -> Recorder:
     return fit(watch(), Unused(), strategy="ddp_find_unused_parameters_true")
+
+
+def stream() -> Recorder:
+    return fit(watch(), val=Whole())
 
 
 def uneven() -> Recorder:
@@ -150,7 +161,7 @@ class OnlyInOne(Still):
 def main() -> None:
     warnings.simplefilter("ignore")
     warnings.filterwarnings("always", ".*could not measure")
-    scenarios = (plain, unused, uneven, nothing_passes, labels_in_one_process, early_stopping, without_validation)
+    scenarios = (plain, unused, stream, uneven, nothing_passes, labels_in_one_process, early_stopping, without_validation)
     scenarios += (fails_in_one_process,)
     said: dict[str, Any] = {}
     for scenario in scenarios:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from random_models import Draw, RandomNetwork
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from helpers.random_models import Draw, RandomNetwork
 
 SHAPES = [(2,), (3,), (5,), (5,), (8,), (12,), (1, 8), (2, 6), (1, 6, 6), (1, 8, 8), (2, 5, 5)]
 CLASSES = 3

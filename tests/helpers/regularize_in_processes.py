@@ -1,30 +1,28 @@
-"""Trains a few steps with the regularizer in two processes, and prints what came of it. Run by the tests, in processes of its own.
+"""Trains a few steps with the regularizer in two processes, and prints what came of it, by what was done:
 
-python regularize_in_processes.py loss     the gradient of the term alone, in the loss
-python regularize_in_processes.py push     the weights of each process, pushed in a Trainer
-python regularize_in_processes.py odd      the same, where the second process has a term in the first step only
-python regularize_in_processes.py by_hand  the same as "push", of a bare loop
+loss     the gradient of the term alone, in the loss
+push     the weights of each process, pushed in a Trainer
+odd      the same, where the second process has a term in the first step only
+by_hand  the same as "push", of a bare loop
 """
 
 from __future__ import annotations
 
-import gc
 import json
-import sys
-import tempfile
+import os
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from test_monitor import Recorder, data
-from test_regularization import Losses, Plain, in_loss, monitor
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
 from fold_lightning import FoldingRegularizer
 from fold_lightning.callbacks.regularization import BATCHES_OF_A_STEP
+from helpers.regularization import Losses, Plain, in_loss, monitor
+from helpers.training import Recorder, data
 
 STEPS = 3
 
@@ -71,7 +69,7 @@ def train(model: Pushed, regularize: FoldingRegularizer, steps: int, *callbacks:
     return trainer
 
 
-def in_a_trainer(*, is_odd: bool) -> None:
+def in_a_trainer(*, is_odd: bool) -> dict[str, Any]:
     model, calls = Pushed(), []
 
     def inputs_of(batch: Any) -> Any:
@@ -81,27 +79,16 @@ def in_a_trainer(*, is_odd: bool) -> None:
         return batch
 
     held = regularizer(every_n_steps=1 if is_odd else 2)
-    trainer = train(model, held, STEPS, probes=data(20, 1).tensors, batch_to_inputs=inputs_of)
-    found = weights_of_all(model.net[0].weight)
+    train(model, held, STEPS, probes=data(20, 1).tensors, batch_to_inputs=inputs_of)
     skipped: list[Any] = [None, None]
     distributed.all_gather_object(skipped, held.num_skipped)
-    if trainer.is_global_zero:
-        print(json.dumps({"weights": found, "skipped": skipped}))
+    return {"weights": weights_of_all(model.net[0].weight), "skipped": skipped}
 
 
-def term_in_the_loss() -> None:
+def term_in_the_loss() -> list[Any]:
     losses = Losses()
-    if train(TermAlone(), in_loss(3.0), 1, losses).is_global_zero:
-        print(json.dumps(losses.gradients[0].tolist()))
-
-
-def by_hand(rank: int, file: str) -> None:
-    distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-    found = weights_of_all(train_by_hand(rank))
-    if rank == 0:
-        print(json.dumps({"weights": found}), flush=True)
-    gc.collect()  # a wrapper that dies after its group may wait for it forever
-    distributed.destroy_process_group()
+    train(TermAlone(), in_loss(3.0), 1, losses)
+    return losses.gradients[0].tolist()
 
 
 def train_by_hand(rank: int) -> Tensor:
@@ -118,15 +105,16 @@ def train_by_hand(rank: int) -> Tensor:
     return network.net[0].weight
 
 
-def main(what: str) -> None:
-    if what == "loss":
-        term_in_the_loss()
-    elif what == "by_hand":
-        with tempfile.TemporaryDirectory() as folder:
-            multiprocessing.spawn(by_hand, (f"{folder}/meeting",), 2)
-    else:
-        in_a_trainer(is_odd=what == "odd")
+def main() -> None:
+    found: dict[str, Any] = {"loss": term_in_the_loss()}
+    found |= {name: in_a_trainer(is_odd=name == "odd") for name in ("push", "odd")}
+    rank = distributed.get_rank()
+    found["by_hand"] = {"weights": weights_of_all(train_by_hand(rank))}
+    if rank == 0:
+        print(json.dumps(found), flush=True)
+    distributed.barrier()
+    os._exit(0)  # a wrapper that dies after its group may wait for it forever
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -5,21 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fold_lightning.faces.polytopes import TIE, Polytopes
-from fold_lightning.faces.programs import ASTRAY
-from fold_lightning.faces.rows import in_columns, taken, together
+from fold_lightning.faces.half_spaces import compact, gather_rows, scatter_mask
+from fold_lightning.faces.linear_programs import POINT_ROUNDING
+from fold_lightning.faces.polytopes import CHUNK_BYTES, MIN_CUT, Polytopes
 
 ROUNDS = 6
-"""How often a direction is moved towards the row that it missed."""
+"""Times that a direction is moved towards the row that it missed."""
 
 STEP = 1.5
-"""How far, in units of what would make the ray meet its row and the one that it met at once."""
-
-MAX_BYTES = 2**27
+"""Length of such a move, in units of the one that would make the ray meet its row and the one that it met at once."""
 
 
 def met_alone(heights: Tensor, lengths: Tensor) -> Tensor:
-    """Which rows some ray meets first and alone, but for rounding.
+    """Return the rows that a ray meets first and alone, also up to rounding.
 
     Args:
         heights: (B, R, M), of the rows' points along each ray.
@@ -30,16 +28,18 @@ def met_alone(heights: Tensor, lengths: Tensor) -> Tensor:
     """
     highest, rows = heights.topk(min(2, heights.shape[-1]), dim=-1)
     second = highest[..., 1:].sum(-1).clamp(min=0)
-    return in_columns(highest[..., 0] > second * (1 + TIE) + ASTRAY * lengths, rows[..., 0], heights.shape[-1])
+    return scatter_mask(highest[..., 0] > second * (1 + MIN_CUT) + POINT_ROUNDING * lengths, rows[..., 0], heights.shape[-1])
 
 
 def rows_met(polytopes: Polytopes, seed: int = 0) -> Tensor:
-    """Faces bool (B, M) that rays from the center prove: some at random, and one towards each row, corrected where it misses.
+    """Return the faces bool (B, M) that rays from the center prove.
+
+    Some rays are random, and one leads towards each row, corrected where it misses.
 
     A correction moves the direction by the difference of the row's point and that of the plane it met instead (this project's own).
     """
     points = polytopes.points
-    size = max(1, MAX_BYTES // (8 * points.shape[0] * points.shape[1]))
+    size = max(1, CHUNK_BYTES // (8 * points.shape[0] * points.shape[1]))
     random = torch.randn(points.shape, generator=torch.Generator().manual_seed(seed), dtype=points.dtype).to(points.device)
     faces = torch.zeros_like(polytopes.real)
     for directions in random.split(size, dim=1):
@@ -51,17 +51,17 @@ def rows_met(polytopes: Polytopes, seed: int = 0) -> Tensor:
 
 
 def _met_on_the_way(polytopes: Polytopes, own: Tensor, faces: Tensor) -> Tensor:
-    """Faces that rays towards some rows (B, R) prove, while they are corrected."""
-    points, directions = polytopes.points, taken(polytopes.points, own)
+    """Return the faces that rays towards rows (B, R) prove, while they are corrected."""
+    points, directions = polytopes.points, gather_rows(polytopes.points, own)
     for _ in range(ROUNDS):
         heights = directions @ points.mT
         faces = faces | met_alone(heights, directions.norm(dim=2))
-        missed, there = together((polytopes.own & ~faces).gather(1, own))
+        missed, there = compact((polytopes.own & ~faces).gather(1, own))
         if not there.any():
             break
-        own, directions = own.gather(1, missed), taken(directions, missed)
-        rival = taken(heights, missed).scatter(2, own[..., None], -torch.inf).argmax(2)
-        apart = taken(points, own) - taken(points, rival)
+        own, directions = own.gather(1, missed), gather_rows(directions, missed)
+        rival = gather_rows(heights, missed).scatter(2, own[..., None], -torch.inf).argmax(2)
+        apart = gather_rows(points, own) - gather_rows(points, rival)
         behind = (apart * directions).sum(2, keepdim=True).clamp(max=0)
         directions = directions - STEP * behind / apart.square().sum(2, keepdim=True).clamp(min=1e-300) * apart
     return faces

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from random_models import Bend, Checkpointed
 from torch import Tensor, nn
+
+from helpers.random_models import Bend, Checkpointed
 
 DIFFERS = 1e-11
 """Of a layer's largest magnitude, what a pre-activation may deviate from a straight line."""

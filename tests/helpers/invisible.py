@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from test_monitor import Model, fit, loaders, sample_of, segments_of
 from torch import Tensor
 
 from fold_lightning import (
@@ -21,6 +20,7 @@ from fold_lightning import (
     segment_walks,
     space_folding,
 )
+from helpers.training import Model, fit, loaders, sample_of, segments_of
 
 
 class Losses(Callback):

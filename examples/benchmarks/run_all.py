@@ -1,0 +1,400 @@
+"""What every part costs beside what one would use otherwise and beside a floor, in tables.
+
+    python examples/benchmarks/run_all.py [--data-dir FOLDER] [--only walks codes ...] [--output-dir docs/results] [--repeats 5]
+
+Small sizes that take minutes; the other scripts of this folder measure one part each at the sizes of real use. A floor is work that
+every way has to do. Growth is shown as widths, depths, numbers of segments and of inputs double. Where a GPU is at hand, walks and
+codes are timed there too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from comparing import Way, compare, equal, grow, machine, markdown
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import codes as codes_benchmark
+import faces as faces_benchmark
+import maps as maps_benchmark
+import overhead as overhead_benchmark
+import regularizer as regularizer_benchmark
+import walks as walks_benchmark
+from idx import load_split
+from models import build
+from tqdm.auto import tqdm
+
+from fold_lightning import (
+    FoldingRegularizer,
+    activation_codes,
+    activation_regions,
+    code_fingerprints,
+    distinct_fingerprints,
+    hamming_distance,
+    region_graph,
+    segment_walks,
+    slice_map,
+    supporting_units,
+    walk_length,
+)
+
+mlp = walks_benchmark.mlp
+
+HEADER = ("case", "ms", "beside", "our time / its time", "same result")
+GROWTH = ("what doubles", "sizes", "ms", "factors")
+
+Section = tuple[list[list[str]], list[list[str]], str]
+"""Rows of the comparison, rows of growth, and a paragraph."""
+
+
+class Bench:
+    """Data and sizes.
+
+    Args:
+        arguments: Of the command line.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.repeats, self.small = arguments.repeats, arguments.smallest
+        if arguments.data_dir:
+            self.images, self.labels = load_split(arguments.data_dir, "train")
+        else:
+            self.images, self.labels = torch.rand(4096, 784), torch.randint(10, (4096,))
+        self.steps = 2 if self.small else 200
+
+    def sizes(self, *numbers: int) -> tuple[int, ...]:
+        """Return sizes that double, and the first two alone for the smallest run."""
+        return numbers[:2] if self.small else numbers
+
+    def some(self, number: int, few: int) -> int:
+        """Return a number, or a few for the smallest run."""
+        return few if self.small else number
+
+    def trained(self, net: nn.Module) -> nn.Module:
+        """Train a network of images for some steps."""
+        return walks_benchmark.train(net, self.images, self.labels, self.steps)
+
+    def ends(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return the ends of so many segments between images."""
+        return self.images[:number], self.images[number : 2 * number]
+
+
+def walks(bench: Bench) -> Section:
+    """Exact walks."""
+    rows = []
+    start, end = bench.ends(bench.some(32, 2))
+    few = max(1, len(start) // 8)
+    networks: dict[str, tuple[nn.Module, bool]] = {
+        "784-3x128, ReLU": (mlp(784, 128, 128, 128, 10), True),
+        "784-8x64, ReLU": (mlp(784, *[64] * 8, 10), True),
+        "CNN of 4 and 8 channels, max pooling": (walks_benchmark.small_cnn(nn.MaxPool2d), False),
+        "784-3x64, GELU": (build("mlp", "gelu", 28, 3, 64), False),
+    }
+    for name, (net, is_mlp) in networks.items():
+        bench.trained(net)
+        found = segment_walks(net, start, end)
+        counted = found.num_regions()
+        parts = torch.cat([(torch.arange(int(n)).double() + 0.5) / int(n) for n in counted])[:, None]
+        which = torch.arange(len(start)).repeat_interleave(counted)
+        points, double = torch.lerp(start.double()[which], end.double()[which], parts), copy.deepcopy(net).double()
+        ways = [Way("one forward pass at a point of each region, float64", _forward(double, points), is_floor=True)]
+        if is_mlp:
+            ways += [
+                Way("region by region, all segments at once", _by_region(net, start, end), agrees=equal),
+                Way("region by region, one at a time", _by_region(net, start[:few], end[:few], single=True), few / len(start)),
+            ]
+        ways.append(Way("1,000 equidistant points (which miss regions)", _uniform(net, start, end)))
+        if torch.cuda.is_available():
+            ways.append(Way("the same on the GPU", _on_gpu(net, start, end), agrees=equal))
+        note = f"{counted.double().mean():,.0f} regions on each of {len(start)} segments"
+        rows += compare(name, lambda net=net: int(walk_length(segment_walks(net, start, end)).sum()), ways, bench.repeats, note)
+
+    def by_shape(*widths: int, number: int = 16) -> Callable[[], object]:
+        torch.manual_seed(0)
+        net, ends = mlp(*widths, 10), torch.rand(2, number, widths[0])
+        return lambda: segment_walks(net, *ends)
+
+    growth = [
+        grow("width of 3 layers", bench.sizes(64, 128, 256), lambda n: by_shape(196, n, n, n), bench.repeats),
+        grow("layers of 64", bench.sizes(2, 4, 8), lambda n: by_shape(196, *[64] * n), bench.repeats),
+        grow("segments, 3 x 64", bench.sizes(16, 32, 64), lambda n: by_shape(196, 64, 64, 64, number=n), bench.repeats),
+        grow("input features, 3 x 64", bench.sizes(196, 392, 784), lambda n: by_shape(n, 64, 64, 64), bench.repeats),
+    ]
+    text = f"Trained for {bench.steps} steps; the time is that of all segments. Breakpoints grow with the number of units."
+    return rows, growth, text
+
+
+def _forward(net: nn.Module, points: Tensor) -> Callable[[], None]:
+    return lambda: walks_benchmark.in_batches(net, points)
+
+
+def _by_region(net: nn.Module, start: Tensor, end: Tensor, single: bool = False) -> Callable[[], int]:
+    way = walks_benchmark.one_at_a_time if single else walks_benchmark.region_by_region
+    return lambda: way(net, start, end)
+
+
+def _uniform(net: nn.Module, start: Tensor, end: Tensor) -> Callable[[], object]:
+    return lambda: segment_walks(net, start, end, method="uniform", num_points=1000)
+
+
+def _on_gpu(net: nn.Module, start: Tensor, end: Tensor) -> Callable[[], int]:
+    there = copy.deepcopy(net).cuda(), start.cuda(), end.cuda()
+    return lambda: int(walk_length(segment_walks(*there)).sum())
+
+
+def codes(bench: Bench) -> Section:
+    """Codes: made, counted and compared."""
+    net, x = bench.trained(mlp(784, 512, 512, 10)), bench.images[: bench.some(4000, 50)]
+    double, x64 = copy.deepcopy(net).double(), x.double()
+
+    def by_hooks() -> Tensor:
+        kept: list[Tensor] = []
+        hooks = [
+            m.register_forward_hook(lambda _, inputs, __: kept.append(inputs[0] > 0)) for m in double if isinstance(m, nn.ReLU)
+        ]
+        with torch.no_grad():
+            double(x64)
+        for hook in hooks:
+            hook.remove()
+        return torch.cat(kept, 1)
+
+    ways = [
+        Way("a forward pass in float64", _forward(double, x64), is_floor=True),
+        Way("hooks by hand, float64", by_hooks, agrees=equal),
+    ]
+    if torch.cuda.is_available():
+        there = copy.deepcopy(net).cuda(), x.cuda()
+        ways.append(Way("the same on the GPU", lambda: activation_codes(*there).bits.cpu(), agrees=equal))
+    rows = compare("codes of 784-512-512", lambda: activation_codes(net, x).bits, ways, bench.repeats, f"{len(x):,} inputs")
+    number = bench.some(200_000, 2000)
+    for kind, distinct in (("a hundredth different", number // 100), ("all different", 2**60)):
+        bits = codes_benchmark.random_codes(0, number, 512, distinct)
+        ways = [
+            Way("one sum over all bits", lambda bits=bits: bits.sum(1), is_floor=True),
+            Way("torch.unique(dim=0)", lambda bits=bits: len(torch.unique(bits, dim=0)), agrees=equal),
+        ]
+        count = lambda bits=bits: len(distinct_fingerprints(code_fingerprints(bits))[0])  # noqa: E731
+        rows += compare(f"distinct codes, {kind}", count, ways, bench.repeats, f"{number:,} of 512 bits")
+    a, b = torch.rand(2, bench.some(1000, 50), 512) > 0.5
+    ways = [
+        Way("one product of matrices, float32", lambda: a.float() @ b.float().T, is_floor=True),
+        Way("broadcasting, (a != b).sum(-1)", lambda: (a[:, None] != b).sum(-1), agrees=equal),
+    ]
+    rows += compare(
+        "all Hamming distances", lambda: hamming_distance(a[:, None], b), ways, bench.repeats, f"{len(a):,} x {len(b):,}"
+    )
+
+    def count_some(number: int, units: int = 512) -> Callable[[], object]:
+        bits = codes_benchmark.random_codes(0, number, units, 2**60)
+        return lambda: distinct_fingerprints(code_fingerprints(bits))
+
+    growth = [
+        grow("codes of 512 bits", bench.sizes(50_000, 100_000, 200_000), count_some, bench.repeats),
+        grow("bits of 50,000 codes", bench.sizes(256, 512, 1024), lambda n: count_some(50_000, n), bench.repeats),
+    ]
+    return rows, growth, "Codes are counted by 128-bit fingerprints."
+
+
+def faces(bench: Bench) -> Section:
+    """Exact faces of regions."""
+    rows, number = [], bench.some(10, 2)
+    cases: list[tuple[str, nn.Module, Tensor, int | None]] = []
+    for widths in ((2, 16, 16), (10, 32, 32, 32), (64, 64, 64, 64)):
+        torch.manual_seed(0)
+        cases.append(("-".join(map(str, widths)), mlp(*widths, 10), torch.randn(number, widths[0]), None))
+    cases.append(("slices of two dimensions, 784-3x128", bench.trained(mlp(784, 128, 128, 128, 10)), bench.images[:number], 2))
+    for name, net, inputs, subspace in cases:
+        regions = activation_regions(net, inputs, subspace=subspace)
+        total, exact = regions.offsets.numel(), supporting_units(regions)
+        places = torch.randperm(total, generator=torch.Generator().manual_seed(0))[: bench.some(60, 5)]
+
+        def programs(regions: object = regions, places: Tensor = places) -> Tensor:
+            found = []
+            for place in places.tolist():
+                b, row = divmod(place, regions.offsets.shape[1])
+                found.append(bool(faces_benchmark.supports(regions.normals[b], regions.offsets[b], row)))
+            return torch.tensor(found)
+
+        def ours(net: nn.Module = net, inputs: Tensor = inputs, subspace: int | None = subspace) -> Tensor:
+            return supporting_units(activation_regions(net, inputs, subspace=subspace))
+
+        def half_spaces(net: nn.Module = net, inputs: Tensor = inputs, subspace: int | None = subspace) -> object:
+            return activation_regions(net, inputs, subspace=subspace)
+
+        def same(found: Tensor, result: Tensor, places: Tensor = places) -> bool:
+            return equal(found, result.flatten()[places])
+
+        ways = [
+            Way("the half-spaces alone", half_spaces, is_floor=True),
+            Way("a linear program a row (HiGHS)", programs, len(places) / total, agrees=same),
+            Way(
+                "hit-and-run, 300 steps (which misses faces)",
+                lambda r=regions: supporting_units(r, method="hit_and_run", num_steps=300),
+            ),
+        ]
+        note = f"{len(inputs)} regions of {regions.offsets.shape[1]} rows, {exact.sum(1).double().mean():.1f} faces"
+        rows += compare(name, ours, ways, bench.repeats, note)
+
+    def by_shape(*widths: int) -> Callable[[], object]:
+        torch.manual_seed(0)
+        net, inputs = mlp(*widths, 10), torch.randn(number, widths[0])
+        return lambda: supporting_units(activation_regions(net, inputs))
+
+    growth = [
+        grow("width of 2 layers, 8 inputs", bench.sizes(16, 32, 64), lambda n: by_shape(8, n, n), bench.repeats),
+        grow("layers of 24, 8 inputs", bench.sizes(1, 2, 4), lambda n: by_shape(8, *[24] * n), bench.repeats),
+        grow("input features, 2 x 32", bench.sizes(4, 8, 16), lambda n: by_shape(n, 32, 32), bench.repeats),
+    ]
+    return rows, growth, "Linear programs are those of some rows, drawn at random, and their time is scaled to all rows."
+
+
+def overhead(bench: Bench) -> Section:
+    """The monitor in a training."""
+    rows = []
+    number = bench.some(10_000, 100)
+    test = bench.images[-1000:], bench.labels[-1000:]
+    data = (bench.images[:number], bench.labels[:number]), test
+    for network in ("mlp",) if bench.small else ("mlp", "lenet"):
+        fits = overhead_benchmark.Bench(network, data, argparse.Namespace(epochs=bench.some(5, 1), batch_size=64))
+        ways = [
+            Way("the same fit without a monitor", lambda fits=fits: fits.seconds(False), is_floor=True),
+        ]
+        repeats = min(3, bench.repeats)
+        rows += compare(
+            network, lambda fits=fits: fits.seconds(True), ways, repeats, f"{number:,} images, {bench.some(5, 1)} epochs"
+        )
+    text = (
+        "A fit as short as these is measured without limit: 10 s are always allowed, so the share falls as training goes on. Users "
+        "without a monitor have no such numbers; the floor is a fit without one."
+    )
+    return rows, [], text
+
+
+def regularizer(bench: Bench) -> Section:
+    """The regularizer in a training."""
+    rows, number = [], bench.some(2560, 128)
+    images, labels = bench.images[:number], bench.labels[:number]
+
+    def epoch(net: Callable[[], nn.Module], **options: object) -> Callable[[], object]:
+        def run() -> object:
+            torch.manual_seed(0)
+            return regularizer_benchmark.by_hand(net(), images, labels, FoldingRegularizer(**options))
+
+        return run
+
+    for depth, width in ((6, 64), (3, 512)):
+        make = lambda depth=depth, width=width: build("mlp", "relu", 28, depth, width)  # noqa: E731
+
+        def plain(make: Callable[[], nn.Module] = make) -> object:
+            torch.manual_seed(0)
+            return regularizer_benchmark.by_hand(make(), images, labels, None)
+
+        ways = [
+            Way("a training without it", plain, is_floor=True),
+            Way("a push that is renewed in every step", epoch(make, every_n_steps=1)),
+        ]
+        rows += compare(f"{depth} x {width}", epoch(make), ways, bench.repeats, f"{number // 128} steps of 128 images")
+    growth = [
+        grow(
+            "width of 3 layers",
+            bench.sizes(64, 128, 256),
+            lambda n: epoch(lambda: build("mlp", "relu", 28, 3, n)),
+            bench.repeats,
+        ),
+        grow("layers of 64", bench.sizes(3, 6, 12), lambda n: epoch(lambda: build("mlp", "relu", 28, n, 64)), bench.repeats),
+    ]
+    return rows, growth, "By hand, in a bare loop, which has the smallest denominator."
+
+
+def maps(bench: Bench) -> Section:
+    """Maps of all regions of a plane's window."""
+    rows, side = [], bench.some(300, 20)
+    torch.manual_seed(0)
+    small = mlp(2, 16, 16, 10)
+    shrunk = nn.functional.avg_pool2d(bench.images.view(-1, 1, 28, 28)[..., 2:26, 2:26], 3).flatten(1)
+    large = walks_benchmark.train(mlp(64, 64, 64, 64, 10), shrunk, bench.labels, bench.steps)
+    three = maps_benchmark.three_inputs(large, shrunk, bench.labels)
+    cases = {"2-16-16": (small, torch.zeros(1, 2), {"window": 100.0}), "64-3x64": (large, three, {"max_regions": 5000})}
+    for name, (net, inputs, options) in cases.items():
+        found = slice_map(net, inputs, **options)
+        x0, x1, y0, y1 = found.window
+        axes = [torch.linspace(low, high, side, dtype=torch.float64) for low, high in ((x0, x1), (y0, y1))]
+        points = found.inputs(torch.cartesian_prod(*axes)).to(inputs.dtype)
+        double = copy.deepcopy(net).double()
+
+        def raster(net: nn.Module = net, points: Tensor = points) -> int:
+            return len(torch.cat([activation_codes(net, some).bits for some in points.split(2**14)]).unique(dim=0))
+
+        seen = raster()
+        centers = points[torch.arange(len(found)) % len(points)].double()
+        ways = [
+            Way("one forward pass at a point of each region, float64", _forward(double, centers), is_floor=True),
+            Way(f"codes of {side} x {side} points (which show {seen:,})", raster),
+        ]
+        if name == "2-16-16":
+            number = region_graph(net, inputs, progress=False).num_regions
+            graph = Way(f"the graph of all {number:,} regions", lambda net=net, x=inputs: region_graph(net, x, progress=False))
+            ways.append(graph)
+        ours = lambda net=net, x=inputs, o=options: len(slice_map(net, x, **o))  # noqa: E731
+        rows += compare(name, ours, ways, bench.repeats, f"{len(found):,} regions")
+
+    def by_shape(*widths: int) -> Callable[[], object]:
+        torch.manual_seed(0)
+        net = mlp(*widths, 10)
+        return lambda: slice_map(net, torch.zeros(1, 2), window=100.0)
+
+    growth = [
+        grow("width of 2 layers", bench.sizes(8, 16, 32), lambda n: by_shape(2, n, n), bench.repeats),
+        grow("layers of 16", bench.sizes(1, 2, 4), lambda n: by_shape(2, *[16] * n), bench.repeats),
+    ]
+    return rows, growth, "Windows are those of `slice_map`; the number of regions grows as the square of the width."
+
+
+SECTIONS: dict[str, tuple[str, Callable[[Bench], Section]]] = {
+    "walks": ("Exact walks", walks),
+    "codes": ("Codes", codes),
+    "faces": ("Exact faces", faces),
+    "overhead": ("The monitor in a training", overhead),
+    "regularizer": ("The regularizer in a training", regularizer),
+    "maps": ("Maps of a plane", maps),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, help="folder of MNIST's IDX files; random images otherwise")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="parts to measure")
+    parser.add_argument("--output-dir", type=Path, default=Path("docs/results"))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--smallest", action="store_true", help="a test of the script: seconds")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    bench = Bench(arguments)
+    data = " --data-dir FOLDER" if arguments.data_dir else ""
+    for name in tqdm(arguments.only, unit=" parts"):
+        title, measure = SECTIONS[name]
+        rows, growth, text = measure(bench)
+        command = f"```bash\npython examples/benchmarks/run_all.py{data} --only {name}\n```"
+        blocks = [f"# {title}", command, machine(), text, markdown(HEADER, rows)]
+        if growth:
+            blocks += ["Growth; factors are those from each size to the next:", markdown(GROWTH, growth)]
+        page = "\n\n".join(blocks) + "\n"
+        (arguments.output_dir / f"{name}.md").write_text(page)
+        tqdm.write(page)
+
+
+if __name__ == "__main__":
+    main()

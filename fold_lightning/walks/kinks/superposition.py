@@ -1,0 +1,81 @@
+"""Sums of kinks of the same events, and kinks in channels side by side."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal
+from fold_lightning.walks.kinks.memory import blanks
+
+Part = tuple[Group, int]
+"""A group, and its first channel in a sum."""
+
+
+class Superposition:
+    """Sum of groups of events from one place, each with its channels set in from some first one.
+
+    Args:
+        parts: The groups.
+        plane: Plane of the groups, with the channels of the sum.
+
+    Attributes:
+        shape: Shape of its kinks.
+    """
+
+    def __init__(self, parts: list[Part], plane: Plane) -> None:
+        self._first = [first for _, first in parts]
+        self._boxes = boxes = [group.boxes(plane.channels).clipped(plane) for group, _ in parts]
+        self._event = torch.cat([each.event for each in boxes]).unique()
+        self._rows = [torch.searchsorted(self._event, each.event) for each in boxes]
+        (self._y, height), (self._x, width) = (
+            _common_side([(getattr(each, axis), each.sides[number]) for each in boxes], self._rows, len(self._event), size)
+            for number, (axis, size) in enumerate((("y", plane.height), ("x", plane.width)))
+        )
+        self.shape = len(self._event), height, width, plane.channels
+
+    def write(self, kinks: Tensor) -> Boxes:
+        """Return the sum, whose kinks, of `shape`, are written to a tensor of any content."""
+        kinks.zero_()
+        for boxes, row, first in zip(self._boxes, self._rows, self._first, strict=True):
+            self._add(boxes, row, kinks[..., first : first + boxes.kinks.shape[3]])
+        return Boxes(self._event, self._y, self._x, kinks)
+
+    def _add(self, boxes: Boxes, row: Tensor, target: Tensor) -> None:
+        """Add boxes to rows of the sum."""
+        offsets = torch.stack([boxes.y - self._y[row], boxes.x - self._x[row]])
+        (y, x), (_, height, width, channels) = offsets[:, 0].tolist(), target.shape
+        fits = 0 <= y <= height - boxes.sides[0] and 0 <= x <= width - boxes.sides[1]
+        if fits and bool((offsets == offsets[:, :1]).all()):  # all boxes lie alike in those of the sum
+            seen = target[:, y : y + boxes.sides[0], x : x + boxes.sides[1]]
+            seen.add_(boxes.kinks) if len(boxes) == len(target) else seen.index_add_(0, row, boxes.kinks)
+            return
+        place = boxes.places_in(self._y[row], self._x[row], height, width, row).flatten()
+        inside = place >= 0
+        place, source = place[inside], boxes.kinks.reshape(-1, channels)[inside]
+        flat = target.as_strided((len(target) * height * width, channels), target.stride()[2:], target.storage_offset())
+        flat.index_add_(0, place, source)
+
+
+def superposed(sums: dict[int, list[Part]], plane: Plane, like: Tensor) -> Signal:
+    """Return the sums of groups that were found at each place, with as many channels as the plane.
+
+    Args:
+        sums: Number of a place -> its groups, none of which is empty.
+        plane: Plane of the groups and of the sums.
+        like: A tensor of the same type and device.
+    """
+    found = {origin: Superposition(parts, plane) for origin, parts in sums.items()}
+    kinks = blanks(like, [each.shape for each in found.values()])
+    return Signal(plane, {origin: each.write(part) for (origin, each), part in zip(found.items(), kinks, strict=True)})
+
+
+def _common_side(sides: list[tuple[Tensor, int]], rows: list[Tensor], count: int, size: int) -> tuple[Tensor, int]:
+    """Return where boxes begin that hold those of all parts, int64 (count,), and how long their side is."""
+    begin = torch.full((count,), size, device=rows[0].device)
+    end = torch.full_like(begin, -size)
+    for (first, length), row in zip(sides, rows, strict=True):
+        begin[row] = torch.minimum(begin[row], first)
+        end[row] = torch.maximum(end[row], first + length)
+    side = int((end - begin).max())
+    return (torch.zeros_like(begin), size) if side >= size else (begin, side)
