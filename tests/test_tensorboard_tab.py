@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from fold_lightning import FoldingMonitor, read_log, slice_map
 from fold_lightning._tables import TABLE_BYTES, bounded, pack, unpack
 from fold_lightning.callbacks.measures.slice import MOST_REGIONS, map_table
+from fold_lightning.probes import ProbeSource
 
 EPOCHS, CLASSES = 3, 3
 
@@ -172,6 +173,23 @@ def test_classes_have_the_names_that_their_data_set_has(runs: dict[str, Path]) -
     assert "class_names" not in next(iter(read_log(runs["plain"])["about"].values()))
 
 
+def test_names_that_are_too_few_or_cannot_be_read_are_none(tmp_path: Path) -> None:
+    (about,) = read_log(train(tmp_path, "few", EVIL[:2], folding=False, codes=False, faces=False))["about"].values()
+    assert "class_names" not in about
+
+    class Odd(TensorDataset):
+        @property
+        def classes(self) -> list[str]:
+            raise RuntimeError("not downloaded")
+
+    source = ProbeSource(4, seed=0)
+    assert source.class_names(DataLoader(Odd(torch.zeros(4, 2)))) == ()
+    assert source.class_names(None) == ()
+    named = TensorDataset(torch.zeros(4, 2))
+    named.classes = ["a" * 100, "b"]  # type: ignore[attr-defined]
+    assert source.class_names({"first": [DataLoader(named)], "second": None}) == ("a" * 39 + "…", "b")
+
+
 def test_a_run_that_broke_off_is_read_up_to_there(runs: dict[str, Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(runs["plain"], broken)
@@ -314,6 +332,10 @@ def test_a_browser_draws_each_part_and_a_cell_shows_its_walks(server: str, brows
         assert part in text
     assert "pushed <b>&" in text  # as text, and not as a tag
     assert len(frame.query_selector_all(".js-plotly-plot")) >= 12
+    buttons = {button.get_attribute("data-title") for button in frame.query_selector_all(".modebar-btn")}
+    assert len(buttons) == 4 and not any(
+        "loud" in title or "Chart Studio" in title for title in buttons
+    )  # nothing is sent away
     assert frame.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
     cell = frame.query_selector(".js-plotly-plot .heatmaplayer image")

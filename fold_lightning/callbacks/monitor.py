@@ -111,7 +111,8 @@ class FoldingMonitor(AnyCallback):
         forward: How to call the model on inputs: the name of one of its methods or submodules, or a callable of
             (model, inputs); None calls the LightningModule itself.
         figures: Whether to draw at every measurement; None draws, where matplotlib is installed, when training ends and at the 1st,
-            2nd, 4th, 8th, ... measurement; False never draws. True leaves the embeddings of the codes at every measurement too.
+            2nd, 4th, 8th, ... measurement, and leaves the Folding tab's map then, with or without matplotlib; False never draws.
+            True leaves the embeddings of the codes at every measurement too.
         regularize: Whether to push the network to fold: True adds the push of a `FoldingRegularizer` to the gradients, a number is
             its weight (0.3: three tenths of that push; below 0 it discourages folding), and a `FoldingRegularizer` has arguments of
             its own. Training then differs.

@@ -8,8 +8,8 @@ const MAX_CELLS = 30; // classes up to which cells are large enough to be seen o
 const MAX_TICK = 12; // characters of a name at an axis
 const MATRIX_HEIGHT = 370;
 const NAME_HEIGHT = 6; // for each character of the longest name below
-const CONFIG = {
-  responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
+const CONFIG = { // buttons by name: plotly has some that send the chart to its cloud
+  responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
 };
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();

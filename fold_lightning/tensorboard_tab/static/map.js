@@ -58,9 +58,8 @@ function area(polygon) {
 }
 
 function describe(table, about, region) {
-  const units = table.distance[region] === 1 ? "1 unit differs" : `${table.distance[region]} units differ`;
   const faces = table.faces[region];
-  const words = [`Region ${region} of ${(table.starts.length - 1).toLocaleString()}`, `distance ${table.distance[region]}: ${units} from the first input's region`];
+  const words = [`Region ${region} of ${(table.starts.length - 1).toLocaleString()}`, `distance ${table.distance[region]} from the first input's region`];
   words.push(`${faces} ${faces === 1 ? "face" : "faces"} in this window`);
   if (table.prediction) words.push(`predicts class ${className(about, table.prediction[region])}, confidence ${Math.round(100 * table.confidence[region])} %`);
   return words.join(" · ");
