@@ -82,7 +82,7 @@ class Intervals:
 
     @classmethod
     def concatenate(cls, parts: list[Intervals]) -> Intervals:
-        """All of them, in order."""
+        """Return all of them, in order."""
         return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
     @classmethod
@@ -137,7 +137,7 @@ class Settled:
 
     @classmethod
     def concatenate(cls, parts: list[Settled]) -> Settled:
-        """All of them, the intervals numbered through."""
+        """Return all of them, the intervals numbered through."""
         sizes = torch.tensor([0, *(len(part.intervals) for part in parts[:-1])]).cumsum(0).tolist()
         interval = torch.cat([part.interval + first for part, first in zip(parts, sizes, strict=True)])
         names = ("begins", "ends", "undecided", "position", "unit")
@@ -222,7 +222,7 @@ def _sizes(pieces: Pieces, samples: Samples, max_rows: int) -> Tensor:
     piece = torch.arange(len(pieces), device=position.device).repeat_interleave(SIZED)
     for some, places in zip(piece.split(max_rows), position.split(max_rows), strict=True):
         samples(some, places, as_computed=True)
-    return samples.sizes().clamp_min(torch.finfo(torch.float64).tiny)
+    return samples.sizes()
 
 
 def _interpolate(intervals: Intervals, samples: Samples, max_rows: int) -> tuple[Tensor, Tensor, Tensor]:

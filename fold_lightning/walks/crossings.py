@@ -134,7 +134,7 @@ class LayerJudge:
 
 
 class Crossings:
-    """Where one threshold is met by pre-activations that are affine between the rows of a grid.
+    """Crossings of one threshold by pre-activations that are affine between the rows of a grid.
 
     A pre-activation is above, below or exactly on the threshold at each row. Above beside below means a crossing in
     between, unless it lies within the merging distance of a row where the unit may as well be on; then it is taken to be that.
@@ -238,7 +238,7 @@ class Crossings:
         self.position[by_place] = position[first][first.cumsum(0) - 1]
 
     def _settle(self, on: Tensor, z: Tensor, threshold: float) -> None:
-        """Sets pre-activations that are on the threshold up to rounding exactly there, for the layers behind."""
+        """Set pre-activations that are on the threshold up to rounding exactly there, for the layers behind."""
         place, unit = set_bits(on)
         z[self._grid.order[place], unit] = threshold
 

@@ -107,7 +107,7 @@ class GrowingBatch(Interception):
         return self.grid.piece[rows], self.grid.position[rows], torch.cat(self._units)
 
     def first_codes(self) -> Tensor:
-        """Bool (P, N): the code in which each piece begins."""
+        """Return the code in which each piece begins, bool (P, N)."""
         return torch.cat(self._first, dim=1)
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
@@ -181,7 +181,7 @@ class GrowingBatch(Interception):
         return function(args[0], *options, **kwargs)
 
     def _bend(self, z: Tensor, thresholds: Thresholds, layer: str | None = None) -> Tensor:
-        """Adds rows where z (R, n) crosses a threshold, and returns z at all rows, exactly on it where it crosses.
+        """Add rows where z (R, n) crosses a threshold, and return z at all rows, exactly on it where it crosses.
 
         Records the events if z are pre-activations of a `layer` that counts.
         """
@@ -272,7 +272,7 @@ class GrowingBatch(Interception):
 
 
 def _of_one_input(bound: Tensor, dims: int) -> Tensor:
-    """A clamp's bounds without their rows, which must be the same for all inputs."""
+    """Return a clamp's bounds without their rows, which must be the same for all inputs."""
     if bound.dim() < dims:
         return bound
     if not torch.equal(bound, bound[:1].expand_as(bound)):

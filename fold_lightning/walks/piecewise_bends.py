@@ -17,7 +17,7 @@ ZERO_TOLERANCE = 1e-13
 
 
 def clamp_bounds(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[float | Tensor]:
-    """Where a clamp bends, its lower bound first; `args` are those after its input."""
+    """Return the bounds of a clamp, the lower one first; `args` are those after its input."""
     names = {"clamp_min": ("min",), "clamp_max": ("max",)}.get(name, ("min", "max"))
     bounds = [*args, *(kwargs[key] for key in names if key in kwargs)]
     return [bound if isinstance(bound, Tensor) else float(bound) for bound in bounds if bound is not None]

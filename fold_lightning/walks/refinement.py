@@ -115,7 +115,7 @@ class Samples:
         return self._largest.clone()
 
     def largest(self, piece: Tensor) -> Tensor:
-        """The largest magnitude seen of each unit's layer on given pieces (K, M)."""
+        """Return the largest magnitude seen of each unit's layer on given pieces (K, M)."""
         return self._largest[piece][:, self.layer]
 
 
@@ -136,7 +136,7 @@ class Intervals:
         return Intervals(*(getattr(self, f.name)[index] for f in fields(self)))
 
     def cut(self, interval: Tensor, position: Tensor, at: Tensor) -> Intervals:
-        """These intervals cut at points (K,) inside them, ordered by interval and position, with their samples (K, M)."""
+        """Return these intervals cut at points (K,) inside them, ordered by interval and position, with their samples (K, M)."""
         if len(self) == 0:
             return self
         piece = torch.cat([self.piece, self.piece[interval]])
@@ -154,7 +154,7 @@ class Intervals:
 
 
 def next_batch(todo: list[Intervals], most: int) -> Intervals:
-    """Takes at most so many intervals off the end of a list of them."""
+    """Take at most so many intervals off the end of a list of them."""
     intervals = todo.pop()
     if len(intervals) > most:
         todo.append(intervals[most:])
@@ -162,7 +162,7 @@ def next_batch(todo: list[Intervals], most: int) -> Intervals:
 
 
 def refine(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
-    """Walks pieces by forward passes over at most `max_rows` points at a time."""
+    """Walk pieces by forward passes over at most `max_rows` points at a time."""
     piece = torch.arange(len(pieces), device=pieces.begin.device)
     at_left, at_right = samples(piece, pieces.begin), samples(piece, pieces.end)
     todo = [Intervals(piece, pieces.begin, pieces.end, at_left, at_right)]
@@ -182,7 +182,7 @@ def refine(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
 
 
 def _look(intervals: Intervals, samples: Samples, unresolved: Tensor) -> tuple[Intervals, Intervals]:
-    """The intervals that are settled, and the parts of those that are not."""
+    """Return the intervals that are settled, and the parts of those that are not."""
     length = intervals.right - intervals.left
     check = intervals.left + CHECK * length
     at_check = samples(intervals.piece, check)
@@ -205,7 +205,7 @@ def _look(intervals: Intervals, samples: Samples, unresolved: Tensor) -> tuple[I
 
 
 def _first_layer(units: Tensor, samples: Samples) -> Tensor:
-    """int64 (I,): the first layer with a marked unit, or `NEVER`."""
+    """Return the first layer with a marked unit, or `NEVER`, int64 (I,)."""
     return torch.where(units, samples.layer, NEVER).amin(1)
 
 
@@ -230,7 +230,7 @@ def _cut_at_crossings(intervals: Intervals, crosses: Tensor, samples: Samples) -
 
 
 def _cut_at_bends(intervals: Intervals, check: Tensor, at_check: Tensor, error: Tensor, samples: Samples) -> Intervals:
-    """Cuts where the lines at both ends meet: at the bend, if there is one; otherwise at the point already seen."""
+    """Cut where the lines at both ends meet: at the bend, if there is one; otherwise at the point already seen."""
     rows = torch.arange(len(intervals), device=check.device)
     unit = error.argmax(1)
     step = (intervals.right - intervals.left) / 128
@@ -249,7 +249,7 @@ def _cut_at_bends(intervals: Intervals, check: Tensor, at_check: Tensor, error: 
 def _traversal(
     settled: list[tuple[Tensor, Tensor, Tensor]], pieces: Pieces, unresolved: Tensor, complete: Tensor
 ) -> PieceWalks:
-    """Events between neighbouring settled intervals."""
+    """Return the events between neighbouring settled intervals."""
     piece, left, codes = (torch.cat(part) for part in zip(*settled, strict=True))
     order = torch.argsort(left)
     order = order[torch.argsort(piece[order], stable=True)]

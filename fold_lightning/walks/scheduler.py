@@ -300,7 +300,7 @@ class PieceScheduler:
         return torch.lerp(self._start[segment], self._end[segment], weight)
 
     def _noisy_points(self, noise: Noise, segment: Tensor, position: Tensor) -> Tensor:
-        """Points whose ends and position have errors, for what cancels between the ends rounds as they do."""
+        """Return points whose ends and position have errors: what cancels between the ends rounds as they do."""
         weight = (position + noise.errors(position)).view(-1, *[1] * (self._start.dim() - 1))
         return (1 - weight) * noise.of(self._start[segment]) + weight * noise.of(self._end[segment])
 

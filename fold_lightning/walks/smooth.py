@@ -66,7 +66,7 @@ class Settled:
 
     @classmethod
     def concatenate(cls, parts: list[Settled]) -> Settled:
-        """All of them, by piece and position."""
+        """Return all of them, by piece and position."""
         together = cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
         order = torch.argsort(together.left)
         order = order[torch.argsort(together.piece[order], stable=True)]
@@ -74,7 +74,7 @@ class Settled:
 
 
 def walk_smooth(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
-    """Walks pieces by forward passes over at most `max_rows` points at a time."""
+    """Walk pieces by forward passes over at most `max_rows` points at a time."""
     todo = [_first_intervals(pieces, samples)]
     looked = torch.zeros_like(pieces.segment)
     settled: list[Settled] = []
@@ -114,7 +114,7 @@ def _first_intervals(pieces: Pieces, samples: Samples) -> Intervals:
 
 
 def _is_clear_or_passes_once(intervals: Intervals, at_check: Tensor) -> Tensor:
-    """Bool (I, N): whether a unit keeps its side of the threshold all along, or changes it once."""
+    """Return whether a unit keeps its side of the threshold all along, or changes it once, bool (I, N)."""
     left, right = intervals.at_left, intervals.at_right
     margin = SAFETY * (at_check - torch.lerp(left, right, CHECK)).abs()
     nearest = torch.minimum(torch.minimum(left.abs(), right.abs()), at_check.abs())
@@ -137,7 +137,7 @@ def _is_faint(intervals: Intervals, check: Tensor, at_check: Tensor, samples: Sa
 
 
 def _events(settled: Settled, samples: Samples, max_rows: int) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Events inside intervals, located, and events at the points between them; and the code in which each piece begins."""
+    """Return events inside intervals, located, and at the points between them, and the code in which each piece begins."""
     piece, left = settled.piece, settled.left
     interval, unit = (settled.begins != settled.ends).nonzero(as_tuple=True)
     position = _locate(piece[interval], unit, left[interval], settled.right[interval], samples, max_rows)

@@ -11,13 +11,13 @@ MAX_WORDS = 255
 
 
 def any_set(mask: Tensor) -> bool:
-    """Whether any bit of a fresh, contiguous bool mask is set."""
+    """Return whether any bit of a fresh, contiguous bool mask is set."""
     words, rest = _words(mask)
     return bool(words.any()) or bool(rest.any())
 
 
 def set_bits(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column of each set bit of a fresh, contiguous bool mask (R, n), row by row, as ``mask.nonzero()`` gives them.
+    """Return row and column of each set bit of a fresh, contiguous bool mask (R, n), row by row, as ``mask.nonzero()`` gives them.
 
     Example:
         >>> set_bits(torch.eye(3).bool())

@@ -75,7 +75,7 @@ class Walks:
 
     @classmethod
     def from_codes(cls, bits: Tensor, *, layers: dict[str, slice] | None = None) -> Walks:
-        """Walks along codes from anywhere, one for each of T points of each segment.
+        """Return walks along codes from anywhere, one for each of T points of each segment.
 
         Args:
             bits: bool (S, T, N), T at least 2.
@@ -121,7 +121,7 @@ class Walks:
 
     @classmethod
     def concatenate(cls, parts: list[Walks]) -> Walks:
-        """The segments of several walks through the same units, one after the other."""
+        """Return the segments of several walks through the same units, one after the other."""
         sizes = torch.tensor([0, *(part.num_segments for part in parts[:-1])]).cumsum(0).tolist()
 
         def joined(name: str) -> Tensor:
@@ -142,7 +142,7 @@ class Walks:
         )
 
     def select(self, layers: Patterns) -> Walks:
-        """The same walks seen through the bits of some layers alone; units are numbered anew, positions stay.
+        """Return the same walks seen through the bits of some layers alone; units are numbered anew, positions stay.
 
         Args:
             layers: A layer's name, a glob pattern, or a sequence of them.
@@ -172,7 +172,7 @@ class Walks:
         )
 
     def only(self, i: int) -> Walks:
-        """The walk of segment `i` alone.
+        """Return the walk of segment `i` alone.
 
         Example:
             >>> walks = Walks.from_codes(torch.tensor([[[False], [False]], [[False], [True]]]))
@@ -197,7 +197,7 @@ class Walks:
         )
 
     def codes(self, i: int) -> Tensor:
-        """The codes that segment `i` meets, in order: bool (steps + 1, N).
+        """Return the codes that segment `i` meets, in order: bool (steps + 1, N).
 
         The first is that of the first open interval, which need not be the code of the segment's start.
 
@@ -278,11 +278,11 @@ class Walks:
         return "\n".join(lines)
 
     def step_ends(self) -> Tensor:
-        """Bool (E,): whether an event is the last of its step."""
+        """Return whether each event is the last of its step, bool (E,)."""
         return step_ends(self.segment, self.position)
 
     def num_regions(self) -> Tensor:
-        """int64 (S,): regions on each segment, its steps and one more."""
+        """Return the number of regions on each segment, its steps and one more, int64 (S,)."""
         return torch.bincount(self.segment[self.step_ends()], minlength=self.num_segments) + 1
 
 
