@@ -15,9 +15,17 @@ from fold_lightning.walks import chebyshev
 from fold_lightning.walks.polynomials import DEGREE, chebyshev_basis, interpolation, nodes, sign_changes
 from fold_lightning.walks.refinement import Samples
 from fold_lightning.walks.walks import CHEBYSHEV, CURVED_REFINEMENT
-from fuzz_curved import compare, refined, switches
+from fuzz_curved import compare, random_network, refined, switches
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*bends each element, but is not in the table")
+
+
+def test_a_unit_that_is_small_beside_its_layer_elsewhere_keeps_its_switches() -> None:
+    # A layer is 100 at one end, and a unit of it crosses among values of 1e-12 at the other.
+    model, start, end, _ = random_network(7127)
+    walks, other = segment_walks(model, start, end), refined(model, start, end)
+    assert torch.equal(switches(walks), switches(other)) and switches(walks)[2, 12] == 1
+    assert walks.engine.tolist() == [CHEBYSHEV, CHEBYSHEV, CURVED_REFINEMENT]
 
 
 def changes_of(function: Callable[[Tensor], Tensor], margin: float = 1e-12) -> tuple[list[float], bool, bool, float]:
@@ -129,7 +137,7 @@ def test_a_unit_keeps_its_switches_where_its_layer_grows_elsewhere(engine: str) 
 
 def test_a_unit_below_the_tolerance_of_its_layer_is_undecided() -> None:
     faint = lambda x: torch.cat([1e-13 * torch.sin(20 * x), torch.ones_like(x)], dim=1)  # noqa: E731
-    assert walk_of(faint) == ([], [False, True, True], 1.0, CHEBYSHEV)
+    assert walk_of(faint) == ([], [False, True, True], 1.0, CURVED_REFINEMENT)
 
 
 def test_a_kink_in_a_smooth_network_leaves_its_part_to_refinement() -> None:

@@ -12,6 +12,7 @@ from fold_lightning import Walks, activation_codes, segment_walks
 from fold_lightning.walks import scheduler
 from fold_lightning.walks.kinks.boxes import Boxes, Plane, Units
 from fold_lightning.walks.kinks.convolution import Convolution
+from fold_lightning.walks.kinks.superposition import superposed
 from fold_lightning.walks.walks import GROWING_BATCH, KINKS
 from fuzz_walks import compare_convolutional
 from helpers.convolutional_models import RandomConvolutional, integer_convolutional
@@ -151,3 +152,28 @@ def test_segments_together_are_walked_as_one_by_one() -> None:
     together = segment_walks(model, start, end)
     alone = Walks.concatenate([segment_walks(model, start[i : i + 1], end[i : i + 1]) for i in range(5)])
     assert joined(together) == joined(alone)
+
+
+def test_a_pooling_before_any_switch_is_passed() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(3, 2, 2), nn.ReLU())
+    walks = segment_walks(model, *segments(2))
+    other = segment_walks(model, *segments(2), engine="growing batch")
+    assert (walks.engine == KINKS).all() and joined(walks) == joined(other)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_kinks_are_added_wherever_their_boxes_lie(seed: int) -> None:
+    plane, generator = Plane(2, 6, 5), torch.Generator().manual_seed(seed)
+
+    def boxes(height: int, width: int) -> Boxes:
+        event = torch.randperm(9, generator=generator)[:6].sort().values
+        y, x = (torch.randint(-2, 5, (6,), generator=generator) * (seed % 3) for _ in range(2))
+        return Boxes(event, y, x, torch.randn(6, height, width, 2, generator=generator).double(), is_clipped=False)
+
+    parts = [boxes(3, 2), boxes(2, 4)]
+    found = superposed({7: [(each, 0) for each in parts]}, plane, torch.empty(0).double()).groups[7]
+    rows = torch.zeros(9, *plane).double()
+    for each in parts:
+        rows[each.event] += each.clipped(plane).rows(plane)
+    assert torch.allclose(found.rows(plane), rows[found.event], rtol=0, atol=1e-15)

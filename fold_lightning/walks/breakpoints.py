@@ -81,7 +81,7 @@ class Breakpoints:
         return places
 
     def lift(self, values: Tensor, rows: int | None = None) -> Tensor:
-        """Brings values that are affine between the rows they know, (R', ...), to the first `rows` rows, by default all."""
+        """Bring values that are affine between the rows they know, (R', ...), to the first `rows` rows, by default all."""
         known, rows = len(values), len(self) if rows is None else rows
         if known == rows:
             return values
@@ -94,7 +94,7 @@ class Breakpoints:
         return lifted
 
     def _brackets_of(self, known: int) -> tuple[Tensor, Tensor, Tensor]:
-        """For each row after the first `known`: its neighbours among those, and where between them it lies."""
+        """Return for each row after the first `known` its neighbours among those, and where between them it lies."""
         key = (known, len(self))
         if key not in self._brackets:
             places = torch.arange(len(self), device=self.order.device)
@@ -108,7 +108,7 @@ class Breakpoints:
         return self._brackets[key]
 
     def locate(self, piece: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the rows on both sides of given points, and the place of each point between them."""
+        """Return the rows on both sides of given points, and where between them each point lies."""
         ordered = self.order
         keys = 2.0 * self.piece[ordered] + self.position[ordered]
         place = torch.searchsorted(keys, 2.0 * piece + position, right=True).clamp(1, len(self) - 1)

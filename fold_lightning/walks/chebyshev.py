@@ -20,7 +20,7 @@ from fold_lightning.activations.rounding import ROUNDED
 from fold_lightning.walks.breakpoints import order_by
 from fold_lightning.walks.pieces import Pieces, PieceWalks
 from fold_lightning.walks.polynomials import between_nodes, chebyshev_basis, interpolation, nodes, sign_changes
-from fold_lightning.walks.refinement import FAR, ON_TOLERANCE, Samples
+from fold_lightning.walks.refinement import FAR, ON_TOLERANCE, Samples, longest_run
 from fold_lightning.walks.walks import CHEBYSHEV
 
 FIRST_INTERVALS = 8
@@ -43,6 +43,10 @@ SIZED = 5
 
 SHORTEST = 2.0**-24
 """In t: intervals are not halved further, and roots not told apart further."""
+
+UNDECIDED = 1e-4
+"""In t: a part in which a unit stays at its threshold up to the error is left to refinement if it is longer than where one touches
+its threshold, 1e-6 to 1e-5. Refinement judges each point by itself: a unit is told from 0 where its layer is large only far away."""
 
 POSITION_TOLERANCE = 1e-10
 """In t, how closely a switch is located where its unit changes by its layer's largest in the whole segment."""
@@ -78,7 +82,7 @@ class Intervals:
 
     @classmethod
     def concatenate(cls, parts: list[Intervals]) -> Intervals:
-        """All of them, in order."""
+        """Return all of them, in order."""
         return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
     @classmethod
@@ -87,6 +91,11 @@ class Intervals:
         number = torch.arange(len(pieces), device=pieces.begin.device)
         parts = Pieces(number, pieces.begin, pieces.end).cut(FIRST_INTERVALS)
         return cls(parts.segment, parts.begin, parts.end)
+
+    @property
+    def length(self) -> Tensor:
+        """float64 (I,), in t."""
+        return self.right - self.left
 
     def halved(self) -> Intervals:
         """Return both halves of each."""
@@ -117,9 +126,18 @@ class Settled:
     position: Tensor
     unit: Tensor
 
+    def of(self, intervals: Tensor) -> Settled:
+        """Return what was found in some of the intervals, bool (I,), numbered anew."""
+        events = intervals[self.interval]
+        number = intervals.cumsum(0) - 1
+        return Settled(
+            *(self.intervals[intervals], self.begins[intervals], self.ends[intervals], self.undecided[intervals]),
+            *(number[self.interval[events]], self.position[events], self.unit[events]),
+        )
+
     @classmethod
     def concatenate(cls, parts: list[Settled]) -> Settled:
-        """All of them, the intervals numbered through."""
+        """Return all of them, the intervals numbered through."""
         sizes = torch.tensor([0, *(len(part.intervals) for part in parts[:-1])]).cumsum(0).tolist()
         interval = torch.cat([part.interval + first for part, first in zip(parts, sizes, strict=True)])
         names = ("begins", "ends", "undecided", "position", "unit")
@@ -179,8 +197,13 @@ class _Interpolations:
             size = torch.maximum(size, FAR * self._sizes[some.piece])[:, self._samples.layer]
             relative = (error / size).nan_to_num(torch.inf, torch.inf)
             converged = relative.amax(1) <= TOLERANCE
-            self.settled.append(_switches(some[converged], coefficients[converged], error[converged], size[converged]))
-            again = ~converged & _gains_by_halving(coefficients, relative) & (some.right - some.left > SHORTEST)
+            again = ~converged & _gains_by_halving(coefficients, relative)
+            found = _switches(some[converged], coefficients[converged], error[converged], size[converged])
+            is_decided = found.undecided <= UNDECIDED
+            self.settled.append(found.of(is_decided))
+            again[converged] = ~is_decided & (found.undecided < found.intervals.length / 2)
+            converged[converged.clone()] = is_decided
+            again &= some.length > SHORTEST
             again &= (torch.bincount(intervals.piece, minlength=len(self._sizes)) <= MAX_INTERVALS)[some.piece]
             self.hopeless.append(some[~converged & ~again])
             halves.append(some[again].halved())
@@ -199,7 +222,7 @@ def _sizes(pieces: Pieces, samples: Samples, max_rows: int) -> Tensor:
     piece = torch.arange(len(pieces), device=position.device).repeat_interleave(SIZED)
     for some, places in zip(piece.split(max_rows), position.split(max_rows), strict=True):
         samples(some, places, as_computed=True)
-    return samples.sizes().clamp_min(torch.finfo(torch.float64).tiny)
+    return samples.sizes()
 
 
 def _interpolate(intervals: Intervals, samples: Samples, max_rows: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -238,7 +261,7 @@ def _switches(intervals: Intervals, coefficients: Tensor, error: Tensor, size: T
     is_faint = at_threshold & (middle + spread > ROUNDED * size)
     margin = ON_TOLERANCE * size + SAFETY * error
     interval, unit = ((middle - spread <= margin) & ~at_threshold).nonzero(as_tuple=True)
-    length = intervals.right - intervals.left
+    length = intervals.length
     found = sign_changes(coefficients[interval, :, unit], margin[interval, unit], 2 * SHORTEST / length[interval])
     begins = (coefficients[:, 0] > 0) & ~at_threshold
     ends = begins.clone()
@@ -263,18 +286,10 @@ def _walks(pieces: Pieces, settled: Settled) -> tuple[Pieces, PieceWalks]:
         first_codes=settled.begins[order[torch.cat([goes_on.new_ones(min(1, len(order))), ~goes_on])]],
         exact=torch.zeros_like(runs.segment, dtype=torch.bool),
         complete=torch.ones_like(runs.segment, dtype=torch.bool),
-        resolution=_resolution(settled.undecided[order], run[order], len(runs)),
+        resolution=longest_run(settled.undecided[order], run[order], len(runs), POSITION_TOLERANCE),
         engine=torch.full_like(runs.segment, CHEBYSHEV),
     )
     return runs, found
-
-
-def _resolution(undecided: Tensor, run: Tensor, num_runs: int) -> Tensor:
-    """Return the length of the longest undecided part of each run; parts of neighbouring intervals count together."""
-    starts = torch.ones_like(run, dtype=torch.bool)
-    starts[1:] = (run[1:] != run[:-1]) | (undecided[1:] == 0) | (undecided[:-1] == 0)
-    total = torch.zeros_like(undecided[starts]).scatter_add_(0, starts.cumsum(0) - 1, undecided)
-    return undecided.new_full((num_runs,), POSITION_TOLERANCE).scatter_reduce_(0, run[starts], total, "amax")
 
 
 def _runs(pieces: Pieces, intervals: Intervals) -> tuple[Pieces, Tensor]:

@@ -109,7 +109,7 @@ class GrowingBatch(Interception):
         return self.grid.piece[rows], self.grid.position[rows], torch.cat(self._units)
 
     def first_codes(self) -> Tensor:
-        """Bool (P, N): the code in which each piece begins."""
+        """Return the code in which each piece begins, bool (P, N)."""
         return torch.cat(self._first, dim=1)
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:

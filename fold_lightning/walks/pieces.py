@@ -34,7 +34,7 @@ class Pieces:
 
     @classmethod
     def concatenate(cls, parts: list[Pieces]) -> Pieces:
-        """All pieces of all parts, in order."""
+        """Return all pieces of all parts, in order."""
         return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
     @property
@@ -43,7 +43,7 @@ class Pieces:
         return self.end - self.begin
 
     def cut(self, parts: int) -> Pieces:
-        """Each piece cut into so many parts of equal length."""
+        """Return each piece cut into so many parts of equal length."""
         share = torch.arange(parts + 1, device=self.begin.device).double() / parts
         places = torch.lerp(self.begin[:, None], self.end[:, None], share)
         return Pieces(self.segment.repeat_interleave(parts), places[:, :-1].flatten(), places[:, 1:].flatten())
@@ -132,7 +132,7 @@ def join(pieces: Pieces, found: PieceWalks, num_segments: int, structure: ModelS
 
 
 def _seams(pieces: Pieces, found: PieceWalks) -> tuple[Tensor, Tensor, Tensor]:
-    """Piece, position and unit of the events at the ends of pieces that another piece continues."""
+    """Return piece, position and unit of the events at the ends of pieces that another piece continues."""
     order = order_by(pieces.segment, pieces.begin)
     continued = pieces.segment[order[1:]] == pieces.segment[order[:-1]]
     before, after = order[:-1][continued], order[1:][continued]

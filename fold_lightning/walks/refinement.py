@@ -204,7 +204,7 @@ def _look(intervals: Intervals, samples: Samples, unresolved: Tensor) -> tuple[I
 
 
 def _first_layer(units: Tensor, samples: Samples) -> Tensor:
-    """int64 (I,): the first layer with a marked unit, or `NEVER`."""
+    """Return the first layer with a marked unit, or `NEVER`, int64 (I,)."""
     return torch.where(units, samples.layer, NEVER).amin(1)
 
 
@@ -229,7 +229,7 @@ def _cut_at_crossings(intervals: Intervals, crosses: Tensor, samples: Samples) -
 
 
 def _cut_at_bends(intervals: Intervals, check: Tensor, at_check: Tensor, error: Tensor, samples: Samples) -> Intervals:
-    """Cuts where the lines at both ends meet: at the bend, if there is one; otherwise at the point already seen."""
+    """Cut where the lines at both ends meet: at the bend, if there is one; otherwise at the point already seen."""
     rows = torch.arange(len(intervals), device=check.device)
     unit = error.argmax(1)
     step = (intervals.right - intervals.left) / 128
@@ -248,7 +248,7 @@ def _cut_at_bends(intervals: Intervals, check: Tensor, at_check: Tensor, error: 
 def _traversal(
     settled: list[tuple[Tensor, Tensor, Tensor]], pieces: Pieces, unresolved: Tensor, complete: Tensor
 ) -> PieceWalks:
-    """Events between neighbouring settled intervals."""
+    """Return the events between neighbouring settled intervals."""
     piece, left, codes = (torch.cat(part) for part in zip(*settled, strict=True))
     order = torch.argsort(left)
     order = order[torch.argsort(piece[order], stable=True)]
@@ -266,3 +266,22 @@ def _traversal(
         resolution=torch.where(unresolved, SHORTEST, MERGE_TOLERANCE).double(),
         engine=torch.full_like(pieces.segment, REFINEMENT),
     )
+
+
+def longest_run(length: Tensor, piece: Tensor, num_pieces: int, least: float) -> Tensor:
+    """Return the length of the longest run of neighbouring intervals of each piece that are not 0.
+
+    Args:
+        length: float64 (I,), by piece and position.
+        piece: int64 (I,).
+        num_pieces: P.
+        least: What to return at least.
+
+    Example:
+        >>> longest_run(torch.tensor([0.1, 0.2, 0.0, 0.2]), torch.tensor([0, 0, 0, 1]), 2, 1e-10)
+        tensor([0.3000, 0.2000])
+    """
+    starts = torch.ones_like(piece, dtype=torch.bool)
+    starts[1:] = (piece[1:] != piece[:-1]) | (length[1:] == 0) | (length[:-1] == 0)
+    total = torch.zeros_like(length[starts]).scatter_add_(0, starts.cumsum(0) - 1, length)
+    return length.new_full((num_pieces,), least).scatter_reduce_(0, piece[starts], total, "amax")

@@ -58,6 +58,10 @@ FILLED = 0.8
 SWITCHING = 0.2
 """Usual share of a network's units that switch on a segment."""
 
+KINK_TENSORS = 4
+"""Tensors as large as the largest that a pass with kinks is allowed for: kinks before and behind an activation, values and slopes.
+Twice as large ones took 10 % less time, half as large ones 35 % more, of a VGG with max pooling."""
+
 CONE_GAIN = 16.0
 """Usual ratio of all values at all breakpoints to those that bend there, for a first guess: 5 in deep networks, 50 in flat ones."""
 
@@ -98,6 +102,7 @@ class PieceScheduler:
             CURVED_REFINEMENT: self._curved,
         }
         self._max_numel = max(16 * structure.widest, max_bytes // (8 * TENSORS_AT_ONCE))
+        self._max_kinks = max(16 * structure.widest, max_bytes // (8 * KINK_TENSORS))
         self._queues = self._empty_queues()
         self._takes_kinks, self._scratch = True, Scratch()
         self._notes: dict[int, str] = {}
@@ -151,7 +156,7 @@ class PieceScheduler:
         in_boxes = SWITCHING * structure.num_units * structure.widest / CONE_GAIN
         curved = max(structure.widest, structure.num_units)
         return {
-            KINKS: PieceQueue(numel, in_boxes, fixed=2 * structure.widest, cuts_first=True),
+            KINKS: PieceQueue(FILLED * self._max_kinks, in_boxes, fixed=2 * structure.widest, cuts_first=True),
             GROWING_BATCH: PieceQueue(numel, dense),
             REFINEMENT: PieceQueue(numel, dense),
             CHEBYSHEV: PieceQueue(numel, CURVED_GUESS * curved),
@@ -192,7 +197,7 @@ class PieceScheduler:
         ends = torch.cat([self._points(pieces.segment, pieces.begin), self._points(pieces.segment, pieces.end)])
         try:
             one_pass = KinksPass(
-                *(self._replica, self._structure, pieces, self._max_numel, probes[1].view(-1, len(pieces)), self._rounding),
+                *(self._replica, self._structure, pieces, self._max_kinks, probes[1].view(-1, len(pieces)), self._rounding),
                 lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
                 self._scratch,
             )
@@ -296,7 +301,7 @@ class PieceScheduler:
         return torch.lerp(self._start[segment], self._end[segment], weight)
 
     def _noisy_points(self, noise: Noise, segment: Tensor, position: Tensor) -> Tensor:
-        """Points whose ends and position have errors, for what cancels between the ends rounds as they do."""
+        """Return points whose ends and position have errors: what cancels between the ends rounds as they do."""
         weight = (position + noise.errors(position)).view(-1, *[1] * (self._start.dim() - 1))
         return (1 - weight) * noise.of(self._start[segment]) + weight * noise.of(self._end[segment])
 

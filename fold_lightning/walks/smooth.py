@@ -17,8 +17,9 @@ import torch
 from scipy.optimize.elementwise import find_root
 from torch import Tensor
 
+from fold_lightning.activations.rounding import ROUNDED
 from fold_lightning.walks.pieces import Pieces, PieceWalks
-from fold_lightning.walks.refinement import CHECK, MOST_POINTS, Intervals, Samples, next_batch
+from fold_lightning.walks.refinement import CHECK, MOST_POINTS, Intervals, Samples, longest_run, next_batch
 from fold_lightning.walks.walks import CURVED_REFINEMENT
 
 FIRST_LENGTH = 1 / 64
@@ -38,24 +39,34 @@ ROOT_TOLERANCE = 1e-10
 
 @dataclass(frozen=True)
 class Settled:
-    """Intervals in which each unit switches at most once: their piece and ends (I,), and bool (I, N) the bits just inside."""
+    """I intervals in which each unit switches at most once.
+
+    Attributes:
+        piece: int64 (I,).
+        left: float64 (I,), in t.
+        right: float64 (I,).
+        begins: bool (I, N), bits just inside the left ends.
+        ends: bool (I, N), bits just inside the right ends.
+        undecided: float64 (I,), their lengths where some unit can't be told from its threshold, else 0.
+    """
 
     piece: Tensor
     left: Tensor
     right: Tensor
     begins: Tensor
     ends: Tensor
+    undecided: Tensor
 
     @classmethod
-    def of(cls, intervals: Intervals) -> Settled:
-        """Give a unit that is on its threshold at one end the bit of the other end."""
+    def of(cls, intervals: Intervals, undecided: Tensor) -> Settled:
+        """Return intervals as settled: a unit that is on its threshold at one end has the bit of the other."""
         left, right = intervals.at_left, intervals.at_right
         begins, ends = (left > 0) | ((left == 0) & (right > 0)), (right > 0) | ((right == 0) & (left > 0))
-        return cls(intervals.piece, intervals.left, intervals.right, begins, ends)
+        return cls(intervals.piece, intervals.left, intervals.right, begins, ends, undecided)
 
     @classmethod
     def concatenate(cls, parts: list[Settled]) -> Settled:
-        """All of them, by piece and position."""
+        """Return all of them, by piece and position."""
         together = cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
         order = torch.argsort(together.left)
         order = order[torch.argsort(together.piece[order], stable=True)]
@@ -65,7 +76,6 @@ class Settled:
 def walk_smooth(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
     """Walk pieces by forward passes over at most `max_rows` points at a time."""
     todo = [_first_intervals(pieces, samples)]
-    resolution = torch.full_like(pieces.begin, ROOT_TOLERANCE)
     looked = torch.zeros_like(pieces.segment)
     settled: list[Settled] = []
     while todo:
@@ -76,13 +86,15 @@ def walk_smooth(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
         doubtful = ~_is_clear_or_passes_once(intervals, at_check).all(1)
         length = intervals.right - intervals.left
         given_up = doubtful & ((length < SHORTEST) | (looked[intervals.piece] > MOST_POINTS))
-        resolution.scatter_reduce_(0, intervals.piece[given_up], length[given_up], "amax")
         again = doubtful & ~given_up
-        settled.append(Settled.of(intervals[~again]))
+        undecided = length.where(given_up | _is_faint(intervals, check, at_check, samples), 0.0)
+        settled.append(Settled.of(intervals[~again], undecided[~again]))
         if bool(again.any()):
             rows = torch.arange(int(again.sum()), device=check.device)
             todo.append(intervals[again].cut(rows, check[again], at_check[again]))
-    events, first_codes = _events(Settled.concatenate(settled), samples, max_rows)
+    together = Settled.concatenate(settled)
+    events, first_codes = _events(together, samples, max_rows)
+    resolution = longest_run(together.undecided, together.piece, len(pieces), ROOT_TOLERANCE)
     complete = looked <= MOST_POINTS
     engine = torch.full_like(pieces.segment, CURVED_REFINEMENT)
     return PieceWalks(*events, first_codes, torch.zeros_like(complete), complete, resolution, engine)
@@ -102,7 +114,7 @@ def _first_intervals(pieces: Pieces, samples: Samples) -> Intervals:
 
 
 def _is_clear_or_passes_once(intervals: Intervals, at_check: Tensor) -> Tensor:
-    """Bool (I, N): whether a unit keeps its side of the threshold all along, or changes it once."""
+    """Return whether a unit keeps its side of the threshold all along, or changes it once, bool (I, N)."""
     left, right = intervals.at_left, intervals.at_right
     margin = SAFETY * (at_check - torch.lerp(left, right, CHECK)).abs()
     nearest = torch.minimum(torch.minimum(left.abs(), right.abs()), at_check.abs())
@@ -111,8 +123,21 @@ def _is_clear_or_passes_once(intervals: Intervals, at_check: Tensor) -> Tensor:
     return (one_side & (nearest > margin)) | ((right - left).abs() > margin) | constant
 
 
+def _is_faint(intervals: Intervals, check: Tensor, at_check: Tensor, samples: Samples) -> Tensor:
+    """Return in which intervals a unit is taken to be on its threshold though it is farther away than rounding, bool (I,)."""
+    on = (intervals.at_left == 0) & (intervals.at_right == 0) & (at_check == 0)
+    is_faint = on.any(1)
+    some = is_faint.nonzero().squeeze(1)
+    if len(some):
+        values = samples(intervals.piece[some], check[some], as_computed=True).abs()
+        sizes = values.new_zeros(len(some), samples.num_layers)
+        sizes.scatter_reduce_(1, samples.layer.expand_as(values), values, "amax")
+        is_faint[some] = (on[some] & (values > ROUNDED * sizes[:, samples.layer])).any(1)
+    return is_faint
+
+
 def _events(settled: Settled, samples: Samples, max_rows: int) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Events inside intervals, located, and events at the points between them; and the code in which each piece begins."""
+    """Return events inside intervals, located, and at the points between them, and the code in which each piece begins."""
     piece, left = settled.piece, settled.left
     interval, unit = (settled.begins != settled.ends).nonzero(as_tuple=True)
     position = _locate(piece[interval], unit, left[interval], settled.right[interval], samples, max_rows)

@@ -17,7 +17,7 @@ def any_set(mask: Tensor) -> bool:
 
 
 def set_bits(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column of each set bit of a fresh, contiguous bool mask (R, n), row by row, as ``mask.nonzero()`` gives them.
+    """Return row and column of each set bit of a fresh, contiguous bool mask (R, n), row by row, as ``mask.nonzero()`` gives them.
 
     Example:
         >>> set_bits(torch.eye(3).bool())

@@ -142,7 +142,7 @@ class Walks:
         )
 
     def select(self, layers: Patterns) -> Walks:
-        """Return the walks through the bits of some layers alone; units are numbered anew, positions stay.
+        """Return the same walks seen through the bits of some layers alone; units are numbered anew, positions stay.
 
         Args:
             layers: A layer's name, a glob pattern, or a sequence of them.
@@ -279,11 +279,11 @@ class Walks:
         return "\n".join(lines)
 
     def step_ends(self) -> Tensor:
-        """Bool (E,): whether an event is the last of its step."""
+        """Return whether each event is the last of its step, bool (E,)."""
         return step_ends(self.segment, self.position)
 
     def num_regions(self) -> Tensor:
-        """int64 (S,): regions on each segment, its steps and one more."""
+        """Return the number of regions on each segment, its steps and one more, int64 (S,)."""
         return torch.bincount(self.segment[self.step_ends()], minlength=self.num_segments) + 1
 
 

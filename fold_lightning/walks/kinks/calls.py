@@ -47,7 +47,7 @@ class RowCall(Call):
     def key(self) -> Hashable:
         """Return what tells calls apart that take no tensor but one that depends on the input: all but that tensor's values."""
         shape = tuple(self.varying[0].shape[1:])
-        return self.function, shape, repr(map_tensors(lambda tensor: tensor.new_empty(0), (self.args, self.kwargs)))
+        return self.name, shape, repr(map_tensors(lambda tensor: tensor.new_empty(0), (self.args, self.kwargs)))
 
     def on_planes(self, planes: Tensor) -> Tensor:
         """Return the result for planes (N, C, ...) in place of the one tensor that depends on the input."""

@@ -104,7 +104,7 @@ class Winners:
         """Return the largest values' kinks (R + 1, C), and which rows have some, bool (R + 1,)."""
         scan = self._scan
         begins = len(scan.last)
-        kinks = self._of(scan.kink[:-1].unflatten(1, (self._value.shape[1], -1)), self._first)
+        kinks = self._of(scan.kink[: len(scan)].unflatten(1, (self._value.shape[1], -1)), self._first)
         changed, channel = set_bits(self._first[begins:] != self._final[scan.previous[begins:]])
         row = changed + begins
         before = scan.previous[row]
