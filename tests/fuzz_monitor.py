@@ -145,6 +145,7 @@ class Training:
         task, settings, arguments = self.task, self.settings, self.arguments
         found = [self.subject.refusal] if self.subject.refusal else []
         found += ["the Trainer has no logger"] * (settings.logger == "none")
+        found += ["(and more with `method='exact'`)"] * (arguments["method"] != "exact")
         unpackable = (task.needs_unpacking and not task.is_unpacked) or self.loaders.is_pair
         if unpackable and "probes" not in arguments:
             # The last two are of a target that comes first, and can't be told from inputs.

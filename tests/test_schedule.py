@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fold_lightning import FoldingMonitor
-from fold_lightning.callbacks import schedule, session
+from fold_lightning.callbacks import measure_set, schedule, session
 from fold_lightning.callbacks.measures.sources import InputSource, SegmentSource
 from fold_lightning.callbacks.schedule import FREE_SECONDS, Schedule
 from helpers.training import TAGS, Model, Recorder, Stream, data, fit, loaders, watch
@@ -26,7 +26,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        for module in (schedule, session):
+        for module in (measure_set, schedule, session):
             monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: self.now))
 
 
@@ -215,6 +215,11 @@ def test_a_callback_that_waits_for_a_tag_this_run_lacks_is_refused_before_traini
     monitor = watch(probes=data(40, 1).tensors[0], codes=False, layers="net.5", num_segments=4)
     with pytest.raises(Exception, match=f"ModelCheckpoint monitors '{tag}', which this run does not log"):
         fit(tmp_path, monitor, ModelCheckpoint(tmp_path, monitor=tag), model=Untrained())
+
+
+def test_a_tag_of_exact_walks_is_refused_with_the_method_that_has_it(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="'folding/regions', which this run does not log: .*more with `method='exact'`"):
+        fit(tmp_path, watch(method="uniform"), ModelCheckpoint(tmp_path, monitor="folding/regions"))
 
 
 def test_tags_of_the_users_own_are_let_alone(tmp_path: Path) -> None:

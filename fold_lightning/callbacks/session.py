@@ -301,8 +301,9 @@ class Session:
         available, awaited = self.descriptions(), self._awaited_tags(trainer)
         for tag, who in awaited.items():
             if tag not in available:
+                exactly = " (and more with `method='exact'`)" if self.sample and self.sample.method == "uniform" else ""
                 raise MisconfigurationException(
-                    f"{who} monitors {tag!r}, which this run does not log: it has {', '.join(sorted(available))}."
+                    f"{who} monitors {tag!r}, which this run does not log: it has {', '.join(sorted(available))}{exactly}."
                 )
 
     def _awaited_tags(self, trainer: Trainer) -> dict[str, str]:
