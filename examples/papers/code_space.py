@@ -218,7 +218,8 @@ def findings(rows: list[Row], example: Row, images: int) -> list[Finding]:
             f"In a network of one input and three units the codes {example['codes']} are {example['hamming']} unit apart, and "
             f"{example['faces']} faces lie between their regions (of {example['regions']} in all).",
             "disagrees" if example["hamming"] == 1 and example["faces"] > 1 else "agrees",
-            "relu(x), relu(x + 2) and relu(relu(x + 2) - 2 relu(x) - 1/2): the third unit switches on and off again between them. "
+            "relu(x), relu(x + 2) and relu(relu(x + 2) - 2 relu(x) - 1/2): the third unit switches on and off again between them; "
+            "networks of one input and two units have no such pair. "
             "Codes one unit apart are necessary for a shared face and not sufficient; wherever a network folds there are such pairs.",
         )
     )

@@ -57,7 +57,6 @@ SIZES = {
 INITIALISATIONS: dict[str, Callable[[Tensor], object]] = {
     "he normal": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
     "xavier uniform": nn.init.xavier_uniform_,
-    "orthogonal": partial(nn.init.orthogonal_, gain=2**0.5),
     "small normal": partial(nn.init.normal_, std=0.05),
     "torch's own": lambda weight: weight,
 }
@@ -91,9 +90,7 @@ VARIANTS: dict[str, Variant] = {
     "1 x 24": replace(BASE, depth=1),
     "3 x 12": replace(BASE, width=12),
     "3 x 48": replace(BASE, width=48),
-    "3 x 24, skips": replace(BASE, skip=True),
     "bias 0": replace(BASE, bias=0.0),
-    "bias 0.1": replace(BASE, bias=0.1),
     **{name: replace(BASE, initialisation=name) for name in INITIALISATIONS if name != BASE.initialisation},
 }
 
