@@ -192,7 +192,7 @@ class Session:
         seconds = self._processes.broadcast(time.perf_counter() - begin)
         if seconds > LONG_SECONDS:
             self._once.warn(
-                f"A measurement of FoldingMonitor took {seconds:.0f} s: {self._measures.describe_seconds()}. Measure less "
+                f"A measurement took {seconds:.0f} s: {self._measures.describe_seconds()}. Measure less "
                 "(`num_segments=`, `num_inputs=`, `num_regions=`, `layers=`, `faces=False`), or take equidistant points "
                 "(`method='uniform'`). (This warning is shown once.)"
             )
