@@ -174,6 +174,36 @@ class SoftThreshold(nn.Module):
         return torch.maximum(x - 0.2, torch.minimum(x + 0.2, torch.tensor(0.1)))
 
 
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda h: h.clamp(0, 6), "clamp"),
+        (lambda h: torch.clip(h, min=-1, max=1), "clip"),
+        (lambda h: F.leaky_relu(h) * (h + 3).clip(0, 6), "clip"),
+        (lambda h: torch.maximum(h, 0.1 * h), "maximum"),
+        (lambda h: torch.min(h, torch.linspace(1.1, 2, 6) * h), "min"),
+        (lambda h: -torch.max(-h, -3 * h), "max"),
+    ],
+)
+def test_bounds_between_layers_are_named_and_those_of_inputs_outputs_and_norms_are_not(
+    function: Callable[[Tensor], Tensor], name: str
+) -> None:
+    model, x = layers(4, 6, 6), inputs()
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = m[0](x.clamp(-3, 3))
+        h = h / h.norm(dim=1, keepdim=True).clamp(min=1e-6) + torch.maximum(h, h.flip(1))
+        return F.relu(m[1](bend(h))).clamp(0, 1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bend: Callable[[Tensor], Tensor] = torch.neg
+        activation_codes(model, x, forward=forward)
+    bend = function
+    with pytest.warns(UserWarning, match=rf"^{name} in forward: bends each element.*register_activation"):
+        activation_codes(model, x, forward=forward)
+
+
 @pytest.mark.parametrize("module", [LeakyByMax, Bounded, SoftThreshold])
 def test_a_module_that_bends_each_element_by_bounds_is_named_and_walked_exactly(module: type[nn.Module]) -> None:
     model, x = nn.Sequential(nn.Linear(4, 6), module(), nn.Linear(6, 5), nn.ReLU()), inputs()

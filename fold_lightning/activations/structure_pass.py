@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from fold_lightning.activations.calls import Call
 from fold_lightning.activations.evaluation import Replica, undisturbed
-from fold_lightning.activations.idioms import keeps_comparison
+from fold_lightning.activations.idioms import MAXIMA, MINIMA, keeps_comparison
 from fold_lightning.activations.interception import Entered, Interception
-from fold_lightning.activations.operations import COMPARISONS, ELEMENTWISE
+from fold_lightning.activations.operations import CLAMPS, COMPARISONS, ELEMENTWISE, MULTILINEAR, bounds_of
 from fold_lightning.activations.registry import Thresholds, activation_of
 from fold_lightning.activations.tracking import comparison_of, depends_on_input, has_input_rows, tensors_in
 
@@ -52,6 +52,9 @@ class StructurePass(Interception):
         self.met: dict[str, Met] = {}
         self.unlisted: dict[str, str] = {}
         self._bending: list[tuple[nn.Module, Tensor]] = []
+        self._bounded: dict[str, str] | None = (
+            None  # who bounds elements behind a linear layer, and how; None before the first layer
+        )
         self.untracked: dict[tuple[int, int], tuple[str, Tensor]] = {}
         self.largest = 0
 
@@ -88,14 +91,40 @@ class StructurePass(Interception):
         chooses = 0 < len(masks) < len(call.varying) and call.name not in COMPARISONS and not keeps_comparison(call)
         if (chooses or call.name in ELEMENTWISE) and not self.inside_registered and call.varying:
             self.unlisted.setdefault(self.caller(), f"{call.name} in {self.caller()}")
+        elif call.varying and not self.inside_registered:
+            self._note_bounds(call)
         result = call()
         self.largest = max(self.largest, *(t.numel() for t in tensors_in((call.args, result)) if has_input_rows(t)), 0)
         return result
+
+    def _note_bounds(self, call: Call) -> None:
+        """Record a clamp to a range, or the larger of a tensor and a multiple of it, between two linear layers.
+
+        Inputs and outputs are clamped too, and norms on one side.
+        """
+        if call.name in MULTILINEAR:
+            for caller, name in (self._bounded or {}).items():
+                self.unlisted.setdefault(caller, f"{name} in {caller}")
+            self._bounded = {}
+        elif self._bounded is not None and (
+            (call.name in CLAMPS and None not in bounds_of(call))
+            or (call.name in MAXIMA | MINIMA and _are_multiples(call.varying))
+        ):
+            self._bounded[self.caller()] = call.name
 
     def _keep_untracked(self, name: str, tensors: list[Tensor]) -> None:
         for number, tensor in enumerate(tensors):
             if tensor.shape[:1] == (self.num_inputs,):
                 self.untracked[self.num_calls, number] = name, tensor.clone()
+
+
+def _are_multiples(tensors: list[Tensor]) -> bool:
+    """Return whether each element of a tensor is the same multiple of that of another for two different inputs."""
+    if len(tensors) != 2 or tensors[0].shape != tensors[1].shape or tensors[0].shape[:1] < (2,):
+        return False
+    (x, y), (multiple_of_x, multiple_of_y) = (tensor[:2] for tensor in tensors)
+    are_alike = torch.allclose(x * y.flatten()[:1], y * x.flatten()[:1], rtol=1e-9, atol=0)  # which tells nothing
+    return not are_alike and torch.allclose(x * multiple_of_y, y * multiple_of_x, rtol=1e-9, atol=0)
 
 
 def _bends_each_element(module: nn.Module, x: Tensor) -> bool:
