@@ -80,6 +80,7 @@ def class_segments(labels: Any, *, per_pair: int, seed: int = 0) -> tuple[Tensor
     """Draw equally many segments between inputs of each ordered pair of classes, as the monitor does.
 
     Phi_N grows with the number of segments of a pair, for it takes the largest chi of each: only values of equal `per_pair` compare.
+    Inputs are drawn with replacement, so that a pair of small classes may have a segment twice.
 
     Args:
         labels: Integer classes (B,), negative where an input has none: a tensor, an array or a list.

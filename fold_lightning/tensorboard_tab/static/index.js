@@ -118,7 +118,9 @@ function listRuns() {
     });
     return el("label", {}, box, swatch(swatchOf(run)), run);
   });
-  document.getElementById("runs").replaceChildren(el("legend", {}, "Runs"), ...boxes);
+  const others = Object.keys(state.runs).filter((run) => !usable().includes(run)).sort();
+  const hint = others.length && boxes.length ? [el("span", { class: "hint" }, `Without a FoldingMonitor: ${others.join(", ")}`)] : [];
+  document.getElementById("runs").replaceChildren(el("legend", {}, "Runs"), ...boxes, ...hint);
 }
 
 function choose(run, isChosen) {

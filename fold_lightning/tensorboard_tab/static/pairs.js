@@ -48,7 +48,7 @@ export function pairsPart(state, { colourOf, swatchOf, change }) {
       await charts.matrix(plot, classes, names, rows, largest, state.pair, `Folding between classes of ${run}`);
       const all = classes.length * (classes.length - 1);
       below.textContent = pairs.num_rows ? `${rows.length.toLocaleString()} of ${pairs.num_rows.toLocaleString()} pairs are in the log.`
-        : rows.length < all ? `${rows.length.toLocaleString()} of ${all.toLocaleString()} pairs of these classes have segments; the others are empty.` : "";
+        : rows.length < all ? "Pairs without segments are empty, and classes without any are left out." : "";
       plot.onpair = (pair) => change(() => ((state.pair = pair), (state.segment = null)));
     }
     matrices.keep(withPairs.map(({ run }) => run));

@@ -9,8 +9,8 @@ import { cards, howFolding, part, tellPerRun } from "./section.js";
 
 const GROUPS = [
   ["Space folding chi", ["folding/chi_mean", "folding/chi_median", "folding/chi_max"],
-    "0: no unit switches twice on the way between two inputs; towards 1: the path folds back over its own codes."],
-  ["Phi_N, folding between classes", ["folding/phi"], "The folding of a typical pair of classes, by the segments of each that fold most."],
+    "0: no unit switches twice on the way between two inputs; towards 1: the path folds back over its own codes. The median is that of the segments that fold."],
+  ["Phi_N, folding between classes", ["folding/phi"], "The folding of a typical pair of classes, by the segments of each that fold most. More segments of a pair raise it: compare runs that have equally many."],
   ["Segments that fold", ["folding/fraction"], "Share of segments on which some unit switches back."],
   ["Regions on a segment", ["folding/regions"], "How many linear regions of the network lie between two inputs, on average."],
   ["Distinct codes", ["codes/distinct", "codes/distinct_correct"], "How many activation regions the inputs, and those classified right, occupy."],
