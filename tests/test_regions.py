@@ -161,6 +161,7 @@ def test_an_input_on_a_plane_lies_on_the_boundary_of_the_side_of_bit_zero() -> N
     assert regions.slacks.tolist() == [[0.0, 3.0]] and regions.normals[0].tolist() == [[-1.0, 0.0], [0.0, 1.0]]
 
 
+@pytest.mark.filterwarnings("ignore:.*bends each element")
 def test_an_exported_clamp_leaves_its_input_as_it_is() -> None:
     model, inputs = mlp(6, 9, 9), torch.randn(4, 6)
 

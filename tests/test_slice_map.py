@@ -20,6 +20,8 @@ from fold_lightning import SliceMap, activation_codes, region_graph, slice_map
 from fold_lightning.slice_maps import bends, maps
 from helpers.networks import CantorNet, mlp
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*bends each element")
+
 
 class Residual(nn.Module):
     """Two hidden layers on 6 features with a skip, functional activations and one written in place."""

@@ -331,6 +331,7 @@ class Plain(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:.*walks are not exact")
+@pytest.mark.filterwarnings("ignore:.*bends each element")
 def test_functional_code_walks_as_its_plain_twin_does(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Functional()
     start, end = 2 * torch.randn(40, 6), 2 * torch.randn(40, 6)
