@@ -12,7 +12,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from fold_lightning.callbacks.held_push import HeldPush, has_whole_gradients
 from fold_lightning.callbacks.loss_term import LossTerm
-from fold_lightning.callbacks.regularization import Regularization, as_regularizer, regularizer_hyperparameters
+from fold_lightning.callbacks.regularization import (
+    REGULARIZER_TAGS,
+    Regularization,
+    as_regularizer,
+    regularizer_hyperparameters,
+)
 from fold_lightning.callbacks.session import Session
 from fold_lightning.callbacks.settings import Method, Settings
 from fold_lightning.callbacks.trainer_state import has_validation_data, logged_step, will_validate
@@ -250,6 +255,8 @@ class FoldingMonitor(AnyCallback):
     ) -> None:
         if self._regularization is not None:
             self._regularization.end_batch()
+            if self._session is not None:
+                self._session.describe_scalars(trainer, self._regularization.first_scalars(), REGULARIZER_TAGS)
         if self._session is not None and self._session.step_is_due(trainer.global_step):
             self._measure_between_epochs(self._session, trainer, pl_module, step=logged_step(trainer))
 

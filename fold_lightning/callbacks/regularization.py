@@ -23,6 +23,13 @@ BY_HAND = (
 
 TERM, WEIGHT, SOFT_CHI = "regularizer/term", "regularizer/weight", "regularizer/soft_chi"
 
+REGULARIZER_TAGS = {
+    TERM: "The folding term of a batch, as the push or the loss takes it.",
+    WEIGHT: "Weight of the folding term, by its schedule.",
+    SOFT_CHI: "The differentiable chi of a batch's segments, which is pushed.",
+}
+"""Tags of a regularizer, with their descriptions."""
+
 BATCHES_OF_A_STEP = 2**10
 """Batches that may make up one optimizer step before its segments repeat those of the next."""
 
@@ -82,6 +89,7 @@ class Regularization:
         self._progress: TrainingProgress | None = None
         self._scalars: dict[str, Any] = {}
         self._logged_epoch = -1
+        self._is_described = False
         self._warned: set[str] = set()
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -153,6 +161,13 @@ class Regularization:
         if is_new or trainer.current_epoch != self._logged_epoch:
             self._logged_epoch = trainer.current_epoch
             pl_module.log_dict(self._scalars, on_step=True, on_epoch=False, batch_size=1)
+
+    def first_scalars(self) -> dict[str, float]:
+        """Return the first values of a fit, once; nothing before there are any, and after that."""
+        if self._is_described or SOFT_CHI not in self._scalars:
+            return {}
+        self._is_described = True
+        return {tag: float(value) for tag, value in self._scalars.items()}
 
     def _leave_out(self, why: str) -> None:
         self.regularizer.num_skipped += 1

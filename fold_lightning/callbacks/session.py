@@ -24,7 +24,7 @@ from fold_lightning.callbacks.once import OnceWarner
 from fold_lightning.callbacks.schedule import Schedule
 from fold_lightning.callbacks.settings import Settings
 from fold_lightning.callbacks.tensorboard import TensorBoard
-from fold_lightning.callbacks.trainer_state import awaited_tags
+from fold_lightning.callbacks.trainer_state import awaited_tags, logged_step
 from fold_lightning.probes import ProbeSet, ProbeSource
 
 SECONDS = "monitor/seconds"
@@ -217,6 +217,12 @@ class Session:
                     logger.log_metrics(values, step=step)
             if step == 0:
                 self._board.describe(values, self.descriptions(), step)
+
+    def describe_scalars(self, trainer: Trainer, values: dict[str, float], descriptions: dict[str, str]) -> None:
+        """Give TensorBoard the first values of tags that `self.log` logs, with what they mean."""
+        if values and trainer.is_global_zero:
+            with self._once.failures(trainer):
+                self._board.describe(values, descriptions, logged_step(trainer, is_counted=True))
 
     def name_metrics(self, trainer: Trainer, tags: Iterable[str]) -> None:
         """Name the tags of the user's validation beside the monitor's as those that compare runs, once."""
