@@ -111,6 +111,7 @@ def test_an_activation_of_a_weight_is_no_unit() -> None:
     assert activation_codes(Positive(), torch.randn(4, 3)).bits.shape == (4, 4)
 
 
+@pytest.mark.slow
 def test_a_lightning_module_and_a_compiled_one_are_measured_as_they_are() -> None:
     class Module(LightningModule):
         def __init__(self) -> None:

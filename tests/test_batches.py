@@ -127,6 +127,7 @@ def formed(
     return first, DataLoader(val or data(40, 1), batch_size=20, collate_fn=collate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_inputs_and_labels_are_found_in_batches_of_any_form_and_training_does_not_notice(tmp_path: Path, form: str) -> None:
     make, unpack, is_told = FORMS[form]
@@ -231,6 +232,7 @@ def test_token_ids_are_measured_behind_an_embedding_that_does_not_notice(tmp_pat
     assert [step for step, _ in trainer.logger.said] == ([2, 5] if passes else [0, 2, 5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sanity", [0, 2])
 def test_a_stream_of_validation_data_is_probed_as_it_passes(tmp_path: Path, sanity: int) -> None:
     monitor = watch(num_segments=4, num_inputs=32, num_regions=32)
@@ -337,6 +339,7 @@ class Careless:
         return x, batch.pop("label")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("validates", [False, True])
 @pytest.mark.parametrize("passes", [False, True])
 def test_whatever_a_function_does_to_a_batch_training_does_not_notice(tmp_path: Path, validates: bool, passes: bool) -> None:
@@ -360,6 +363,7 @@ TOGETHER: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Any], Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", TOGETHER)
 def test_of_several_loaders_a_function_chooses(tmp_path: Path, form: str) -> None:
     join, choose = TOGETHER[form]
@@ -391,6 +395,7 @@ def test_without_a_function_the_first_of_several_loaders_is_probed(tmp_path: Pat
     assert_probed(monitor, data(40, 1), 40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["sequential", "min_size"])
 def test_several_validation_loaders(tmp_path: Path, mode: Any) -> None:
     """One after the other their first is probed; together a function chooses, for the batch of one of them fails it."""
@@ -474,6 +479,7 @@ LOADERS: dict[str, tuple[Callable[[TensorDataset], DataLoader[Any]], range]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LOADERS)
 def test_probes_are_items_that_the_loader_reads(tmp_path: Path, kind: str) -> None:
     load, read = LOADERS[kind]
@@ -512,6 +518,7 @@ class Batches(Dataset[Any]):
         return data(40, 1)[20 * i : 20 * (i + 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "load",
     [
@@ -637,6 +644,7 @@ NOISE: dict[str, Callable[[Augmented], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NOISE)
 def test_a_data_set_that_augments_by_chance_goes_on_as_without_the_monitor(tmp_path: Path, kind: str) -> None:
     def given() -> tuple[Any, Any]:
@@ -647,6 +655,7 @@ def test_a_data_set_that_augments_by_chance_goes_on_as_without_the_monitor(tmp_p
     assert_invisible(tmp_path, monitor=small(), given=given)
 
 
+@pytest.mark.slow
 def test_a_source_of_randomness_that_has_no_state_is_let_alone(tmp_path: Path) -> None:
     dataset = Augmented(data(40, 1), lambda dataset: dataset.system.random())
     dataset.system = random.SystemRandom()
@@ -686,6 +695,7 @@ class ShiftsItself(Model):
         return [2 * batch[0] + (noise if self.training else 0), batch[1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "given"), [(Model, lambda: (Shifts(),)), (ShiftsItself, loaders)], ids=["data module", "module"]
 )

@@ -169,6 +169,7 @@ def test_steep_networks_are_walked_as_refinement_walks_them(activation: Callable
     assert (walks.engine == CHEBYSHEV).all()
 
 
+@pytest.mark.slow
 def test_walks_depend_neither_on_memory_nor_on_company() -> None:
     torch.manual_seed(0)
     model, start, end = smooth_mlp(nn.GELU, 3.0), torch.randn(5, 6), torch.randn(5, 6)
@@ -184,6 +185,7 @@ def test_walks_depend_neither_on_memory_nor_on_company() -> None:
         assert torch.allclose(alone.position, together.only(i).position, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(0, 24, 4))
 def test_random_networks_are_walked_as_refinement_walks_them(seed: int) -> None:
     counts = sum((compare(s) for s in range(seed, seed + 4)), start=compare(seed) - compare(seed))

@@ -69,6 +69,7 @@ def test_every_switch_of_a_smooth_network_is_found(activation: object, gain: flo
     compare(model, 2 * torch.randn(4, 8), 2 * torch.randn(4, 8))
 
 
+@pytest.mark.slow
 def test_every_switch_of_a_trained_gelu_network_is_found() -> None:
     model = smooth_mlp(nn.GELU)
     x = torch.randn(512, 8).double()
@@ -81,6 +82,7 @@ def test_every_switch_of_a_trained_gelu_network_is_found() -> None:
     compare(model, x[:8], x[8:16])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "activation"), [("vit", "gelu"), ("vit", "swiglu"), ("resnet", "silu"), ("vit", "relu")])
 def test_every_switch_of_transformers_and_convolutions_is_found(kind: str, activation: str) -> None:
     model = build(kind, activation, side=8, depth=2, width=16).eval()

@@ -293,6 +293,7 @@ def test_the_benchmark_of_tables_prints_their_share_and_bytes() -> None:
     assert re.search(r"tables [\d.]+ s, [\d.]+% of it", done.stdout) and re.search(r"map [1-9][\d.]*, pairs", done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compare", ["default", "ways", "robustness", "weights", "schedules", "surrogates"])
 def test_the_study_of_the_regularizer_prints_a_table_and_draws(tmp_path: Path, compare: str) -> None:
     picture = tmp_path / "study.png"

@@ -70,6 +70,7 @@ def test_faces_are_those_that_one_linear_program_a_row_finds(name: str) -> None:
         assert torch.equal(face_counts(regions), faces.sum(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
 def test_faces_of_slices_are_those_that_one_linear_program_a_row_finds(k: int) -> None:
     regions = activation_regions(
@@ -96,6 +97,7 @@ def test_least_squares_agree_after_training() -> None:
         assert faces[b, real].tolist() == faces_by_least_squares(regions.normals[b, real], regions.slacks[b, real])
 
 
+@pytest.mark.slow
 def test_crossing_a_face_switches_exactly_its_unit() -> None:
     model = mlp(3, 10, 10, 2)
     x = torch.randn(1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
@@ -219,12 +221,14 @@ def test_a_plane_that_is_parallel_but_for_rounding_is_no_face(d: int, tilt: floa
     assert supporting_units(polytope(*prism, corner))[0].tolist() == [True] * 4 + [False]
 
 
+@pytest.mark.slow
 def test_regions_of_narrow_deep_networks_have_their_faces_alone() -> None:
     for seed in range(3):  # behind a layer of one active unit all planes are parallel
         graph = region_graph(mlp(2, 6, 6, 6, 1, seed=seed), torch.zeros(1, 2) + 0.1)
         assert graph.complete and 2 * len(graph.edges) == graph.face_counts.sum()
 
 
+@pytest.mark.slow
 def test_far_and_near_inputs_have_the_faces_of_their_region() -> None:
     model = mlp(4, 8, 8, 2)
     inputs = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -242,6 +246,7 @@ def test_far_and_near_inputs_have_the_faces_of_their_region() -> None:
     assert torch.equal(supporting_units(small), supporting_units(activation_regions(unscaled, inputs)))
 
 
+@pytest.mark.slow
 def test_hit_and_run_finds_faces_alone_and_more_with_time() -> None:
     regions = activation_regions(mlp(10, 20, 20, 2), torch.randn(20, 10, generator=torch.Generator().manual_seed(0)))
     faces = supporting_units(regions)
@@ -306,6 +311,7 @@ def test_a_linear_program_that_is_not_solved_is_an_error(monkeypatch: pytest.Mon
         gain(torch.tensor([[2.0], [1.0]], dtype=torch.float64), 0)
 
 
+@pytest.mark.slow
 def test_random_chords_do_not_stall_in_unbounded_regions() -> None:
     """Two inputs, one layer: most regions are unbounded, and the faces all lie on one side of most points."""
     short = total = 0
@@ -318,6 +324,7 @@ def test_random_chords_do_not_stall_in_unbounded_regions() -> None:
     assert short < 0.08 * total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [3, 4, 5, 6, 7])
 def test_pivots_and_linear_programs_agree_near_and_far(d: int) -> None:
     x = torch.randn(12, d, generator=torch.Generator().manual_seed(d), dtype=torch.float64)

@@ -42,6 +42,7 @@ def by_definition(path: list[list[bool]]) -> tuple[int, int, float]:
     return reached, walked, 1 - reached / walked if walked else 0.0
 
 
+@pytest.mark.slow
 @given(codes)
 @settings(max_examples=300, deadline=None)
 def test_walks_from_codes_have_range_length_and_folding_of_the_definition(bits: Tensor) -> None:
@@ -56,6 +57,7 @@ def test_walks_from_codes_have_range_length_and_folding_of_the_definition(bits: 
         assert folding_profile(walks, i).tolist() == [by_definition(met[: n + 1])[2] for n in range(len(met))]
 
 
+@pytest.mark.slow
 @given(codes)
 @settings(max_examples=200, deadline=None)
 def test_folding_lies_in_zero_one_and_is_zero_iff_no_unit_switches_twice(bits: Tensor) -> None:
@@ -65,6 +67,7 @@ def test_folding_lies_in_zero_one_and_is_zero_iff_no_unit_switches_twice(bits: T
     assert torch.equal(chi == 0, most <= 1)
 
 
+@pytest.mark.slow
 @given(codes, st.data())
 @settings(max_examples=200, deadline=None)
 def test_repeating_points_changes_nothing(bits: Tensor, data: st.DataObject) -> None:
@@ -74,6 +77,7 @@ def test_repeating_points_changes_nothing(bits: Tensor, data: st.DataObject) -> 
         assert torch.equal(measure(walks), measure(repeated))
 
 
+@pytest.mark.slow
 @given(codes)
 @settings(max_examples=200, deadline=None)
 def test_flatness_does_not_depend_on_direction(bits: Tensor) -> None:

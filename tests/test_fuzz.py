@@ -40,6 +40,7 @@ def test_integers_of_random_networks_are_those_of_their_twins() -> None:
     assert counts["segments"] > 10 and counts["face counts"] > 4
 
 
+@pytest.mark.slow
 def test_a_monitor_that_draws_a_random_number_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     class Careless(FoldingMonitor):
         def on_train_epoch_end(self, *given: Any) -> None:
@@ -60,6 +61,7 @@ def test_a_walk_that_loses_a_switch_is_found_out(monkeypatch: pytest.MonkeyPatch
     assert "r1, r2, regions" in Integers(mlp(4, 9, 9, 2)).compare(torch.randn(8, 4)).wrong[0]
 
 
+@pytest.mark.slow
 def test_the_twin_walks_as_region_by_region() -> None:
     model = mlp(5, 12, 12, 12, 2)
     layers, _ = layers_of(model, (5,))

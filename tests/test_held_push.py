@@ -184,6 +184,7 @@ class Resumed(Plain):
         return DataLoader(data(), batch_size=10)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_between_two_terms_holds_the_same_gradient(tmp_path: Path) -> None:
     def run(path: Path | None = None, *, forgets: bool = False) -> dict[str, Tensor]:
         ours = monitor(regularizer(every_n_steps=4))

@@ -19,6 +19,7 @@ from helpers.convolutional_models import RandomConvolutional, integer_convolutio
 from helpers.reference import layers_of, rational_codes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [range(first, first + 8) for first in range(0, 40, 8)])
 def test_random_convolutional_networks_are_walked_as_by_the_growing_batch(seeds: range) -> None:
     found = [compare_convolutional(seed) for seed in seeds]
@@ -26,6 +27,7 @@ def test_random_convolutional_networks_are_walked_as_by_the_growing_batch(seeds:
     assert sum(int((walks.engine == KINKS).sum()) for _, walks in found) > len(seeds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_ties_are_as_in_exact_rational_arithmetic(seed: int) -> None:
     model, start, end = integer_convolutional(seed)

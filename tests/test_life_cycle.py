@@ -27,6 +27,7 @@ from helpers.training import FOLDING, TAGS, Model, Recorder, Stream, data, fit, 
 pytestmark = pytest.mark.filterwarnings("ignore:.*resuming")
 
 
+@pytest.mark.slow
 def test_fit_validate_test_and_fit_again(tmp_path: Path) -> None:
     class Tested(Model):
         def test_step(self, batch: Any, batch_idx: int) -> None:
@@ -102,6 +103,7 @@ def resumed(tmp_path: Path, given: Any, **options: Any) -> tuple[Recorder, Recor
     return at_once.logger, recorder, whole, goes_on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["items", "stream", "no validation"])
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_a_resumed_run_goes_on_with_the_same_probes_and_steps(tmp_path: Path, form: str) -> None:
@@ -128,6 +130,7 @@ def test_a_resumed_run_goes_on_with_the_same_probes_and_steps(tmp_path: Path, fo
     assert ("probes" in state) == (form == "stream")  # what can be read again takes no room in a checkpoint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_the_values_after_resuming_are_those_of_a_run_at_a_stretch(tmp_path: Path, every: int) -> None:
@@ -152,6 +155,7 @@ def test_probes_that_have_changed_since_are_said(tmp_path: Path) -> None:
         trainer.fit(Model(), *loaders(val=data(40, 9)), ckpt_path=checkpoint.best_model_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "steps"),
     [

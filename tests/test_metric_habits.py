@@ -472,6 +472,7 @@ def drawn(axis: Any) -> Any:
     return [y for line in axis.lines for y in np.asarray(line.get_ydata(), dtype=float).ravel().tolist()]
 
 
+@pytest.mark.slow
 def test_values_are_drawn_one_or_several(case: Case, plt: Any) -> None:
     metric = case.seen(0)
     figure, axis = metric.plot(metric.compute())

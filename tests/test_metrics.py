@@ -379,6 +379,7 @@ def nearest_by_loops(bits: Tensor, labels: Tensor) -> float:
     return float(sum(found) / len(found))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 7, 64, 2**11])
 def test_agreement_with_the_nearest_is_that_of_loops_over_pairs(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nearest_codes, "BLOCK", block)

@@ -73,6 +73,7 @@ def test_the_values_are_those_of_exact_walks_of_the_model(tmp_path: Path) -> Non
     assert logged["folding/layer/net.5"] == pytest.approx(layer, rel=1e-5, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_real_tensorboard_files_hold_curves_histograms_pictures_and_a_layout(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, name="tb")
     fit(tmp_path, watch(num_segments=8), logger=logger)
@@ -202,6 +203,7 @@ def test_inputs_of_few_features_have_whole_regions(tmp_path: Path) -> None:
     assert sample_of(monitor).faces.subspace is None
 
 
+@pytest.mark.slow
 def test_the_map_of_regions_goes_through_inputs_of_different_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[SliceMap, list[str]]] = []
 
@@ -230,6 +232,7 @@ def test_the_map_of_regions_goes_through_inputs_of_different_classes(tmp_path: P
     ]
 
 
+@pytest.mark.slow
 def test_large_networks_have_maps_of_fewer_regions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
@@ -246,6 +249,7 @@ def test_large_networks_have_maps_of_fewer_regions(tmp_path: Path, monkeypatch: 
         asked.clear()
 
 
+@pytest.mark.slow
 def test_inputs_on_a_line_and_too_many_regions_leave_a_figure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     line = TensorDataset(torch.linspace(-1, 1, 60)[:, None] * torch.ones(5), torch.arange(60) % 3)
     monitor = watch(num_segments=4, folding=False, codes=False, units=False, figures=True)
@@ -393,6 +397,7 @@ def test_labels_may_be_numbered_as_they_like_and_some_may_be_missing(tmp_path: P
     assert set(segments.start_class.tolist()) == {3, 7, 100_000}
 
 
+@pytest.mark.slow
 def test_one_logit_says_a_class_by_its_sign(tmp_path: Path) -> None:
     x, y = data(40, 1).tensors
     validation = TensorDataset(x, (y > 0).long())
@@ -403,6 +408,7 @@ def test_one_logit_says_a_class_by_its_sign(tmp_path: Path) -> None:
     assert trainer.logger.said[-1][1]["codes/distinct_correct"] == len(activation_codes(model, x).bits[right].unique(dim=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["folding", "codes", "units", "faces"])
 def test_either_part_can_be_left_out(tmp_path: Path, part: str) -> None:
     logger = TensorBoardLogger(tmp_path, name="tb")
@@ -687,6 +693,7 @@ def test_scalars_are_finite_also_where_nothing_folds(tmp_path: Path) -> None:
     assert all(values["folding/chi_median"] == 0 for _, values in trainer.logger.said)
 
 
+@pytest.mark.slow
 def test_by_default_each_pair_of_ten_classes_has_a_segment(tmp_path: Path) -> None:
     ten = TensorDataset(torch.randn(1200, 5), torch.arange(1200) % 10)
 

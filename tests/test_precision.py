@@ -45,6 +45,7 @@ def precision(name: str) -> dict[str, Any]:
     return {"precision": name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["16-mixed", "16-mixed, scaled", "bf16-mixed", "bf16-true", "64-true"])
 def test_in_every_precision_the_stored_weights_are_measured_and_training_does_not_notice(tmp_path: Path, name: str) -> None:
     monitor = small()
@@ -92,6 +93,7 @@ def compiled_forward() -> Model:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [lambda: torch.compile(Quiet(), backend="eager"), compiled_submodule, compiled_in_place, compiled_forward],
@@ -112,6 +114,7 @@ def test_a_compiled_model_is_measured_as_the_original_and_training_does_not_noti
     assert {"folding/layer/net.2", "folding/layer/net.5"} <= said.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_gradient_checkpointing_is_seen_through_and_training_does_not_notice(tmp_path: Path, use_reentrant: bool) -> None:
     class Checkpointed(Model):
@@ -175,6 +178,7 @@ def fit_beside(
     return trainer, beside, companions[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["before", "after"])
 @pytest.mark.parametrize("name", [name for name in COMPANIONS if hasattr(callbacks, name)])
 def test_beside_other_callbacks_the_weights_in_the_module_are_measured_and_training_does_not_notice(
@@ -188,6 +192,7 @@ def test_beside_other_callbacks_the_weights_in_the_module_are_measured_and_train
         assert {tag: values[tag] for tag in by_hand} == pytest.approx(by_hand, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(callbacks, "WeightAveraging"), reason="Lightning has had it since 2.6")
 @pytest.mark.parametrize("name", ["EMAWeightAveraging", "WeightAveraging"])
 def test_averaged_weights_are_measured_by_a_monitor_before_weight_averaging_and_trained_ones_by_one_after_it(
@@ -203,6 +208,7 @@ def test_averaged_weights_are_measured_by_a_monitor_before_weight_averaging_and_
     assert torch.equal(weights["before"], averaged) and not torch.equal(weights["after"], averaged)
 
 
+@pytest.mark.slow
 def test_the_average_of_stochastic_weight_averaging_is_measured_last(tmp_path: Path) -> None:
     """`StochasticWeightAveraging` trains on, and puts its average into the module for an epoch more, which renews batch norms."""
     trainer, beside, _ = fit_beside(
@@ -213,6 +219,7 @@ def test_the_average_of_stochastic_weight_averaging_is_measured_last(tmp_path: P
     assert [step for step, _ in trainer.logger.said][-2:] == [8, 9]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("order", "validates", "pruned"),
     [("before", True, [False, True]), ("before", False, [False, True]), ("after", False, [True] * 2)],

@@ -184,6 +184,7 @@ def test_its_state_dict_holds_the_same_gradient_on() -> None:
     assert all(found[0]) and not all(found[1])
 
 
+@pytest.mark.slow
 def test_pushes_raise_the_exact_folding_and_with_a_minus_weight_lower_it() -> None:
     inputs, labels = batch(64, dtype=torch.float32)
 

@@ -35,6 +35,7 @@ def arrangement(d: int, n: int, seed: int = 0) -> nn.Sequential:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("d", "n"), [(1, 9), (2, 1), (2, 4), (2, 8), (2, 16), (3, 3), (3, 8), (3, 12), (4, 4), (4, 9), (5, 4), (5, 8), (6, 7)]
 )
@@ -57,6 +58,7 @@ def codes_on_grids(model: nn.Module, radii: tuple[float, ...], points: int = 400
     return (numbers[:, None] >> torch.arange(bits.shape[1]) & 1).bool()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("widths", [(2, 4, 4, 1), (2, 5, 3, 3, 1), (2, 6, 6, 1)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_deep_networks_have_the_regions_that_grids_find(widths: tuple[int, ...], seed: int) -> None:
@@ -69,6 +71,7 @@ def test_deep_networks_have_the_regions_that_grids_find(widths: tuple[int, ...],
     assert torch.equal(face_counts(activation_regions(model, graph.points)), graph.face_counts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("widths", [(3, 6, 6, 1), (2, 8, 8, 8, 1), (4, 5, 5, 1)])
 def test_faces_join_codes_that_differ_in_their_unit_alone(widths: tuple[int, ...]) -> None:
     graph = region_graph(mlp(*widths), torch.zeros(1, widths[0]) + 0.1)
@@ -77,6 +80,7 @@ def test_faces_join_codes_that_differ_in_their_unit_alone(widths: tuple[int, ...
     assert graph.complete and graph.mean_faces <= 2 * widths[0]
 
 
+@pytest.mark.slow
 def test_distances_are_those_of_a_plain_search_and_at_least_hammings() -> None:
     graph = region_graph(mlp(2, 6, 6, 1), torch.zeros(1, 2) + 0.1)
     neighbours: dict[int, list[int]] = {i: [] for i in range(graph.num_regions)}
@@ -131,6 +135,7 @@ def test_regions_that_a_limit_leaves_apart_have_no_distance() -> None:
         _ = graph.diameter_bounds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [nn.ReLU6, lambda: nn.Hardtanh(-0.2, 0.3)])
 def test_activations_of_two_thresholds_have_complete_graphs(activation: Callable[[], nn.Module]) -> None:
     for seed in range(2):
@@ -152,6 +157,7 @@ def test_units_of_one_plane_switch_together() -> None:
     assert int(graph.face_counts.sum()) == 2 * len(graph.edges) == 2 * (1 * 3 + 2 * 3)
 
 
+@pytest.mark.slow
 def test_networks_without_biases_have_all_their_cones() -> None:
     model = mlp(2, 5, 4, 1, bias=False)
     graph = region_graph(model, torch.tensor([[1.0, 0.3]]))
@@ -160,6 +166,7 @@ def test_networks_without_biases_have_all_their_cones() -> None:
     assert graph.complete and torch.equal(graph.codes[graph.find(around)], around) and graph.num_regions == len(around)
 
 
+@pytest.mark.slow
 def test_networks_known_on_paper() -> None:
     tent = region_graph(Tent(), torch.full((1, 1), -2.0))
     assert tent.num_regions == 4 and tent.complete and tent.distance(0, 3) == 3

@@ -46,6 +46,7 @@ def test_one_flag_makes_the_network_fold_more(tmp_path: Path) -> None:
     assert more > 1.5 * plain > 1.5 * 1.5 * less > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["tensor", "dict"])
 def test_the_term_of_the_batch_is_added_to_the_loss(tmp_path: Path, form: str) -> None:
     seen = []
@@ -72,6 +73,7 @@ def test_the_term_of_the_batch_is_added_to_the_loss(tmp_path: Path, form: str) -
     assert all(form == "tensor" or output["size"] == 10 for output in seen)
 
 
+@pytest.mark.slow
 def test_only_every_nth_step_has_a_term(tmp_path: Path) -> None:
     runs = []
     for flag in (0.0, in_loss(0.5, every_n_steps=3)):
@@ -126,6 +128,7 @@ def test_gradients_are_clipped_with_the_term_in_them(tmp_path: Path) -> None:
     assert norms and all(norm <= 0.01001 for norm in norms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.5, None])
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed", "bf16-true", "64-true"])
 def test_precisions(tmp_path: Path, precision: Any, share: float | None) -> None:
@@ -173,6 +176,7 @@ def test_without_the_flag_nothing_is_logged_and_nothing_wrapped(tmp_path: Path) 
     assert not logger.said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regularize", [0, 0.0, FoldingRegularizer(0.0)])
 def test_weight_0_trains_bit_for_bit_as_without(tmp_path: Path, regularize: Any) -> None:
     runs = []
@@ -183,6 +187,7 @@ def test_weight_0_trains_bit_for_bit_as_without(tmp_path: Path, regularize: Any)
     assert not torch.equal(plain["net.0.weight"], some["net.0.weight"])
 
 
+@pytest.mark.slow
 def test_batch_norm_moves_as_without_it(tmp_path: Path) -> None:
     class Still(Model):
         def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -215,6 +220,7 @@ class Interrupts(Callback):
         raise self.error
 
 
+@pytest.mark.slow
 def test_the_modules_own_step_is_given_back(tmp_path: Path) -> None:
     network = model()
     own = network.training_step.__func__
@@ -228,6 +234,7 @@ def test_the_modules_own_step_is_given_back(tmp_path: Path) -> None:
     assert "training_step" not in vars(network)
 
 
+@pytest.mark.slow
 def test_a_step_that_the_user_set_on_the_instance_comes_back_too(tmp_path: Path) -> None:
     network = model()
     network.training_step = step = lambda batch, batch_idx: F.cross_entropy(network(batch[0]), batch[1])
@@ -237,6 +244,7 @@ def test_a_step_that_the_user_set_on_the_instance_comes_back_too(tmp_path: Path)
         assert network.training_step is step
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_draws_what_it_would_have_drawn(tmp_path: Path) -> None:
     def run(**options: Any) -> dict[str, Tensor]:
         network = Plain()
@@ -258,6 +266,7 @@ def test_a_run_that_goes_on_draws_what_it_would_have_drawn(tmp_path: Path) -> No
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_a_schedule_can_end_at_an_epoch(tmp_path: Path) -> None:
     logger = Scalars()
     regularizer = FoldingRegularizer(1.0, schedule="linear", until_epoch=2, every_n_steps=1)
@@ -265,6 +274,7 @@ def test_a_schedule_can_end_at_an_epoch(tmp_path: Path) -> None:
     assert [values["regularizer/weight"] for _, values in logger.said] == [1.0] * 6 + [0.5] * 6 + [0.0] * 6
 
 
+@pytest.mark.slow
 def test_a_term_that_is_not_finite_is_left_out_counted_and_said_once(tmp_path: Path) -> None:
     inputs, labels = data().tensors
     inputs = inputs.clone()
@@ -301,6 +311,7 @@ def test_a_batch_of_another_form_costs_its_term_and_not_the_run(tmp_path: Path) 
     assert regularizer.num_skipped == 2 and trainer.global_step == 2 * len(batches)
 
 
+@pytest.mark.slow
 def test_a_rare_term_in_the_loss_is_warned_of_where_gradients_are_clipped(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="adds its term every 8th step, 8-fold: clipping takes most of it away"):
         fit(tmp_path, monitor(FoldingRegularizer(share=None)), model=model(), given=ordered(), gradient_clip_val=0.5)
@@ -385,6 +396,7 @@ def test_two_monitors_do_not_both_regularize(tmp_path: Path) -> None:
     assert "training_step" not in vars(network)
 
 
+@pytest.mark.slow
 def test_a_schedule_needs_an_end(tmp_path: Path) -> None:
     endless = {"max_epochs": -1, "max_time": {"seconds": 1}}
     with pytest.raises(MisconfigurationException, match="has neither `max_epochs` nor `max_steps`"):
@@ -453,6 +465,7 @@ class Endless(IterableDataset[Any]):
         return zip(*data(60).tensors, strict=True)
 
 
+@pytest.mark.slow
 def test_a_stream_fades_the_term_over_its_epochs(tmp_path: Path) -> None:
     scalars = Scalars()
     stream = DataLoader(Endless(), batch_size=20)
@@ -482,6 +495,7 @@ class Copier(Callback):
         assert all(a is b for a, b in zip(before, (p.grad for p in pl_module.parameters()), strict=True))
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_module_trains_itself(tmp_path: Path) -> None:
     copier = Copier()
     fit(tmp_path, FoldingMonitor(regularize=in_loss()), copier, max_epochs=1)

@@ -94,6 +94,7 @@ def test_soft_bits_do_not_see_the_scale_of_a_layer() -> None:
     assert torch.allclose(soft_bits([((0.0,), z)], 0.3), soft_bits([((0.0,), 1000 * z)], 0.3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU, nn.Tanh, nn.Hardswish])
 def test_gradients_are_those_of_finite_differences(activation: Callable[[], nn.Module]) -> None:
     model = nn.Sequential(nn.Linear(3, 4), activation(), nn.Linear(4, 4), activation(), nn.Linear(4, 2)).double()
@@ -357,6 +358,7 @@ def test_one_forward_pass_takes_all_points() -> None:
     assert SIZES == [12]
 
 
+@pytest.mark.slow
 def test_gradient_steps_raise_the_exact_folding_and_with_a_minus_weight_lower_it() -> None:
     inputs, labels = batch(64, dtype=torch.float32)
     start, end = inputs[:30], inputs[30:60]

@@ -77,6 +77,7 @@ IMPORTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("imports", IMPORTS)
 def test_they_are_loaded_in_a_fresh_process_without_trusting_the_file(tmp_path: Path, imports: str) -> None:
     file, codes, walks, metrics = tmp_path / "saved.pt", some_codes(), some_walks(), some_metrics()
@@ -113,6 +114,7 @@ def test_they_describe_themselves_in_a_line() -> None:
     assert (said["activity"], said["faces"]) == ("UnitActivity()", "FaceStatistics()")
 
 
+@pytest.mark.slow
 def test_regions_graphs_and_shapes_are_loaded_in_a_fresh_process(tmp_path: Path) -> None:
     model, x = mlp(2, 6, 5, 2), torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     regions, graph = activation_regions(model, x), region_graph(model, x[:1])

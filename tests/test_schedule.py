@@ -232,6 +232,7 @@ def test_tags_of_the_users_own_are_let_alone(tmp_path: Path) -> None:
     assert checkpoint.best_model_score == 1
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_at_the_first_second_fourth_measurement_and_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +246,7 @@ def test_figures_are_drawn_at_the_first_second_fourth_measurement_and_at_the_end
         assert [image.step for image in events.Images(tag)] == [0, 2, 8, 17]
 
 
+@pytest.mark.slow
 def test_two_runs_of_a_seed_log_equal_values_whatever_the_clock_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:

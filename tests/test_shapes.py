@@ -38,6 +38,7 @@ def test_a_polygon_of_v_vertices_falls_into_v_minus_2_triangles() -> None:
         assert shape.volume == pytest.approx(v * math.tan(math.pi / v))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("widths", [(1, 6, 6, 1), (2, 6, 6, 1), (3, 6, 5, 1)])
 def test_all_regions_fill_the_box(widths: tuple[int, ...]) -> None:
     model, d = mlp(*widths), widths[0]
@@ -51,6 +52,7 @@ def test_all_regions_fill_the_box(widths: tuple[int, ...]) -> None:
         assert (inside >= -1e-9).all() and (shape.vertices >= -1.5 - 1e-9).all() and (shape.vertices <= 2 + 1e-9).all()
 
 
+@pytest.mark.slow
 def test_a_box_cuts_what_is_unbounded_alone() -> None:
     model = mlp(2, 6, 6, 1)
     graph = region_graph(model, torch.zeros(1, 2) + 0.1)

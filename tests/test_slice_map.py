@@ -152,6 +152,7 @@ def test_a_grid_of_points_has_the_codes_of_the_map(name: str, seed: int) -> None
     assert len(codes.unique(dim=0)) <= len(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_network_is_affine_on_each_polygon_and_bends_at_each_edge(name: str) -> None:
     model, inputs = made(name, 7)
@@ -175,6 +176,7 @@ def test_the_network_is_affine_on_each_polygon_and_bends_at_each_edge(name: str)
     assert ((neighbours - middle[:, None]) * across[:, None]).sum(2).prod(1).lt(0).all(), "an edge lies between its regions"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("widths", "bias"), [((2, 8, 3), True), ((2, 8, 8, 3), True), ((2, 6, 6, 6, 2), True), ((2, 16, 16, 2), True)]
 )
@@ -192,6 +194,7 @@ def test_all_regions_of_a_network_of_two_features_are_those_of_the_graph(widths:
         assert {tuple(pair) for pair in pairs.tolist()} == {tuple(pair) for pair in graph.edges.tolist()}
 
 
+@pytest.mark.slow
 def test_a_window_has_the_regions_of_the_graph_that_reach_into_it() -> None:
     model = mlp(2, 12, 12, 2, seed=5)
     graph = region_graph(model, torch.full((1, 2), 0.1), progress=False)
@@ -232,6 +235,7 @@ def widest(model: nn.Sequential, found: SliceMap, code: np.ndarray) -> float:
     return float(result.x[2]) if result.status == 0 else 0.0
 
 
+@pytest.mark.slow
 def test_linear_programs_find_the_same_regions() -> None:
     model = mlp(5, 6, 6, 2, seed=1)
     found = slice_map(model, torch.randn(3, 5, generator=torch.Generator().manual_seed(3)))
@@ -341,6 +345,7 @@ def test_a_deep_zoom_keeps_its_digits() -> None:
         assert torch.equal(activation_codes(model, found.inputs(found.centers)).bits, found.codes)
 
 
+@pytest.mark.slow
 def test_cantor_net_folds_the_plane() -> None:
     model = CantorNet(4)
     found = slice_map(model, torch.full((1, 2), 0.5), window=0.5)
@@ -359,6 +364,7 @@ def test_max_pooling_cuts_where_its_winner_changes() -> None:
     assert corners == [3, 3, 4, 4]
 
 
+@pytest.mark.slow
 def test_pieces_of_max_pooling_are_told_apart_by_code_and_winner() -> None:
     model, inputs = made("max pooling", 4)
     found = slice_map(model, inputs)
@@ -456,6 +462,7 @@ def test_three_inputs_span_the_window_where_it_is_legible_and_one_is_zoomed_on_w
         slice_map(wide, inputs, max_regions=400, window=5.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [30, 300, 3000])
 def test_a_zoomed_window_holds_a_share_of_the_regions_that_are_allowed(most: int) -> None:
     for seed, width in itertools.product(range(3), (48, 200)):
@@ -489,6 +496,7 @@ def test_directions_are_made_orthonormal() -> None:
     assert torch.equal(same, slice_map(model, x).basis) and not torch.equal(same, other)
 
 
+@pytest.mark.slow
 def test_points_are_found_in_their_regions() -> None:
     model, inputs = made("max pooling", 3)
     found = slice_map(model, inputs)
@@ -536,6 +544,7 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_layers_larger_than_memory_are_mapped_in_two_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = made("max pooling", 1)
     expected = slice_map(model, inputs, max_regions=100)
@@ -583,6 +592,7 @@ def test_networks_that_make_no_polygons_are_refused() -> None:
         slice_map(mlp(1, 4, 2), torch.randn(1, 1))
 
 
+@pytest.mark.slow
 def test_more_lines_through_the_input_than_regions_are_refused() -> None:
     turns = torch.linspace(0.1, 3, 60)
     model = layer([[math.cos(t), math.sin(t), 0.0] for t in turns.tolist()])

@@ -85,6 +85,7 @@ def scalars(run: Path) -> dict[str, dict[int, float]]:
     return {tag: {event.step: event.value for event in read.Scalars(tag)} for tag in read.Tags()["scalars"]}
 
 
+@pytest.mark.slow
 def test_tables_agree_with_the_curves_at_every_step(runs: dict[str, Path]) -> None:
     run = runs["plain"]
     log, curves = read_log(run), scalars(run)
@@ -124,6 +125,7 @@ def area(polygon: np.ndarray) -> float:
     return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
 
 
+@pytest.mark.slow
 def test_the_map_fills_its_window_at_each_step_at_which_figures_are_due(runs: dict[str, Path]) -> None:
     maps, steps = read_log(runs["plain"])["map"], list(read_log(runs["plain"])["segments"])
     assert list(maps) == [steps[i] for i in (0, 1, 3)]  # the 1st, the 2nd and the 4th measurement, which is the last
@@ -252,6 +254,7 @@ def named(server: str) -> dict[str, Any]:
     return {name.split("/")[0]: about | {"run": name} for name, about in ask(server, "runs").items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "pushed <b>&"])
 def test_the_server_has_every_curve_and_table(server: str, runs: dict[str, Path], name: str) -> None:
     about = named(server)[name]
@@ -315,6 +318,7 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "dark"), [(1400, False), (700, True)])
 def test_a_browser_draws_each_part_and_a_cell_shows_its_walks(server: str, browser: Any, width: int, dark: bool) -> None:
     page = browser.new_page(viewport={"width": width, "height": 1400}, color_scheme="dark" if dark else "light")
@@ -366,6 +370,7 @@ def test_a_browser_draws_each_part_and_a_cell_shows_its_walks(server: str, brows
     page.close()
 
 
+@pytest.mark.slow
 def test_a_folder_without_runs_says_what_to_do(browser: Any, tmp_path: Path) -> None:
     board = program.TensorBoard()
     board.configure(argv=["", "--logdir", str(tmp_path), "--host", "127.0.0.1", "--port", "0"])
@@ -376,6 +381,7 @@ def test_a_folder_without_runs_says_what_to_do(browser: Any, tmp_path: Path) -> 
     page.close()
 
 
+@pytest.mark.slow
 def test_the_page_of_hyperparameters_compares_runs_by_folding_and_validation(server: str, browser: Any) -> None:
     page = browser.new_page(viewport={"width": 3000, "height": 800})
     page.goto(f"{server}#hparams")

@@ -62,6 +62,7 @@ def _fails(*_: object) -> None:
     raise RuntimeError("a model that no growing batch survives")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", range(1, 9))
 def test_mlps_of_one_to_eight_layers_switch_as_region_by_region(depth: int, engine: str) -> None:
     model = mlp(5, *[14] * depth, 2, seed=depth)
@@ -80,6 +81,7 @@ def trained(model: nn.Sequential, shape: tuple[int, ...]) -> nn.Sequential:
     return model.eval()
 
 
+@pytest.mark.slow
 def test_a_trained_network_switches_as_region_by_region(engine: str) -> None:
     model = trained(mlp(6, 24, 24, 24, 2).float(), (6,))
     start, end = 2 * torch.randn(150, 6), 2 * torch.randn(150, 6)
@@ -104,6 +106,7 @@ CONVOLUTIONAL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 @pytest.mark.parametrize("is_trained", [False, True])
 @pytest.mark.filterwarnings("ignore:.*walks are not exact")
@@ -181,6 +184,7 @@ def integer_network(kind: str, seed: int) -> nn.Sequential:
 KINDS = ["quarters", "no biases", "duplicates", "two thresholds", "residual", "max pooling"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore:.*walks are not exact")
 def test_degenerate_walks_equal_exact_rational_arithmetic(kind: str, engine: str) -> None:
@@ -265,6 +269,7 @@ def test_regions_are_convex_so_no_code_comes_twice_on_a_generic_segment() -> Non
         assert len(codes.unique(dim=0)) == len(codes) == walks.num_regions()[i]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_bytes", [1, 20_000, 200_000])
 def test_memory_bounds_change_nothing_but_the_time(max_bytes: int) -> None:
     model = mlp(10, 30, 30, 30, 2)

@@ -158,6 +158,7 @@ def test_checkpoints_and_early_stopping_follow_every_tag(tmp_path: Path, tag: st
     assert checkpoint.best_model_score == max(values[tag] for _, values in trainer.logger.said[1:])
 
 
+@pytest.mark.slow
 def test_all_loggers_get_all_scalars_and_pictures_go_where_they_can(tmp_path: Path) -> None:
     csv, board, recorder = CSVLogger(tmp_path, "csv"), TensorBoardLogger(tmp_path, "tb"), Recorder()
     fit(tmp_path, watch(num_segments=4), logger=[csv, recorder, board])
@@ -203,6 +204,7 @@ class Broken(Model):
         return super().forward(x)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:You are trying to `self.log",
     "ignore:The FoldingMonitor that FOLD_LIGHTNING=1 adds",
