@@ -365,6 +365,7 @@ def test_a_compiled_function_in_a_forward_pass_is_seen() -> None:
     assert codes.bits.shape[1] % 6 == 0 and len(codes.layers) >= 2
 
 
+@pytest.mark.slow
 def test_an_exported_model_is_measured_by_its_operators() -> None:
     model, x = mlp(4, 6, 6, 2).float(), torch.randn(5, 4)
     batch = torch.export.Dim("batch")

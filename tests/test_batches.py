@@ -168,6 +168,7 @@ def test_integers_are_refused_before_training_with_what_to_do(tmp_path: Path, dt
         fit(tmp_path, small(), model=NeverTrains(), given=formed(make, val=validation), num_sanity_val_steps=0)
 
 
+@pytest.mark.slow
 def test_a_batch_that_begins_with_something_else_is_read_where_the_model_takes_it(tmp_path: Path) -> None:
     monitor = small()
     model = Unpacks(lambda batch: (batch[1], batch[2]))
@@ -189,6 +190,7 @@ def bytes_of(size: int, seed: int) -> TensorDataset:
     return TensorDataset((127 + 40 * x).clamp(0, 255).to(torch.uint8), y)
 
 
+@pytest.mark.slow
 def test_images_of_bytes_are_measured_as_a_function_converts_them(tmp_path: Path) -> None:
     convert = lambda batch: (batch[0].float() / 255, batch[1])  # noqa: E731
     monitor = small(batch_to_inputs=convert)
@@ -215,6 +217,7 @@ def sentences(size: int, seed: int) -> TensorDataset:
     return TensorDataset(ids, ids.sum(1) % 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("passes", [False, True])
 def test_token_ids_are_measured_behind_an_embedding_that_does_not_notice(tmp_path: Path, passes: bool) -> None:
     made: list[Tokens] = []
@@ -249,11 +252,13 @@ def test_a_stream_of_validation_data_is_probed_as_it_passes(tmp_path: Path, sani
     assert all((start == validation).all(1).any() for start in segments_of(monitor)[0])
 
 
+@pytest.mark.slow
 def test_a_stream_of_training_data_is_probed_as_it_passes(tmp_path: Path) -> None:
     trainer = fit(tmp_path, watch(num_segments=6), given=(loaders(Stream(data()))[0],))
     assert [step for step, _ in trainer.logger.said] == [2, 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16-true", torch.bfloat16), ("64-true", torch.float64)])
 def test_what_passes_is_measured_in_the_precision_of_a_step(tmp_path: Path, precision: str, dtype: torch.dtype) -> None:
     monitor = small()
@@ -297,6 +302,7 @@ def fit_with_warnings(tmp_path: Path, *callbacks: Any, **options: Any) -> tuple[
     return trainer, [str(w.message) for w in caught if "olding" in str(w.message)]
 
 
+@pytest.mark.slow
 def test_a_function_that_fails_on_batches_that_pass_costs_them_alone(tmp_path: Path) -> None:
     monitor = small(batch_to_inputs=Fails(1, 3))
     trainer, said = fit_with_warnings(tmp_path, monitor, given=(DataLoader(Stream(data(80)), 20),))
@@ -386,6 +392,7 @@ def test_where_one_of_several_loaders_is_a_stream_a_function_chooses_of_what_pas
     assert_probed(monitor, data(40, 2), 40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", TOGETHER)
 def test_without_a_function_the_first_of_several_loaders_is_probed(tmp_path: Path, form: str) -> None:
     join, choose = TOGETHER[form]

@@ -20,6 +20,7 @@ from fuzz_curved import compare, random_network, refined, switches
 pytestmark = pytest.mark.filterwarnings("ignore:.*bends each element, but is not in the table")
 
 
+@pytest.mark.slow
 def test_a_unit_that_is_small_beside_its_layer_elsewhere_keeps_its_switches() -> None:
     # A layer is 100 at one end, and a unit of it crosses among values of 1e-12 at the other.
     model, start, end, _ = random_network(7127)

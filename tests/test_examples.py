@@ -314,6 +314,7 @@ def test_the_study_keeps_validation_and_test_data_apart_from_what_it_trains_on()
     assert len(split(train, train, 30)["train"][1]) == 30
 
 
+@pytest.mark.slow
 def test_the_studys_weight_0_is_no_regularizer_and_its_halves_are_layers() -> None:
     from models import build
     from regularizer_study import NONE, _half, fit

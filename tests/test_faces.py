@@ -81,6 +81,7 @@ def test_faces_of_slices_are_those_that_one_linear_program_a_row_finds(k: int) -
         assert faces[b].tolist() == faces_one_by_one(regions.normals[b], regions.offsets[b])
 
 
+@pytest.mark.slow
 def test_least_squares_agree_after_training() -> None:
     model = mlp(8, 16, 16, 16, 1)
     inputs = torch.randn(256, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -260,6 +261,7 @@ def test_hit_and_run_finds_faces_alone_and_more_with_time() -> None:
     assert torch.equal(again, face_counts(regions, method="hit_and_run", num_steps=10)) and again.sum() == counts[0]
 
 
+@pytest.mark.slow
 def test_linear_programs_of_their_own_decide_what_the_others_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     regions = activation_regions(mlp(5, 12, 12, 2), torch.randn(8, 5, generator=torch.Generator().manual_seed(0)))
     faces = supporting_units(regions)

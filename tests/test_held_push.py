@@ -113,6 +113,7 @@ def in_a_loop(flag: FoldingRegularizer | None, *, accumulate: int = 1, clip: flo
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "options", "loop"),
     [
@@ -153,6 +154,7 @@ def test_an_optimizer_that_the_term_does_not_reach_is_left_alone(tmp_path: Path)
     assert same == [False, True] * 6
 
 
+@pytest.mark.slow
 def test_the_schedule_of_two_optimizers_ends_with_the_training(tmp_path: Path) -> None:
     logger, flag = Scalars(), regularizer(schedule="linear", every_n_steps=1)
     fit(tmp_path, monitor(flag), model=Manual(2), given=ordered(), max_epochs=2, logger=logger)
@@ -228,6 +230,7 @@ def test_a_layer_that_is_unfrozen_later_is_pushed_from_the_next_term_on(tmp_path
     assert changed[8:] == [[True, True, False, False, True, True]] * 2
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_tasks_alone_and_the_term_is_logged(tmp_path: Path) -> None:
     logger, flag = Scalars(), FoldingRegularizer(0.5, schedule="linear", every_n_steps=2)
     network = Plain()

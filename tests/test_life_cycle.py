@@ -56,6 +56,7 @@ def test_a_model_is_measured_by_validating_it_alone(tmp_path: Path, probes: Any)
     assert set(values) >= FOLDING - {"folding/phi"} and len(recorder.said) == 1
 
 
+@pytest.mark.slow
 def test_a_monitor_that_goes_from_one_trainer_to_another_begins_anew(tmp_path: Path) -> None:
     monitor = watch(num_segments=4, every_n_epochs=2)
     first = fit(tmp_path, monitor, max_epochs=3)
@@ -64,6 +65,7 @@ def test_a_monitor_that_goes_from_one_trainer_to_another_begins_anew(tmp_path: P
     assert (segments_of(monitor)[0][0] == data(40, 7).tensors[0]).all(1).any()
 
 
+@pytest.mark.slow
 def test_a_test_of_too_few_inputs_costs_a_warning_and_leaves_the_hyperparameters(tmp_path: Path) -> None:
     class Tested(Model):
         def test_step(self, batch: Any, batch_idx: int) -> None: ...
@@ -144,6 +146,7 @@ def test_the_values_after_resuming_are_those_of_a_run_at_a_stretch(tmp_path: Pat
         assert all(values[tag] == pytest.approx(same[tag], rel=1e-6) for tag in TAGS - {"monitor/seconds"})
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_probes_that_have_changed_since_are_said(tmp_path: Path) -> None:
     checkpoint = ModelCheckpoint(tmp_path, filename="one")

@@ -207,6 +207,7 @@ def all_counts(distinct: DistinctCodes) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("min_pending", [0, 2**18])
 @pytest.mark.parametrize("sorted_at_once", [50, 2**21])
 def test_distinct_codes_by_layer_and_class_are_those_of_sets(

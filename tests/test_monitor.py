@@ -111,6 +111,7 @@ def embedded(logger: TensorBoardLogger) -> dict[tuple[int, str], Tensor]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("figures", [True, False])
 def test_codes_are_embedded_by_layer_when_training_ends_and_at_every_measurement_on_request(
     tmp_path: Path, figures: bool
@@ -372,6 +373,7 @@ def test_one_probability_says_a_class_by_a_half(tmp_path: Path) -> None:
     assert trainer.logger.said[-1][1]["codes/distinct_correct"] == len(activation_codes(model, x).bits[right].unique(dim=0))
 
 
+@pytest.mark.slow
 def test_a_network_that_grows_while_it_trains_is_measured_on(tmp_path: Path) -> None:
     class Grows(Model):
         def on_train_epoch_start(self) -> None:
@@ -430,6 +432,7 @@ class Listener(Callback):
         self.found.append(float(trainer.callback_metrics["monitor/seconds"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("validates", [True, False])
 def test_every_n_epochs_measures_then_and_callbacks_find_the_last_value_between(tmp_path: Path, validates: bool) -> None:
     monitor, listener = watch(num_segments=8, every_n_epochs=2, measure_at_start=False), Listener()
@@ -486,6 +489,7 @@ def test_inputs_that_are_not_finite_are_no_probes(tmp_path: Path) -> None:
     assert segments_of(monitor)[0].isfinite().all()
 
 
+@pytest.mark.slow
 def test_probes_depend_on_the_seed_alone(tmp_path: Path) -> None:
     starts = []
     for seed, shuffled in ((0, 1), (0, 2), (1, 1)):
@@ -496,6 +500,7 @@ def test_probes_depend_on_the_seed_alone(tmp_path: Path) -> None:
     assert torch.equal(starts[0], starts[1]) and not torch.equal(starts[0], starts[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("validates", [True, False])
 def test_training_is_bit_identical_with_and_without_the_monitor(tmp_path: Path, validates: bool) -> None:
     class Noisy(Dataset[Any]):
@@ -527,6 +532,7 @@ def test_a_trainer_without_logger_is_refused(tmp_path: Path) -> None:
         fit(tmp_path, watch(), logger=False)
 
 
+@pytest.mark.slow
 def test_other_loggers_checkpoints_and_early_stopping_use_the_values(tmp_path: Path) -> None:
     checkpoint = ModelCheckpoint(tmp_path, monitor="folding/chi_mean", filename="best")
     stopping = EarlyStopping("folding/regions", min_delta=1e9, patience=2)
@@ -537,6 +543,7 @@ def test_other_loggers_checkpoints_and_early_stopping_use_the_values(tmp_path: P
     assert set(header.split(",")) >= TAGS
 
 
+@pytest.mark.slow
 def test_the_sanity_check_is_not_measured_and_a_fast_run_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured, walk = [], SegmentSource.walk
 
@@ -566,6 +573,7 @@ def test_a_measurement_that_fails_costs_one_warning_and_nothing_else(tmp_path: P
     assert [step for step, _ in trainer.logger.said] == [0, 2]
 
 
+@pytest.mark.slow
 def test_what_a_measurement_warns_of_is_said_once_a_run(tmp_path: Path) -> None:
     class Sine(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -587,6 +595,7 @@ def test_probes_of_ones_own(tmp_path: Path, probes: Any) -> None:
     assert all((start == own).all(1).any() for start in segments_of(monitor)[0])
 
 
+@pytest.mark.slow
 def test_forward_names_the_part_that_takes_inputs(tmp_path: Path) -> None:
     class NoForward(Model):
         forward = LightningModule.forward

@@ -126,6 +126,7 @@ def segments(count: int, *, quarters: bool = False) -> tuple[Tensor, Tensor]:
     return tuple(ends.round() if quarters else ends)  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*LINEAR, *CHOICES])
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 def test_walks_are_exact_and_switch_as_one_by_one_evaluation_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

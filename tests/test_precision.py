@@ -56,6 +56,7 @@ def test_in_every_precision_the_stored_weights_are_measured_and_training_does_no
     assert {tag: trainer.logger.said[-1][1][tag] for tag in by_hand} == pytest.approx(by_hand, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dtype"), [("bf16-true", torch.bfloat16), ("64-true", torch.float64)])
 def test_probes_are_what_a_step_gets_in_that_precision(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
     monitor = small()

@@ -59,6 +59,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(NETWORKS.keys() - {"max pooling"}))  # where another element may win before the plane
 @pytest.mark.parametrize("subspace", [None, 2])
 def test_points_inside_have_the_code_of_the_input_and_points_beyond_one_plane_have_not(name: str, subspace: int | None) -> None:

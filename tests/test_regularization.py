@@ -144,6 +144,7 @@ def test_precisions(tmp_path: Path, precision: Any, share: float | None) -> None
     assert logger.said[0][1]["regularizer/soft_chi"] == pytest.approx(full.said[0][1]["regularizer/soft_chi"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_what_it_logs(tmp_path: Path) -> None:
     logger = Scalars()
     regularizer = FoldingRegularizer(0.5, schedule="linear", every_n_steps=2)
@@ -158,6 +159,7 @@ def test_what_it_logs(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_the_exact_folding_stands_beside_it_also_with_few_logged_steps(tmp_path: Path) -> None:
     logger = Recorder()
     both = Scalars()
@@ -165,6 +167,7 @@ def test_the_exact_folding_stands_beside_it_also_with_few_logged_steps(tmp_path:
     assert logger.said and [step for step, _ in both.said] == [4, 9, 14]
 
 
+@pytest.mark.slow
 def test_without_the_flag_nothing_is_logged_and_nothing_wrapped(tmp_path: Path) -> None:
     class Looks(Callback):
         def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -201,6 +204,7 @@ def test_batch_norm_moves_as_without_it(tmp_path: Path) -> None:
     assert runs[0]["net.1.num_batches_tracked"] == 12
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
 def test_a_step_that_returns_none_adds_nothing(tmp_path: Path) -> None:
     class Skips(Model):
@@ -294,6 +298,7 @@ def test_a_term_that_is_not_finite_is_left_out_counted_and_said_once(tmp_path: P
     assert all(bool(p.isfinite().all()) for p in trainer.lightning_module.parameters())
 
 
+@pytest.mark.slow
 def test_a_batch_of_another_form_costs_its_term_and_not_the_run(tmp_path: Path) -> None:
     class Mixed(Model):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -341,6 +346,7 @@ def test_it_may_regularize_and_measure_nothing(tmp_path: Path) -> None:
     assert logger.said and all(set(values) == TAGS for _, values in logger.said)
 
 
+@pytest.mark.slow
 def test_copies_keep_a_step_that_the_user_set_on_the_instance(tmp_path: Path) -> None:
     module = model()
     module.training_step = functools.partial(type(module).training_step, module)
@@ -434,6 +440,7 @@ def test_inputs_and_network_are_those_that_the_monitor_is_told_of(tmp_path: Path
     assert len(logger.said) == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "weight"),
     [

@@ -422,6 +422,7 @@ class Closes:
         Closes.closed = True
 
 
+@pytest.mark.slow
 def test_the_end_of_a_replica_ends_nothing_of_the_model() -> None:
     class Ends(nn.Module):
         def __init__(self) -> None:

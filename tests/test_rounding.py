@@ -88,6 +88,7 @@ def short_mlp(seed: int) -> nn.Sequential:
     return nn.Sequential(*model, nn.ReLU())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e8, 1e12])
 @pytest.mark.parametrize("layer", [0, 2])
 @pytest.mark.filterwarnings("ignore:.*walks are not exact")

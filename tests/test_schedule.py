@@ -97,6 +97,7 @@ class Slow:
         monkeypatch.setattr(InputSource, "look", slow)
 
 
+@pytest.mark.slow
 def test_a_slow_measurement_measures_fewer_epochs_and_not_fewer_segments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
@@ -118,6 +119,7 @@ def test_a_slow_measurement_measures_fewer_epochs_and_not_fewer_segments(
     assert set(rows[1:]) == {12}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["checkpoint", "stopping", "schedule"])
 def test_epochs_by_which_something_decides_are_always_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock, who: str
@@ -138,6 +140,7 @@ def test_epochs_by_which_something_decides_are_always_measured(
     assert [step for step, _ in trainer.logger.said] == [0, 2, 5, 8, 11]
 
 
+@pytest.mark.slow
 def test_steps_are_measured_between_epochs(tmp_path: Path) -> None:
     monitor = watch(every_n_train_steps=2, num_segments=4)
     checkpoint = ModelCheckpoint(tmp_path, monitor="folding/chi_mean", every_n_train_steps=2, save_top_k=-1)
@@ -188,6 +191,7 @@ def test_training_that_ends_before_its_first_validation_is_measured_by_its_own_i
     assert [step for step, _ in trainer.logger.said] == [1]
 
 
+@pytest.mark.slow
 def test_a_stream_is_measured_once_its_batches_have_passed(tmp_path: Path) -> None:
     trainer = fit(tmp_path, watch(num_segments=4), given=loaders(Stream(data(45)), Stream(data(33, 1))), num_sanity_val_steps=0)
     assert [step for step, _ in trainer.logger.said] == [2, 5]

@@ -272,6 +272,7 @@ class Curved(nn.Module):
         return F.relu(x) + 1e-4 * x * x
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_registry")
 @pytest.mark.filterwarnings("ignore:.*not exact")
 @pytest.mark.parametrize(("module", "thresholds"), [(Curved, (0.0,)), (nn.Hardswish, (-3.0, 3.0))])
@@ -492,6 +493,7 @@ def test_a_later_input_that_meets_other_layers_is_refused(forward: Forward, kind
             activation_codes(model, torch.stack([same[0], same[-1], other, same[0]]), forward=forward)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_rows_that_are_gathered_within_their_own_input_are_measured() -> None:
     def neighbours(m: Any, x: Tensor) -> Tensor:

@@ -134,6 +134,7 @@ def check(found: SliceMap, model: nn.Module) -> None:
         assert set(ends) <= own[a] and set(ends) <= own[b]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_grid_of_points_has_the_codes_of_the_map(name: str, seed: int) -> None:
@@ -301,6 +302,7 @@ def test_dead_layers_and_constant_units_bend_nothing() -> None:
     assert len(slice_map(flat, torch.zeros(1, 2))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_networks_without_biases_are_cut_into_cones(seed: int) -> None:
     model = mlp(2, 9, 9, 9, 2, seed=seed, bias=False)
@@ -324,6 +326,7 @@ def test_identically_zero_units_give_no_lines() -> None:
     assert len(found) == 9
 
 
+@pytest.mark.slow
 def test_nearly_equal_lines_leave_slivers_and_no_gaps() -> None:
     for gap in (1e-3, 1e-6, 1e-9, 1e-11, 1e-13, 0.0):
         model = layer([[1.0, 0.3, 0.1], [1.0, 0.3, 0.1 + gap], [1.0, 0.3 + gap, 0.1], [0.4, 1.0, 0.0]])
@@ -334,6 +337,7 @@ def test_nearly_equal_lines_leave_slivers_and_no_gaps() -> None:
         assert (found.edge_units >= 0).all()
 
 
+@pytest.mark.slow
 def test_a_deep_zoom_keeps_its_digits() -> None:
     model = mlp(2, 16, 16, 2, seed=3)
     whole = slice_map(model, torch.zeros(1, 2))
@@ -471,6 +475,7 @@ def test_a_zoomed_window_holds_a_share_of_the_regions_that_are_allowed(most: int
         assert most / 8 <= len(found) <= most
 
 
+@pytest.mark.slow
 def test_a_small_network_is_seen_whole() -> None:
     for seed in range(5):
         assert 20 <= len(slice_map(mlp(2, 6, 2, seed=seed), torch.zeros(1, 2))) <= 22  # 6 lines; some cross far away
@@ -486,6 +491,7 @@ def test_two_features_are_the_coordinates_of_the_plane() -> None:
     assert torch.equal(found.inputs(points), points)
 
 
+@pytest.mark.slow
 def test_directions_are_made_orthonormal() -> None:
     model, x = mlp(4, 8, 2), torch.randn(1, 4)
     directions = torch.tensor([[3.0, 0.0, 0.0, 0.0], [1.0, 0.0, 2.0, 0.0]])

@@ -86,6 +86,7 @@ def test_inputs_of_a_model_without_weights_keep_their_dtype() -> None:
     assert walks.segment == 0 and walks.position == 2 / 3  # in float32 all of it is 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_bytes", [1, 2_000, 30_000, 200_000, 2**27])
 @pytest.mark.parametrize("name", MODELS)
 def test_memory_changes_no_walk_and_no_distance(name: str, max_bytes: int) -> None:
@@ -207,6 +208,7 @@ def test_set_bits_are_counted_along_the_last_dimension(shape: tuple[int, ...]) -
         assert torch.equal(count_bits(mask), mask.sum(-1))
 
 
+@pytest.mark.slow
 def test_counted_switches_are_a_lower_bound_of_the_breakpoints_of_all_layers_before() -> None:
     model, start, end = mlp(6, 20, 20, 20, 2), 2 * torch.randn(20, 6), 2 * torch.randn(20, 6)
     breakpoints = segment_walks(model, start, end).num_regions() - 1

@@ -184,6 +184,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"method": "uniform", "num_points": 9}, {"max_bytes": 2**14}])
 def test_progress_counts_segments_on_a_terminal(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     start, end = torch.randn(2, 40, 4)

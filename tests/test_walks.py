@@ -205,6 +205,7 @@ def test_degenerate_walks_equal_exact_rational_arithmetic(kind: str, engine: str
             assert torch.allclose(found, torch.tensor([float(p) for p in positions]).double(), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # -0.7 x misses the origin by 1e-8, or by 1e-17
 @pytest.mark.parametrize("factor", [0.0, -1.0, -0.7])
 def test_without_biases_a_walk_through_the_origin_meets_the_codes_at_the_middles_of_its_intervals(
@@ -627,6 +628,7 @@ def test_only_operations_before_the_last_unit_that_counts_make_a_walk_curved() -
     assert not segment_walks(model, x, -x).exact.any()
 
 
+@pytest.mark.slow
 def test_where_few_units_count_a_long_walk_follows_these_alone_if_that_costs_less(monkeypatch: pytest.MonkeyPatch) -> None:
     model, start, end = mlp(6, 60, 60, 60, 8, 1), 3 * torch.randn(10, 6), 3 * torch.randn(10, 6)
     whole = segment_walks(model, start, end, layers="7")

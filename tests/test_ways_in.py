@@ -149,6 +149,7 @@ print("pytorch_lightning" in sys.modules, logging.getLogger("fold_lightning").ha
     assert small == "['fold_lightning', 'fold_lightning.callback_factory']" and others == "False []"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tag", ["folding/phi", "folding/chi_mean", "codes/distinct", "faces/mean"])
 def test_checkpoints_and_early_stopping_follow_every_tag(tmp_path: Path, tag: str) -> None:
     checkpoint = ModelCheckpoint(tmp_path, monitor=tag, mode="max", filename="{epoch}")
@@ -240,6 +241,7 @@ def test_the_monitor_of_the_environment_never_raises(tmp_path: Path, monkeypatch
     assert trainer.state.finished
 
 
+@pytest.mark.slow
 def test_a_monitor_of_ones_own_goes_before_that_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOLD_LIGHTNING", "1")
     trainer = environment_trainer(tmp_path, watch(num_segments=3))
