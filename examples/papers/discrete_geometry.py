@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from experiment import Experiment, Part, accuracy
 from report import Finding, Row, Table, moments, spread, values, verdict
-from simple_polytopes import principal_components
+from simple_polytopes import draw_before_and_after, label_panels, principal_components
 from torch import Tensor, nn
 
 from fold_lightning import RegionGraph, activation_codes, region_graph
@@ -233,21 +233,12 @@ def draw(figure: Any, rows: list[Row]) -> None:
     figure.set_size_inches(2.4 * max(2, columns), 2.2 * math.ceil(len(names) / columns) + 0.4)
     axes = figure.subplots(math.ceil(len(names) / columns), columns, squeeze=False, sharey=True).flatten()
     for name, axis in zip(names, axes, strict=False):
-        for time, color, look in (("before", "tab:blue", "stepfilled"), ("after", "tab:orange", "step")):
-            counts = [number for found in values(rows, "counts", network=name, training=time) for number in found]
-            if not counts:
-                continue
-            edges = [number - 0.5 for number in range(0, max(counts) + 2)]
-            alpha = 0.35 if look == "stepfilled" else 1
-            weights = [1 / len(counts)] * len(counts)
-            axis.hist(counts, edges, weights=weights, color=color, histtype=look, alpha=alpha, label=f"{time} training")
-        axis.axvline(2 * int(name.split("-")[0]), color="black", linewidth=0.8, label="2d")
+        times = ("before", "after")
+        counts = {t: [n for found in values(rows, "counts", network=name, training=t) for n in found] for t in times}
+        edges = [number - 0.5 for number in range(max(map(max, filter(None, counts.values()))) + 2)]
+        draw_before_and_after(axis, counts, edges, 2 * int(name.split("-")[0]), "2d")
         axis.set_title(name, fontsize=9)
-        axis.grid(alpha=0.2)
-    for axis in axes[len(names) :]:
-        axis.remove()
-    figure.supxlabel("faces of all regions")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    label_panels(figure, axes, len(names), "faces of all regions")
 
 
 def main() -> None:

@@ -246,17 +246,28 @@ def draw(figure: Any, rows: list[Row], bound: int) -> None:
     every = [number for row in rows for place, time in CASES[2:] for number in row[f"{place} {time} counts"]]
     edges = [number - 0.5 for number in range(min(every), max(every) + 2)]
     for name, axis in zip(names, axes, strict=False):
-        for (place, time), color, look in zip(CASES[2:], ("tab:blue", "tab:orange"), ("stepfilled", "step"), strict=True):
-            counts = [number for row in rows if row["variant"] == name for number in row[f"{place} {time} counts"]]
-            weights = [1 / len(counts)] * len(counts)
-            alpha = 0.35 if look == "stepfilled" else 1
-            axis.hist(counts, edges, weights=weights, color=color, histtype=look, alpha=alpha, label=f"{time} training")
-        axis.axvline(bound, color="black", linewidth=0.8, label=f"2d = {bound}")
+        mine = [row for row in rows if row["variant"] == name]
+        counts = {time: [n for row in mine for n in row[f"{place} {time} counts"]] for place, time in CASES[2:]}
+        draw_before_and_after(axis, counts, edges, bound, f"2d = {bound}")
         axis.set_title(name, fontsize=9)
-        axis.grid(alpha=0.2)
-    for axis in axes[len(names) :]:
+    label_panels(figure, axes, len(names), "faces of the regions around random points")
+
+
+def draw_before_and_after(axis: Any, counts: dict[str, list[int]], edges: list[float], bound: int, label: str) -> None:
+    """Draw the histograms of numbers of faces before and after training, those that there are, and a line at the bound."""
+    for (time, numbers), color, look in zip(counts.items(), ("tab:blue", "tab:orange"), ("stepfilled", "step"), strict=True):
+        if numbers:
+            alpha, weights = 0.35 if look == "stepfilled" else 1, [1 / len(numbers)] * len(numbers)
+            axis.hist(numbers, edges, weights=weights, color=color, histtype=look, alpha=alpha, label=f"{time} training")
+    axis.axvline(bound, color="black", linewidth=0.8, label=label)
+    axis.grid(alpha=0.2)
+
+
+def label_panels(figure: Any, axes: Any, used: int, what: str) -> None:
+    """Take away axes that are not used, and give the others one legend and one label."""
+    for axis in axes[used:]:
         axis.remove()
-    figure.supxlabel("faces of the regions around random points")
+    figure.supxlabel(what)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
 
 

@@ -87,12 +87,13 @@ class StructurePass(Interception):
 
     def operation(self, call: Call) -> Any:
         """Record an operation that may be an activation, and the largest tensor."""
-        masks = [t for t in call.varying if comparison_of(t) is not None]
-        chooses = 0 < len(masks) < len(call.varying) and call.name not in COMPARISONS and not keeps_comparison(call)
-        if (chooses or call.name in ELEMENTWISE) and not self.inside_registered and call.varying:
-            self.unlisted.setdefault(self.caller(), f"{call.name} in {self.caller()}")
-        elif call.varying and not self.inside_registered:
-            self._note_bounds(call)
+        if call.varying and not self.inside_registered:
+            masks = [t for t in call.varying if comparison_of(t) is not None]
+            chooses = 0 < len(masks) < len(call.varying) and call.name not in COMPARISONS and not keeps_comparison(call)
+            if chooses or call.name in ELEMENTWISE:
+                self.unlisted.setdefault(self.caller(), f"{call.name} in {self.caller()}")
+            else:
+                self._note_bounds(call)
         result = call()
         self.largest = max(self.largest, *(t.numel() for t in tensors_in((call.args, result)) if has_input_rows(t)), 0)
         return result
