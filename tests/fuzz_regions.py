@@ -3,7 +3,7 @@
 python tests/fuzz_regions.py --networks 200 --seed 0 [--first 0]
 
 For each region found, each unit is flipped: a program seeks the largest ball of the flipped code's half-spaces. A ball where the
-graph has no region is one that it misses.
+graph has no region is one that it misses. Each face has a region on either side.
 """
 
 from __future__ import annotations
@@ -88,6 +88,9 @@ def check(widths: tuple[int, ...], seed: int, most: int, random: np.random.Gener
             return f"{widths} seed {seed}: {error!r}"
     if (activation_codes(model, graph.points).bits != graph.codes).any():
         return f"{widths} seed {seed}: points have other codes than their regions"
+    one_sided = int(graph.face_counts.sum()) - 2 * len(graph.edges)
+    if graph.complete and one_sided:
+        return f"{widths} seed {seed}: {graph.num_regions} regions, {one_sided} more ends of faces than two for each edge"
     lost = missed(model, graph, most, random)
     if graph.complete and not lost:
         return ""

@@ -222,6 +222,12 @@ def test_unbounded_regions_behind_faces_that_look_thin_are_found(widths: tuple[i
 
 
 @pytest.mark.slow
+def test_regions_far_from_the_start_are_not_measured_from_a_corner() -> None:
+    """Planes 1e10 times as far as those of a corner are too small for linear programs."""
+    assert check((4, 5, 6, 2, 6, 4, 4, 1), 628252, 40, np.random.default_rng(0)) == ""
+
+
+@pytest.mark.slow
 def test_points_that_rounding_puts_on_planes_are_moved_inside() -> None:
     """A strip 300,000 away is so thin that the point found in it lies on a plane, from which no dual points come."""
     assert check((2, 4, 4, 7, 7, 3, 5, 1), 520, 40, np.random.default_rng(0)) == ""

@@ -29,6 +29,11 @@ FIRST_STEP, LAST_STEP = 1e-3, 1e-9
 """Distances beyond a face at which the region behind it is looked for, in lengths of the way to the
 face: from the first, by tenths, to the last."""
 
+FAR_REGION_BALL = 1e-2
+"""Least radius of the ball that keeps the center of an unbounded region near, as a share of the distance between region and start:
+of a region far away the center would lie in a corner, where the distances of planes differ too much in size for linear programs,
+and with the whole distance so far outside that faces near the corner look thin."""
+
 ON_THE_PLANE = 1e-8
 """Distance from the place of the crossing up to which the plane of a unit may switch with that of the face, in lengths of the way."""
 
@@ -186,7 +191,9 @@ class _Search:
         inside = (rows.slacks > 0).all(1)
         if not bool(inside.all()):
             rows = rows.keeping(rows.real & inside[:, None])
-        duals, frame = dual_points(rows, (self._start - points, self._far))
+        way_back = self._start - points
+        radius = torch.maximum(self._far, FAR_REGION_BALL * way_back.norm(dim=1, keepdim=True))
+        duals, frame = dual_points(rows, (way_back, radius))
         polytopes = without_redundant(duals, rows)
         faces, unsettled = settled_faces(polytopes)
         self.lost += int(unsettled.sum()) + int((~inside).sum())
