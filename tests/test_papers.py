@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 PAPERS = Path(__file__).parents[1] / "examples" / "papers"
 sys.path[:0] = [str(PAPERS.parent), str(PAPERS)]
 
 from cantor_nets import cantor_net  # noqa: E402
-from code_space import adjacency  # noqa: E402
+from code_space import CountCodes, adjacency, autoencoder, last_table  # noqa: E402
 from discrete_geometry import closed_form, mlp, statistics  # noqa: E402
+from experiment import Task  # noqa: E402
 from report import differences, spread, verdict  # noqa: E402
 from space_folds import ENDS, cantor  # noqa: E402
 from space_folds import closed_form as folds_of_a  # noqa: E402
@@ -92,6 +94,25 @@ def test_a_deeper_cantor_net_has_the_integers_of_the_closed_form(k: int) -> None
 
 def test_regions_one_unit_apart_need_not_touch() -> None:
     assert adjacency() == {"codes": "010 and 110", "hamming": 1, "faces": 3, "regions": 5}
+
+
+def test_a_training_that_diverges_ends_and_is_left_out_of_the_table() -> None:
+    data = torch.randn(20, 4), torch.arange(20) % 10
+    counter = CountCodes(data, 10, False, set())
+    module = Task(autoencoder(4, (4, 3, 2)), torch.nn.functional.mse_loss, torch.optim.SGD, {"lr": 0.1})
+    trainer = Trainer(logger=False, enable_checkpointing=False)
+    counter.on_train_epoch_end(trainer, module)
+    assert not counter.diverged and not trainer.should_stop and len(counter.history) == 1
+    next(module.parameters()).data[0, 0] = torch.inf
+    counter.on_train_epoch_end(trainer, module)
+    assert counter.diverged and trainer.should_stop and len(counter.history) == 1
+    row = {"network": "autoencoder", "rate": 0.1, "seed": 0, "test": 0.5, "diverged": False, "history": counter.history}
+    assert last_table([row, row | {"diverged": True}]).rows[0][2:5] == [
+        "1 of 2",
+        "0.500",
+        spread([counter.history[0]["distinct"]]),
+    ]
+    assert set(last_table([row | {"diverged": True}]).rows[0][3:]) == {"-"}
 
 
 @pytest.mark.parametrize(("dimension", "width"), [(2, 4), (2, 8), (3, 5)])

@@ -14,7 +14,7 @@ import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -72,15 +72,27 @@ def row_by_row(regions: ActivationRegions, faces: Tensor, limit: float) -> tuple
     return (time.perf_counter() - begin) / solved * faces.shape[1], verdict
 
 
-def count_with_relucent(sender: Connection, model: nn.Sequential, inputs: Tensor) -> None:
-    """Sends the number of faces of each region, as relucent's README finds it, and the seconds it took."""
+def has_relucent() -> bool:
+    """Whether the library is installed."""
+    return find_spec("relucent") is not None
+
+
+def relucent_face_counts(model: nn.Sequential, inputs: Tensor) -> Iterator[int]:
+    """The number of faces of each region in turn, as relucent's README finds it."""
     import relucent
 
     complex_ = relucent.Complex(model)
     for x in inputs:
+        yield len(complex_.point2poly(x[None].numpy()).shis)
+
+
+def count_with_relucent(sender: Connection, model: nn.Sequential, inputs: Tensor) -> None:
+    """Sends the number of faces of each region that relucent finds, and the seconds it took."""
+    counts = relucent_face_counts(model, inputs)
+    for _ in inputs:
         try:
             begin = time.perf_counter()
-            count = len(complex_.point2poly(x[None].numpy()).shis)
+            count = next(counts)
         except Exception as error:
             sender.send(str(error))
             return
@@ -133,7 +145,7 @@ def compare(
     )
     programs, verdict = row_by_row(regions, faces, arguments.seconds)
     report("one linear program a row (HiGHS)", took, programs, verdict)
-    if subspace is None and find_spec("relucent"):
+    if subspace is None and has_relucent():
         report("relucent", took, *with_relucent(model, inputs, counts.tolist(), arguments.seconds))
 
 

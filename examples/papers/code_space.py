@@ -10,7 +10,6 @@ smaller side, and every set of layers is trained on what they give; with `--pape
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,7 +63,7 @@ NETWORKS = {
 """Widths of the layers that are counted."""
 
 RATES = (0.1, 0.001)
-"""Learning rates of the paper; SGD with momentum .9 is this project's choice."""
+"""Learning rates of the paper; SGD in batches of 16 is this project's choice."""
 
 ALIKE = 0.02
 """Difference of test accuracy up to which two learning rates count as alike."""
@@ -83,10 +82,14 @@ class CountCodes(Callback):
         drawn: Inputs whose distances are taken.
         classifies: Whether outputs are logits.
         shown: Epochs whose codes are kept on two axes.
+
+    Attributes:
+        diverged: Whether the weights are no numbers any more, which ends the training.
     """
 
     def __init__(self, train: Split, drawn: int, classifies: bool, shown: set[int]) -> None:
         self.train, self.drawn, self.classifies, self.shown = train, drawn, classifies, shown
+        self.diverged = False
         self.history: list[Row] = []
         self.clusters: list[dict[str, Any]] = []
 
@@ -94,7 +97,11 @@ class CountCodes(Callback):
         self.count(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.count(pl_module)
+        self.diverged = not all(weights.isfinite().all() for weights in pl_module.parameters())
+        if self.diverged:
+            trainer.should_stop = True
+        else:
+            self.count(pl_module)
 
     def count(self, module: LightningModule) -> None:
         """Keep the numbers of an epoch, and in some epochs the codes of some images on two axes."""
@@ -165,31 +172,47 @@ def adjacency() -> Row:
 
 
 def last_table(rows: list[Row]) -> Table:
-    """Return what the codes tell after training."""
-    header = ["network", "rate", "test accuracy (autoencoder: loss)", "distinct codes before", "after", "of correct images"]
+    """Return what the codes tell after training, of trainings that did not diverge."""
+    header = [
+        "network",
+        "rate",
+        "trained",
+        "test accuracy (autoencoder: loss)",
+        "distinct codes before",
+        "after",
+        "of correct images",
+    ]
     header += ["by layer", "mean of a class", "distance within", "between", "nearest of the same class"]
     lines = []
     for network, rate in dict.fromkeys((row["network"], row["rate"]) for row in rows):
-        some = [row for row in rows if row["network"] == network and row["rate"] == rate]
+        begun = [row for row in rows if row["network"] == network and row["rate"] == rate]
+        some = [row for row in begun if not row["diverged"]]
+        if not some:
+            lines.append([network, f"{rate:g}", f"0 of {len(begun)}", *["-"] * (len(header) - 3)])
+            continue
         last = [row["history"][-1] for row in some]
         layers = [moments([row["layers"][i] for row in last])[0] for i in range(len(NETWORKS[network]))]
         correct = "-" if network == "autoencoder" else spread(values(last, "correct"))
         cells = [spread(values(some, "test")), spread([row["history"][0]["distinct"] for row in some])]
         cells += [spread(values(last, "distinct")), correct, ", ".join(f"{number:.0f}" for number in layers)]
         cells += [spread(values(last, name)) for name in ("per_class", "within", "between", "nearest")]
-        lines.append([network, f"{rate:g}", *cells])
-    text = "Distances are shares of units; the last column is the share of images whose nearest other code is of their class."
+        lines.append([network, f"{rate:g}", f"{len(some)} of {len(begun)}", *cells])
+    text = (
+        "Trainings whose weights diverged are left out. Distances are shares of units; the last column is the share of images whose "
+        "nearest other code is of their class."
+    )
     return Table("Codes after training", text, header, lines)
 
 
 def epochs_table(rows: list[Row]) -> Table:
     """Return distinct codes over the epochs."""
-    last = len(rows[0]["history"]) - 1
+    last = max(len(row["history"]) for row in rows) - 1
     shown = sorted({0, 1, 2, last // 4, last // 2, last} & set(range(last + 1)))
     lines = []
     for network, rate in dict.fromkeys((row["network"], row["rate"]) for row in rows):
         some = [row["history"] for row in rows if row["network"] == network and row["rate"] == rate]
-        lines.append([network, f"{rate:g}", *(spread([history[epoch]["distinct"] for history in some]) for epoch in shown)])
+        cells = [spread([history[epoch]["distinct"] for history in some if epoch < len(history)]) for epoch in shown]
+        lines.append([network, f"{rate:g}", *cells])
     return Table("Distinct codes over epochs", "", ["network", "rate", *(f"after {epoch}" for epoch in shown)], lines)
 
 
@@ -197,10 +220,11 @@ def findings(rows: list[Row], example: Row, images: int) -> list[Finding]:
     """Return the paper's statements beside what was found."""
     found = []
     for network in NETWORKS:
-        some = [row | {"distinct": row["history"][-1]["distinct"]} for row in rows if row["network"] == network]
+        trained = [row for row in rows if row["network"] == network and not row["diverged"]]
+        some = [row | {"distinct": row["history"][-1]["distinct"]} for row in trained]
         codes = differences(some, "distinct", {"rate": RATES[0]}, {"rate": RATES[1]})
         tests = differences(some, "test", {"rate": RATES[0]}, {"rate": RATES[1]})
-        alike = network != "autoencoder" and abs(moments(tests)[0]) <= ALIKE
+        alike = network != "autoencoder" and bool(tests) and abs(moments(tests)[0]) <= ALIKE
         differs = verdict(codes) != "not decided by these seeds"
         reached = [row["history"][-1]["distinct"] for row in some]
         found.append(
@@ -209,7 +233,9 @@ def findings(rows: list[Row], example: Row, images: int) -> list[Finding]:
                 f"Rate .1 less .001: {spread(codes)} of {images:,} codes, "
                 f"{spread(tests)} of {'loss' if network == 'autoencoder' else 'test accuracy'}.",
                 "agrees" if alike and differs else "accuracies differ too" if differs else "not decided by these seeds",
-                "Nearly every image has a region of its own, so the number saturates." if min(reached) > 0.99 * images else "",
+                "Nearly every image has a region of its own, so the number saturates."
+                if min(reached, default=0) > 0.99 * images
+                else "",
             )
         )
     found.append(
@@ -290,14 +316,15 @@ def main() -> None:
             net = nn.Sequential(OrderedDict(**body, **head))
         counter = CountCodes((splits[0][0], train[1]), size.drawn, network != "autoencoder", shown if seed == 0 else set())
         targets = [(x, x) for x, _ in splits] if network == "autoencoder" else splits
-        how = {"optimizer": torch.optim.SGD, "rate": rate, "momentum": 0.9, "batch_size": 64}
+        how = {"optimizer": torch.optim.SGD, "rate": rate, "batch_size": 16}
         experiment.fit(net, *targets, epochs=size.epochs, loss=loss, callbacks=[counter], **how)
+        course = {"history": counter.history, "clusters": counter.clusters, "diverged": counter.diverged}
+        if counter.diverged:
+            return course
         with torch.no_grad():
             tested = loss(net(splits[1][0]), splits[1][0]).item() if network == "autoencoder" else accuracy(net, splits[1])
-        if not math.isfinite(tested):
-            raise RuntimeError(f"{network} diverged at a learning rate of {rate}.")
         last = {f"last_{name}": value for name, value in counter.history[-1].items()}
-        return {"test": tested, **last, "history": counter.history, "clusters": counter.clusters}
+        return {"test": tested, **last, **course}
 
     grid = [{"network": name, "rate": rate, "seed": seed} for name in NETWORKS for rate in RATES for seed in experiment.seeds]
     first = [] if size.whole else [Part("convolutions", convolutions, [{}])]

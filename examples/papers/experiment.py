@@ -122,7 +122,6 @@ class Experiment:
         epochs: int,
         optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
         rate: float = 3e-3,
-        momentum: float | None = None,
         batch_size: int = 128,
         loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
         callbacks: Sequence[Callback] = (),
@@ -136,12 +135,11 @@ class Experiment:
             epochs: Most epochs.
             optimizer: Class of the optimizer.
             rate: Its learning rate.
-            momentum: Its momentum, where it has one.
             batch_size: Inputs in a step of one process.
             loss: Function of outputs and targets.
             callbacks: Callbacks of the Trainer.
         """
-        how = {"lr": rate, "fused": True} | ({} if momentum is None else {"momentum": momentum})
+        how = {"lr": rate, "fused": True}
         trainer = Trainer(
             max_epochs=epochs,
             accelerator=self.options.accelerator,

@@ -202,7 +202,7 @@ def findings(rows: dict[str, list[Row]], bound: int) -> list[Finding]:
                     f"{other.removeprefix('base: he normal, ')}, {time} training.",
                     f"{spread(gain)} faces more than {plain:.1f}; 2d = {bound}.",
                     "disagrees" if grows else "agrees",
-                    "One layer of 24 units has fewer than 2d faces where its planes are few; the bound of 2d holds for every depth."
+                    "24 planes leave room for 24 faces at most; the bound of 2d is on the mean over all regions, whatever the depth."
                     if other == "1 x 24" and grows
                     else "",
                 )
