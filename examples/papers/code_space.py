@@ -264,7 +264,7 @@ def draw(figure: Any, rows: list[Row]) -> None:
                         continue
                     label = f"{rate:g}, {'all' if name == 'distinct' else 'correct'}" if not number else None
                     axis.plot([epoch[name] for epoch in row["history"]], style, color=color, alpha=0.6, label=label)
-        axis.set(title=network, xlabel="epoch")
+        axis.set(title=network, xlabel="epoch", ylim=(0, None))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
     upper.suptitle("distinct codes")
