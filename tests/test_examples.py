@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
-import os
 import re
 import shutil
 import struct
@@ -16,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES / "papers")]
 
 from idx import load_digits, load_split, read_idx  # noqa: E402
 
-from helpers.processes import run_here  # noqa: E402
+from helpers.processes import run_here, run_script  # noqa: E402
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -40,20 +40,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def in_processes(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in a process of its own, or in those that it starts."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300, env=environment)
-
-
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return run_here(Path(script), *arguments)
 
 
-@pytest.mark.processes
 @pytest.mark.slow
 def test_digits_prints_a_table_and_the_command_to_go_on_with(tmp_path: Path) -> None:
-    done = in_processes(str(EXAMPLES / "digits.py"), "--epochs", "2", "--log-dir", str(tmp_path), "--segments", "8")
+    done = run(str(EXAMPLES / "digits.py"), "--epochs", "2", "--log-dir", str(tmp_path), "--segments", "8")
     assert done.returncode == 0, done.stderr
     assert "chi_mean" in done.stdout and f"tensorboard --logdir {tmp_path}" in done.stdout
     assert list(tmp_path.rglob("events.out.tfevents.*"))
@@ -69,7 +62,10 @@ def test_digits_takes_a_folder_of_idx_files(folder: Path, tmp_path: Path) -> Non
     ("model", "activation"), [("cnn", "relu"), ("resnet", "gelu"), ("vit", "swiglu"), ("mlp", "swiglu"), ("vit", "gelu")]
 )
 @pytest.mark.slow
-def test_digits_trains_and_measures_other_networks(folder: Path, tmp_path: Path, model: str, activation: str) -> None:
+def test_digits_trains_and_measures_other_networks(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, activation: str
+) -> None:
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)  # other tests draw
     small = ("--width", "16", "--depth", "2", "--segments", "4", "--epochs", "1", "--log-dir", str(tmp_path))
     done = run(str(EXAMPLES / "digits.py"), "--data-dir", str(folder), "--model", model, "--activation", activation, *small)
     assert done.returncode == 0 and "chi_mean" in done.stdout, done.stderr
@@ -203,7 +199,7 @@ def test_phi_is_the_same_for_any_number_of_processes_and_after_an_interruption(f
     (again / "network.pt").write_bytes((once / "network.pt").read_bytes())
     part = torch.load(once / "part-0-0.pt")
     assert len(part["blocks"]) > 10
-    done = in_processes(*PHI, *data, "--out", str(again), "--strategy", "ddp", "--devices", "2")
+    done = run_script(*PHI, *data, "--out", str(again), "--strategy", "ddp", "--devices", "2", count=2)
     assert done.returncode == 0, done.stderr
     parts = sorted(again.glob("part-*.pt"))
     assert len(parts) == 2
@@ -224,7 +220,7 @@ def test_phi_is_the_same_for_any_number_of_processes_and_after_an_interruption(f
     (again / "part-0-0.pt").write_bytes((once / "part-0-0.pt").read_bytes())
     lost = whole["blocks"].pop()
     torch.save(whole, again / "part-0-0.pt")
-    done = in_processes(*PHI, *data, "--out", str(again), "--strategy", "ddp", "--devices", "2")
+    done = run_script(*PHI, *data, "--out", str(again), "--strategy", "ddp", "--devices", "2", count=2)
     assert done.returncode == 0 and json.loads((again / "phi.json").read_text()) == first, done.stderr
     assert any(torch.load(file)["blocks"] == [lost] for file in again.glob("part-1-*.pt"))
     (again / "part-0-0.pt").write_bytes(b"half a file")
