@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,8 +41,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run_here(Path(script), *arguments)
+def run(script: str, *arguments: str, **constants: Any) -> subprocess.CompletedProcess[str]:
+    return run_here(Path(script), *arguments, **constants)
 
 
 @pytest.mark.slow
@@ -258,9 +259,15 @@ def test_the_benchmark_of_codes_agrees_with_torch_unique() -> None:
 @pytest.mark.slow
 def test_the_benchmark_of_faces_agrees_with_one_linear_program_a_row() -> None:
     small = ("--inputs", "2", "--few", "1", "--slices", "2", "--repeats", "1", "--seconds", "0.2", "--steps", "1")
-    done = run(str(EXAMPLES / "benchmarks" / "faces.py"), *small)
+    done = run(
+        str(EXAMPLES / "benchmarks" / "faces.py"),
+        *small,
+        NETWORKS=((2, 8, 8), (10, 12, 12)),
+        LARGE=(64, 128),
+        SLICED=(784, 64, 64),
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("one linear program a row") == len(re.findall("; 0 of .* units differ", done.stdout)) == 7
+    assert done.stdout.count("one linear program a row") == len(re.findall("; 0 of .* units differ", done.stdout)) == 5
 
 
 @pytest.mark.slow
@@ -275,7 +282,8 @@ def test_all_benchmarks_write_tables_whose_results_agree(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_the_benchmark_of_maps_finds_at_least_what_a_raster_does() -> None:
-    done = run(str(EXAMPLES / "benchmarks" / "maps.py"), "--raster", "40", "--repeats", "1", "--steps", "1", "--convolutions")
+    small = ("--raster", "40", "--repeats", "1", "--steps", "1", "--convolutions")
+    done = run(str(EXAMPLES / "benchmarks" / "maps.py"), *small, WIDTHS=((64, 32, 32), (784, 64, 64)))
     assert done.returncode == 0, done.stderr
     maps = [int(count.replace(",", "")) for count in re.findall(r": ([\d,]+) regions in .* a second", done.stdout)]
     rasters = [int(count.replace(",", "")) for count in re.findall(r"times as long, ([\d,]+) codes", done.stdout)]
@@ -372,6 +380,7 @@ def test_random_directions_push_as_far_as_the_regularizer() -> None:
 
 @pytest.mark.slow
 def test_the_benchmark_of_the_regularizer_prints_its_ratios() -> None:
-    done = run(str(EXAMPLES / "benchmarks" / "regularizer.py"), "--images", "128", "--pairs", "2", "--every", "1")
+    small = ("--images", "128", "--pairs", "2", "--every", "1")
+    done = run(str(EXAMPLES / "benchmarks" / "regularizer.py"), *small, NETWORKS=(("mlp", 2, 8), ("cnn", 2, 8)))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("by hand, every 1 steps: ") == 3 and done.stdout.count("flag: ") == 3
+    assert done.stdout.count("by hand, every 1 steps: ") == 2 and done.stdout.count("flag: ") == 2

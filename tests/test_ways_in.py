@@ -35,7 +35,8 @@ def run(code: str) -> str:
 @pytest.mark.processes
 def test_the_command_line_runs_the_yaml_of_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    done = run_script(EXAMPLES / "cli.py", "fit", "--config", str(EXAMPLES / "cli.yaml"), "--trainer.max_epochs=2")
+    few = ("--trainer.max_epochs=2", "--trainer.callbacks.figures=false")
+    done = run_script(EXAMPLES / "cli.py", "fit", "--config", str(EXAMPLES / "cli.yaml"), *few)
     assert done.returncode == 0, done.stderr[-3000:]
     (settings,) = tmp_path.glob("logs/cli/version_0/hparams.yaml")
     assert yaml.safe_load(settings.read_text())["folding_monitor"]["max_overhead"] == 0.1

@@ -127,10 +127,15 @@ def _run_code(code: str, arguments: tuple[str, ...]) -> None:
     exec(compile(code, "<code of a test>", "exec"), {"__name__": "__main__"})
 
 
-def run_here(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_here(script: Path, *arguments: str, **constants: Any) -> subprocess.CompletedProcess[str]:
     """Run a script in this process as the command line would, and give back what it changed of the process.
 
     Warnings are in ``stderr``. An exception that would print a traceback is raised.
+
+    Args:
+        script: A file whose function `main` is what it does.
+        arguments: What its command line gets.
+        constants: Constants of the script to replace, such as its networks by smaller ones.
     """
     command = [str(script), *arguments]
     before = sys.argv, sys.path, torch.get_num_threads(), dict(os.environ), logging.getLogger("lightning.pytorch").level
@@ -146,7 +151,9 @@ def run_here(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         ):
             warnings.simplefilter("always")
             try:
-                runpy.run_path(str(script), run_name="__main__")
+                names = runpy.run_path(str(script), run_name="script")
+                names["main"].__globals__.update(constants)
+                names["main"]()
             except SystemExit as exit:
                 code = exit.code
     finally:
