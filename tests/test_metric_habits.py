@@ -17,7 +17,6 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -40,6 +39,7 @@ from fold_lightning.figures import plot_unit_activity
 from fold_lightning.fingerprints import distinct_in_groups
 from fold_lightning.folding import summarize_folding
 from fold_lightning.metrics import distinct_codes
+from helpers.processes import in_processes
 
 matplotlib.use("Agg")
 
@@ -597,9 +597,9 @@ def test_a_module_logs_metrics_as_objects(tmp_path: Path, precision: str) -> Non
 SEEDS: dict[str, tuple[list[int], list[int]]] = {"both": ([0, 2, 4], [1, 3]), "one alone": ([0, 1, 2], [])}
 
 
-def _process(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def _process(folder: str) -> None:
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
     values = {(share, name): _gathered(CASES[name], SEEDS[share][rank]) for share in SEEDS for name in CASES}
     torch.save(values | {"layers": _layers_that_differ(rank), "units": _units_that_differ(rank)}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -647,7 +647,8 @@ def _units_that_differ(rank: int) -> str:
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
     folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(_process, (str(folder),), nprocs=2)
+    done = in_processes(_process, str(folder), count=2)
+    assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

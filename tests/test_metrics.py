@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
@@ -34,6 +33,7 @@ from fold_lightning.folding import summarize_folding
 from fold_lightning.metrics import code_distances, distinct_codes, nearest_codes
 from fold_lightning.metrics.code_metric import CodeMetric
 from helpers.networks import mlp
+from helpers.processes import in_processes
 from helpers.reference import folding_between_classes
 
 CLASSES = 4
@@ -556,9 +556,9 @@ def some_metrics() -> dict[str, tuple[Metric, Callable[[int], tuple[Any, ...]]]]
     }
 
 
-def _process(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def _process(folder: str) -> None:
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
     found = {}
     for share, seeds in SEEDS.items():
         for name, (metric, batch) in some_metrics().items():
@@ -580,7 +580,8 @@ def further_values(metric: Any) -> Any:
 @pytest.mark.slow
 @pytest.mark.processes
 def test_two_processes_give_the_layers_and_matrices_of_one(tmp_path: Path) -> None:
-    mp.spawn(_process, (str(tmp_path),), nprocs=2)
+    done = in_processes(_process, str(tmp_path), count=2)
+    assert done.returncode == 0, done.stderr
     expected = {
         name: further_values(together(metric, *map(batch, range(5)))) for name, (metric, batch) in some_metrics().items()
     }

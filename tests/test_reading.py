@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from fold_lightning import segment_walks
 from fold_lightning.probes import ProbeSet, ProbeSource, source
 from fold_lightning.probes.item_collector import ItemCollector
+from helpers.processes import run_code
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*`batch_size`", "ignore:.*shuffling enabled")
 
@@ -526,8 +524,7 @@ for data in (Data(), Doubled()):
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_a_data_module_of_the_other_package_is_read_by_index(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "FOLD_LIGHTNING"}
-    command = [sys.executable, "-W", "ignore", "-c", OTHER_PACKAGE]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+def test_a_data_module_of_the_other_package_is_read_by_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run_code(OTHER_PACKAGE, FOLD_LIGHTNING="")
     assert done.stdout.splitlines() == ["False 20 59.0", "False 20 118.0"], done.stderr[-3000:]

@@ -218,7 +218,7 @@ def test_impossible_requests_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_unbounded_regions_behind_faces_that_look_thin_are_found(widths: tuple[int, ...], seed: int) -> None:
     """Linear programs on flipped codes find no region that the graph lacks."""
-    assert check(widths, seed, 40, np.random.default_rng(0)) == ""
+    assert check(widths, seed, 15, np.random.default_rng(0)) == ""
 
 
 @pytest.mark.slow
@@ -230,10 +230,10 @@ def test_regions_far_from_the_start_are_not_measured_from_a_corner() -> None:
 @pytest.mark.slow
 def test_points_that_rounding_puts_on_planes_are_moved_inside() -> None:
     """A strip 300,000 away is so thin that the point found in it lies on a plane, from which no dual points come."""
-    assert check((2, 4, 4, 7, 7, 3, 5, 1), 520, 40, np.random.default_rng(0)) == ""
+    assert check((2, 4, 4, 7, 7, 3, 5, 1), 520, 15, np.random.default_rng(0)) == ""
 
 
 @pytest.mark.slow
 def test_random_networks_have_no_region_that_linear_programs_find_beside_those_of_the_graph() -> None:
     random = np.random.default_rng(5)
-    assert [check(random_widths(random), int(random.integers(1000)), 10, random) for _ in range(6)] == [""] * 6
+    assert [check(random_widths(random), int(random.integers(1000)), 10, random) for _ in range(4)] == [""] * 4

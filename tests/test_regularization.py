@@ -36,10 +36,10 @@ def test_one_flag_makes_the_network_fold_more(tmp_path: Path) -> None:
     for regularize in (False, 1.0, -1.0):
         trainer = fit(
             tmp_path,
-            FoldingMonitor(regularize=regularize, max_overhead=None, every_n_epochs=60, measure_at_start=False, figures=False),
+            FoldingMonitor(regularize=regularize, max_overhead=None, every_n_epochs=30, measure_at_start=False, figures=False),
             model=Plain(32, 32, 32),
             given=ordered(),
-            max_epochs=60,
+            max_epochs=30,
         )
         folded.append(trainer.callback_metrics["folding/chi_mean"].item())
     plain, more, less = folded

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from fold_lightning import (
     space_folding,
 )
 from helpers.networks import mlp
+from helpers.processes import run_code
 
 
 def some_metrics() -> dict[str, Metric]:
@@ -78,11 +77,13 @@ IMPORTS = {
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("imports", IMPORTS)
 def test_they_are_loaded_in_a_fresh_process_without_trusting_the_file(tmp_path: Path, imports: str) -> None:
     file, codes, walks, metrics = tmp_path / "saved.pt", some_codes(), some_walks(), some_metrics()
     torch.save({"codes": codes, "walks": walks, "metrics": metrics}, file)
-    subprocess.run([sys.executable, "-c", LOADING.format(imports=IMPORTS[imports]), str(file)], check=True)
+    done = run_code(LOADING.format(imports=IMPORTS[imports]), str(file))
+    assert done.returncode == 0, done.stderr
     found = torch.load(f"{file}.out", weights_only=True)
     assert torch.equal(found["bits"], codes.bits) and found["layers"] == codes.layers
     assert torch.equal(space_folding(found["walks"]), space_folding(walks))
@@ -115,6 +116,7 @@ def test_they_describe_themselves_in_a_line() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 def test_regions_graphs_and_shapes_are_loaded_in_a_fresh_process(tmp_path: Path) -> None:
     model, x = mlp(2, 6, 5, 2), torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     regions, graph = activation_regions(model, x), region_graph(model, x[:1])
@@ -134,7 +136,8 @@ def test_regions_graphs_and_shapes_are_loaded_in_a_fresh_process(tmp_path: Path)
         "print(face_counts(saved['regions']).tolist(), graph.num_regions, graph.distance(0, 1), end=' ')\n"
         "print(shapes[0].volume, saved['slice'].dimension)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "saved.pt")], check=True, capture_output=True, text=True)
+    done = run_code(code, str(tmp_path / "saved.pt"))
+    assert done.returncode == 0, done.stderr
     expected = f"{face_counts(regions).tolist()} {graph.num_regions} 1 {saved['shapes'][0].volume} 1"
     assert done.stdout.strip() == expected
     assert repr(regions) == "ActivationRegions(regions=4, dimension=2, half_spaces=11, layers={1: 6, 3: 5}, slice=False)"

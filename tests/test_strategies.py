@@ -22,8 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
 
 def in_two_processes(script: str) -> dict[str, Any]:
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    done = run_script(script, launcher=launcher, timeout=500)
+    done = run_script(script, count=2)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1]) | {"errors": done.stderr}
 

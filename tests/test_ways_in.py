@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,41 +17,26 @@ from torch.utils.data import DataLoader
 
 from fold_lightning import FoldingMonitor
 from fold_lightning.callbacks.environment import HOOKS, EnvironmentMonitor
+from helpers.processes import run_code, run_script
 from helpers.training import TAGS, Model, Recorder, data, fit, loaders, watch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "accelerator": "cpu"}
 
 
-def run(script: str, folder: Path, **variables: str) -> str:
-    """What a Python script prints in a process of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "FOLD_LIGHTNING"} | variables
-    environment["OMP_NUM_THREADS"] = "1"
-    tests = str(Path(__file__).parent)
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", f"import sys; sys.path.insert(0, {tests!r})\n{script}"],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=environment,
-        timeout=300,
-    )
+def run(code: str) -> str:
+    """What Python code prints in a process of its own."""
+    done = run_code(code, FOLD_LIGHTNING="")
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_the_command_line_runs_the_yaml_of_the_examples(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        str(EXAMPLES / "cli.py"),
-        "fit",
-        "--config",
-        str(EXAMPLES / "cli.yaml"),
-        "--trainer.max_epochs=2",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+def test_the_command_line_runs_the_yaml_of_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ("--trainer.max_epochs=2", "--trainer.callbacks.figures=false")
+    done = run_script(EXAMPLES / "cli.py", "fit", "--config", str(EXAMPLES / "cli.yaml"), *few)
     assert done.returncode == 0, done.stderr[-3000:]
     (settings,) = tmp_path.glob("logs/cli/version_0/hparams.yaml")
     assert yaml.safe_load(settings.read_text())["folding_monitor"]["max_overhead"] == 0.1
@@ -127,17 +109,20 @@ print([callback.settings.num_segments for callback in cli.trainer.callbacks if i
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_it_runs_in_the_trainer_and_the_command_line_of_the_other_package_though_imported_first(tmp_path: Path) -> None:
-    said = run(TWIN + OTHER_TRAINER + OTHER_COMMAND_LINE, tmp_path)
+def test_it_runs_in_the_trainer_and_the_command_line_of_the_other_package_though_imported_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = run(TWIN + OTHER_TRAINER + OTHER_COMMAND_LINE)
     assert "['folding/chi_max', 'folding/chi_mean', 'folding/chi_median']" in said and "c/epoch=" in said
     assert "folding/chi_histogram" in said and said.splitlines()[-1] == "[3]"
 
 
 @pytest.mark.slow
 @pytest.mark.processes
-def test_a_trainer_imports_two_small_files_and_the_package_no_other_package_of_lightning(tmp_path: Path) -> None:
+def test_a_trainer_imports_two_small_files_and_the_package_no_other_package_of_lightning() -> None:
     script = """
-import logging
+import logging, sys
 from lightning.pytorch import Trainer
 Trainer(logger=False, enable_checkpointing=False)
 print(sorted(name for name in sys.modules if name.split(".")[0] == "fold_lightning"))
@@ -145,7 +130,7 @@ import fold_lightning
 fold_lightning.FoldingMonitor()
 print("pytorch_lightning" in sys.modules, logging.getLogger("fold_lightning").handlers)
 """
-    small, others = run(script, tmp_path).splitlines()[-2:]
+    small, others = run(script).splitlines()[-2:]
     assert small == "['fold_lightning', 'fold_lightning.callback_factory']" and others == "False []"
 
 

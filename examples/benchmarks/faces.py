@@ -32,6 +32,11 @@ import fold_lightning
 from fold_lightning import ActivationRegions, activation_regions, face_counts, supporting_units
 
 NETWORKS = ((2, 16, 16), (10, 32, 32, 32), (64, 64, 64, 64), (784, 128, 64, 32))
+LARGE = (64, 512, 512)
+"""Widths of the network of which `--few` regions are measured."""
+
+SLICED = (784, 512, 512, 512)
+"""Widths of the network whose slices are measured."""
 
 FACE = 1e-8
 """How far across its plane a normalised row's program must get."""
@@ -209,15 +214,15 @@ def main() -> None:
         compare("-".join(map(str, widths)), model, torch.randn(arguments.inputs, widths[0]), arguments)
         if widths[0] == 2:
             enumerate_all(model, arguments.repeats)
-    compare("64-512-512", mlp(64, 512, 512, 10), torch.randn(arguments.few, 64), arguments)
+    compare("-".join(map(str, LARGE)), mlp(*LARGE, 10), torch.randn(arguments.few, LARGE[0]), arguments)
     if arguments.data_dir:
         images, labels = load_split(arguments.data_dir, "train")
     else:
         images, labels = torch.rand(4096, 784), torch.randint(10, (4096,))
-    model = mlp(784, 512, 512, 512, 10)
+    model = mlp(*SLICED, 10)
     train(model, images, labels, arguments.steps)
     for k, count in ((2, arguments.slices), (3, -(-arguments.slices // 20))):
-        compare(f"784-512-512-512, slices of {k} dimensions", model, images[:count], arguments, subspace=k)
+        compare(f"{'-'.join(map(str, SLICED))}, slices of {k} dimensions", model, images[:count], arguments, subspace=k)
 
 
 if __name__ == "__main__":

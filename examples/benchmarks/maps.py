@@ -27,6 +27,9 @@ from walks import mlp, train
 
 from fold_lightning import activation_codes, region_graph, slice_map
 
+WIDTHS = ((64, 64, 64, 64), (784, 512, 512, 512))
+"""Of a network of shrunk images, and of one of whole ones."""
+
 
 def seconds(function: Callable[[], object], repeats: int) -> tuple[float, float]:
     """Median seconds of a call, after one to warm up: by the clock, and of processors."""
@@ -89,8 +92,10 @@ def main() -> None:
     else:
         images, labels = torch.rand(4096, 784), torch.randint(10, (4096,))
     shrunk = nn.functional.avg_pool2d(images.view(-1, 1, 28, 28)[..., 2:26, 2:26], 3).flatten(1)
-    networks = [("64-[64, 64, 64]", mlp(64, 64, 64, 64, 10), shrunk, 3_000)]
-    networks += [("784-[512, 512, 512]", mlp(784, 512, 512, 512, 10), images, 6_000)]
+    networks = [
+        (f"{features}-{widths}", mlp(features, *widths, 10), given, most)
+        for (features, *widths), given, most in zip(WIDTHS, (shrunk, images), (3_000, 6_000), strict=True)
+    ]
     if arguments.convolutions:
         networks += [("convolutions of 8 and 16, max pooling", pooled(28, 8, 16, hidden=64), images, 1_000)]
     for name, model, inputs, most in networks:

@@ -36,6 +36,9 @@ from fold_lightning import FoldingMonitor, FoldingRegularizer
 
 BATCH = 128
 
+NETWORKS = (("mlp", 6, 64), ("mlp", 3, 512), ("cnn", 3, 64))
+"""Model, depth and width."""
+
 
 def by_hand(net: nn.Module, images: Tensor, labels: Tensor, regularizer: FoldingRegularizer | None) -> float:
     """Processor seconds of one epoch."""
@@ -104,7 +107,7 @@ def main() -> None:
     else:
         images, labels = torch.rand(arguments.images, 784), torch.randint(10, (arguments.images,))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batches of {BATCH}")
-    for model, depth, width in (("mlp", 6, 64), ("mlp", 3, 512), ("cnn", 3, 64)):
+    for model, depth, width in NETWORKS:
         count = len(images) if model == "mlp" else 1024
         compare(functools.partial(build, model, "relu", 28, depth, width), (images[:count], labels[:count]), arguments)
 

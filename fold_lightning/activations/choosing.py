@@ -1,4 +1,4 @@
-"""Calls that choose elements of each row by their order, told as a `Choice`."""
+"""Calls that choose elements of each row by their order, described by a `Choice`."""
 
 from __future__ import annotations
 

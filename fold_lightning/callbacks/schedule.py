@@ -1,4 +1,4 @@
-"""The schedule of measurements: at due epochs and steps, as long as measuring takes a small share of its time."""
+"""The schedule of measurements: at due epochs and steps, as long as measuring takes a small share of the training's time."""
 
 from __future__ import annotations
 

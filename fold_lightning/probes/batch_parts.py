@@ -1,4 +1,4 @@
-"""The tensors in a batch of any form: where they are, and the same batch with others in their places."""
+"""The tensors in a batch of any form: where they are, and how to put other tensors in their places."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def fit_and_be_killed(folder: Path, name: str, epoch: int) -> None:
     trainer = Trainer(
         max_epochs=8,
         callbacks=[
-            FoldingMonitor(num_segments=8, max_overhead=None),
+            FoldingMonitor(num_segments=8, max_overhead=None, figures=False),
             ModelCheckpoint(checkpoints, every_n_epochs=3, save_last=True),
             Killed(epoch),
         ],

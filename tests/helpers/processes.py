@@ -1,21 +1,32 @@
-"""Scripts, run in processes of their own or, which takes no second import of torch, in this one."""
+"""Scripts, run in processes of their own or, where nothing needs one, in this one."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
+import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 import warnings
+from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import torch
 
 HERE = Path(__file__).parent
 TESTS = HERE.parent
+PRELOADED = ["torch", "lightning.pytorch.cli", "tensorboard.compat.proto.event_pb2"]
+"""What the server of processes imports once; nothing of the project, so that each process imports that by itself."""
+
+_server = multiprocessing.get_context("forkserver")
 
 
 def environment() -> dict[str, str]:
@@ -24,25 +35,107 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def run_script(
-    name: str, *arguments: str, launcher: tuple[str, ...] = (), timeout: float = 300
+def in_processes(
+    function: Callable[..., Any], *arguments: Any, count: int = 1, timeout: float = 300, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script of this folder.
+    """Call a function in processes of its own, which find each other as if torchrun had started them where there are several.
+
+    They are forked from a server that has imported torch and Lightning, which takes several seconds, once for all tests.
 
     Args:
-        name: The script's file.
-        arguments: What its command line gets.
-        launcher: Arguments of Python before the script, such as ``("-m", "torch.distributed.run")``.
+        function: A function of a module.
+        arguments: What it gets.
+        count: How many processes.
         timeout: In seconds.
+        variables: Variables of their environment.
+
+    Returns:
+        The worst exit code, the output of the first process, and the errors of all.
     """
-    command = [sys.executable, *launcher, str(HERE / name), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment())
+    _start_server()
+    several = {
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "TORCHELASTIC_RUN_ID": "-",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        processes = []
+        for rank in range(count):
+            own = several | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {}
+            given = (f"{folder}/{rank}", environment() | own | variables, function, arguments)
+            processes.append(_server.Process(target=_call, args=given))
+            processes[-1].start()
+        end = time.monotonic() + timeout
+        for process in processes:
+            process.join(max(0.0, end - time.monotonic()))
+            process.kill()
+            process.join()
+        out, *_ = (Path(f"{folder}/{rank}.out").read_text() for rank in range(count))
+        err = "".join(Path(f"{folder}/{rank}.err").read_text() for rank in range(count))
+    codes = [process.exitcode or 0 for process in processes]
+    return subprocess.CompletedProcess([function.__name__], max(codes, key=abs), out, err)
 
 
-def run_here(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_script(script: Path | str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a script, of this folder if only its name is given, in processes of its own: see `in_processes`."""
+    return in_processes(_run_path, str(HERE / script), arguments, **options)
+
+
+def run_code(code: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process of its own that does not warn: see `in_processes`."""
+    return in_processes(_run_code, code, arguments, **options)
+
+
+def _start_server() -> None:
+    """Start the server of processes, if it does not run yet, where it finds what it imports."""
+    before = dict(os.environ)
+    os.environ.update(environment())
+    try:
+        _server.set_forkserver_preload(PRELOADED)
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _call(out: str, variables: dict[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """Call a function in this process, which writes what it prints into files."""
+    for number, ending in ((1, "out"), (2, "err")):
+        with open(f"{out}.{ending}", "w") as file:
+            os.dup2(file.fileno(), number)
+    os.environ.clear()
+    os.environ.update(variables)
+    torch.set_num_threads(1)
+    function(*arguments)
+
+
+def _run_path(script: str, arguments: tuple[str, ...]) -> None:
+    sys.argv, sys.path = [script, *arguments], [str(Path(script).parent), *sys.path]
+    runpy.run_path(script, run_name="__main__")
+
+
+def _run_code(code: str, arguments: tuple[str, ...]) -> None:
+    sys.argv = ["-c", *arguments]
+    warnings.simplefilter("ignore")
+    exec(compile(code, "<code of a test>", "exec"), {"__name__": "__main__"})
+
+
+def run_here(script: Path, *arguments: str, **constants: Any) -> subprocess.CompletedProcess[str]:
     """Run a script in this process as the command line would, and give back what it changed of the process.
 
     Warnings are in ``stderr``. An exception that would print a traceback is raised.
+
+    Args:
+        script: A file whose function `main` is what it does.
+        arguments: What its command line gets.
+        constants: Constants of the script to replace, such as its networks by smaller ones.
     """
     command = [str(script), *arguments]
     before = sys.argv, sys.path, torch.get_num_threads(), dict(os.environ), logging.getLogger("lightning.pytorch").level
@@ -58,7 +151,9 @@ def run_here(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         ):
             warnings.simplefilter("always")
             try:
-                runpy.run_path(str(script), run_name="__main__")
+                names = runpy.run_path(str(script), run_name="script")
+                names["main"].__globals__.update(constants)
+                names["main"]()
             except SystemExit as exit:
                 code = exit.code
     finally:
