@@ -116,14 +116,15 @@ def test_a_map_without_scores_has_no_classes_to_draw() -> None:
         plot_slice_map(found, color="faces")  # type: ignore[arg-type]
 
 
-def test_a_walk_has_its_distance_beside_the_one_that_it_would_have_without_folds() -> None:
+def test_a_walk_has_the_straight_line_of_one_that_does_not_fold_and_the_gap_is_chi() -> None:
     bits = torch.tensor([[[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1]]]).bool()
     upper, lower = plot_walk(Walks.from_codes(bits), 0).axes
-    unfolded, walk = upper.lines
-    assert unfolded.get_ydata()[1:].tolist() == [0, 1, 2, 3, 4]
+    unfolded, walk, farthest = upper.lines
+    assert unfolded.get_xydata().tolist() == [[0, 0], [1, 4]]
+    assert farthest.get_ydata()[0] == 2 == (1 - 1 / 2) * unfolded.get_ydata()[1]
     assert walk.get_ydata()[1:].tolist() == [0, 1, 2, 1, 2]
     assert lower.lines[0].get_ydata()[1:].tolist() == pytest.approx([0, 0, 0, 1 / 3, 1 / 2])
-    assert upper.get_title() == "5 regions, chi = 0.500"
+    assert upper.get_title() == "5 regions, chi = 1 - 2 / 4 = 0.500"
     nowhere = plot_walk(Walks.from_codes(torch.zeros(1, 3, 4, dtype=torch.bool)), 0).axes
     assert nowhere[0].get_title() == "1 region, chi = 0.000"
 

@@ -24,7 +24,9 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from fold_lightning import FoldingMonitor, read_log, slice_map
 from fold_lightning._tables import TABLE_BYTES, bounded, pack, unpack
-from fold_lightning.callbacks.measures.slice import MOST_REGIONS, map_table
+from fold_lightning.callbacks.measures import map_table as map_tables
+from fold_lightning.callbacks.measures.map_table import MAP_BYTES, map_table
+from fold_lightning.callbacks.measures.slice import MOST_REGIONS
 from fold_lightning.probes import ProbeSource
 
 EPOCHS, CLASSES = 3, 3
@@ -159,14 +161,39 @@ def test_a_map_as_a_table_has_what_its_polygons_show() -> None:
     assert map_table("No map: too many.", None)["reason"] == "No map: too many."
 
 
+def test_a_map_as_a_table_has_the_exact_borders_between_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(3)
+    model, inputs = Model().net.double(), 2 * torch.randn(3, 6).double()
+    found = slice_map(model, inputs)
+    table = map_table(found, None)
+    vertices = table["vertices"]
+    assert (vertices[: len(found.vertices)] == found.vertices.numpy()).all() and len(np.unique(vertices, axis=0)) == len(
+        vertices
+    )
+    parts = np.split(vertices[table["part_corners"]], table["part_starts"][1:-1])
+    whole = np.split(vertices[table["corners"]], table["starts"][1:-1])
+    sizes = np.bincount(table["part_region"], list(map(area, parts)), len(whole))
+    divided = np.unique(table["part_region"])
+    assert sizes[divided] == pytest.approx([area(whole[region]) for region in divided], rel=1e-9) and len(divided) > 3
+    with torch.no_grad():  # a class is the largest of its part, and as large as another all along its borders
+        inner = np.stack([part.mean(0) for part in parts])
+        assert model(found.inputs(torch.from_numpy(inner))).argmax(1).tolist() == table["part_prediction"].tolist()
+        ends = torch.from_numpy(vertices[table["borders"]])
+        for share in (0.1, 0.7):
+            first, second = model(found.inputs(ends[:, 0] + share * (ends[:, 1] - ends[:, 0]))).topk(2).values.unbind(1)
+            assert torch.allclose(first, second, atol=1e-9)
+    monkeypatch.setattr(map_tables, "MAP_BYTES", sum(column.nbytes for column in table.values()) - 1)
+    assert not {"part_region", "borders"} & map_table(found, None).keys()
+
+
 def test_a_map_of_the_most_regions_has_at_most_256_kib() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 10))
     found = slice_map(model, torch.zeros(1, 2), max_regions=MOST_REGIONS)
     table = map_table(found, torch.tensor([1]))
     assert len(found) > MOST_REGIONS / 8
-    assert len(table["vertices"]) <= 2 * len(found) + 4 and len(table["corners"]) <= 6 * len(found)
-    assert sum(column.nbytes for column in table.values()) * MOST_REGIONS / len(found) < 2**18
+    assert len(found.vertices) <= 2 * len(found) + 4 and len(table["corners"]) <= 6 * len(found) and "borders" in table
+    assert sum(column.nbytes for column in table.values()) * MOST_REGIONS / len(found) < MAP_BYTES == 2**18
 
 
 def test_classes_have_the_names_that_their_data_set_has(runs: dict[str, Path]) -> None:
@@ -279,7 +306,7 @@ def test_the_server_has_every_curve_and_table(server: str, runs: dict[str, Path]
 
 
 def test_pictures_and_histograms_come_with_their_descriptions(server: str) -> None:
-    for plugin, count in (("images", 3), ("histograms", 2)):
+    for plugin, count in (("images", 8), ("histograms", 2)):
         with urlopen(f"{server}data/plugin/{plugin}/tags", timeout=60) as answer:
             runs = json.loads(answer.read())
         assert len(runs) == 2 and all(len(tags) == count for tags in runs.values())

@@ -36,12 +36,13 @@ def count_edges(counts: Tensor) -> list[float]:
     return [least - 0.5 + width * i for i in range((most - least) // width + 2)]
 
 
-def plot_face_counts(face_counts: Tensor, bound: int | None = None) -> Figure:
+def plot_face_counts(face_counts: Tensor, bound: int | None = None, *, xlabel: str = "faces of a region") -> Figure:
     """Draw how many regions have how many faces.
 
     Args:
         face_counts: Integers (B,), as from `face_counts`; B at least 1.
         bound: 2d, or 2k for slices of k dimensions, which bounds the mean over all regions of a network; None draws none.
+        xlabel: What has these faces.
 
     Returns:
         A figure that no backend holds.
@@ -73,7 +74,7 @@ def plot_face_counts(face_counts: Tensor, bound: int | None = None) -> Figure:
     axis.set_title(
         f"{counts.mean():.1f} faces on average, over {len(counts):,} region{'s' * (len(counts) != 1)}", fontsize="medium"
     )
-    axis.set_xlabel("faces of a region")
+    axis.set_xlabel(xlabel)
     axis.set_ylabel("regions")
     axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))

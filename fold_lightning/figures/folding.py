@@ -54,8 +54,8 @@ def plot_walk(walks: Walks, i: int) -> Figure:
         i: Number of the segment.
 
     Returns:
-        A figure that no backend holds. The dashed line, the number of switches so far, is the distance of a walk that does not fold;
-        the lower curve is `folding_profile`.
+        A figure that no backend holds. The dashed line leads to the number of switches, the distance at which a walk that does not
+        fold ends; the gap between it and the dotted line, the walk's largest distance, is chi. The lower curve is `folding_profile`.
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
@@ -71,25 +71,26 @@ def plot_walk(walks: Walks, i: int) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     distance, chi, one = distance_profile(walks, i).cpu(), folding_profile(walks, i).cpu(), walks.only(i)
-    steps, switches = torch.unique_consecutive(one.position, return_counts=True)
-    length = torch.cat([distance.new_zeros(1), switches.cumsum(0).cpu()])
-    edges = torch.cat([steps.new_zeros(1), steps, steps.new_ones(1)]).cpu().numpy()
+    steps, length, farthest = one.position.unique().cpu(), len(one.unit), int(distance.max())
+    edges = torch.cat([steps.new_zeros(1), steps, steps.new_ones(1)]).numpy()
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
-    upper.set_title(f"{len(chi):,} region{'s' * (len(chi) != 1)}, chi = {chi[-1]:.3f}", fontsize="medium")
+    folds = f"1 - {farthest} / {length} = " if length else ""
+    upper.set_title(f"{len(chi):,} region{'s' * (len(chi) != 1)}, chi = {folds}{chi[-1]:.3f}", fontsize="medium")
     lower.set_xlabel("t along the segment")
-    unfolded = {"color": QUIET, "linestyle": "--", "linewidth": 1.3, "label": "a walk that does not fold: switches so far"}
+    unfolded = f"unfolded: {length:,} switch{'es' * (length != 1)} evenly, none back"
+    upper.plot([0, 1], [0, length], color=QUIET, linestyle="--", linewidth=1.3, label=unfolded)
     for axis, values, style in (
-        (upper, length, unfolded),
-        (upper, distance, {"color": PRIMARY, "linewidth": 1.6, "label": "this walk"}),
+        (upper, distance, {"color": PRIMARY, "linewidth": 1.6, "label": f"this walk, at most {farthest:,} away (dotted)"}),
         (lower, chi, {"color": ACCENT, "linewidth": 1.6}),
     ):
         axis.plot(edges, torch.cat([values[:1], values]).numpy(), drawstyle="steps", **style)
         open_frame(axis)
+    upper.axhline(farthest, color=PRIMARY, linestyle=":", linewidth=1.0)
     upper.set_ylabel("Hamming distance\nfrom the start")
     lower.set_ylabel("chi so far")
     upper.set_xlim(0, 1)
-    upper.set_ylim(0, max(1.0, 1.05 * float(length[-1])))
+    upper.set_ylim(0, max(1.0, 1.05 * length))
     upper.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     upper.legend(fontsize="small", loc="upper left", framealpha=0.9)
     top = _end_of_scale(chi.max().item())

@@ -7,16 +7,15 @@ from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from fold_lightning._tables import Table as Columns
 from fold_lightning.activations import activation_codes
 from fold_lightning.callbacks.measures.base import Measure, MeasureResult
+from fold_lightning.callbacks.measures.map_table import map_table
 from fold_lightning.callbacks.measures.sources import Sources
-from fold_lightning.figures import plot_message, plot_slice_map
+from fold_lightning.figures import MapColor, plot_message, plot_slice_map
 from fold_lightning.probes import name_of_class
 from fold_lightning.slice_maps import InputsOnALine, SliceMap, TooManyRegions, slice_map
 
@@ -35,7 +34,9 @@ class SliceMeasure(Measure):
 
     pictures = {
         "regions/slice": "All activation regions of a plane through three inputs, zoomed on the first where there are "
-        "many; the darker, the more units differ from its region."
+        "many; the darker, the more units differ from its region.",
+        "regions/slice_by_class": "The same plane by the class that is predicted, the paler the less sure, and the exact borders "
+        "between classes.",
     }
 
     @classmethod
@@ -52,15 +53,23 @@ class SliceMeasure(Measure):
         labels = None if self.sample.probes.labels is None else self.sample.probes.labels[rows]
         found = cache(lambda: self._map(model, rows))  # one map for both, made when the first of them is due
         return MeasureResult(
-            figures={"regions/slice": lambda: self._draw(found(), labels)},
+            figures={
+                "regions/slice": lambda: self._draw(found(), labels, "distance"),
+                "regions/slice_by_class": lambda: self._draw(found(), labels, "class"),
+            },
             drawn_tables={"map": lambda: map_table(found(), labels)},
         )
 
-    def _draw(self, found: SliceMap | str, labels: Tensor | None) -> Figure:
+    def _draw(self, found: SliceMap | str, labels: Tensor | None, color: MapColor) -> Figure:
         if isinstance(found, str):
             return plot_message(found)
-        names = None if labels is None else input_names(found, labels.tolist(), self.sample.class_names)
-        return plot_slice_map(found, names=names)
+        if color == "class" and found.scores is None:
+            return plot_message(
+                "No classes: the model's output is no matrix (inputs, classes), or curves after its last activation."
+            )
+        class_names = self.sample.class_names
+        names = None if labels is None else input_names(found, labels.tolist(), class_names)
+        return plot_slice_map(found, color=color, names=names, class_names=class_names or None)
 
     def _map(self, model: LightningModule, rows: Tensor) -> SliceMap | str:
         """Return the map of the plane through some items, or through the first alone if they have none of their own.
@@ -78,27 +87,6 @@ class SliceMeasure(Measure):
             return slice_map(model, inputs[:1], seed=self.sample.settings.seed, **options)
         except (TooManyRegions, MemoryError) as error:
             return f"No map of regions. {error}"
-
-
-def map_table(found: SliceMap | str, labels: Tensor | None) -> Columns:
-    """Return a map as columns: one row a region, one a corner of its polygon, one a vertex, one an input.
-
-    Of R regions there are at most 2 R + 4 vertices of 16 bytes and 6 R corners of 4, so that `MOST_REGIONS` take 240 KiB.
-
-    Args:
-        found: The map, or why there is none.
-        labels: Classes int64 (I,) of its inputs; None without labels.
-    """
-    if isinstance(found, str):
-        return {"reason": np.asarray(found)}
-    table = {"vertices": found.vertices, "window": torch.tensor(found.window, dtype=torch.float64), "marks": found.marks}
-    table |= {"corners": found.corners.int(), "starts": found.starts.int()}
-    table |= {"distance": found.distances.int(), "faces": found.neighbours.int()}
-    if found.scores is not None:
-        table |= {"prediction": found.predictions.int(), "confidence": found.confidences.float()}
-    if labels is not None:
-        table["mark_class"] = labels[: len(found.marks)]
-    return {name: column.numpy() for name, column in table.items()}
 
 
 def rows_of_different_classes(labels: Tensor | None, count: int) -> Tensor:

@@ -117,10 +117,9 @@ export function walk(div, walks, colour, label) {
       hovertemplate: `${named}<br>t %{x:.3f}<br>distance %{y}<extra></extra>`,
     });
     if (chosen) {
-      data.push({
-        ...common, y: [...length, length.at(-1)], line: { ...line, color: css("--text"), width: 1.2, dash: "dot" },
-        hovertemplate: `${named}<br>t %{x:.3f}<br>switches so far %{y}<extra></extra>`,
-      });
+      const straight = (y, dash) => ({ type: "scatter", mode: "lines", x: [0, 1], y, line: { color: css("--text"), width: 1.4, dash } });
+      data.push({ ...straight([0, length.at(-1)], "dash"), hovertemplate: `${named}, if it did not fold<br>%{y} switches<extra></extra>` });
+      data.push({ ...straight([farthest, farthest], "dot"), hovertemplate: `${named}<br>largest distance %{y}<extra></extra>` });
     }
     data.push({
       ...common, y: [...chi, chi.at(-1)], yaxis: "y2", line,
@@ -129,7 +128,7 @@ export function walk(div, walks, colour, label) {
   }
   const layout = {
     xaxis: axis("t, along the segment", { range: [0, 1], anchor: "y2" }),
-    yaxis: axis("units", { domain: [0.42, 1], rangemode: "tozero" }),
+    yaxis: axis("units that differ", { domain: [0.42, 1], rangemode: "tozero" }),
     yaxis2: axis("chi so far", { domain: [0, 0.34], rangemode: "tozero", range: chiRange(data) }),
   };
   return draw(div, data, layout, label);

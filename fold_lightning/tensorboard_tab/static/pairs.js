@@ -14,8 +14,8 @@ export function pairsPart(state, { colourOf, swatchOf, change }) {
   const list = el("div", { class: "scroll card", tabindex: 0, id: "segments", role: "group", "aria-label": "segments" });
   const controls = el("div", { class: "controls" }, el("label", {}, "From class ", from), el("label", {}, "to class ", to));
   const heading = el("h3");
-  const text = el("p", { class: "hint" }, "Solid: how many units differ from the first code. Dotted: how often any unit has switched so far, which is the distance of a walk " +
-    "that does not fold. The gap between the two is folding: chi = 1 - largest distance / switches.");
+  const text = el("p", { class: "hint" }, "Solid: how many units differ from the first code, on the way from one input (t = 0) to the other (t = 1). Dashed: the same for a walk that does not " +
+    "fold, which takes as many switches evenly and takes none back. Dotted: the largest distance that the walk reaches. The gap between the ends of these two is folding: chi = 1 - largest distance / switches.");
   const body = el("div", { class: "pairs" }, el("div", {}, grid, controls), el("div", {}, heading, list, text, walks));
   const made = part("pairs", "Folding between classes", "The brighter a cell, the more the network folds on the way between inputs of those two classes. Click a cell to see its " +
     "segments and the walk along each.", body);
