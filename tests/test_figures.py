@@ -86,12 +86,26 @@ def test_inputs_are_marked_with_thumbnails_names_and_segments() -> None:
     assert len(parts(plot_slice_map(a_map(), images=torch.rand(3, 3, 5, 5)), AnnotationBbox)) == 3
 
 
+def test_long_and_odd_names_stay_in_the_picture_as_they_are() -> None:
+    odd = ["$\\nocommand$ & <b>", "a name that goes on and on for many characters" * 2, "name" * 40]
+    figure = plot_slice_map(a_map(), color="class", names=odd, class_names=odd)
+    pixels = drawn(figure)[..., :3]
+    assert (pixels[:, :3] == 255).all() and (pixels[:, -3:] == 255).all(), "something is cut off"
+    figure = plot_folding_matrix(torch.zeros(3, 3), odd)
+    figure.savefig(io.BytesIO())
+    assert figure.axes[0].get_yticklabels()[0].get_text() == r"\$\nocommand\$ & <b>"
+
+
 def test_inputs_outside_the_window_are_not_marked() -> None:
     found = a_map(window=(100.0, 101.0, 0.0, 1.0))
     figure = plot_slice_map(found, names=["a", "b", "c"])
     assert len(parts(figure, AnnotationBbox)) == 0 and len(figure.axes[0].lines) == 3
     assert figure.axes[1].get_ylabel() == "units that differ from the region in the middle"
     assert figure.axes[0].get_xlim() == (100.0, 101.0)
+    assert figure.axes[0].get_title().endswith(" of a plane, zoomed on one of three inputs")
+    assert (
+        figure.axes[0].get_title() == f"{len(found)} region{'s' * (len(found) != 1)} of a plane, zoomed on one of three inputs"
+    )
 
 
 @pytest.mark.parametrize("half_width", [1.0, 1e-2, 1e-5])

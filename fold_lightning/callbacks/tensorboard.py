@@ -163,14 +163,14 @@ class TensorBoard:
         for make in [make for result in results for make in self._summaries(result)]:
             try:
                 summary = make()
-                for board in self._boards:
+                for board in self._boards if summary is not None else ():
                     self._add(board, summary, step)
             except Exception as error:
                 errors.append(error)
         if errors:
             raise errors[0]
 
-    def _summaries(self, result: MeasureResult) -> Iterator[Callable[[], Summary]]:
+    def _summaries(self, result: MeasureResult) -> Iterator[Callable[[], Summary | None]]:
         """Yield functions that make a result's tables that take long, and its figures."""
         for name, make in result.drawn_tables.items():
             yield partial(_summary_of, table_summary, name, make)
@@ -192,8 +192,9 @@ class TensorBoard:
         return [board.experiment for board in self._boards]
 
 
-def _summary_of(summarize: Callable[[str, Any], Summary], name: str, make: Callable[[], Any]) -> Summary:
-    return summarize(name, make())
+def _summary_of(summarize: Callable[[str, Any], Summary], name: str, make: Callable[[], Any]) -> Summary | None:
+    made = make()
+    return None if made is None else summarize(name, made)
 
 
 def table_summary(name: str, table: Mapping[str, Any]) -> Summary:

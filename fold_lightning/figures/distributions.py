@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from fold_lightning.figures.style import ACCENT, PRIMARY, QUIET, check_available, end_of_name, open_frame
+from fold_lightning.figures.style import ACCENT, PRIMARY, QUIET, check_available, end_of_name, head, open_frame
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,14 +71,11 @@ def plot_face_counts(face_counts: Tensor, bound: int | None = None, *, xlabel: s
     axis.axvline(counts.mean(), color="black", linewidth=1.5, label=f"mean {counts.mean():.2f}")
     if bound is not None:
         axis.axvline(bound, color=ACCENT, linewidth=1.5, linestyle="--", label=f"{bound}, bound of the mean over all regions")
-    axis.set_title(
-        f"{counts.mean():.1f} faces on average, over {len(counts):,} region{'s' * (len(counts) != 1)}", fontsize="medium"
-    )
+    head(axis, f"{counts.mean():.1f} faces on average, over {len(counts):,} region{'s' * (len(counts) != 1)}")
     axis.set_xlabel(xlabel)
     axis.set_ylabel("regions")
     axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axis.legend(fontsize="small")
     open_frame(axis)
     return figure
 
@@ -120,7 +117,7 @@ def plot_unit_activity(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     for what, share in parts.items():
         axis.barh(places, share, left=begin, color=UNIT_COLORS[what], label=labels[what], height=0.8)
         begin = begin + share
-    axis.plot(active, places, "o", color="white", markeredgecolor="black", markersize=5, label="on for a mean input")
+    axis.plot(active, places, "o", color="white", markeredgecolor="black", markersize=5, label="on for an input, on average")
     shown = places[:: -(-len(names) // MAX_LAYERS)]
     axis.set_yticks(shown, [end_of_name(names[i]) for i in shown])
     axis.set_ylim(len(names) - 0.5, -0.5)

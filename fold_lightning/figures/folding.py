@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fold_lightning.figures.style import ACCENT, PRIMARY, QUIET, check_available, open_frame, shortened
+from fold_lightning.figures.style import ACCENT, PRIMARY, QUIET, check_available, head, literal, open_frame, shortened
 from fold_lightning.folding.along_walks import distance_profile, folding_profile
 from fold_lightning.walks import Walks
 
@@ -76,7 +76,6 @@ def plot_walk(walks: Walks, i: int) -> Figure:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
     folds = f"1 - {farthest} / {length} = " if length else ""
-    upper.set_title(f"{len(chi):,} region{'s' * (len(chi) != 1)}, chi = {folds}{chi[-1]:.3f}", fontsize="medium")
     lower.set_xlabel("t along the segment")
     unfolded = f"unfolded: {length:,} switch{'es' * (length != 1)} evenly, none back"
     upper.plot([0, 1], [0, length], color=QUIET, linestyle="--", linewidth=1.3, label=unfolded)
@@ -92,7 +91,7 @@ def plot_walk(walks: Walks, i: int) -> Figure:
     upper.set_xlim(0, 1)
     upper.set_ylim(0, max(1.0, 1.05 * length))
     upper.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    upper.legend(fontsize="small", loc="upper left", framealpha=0.9)
+    head(upper, f"{len(chi):,} region{'s' * (len(chi) != 1)}, chi = {folds}{chi[-1]:.3f}")
     top = _end_of_scale(chi.max().item())
     lower.set_ylim(0, top)
     lower.set_yticks([0, top / 2, top])
@@ -132,12 +131,11 @@ def plot_folding(chi: Tensor) -> Figure:
         median = folded.quantile(0.5).item()
         axis.axvline(median, color=ACCENT, linewidth=1.5, linestyle="--", label=f"median of those that fold {median:.3f}")
     many = f"{len(values):,} segment{'s' * (len(values) != 1)}"
-    axis.set_title(f"{len(folded) / len(values):.0%} of {many} fold, chi is {values.mean():.3f} on average", fontsize="medium")
+    head(axis, f"{len(folded) / len(values):.0%} of {many} fold, chi is {values.mean():.3f} on average")
     axis.set_xlabel("chi of the segments that fold")
     axis.set_ylabel("segments")
     axis.set_xlim(0, top)
     axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axis.legend(fontsize="small")
     open_frame(axis)
     return figure
 
@@ -211,7 +209,7 @@ def plot_folding_matrix(matrix: Tensor, class_names: Sequence[str] | None = None
 
     values = matrix.detach().double().cpu()
     count = len(values)
-    names = [str(c) for c in range(count)] if class_names is None else [shortened(name) for name in class_names]
+    names = [str(c) for c in range(count)] if class_names is None else [literal(shortened(name)) for name in class_names]
     shown = range(0, count, -(-count // (MAX_NAMED if count <= MAX_NAMED else MAX_TICKS)) if count else 1)
     size = min(MAX_SIZE, 2.6 + 0.32 * count)
     figure = Figure(figsize=(size, 0.85 * size), layout="constrained")

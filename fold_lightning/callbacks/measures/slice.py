@@ -16,6 +16,7 @@ from fold_lightning.callbacks.measures.base import Measure, MeasureResult
 from fold_lightning.callbacks.measures.map_table import map_table
 from fold_lightning.callbacks.measures.sources import Sources
 from fold_lightning.figures import MapColor, plot_message, plot_slice_map
+from fold_lightning.figures.style import shortened
 from fold_lightning.probes import name_of_class
 from fold_lightning.slice_maps import InputsOnALine, SliceMap, TooManyRegions, slice_map
 
@@ -36,7 +37,7 @@ class SliceMeasure(Measure):
         "regions/slice": "All activation regions of a plane through three inputs, zoomed on the first where there are "
         "many; the darker, the more units differ from its region.",
         "regions/slice_by_class": "The same plane by the class that is predicted, the paler the less sure, and the exact borders "
-        "between classes.",
+        "between classes; drawn where the window holds several.",
     }
 
     @classmethod
@@ -60,13 +61,11 @@ class SliceMeasure(Measure):
             drawn_tables={"map": lambda: map_table(found(), labels)},
         )
 
-    def _draw(self, found: SliceMap | str, labels: Tensor | None, color: MapColor) -> Figure:
+    def _draw(self, found: SliceMap | str, labels: Tensor | None, color: MapColor) -> Figure | None:
+        if color == "class" and not (isinstance(found, SliceMap) and _has_borders(found)):
+            return None  # deep in a zoom all is of one class
         if isinstance(found, str):
             return plot_message(found)
-        if color == "class" and found.scores is None:
-            return plot_message(
-                "No classes: the model's output is no matrix (inputs, classes), or curves after its last activation."
-            )
         class_names = self.sample.class_names
         names = None if labels is None else input_names(found, labels.tolist(), class_names)
         return plot_slice_map(found, color=color, names=names, class_names=class_names or None)
@@ -87,6 +86,11 @@ class SliceMeasure(Measure):
             return slice_map(model, inputs[:1], seed=self.sample.settings.seed, **options)
         except (TooManyRegions, MemoryError) as error:
             return f"No map of regions. {error}"
+
+
+def _has_borders(found: SliceMap) -> bool:
+    """Return whether a map shows several classes."""
+    return found.scores is not None and len(found.scores.argmax(1).unique()) > 1
 
 
 def rows_of_different_classes(labels: Tensor | None, count: int) -> Tensor:
@@ -111,6 +115,6 @@ def input_names(found: SliceMap, labels: list[int], class_names: Sequence[str]) 
     names = []
     for label, region in zip(labels, regions, strict=False):
         wrong = bool(predicted) and region >= 0 and predicted[region] != label
-        name = name_of_class(label, class_names) if label >= 0 else ""
-        names.append(f"{name}, taken for {name_of_class(predicted[region], class_names)}" if wrong else name)
+        name = shortened(name_of_class(label, class_names)) if label >= 0 else ""
+        names.append(f"{name}, taken for {shortened(name_of_class(predicted[region], class_names))}" if wrong else name)
     return names
