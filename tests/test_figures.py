@@ -179,7 +179,7 @@ def test_names_of_classes_and_layers_are_shortened() -> None:
     axis, _ = plot_folding_matrix(torch.zeros(2, 2), [long, "b"]).axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["a_name_that_goes_on…", "b"]
     (axis,) = plot_code_distances({long * 2: dict.fromkeys(("within", "between"), torch.tensor(0.5))}).axes
-    assert len(axis.get_yticklabels()[0].get_text()) == 30
+    assert len(axis.get_yticklabels()[0].get_text()) == 24
     with pytest.raises(ValueError, match="must hold at least one layer, got none"):
         plot_code_distances({})
 

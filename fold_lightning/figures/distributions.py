@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from fold_lightning.figures.style import ACCENT, PRIMARY, QUIET, check_available, end_of_name, head, open_frame
+from fold_lightning.figures.style import ACCENT, PRIMARY, QUIET, WIDTH, check_available, end_of_name, head, open_frame
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +65,7 @@ def plot_face_counts(face_counts: Tensor, bound: int | None = None, *, xlabel: s
     if len(counts) == 0:
         raise ValueError("`face_counts` must hold at least one region, got none: update the statistics first.")
     edges = count_edges(face_counts)
-    figure = Figure(figsize=(6.0, 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axis = figure.subplots()
     axis.hist(counts, edges, color=PRIMARY, edgecolor="white", linewidth=0.6 if len(edges) < MAX_BARS / 2 else 0.0)
     axis.axvline(counts.mean(), color="black", linewidth=1.5, label=f"mean {counts.mean():.2f}")
@@ -109,7 +109,7 @@ def plot_unit_activity(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     dead, always, active = (
         np.array([float(per_layer[name][what]) for name in names]) for what in ("dead", "always_active", "active")
     )
-    figure = Figure(figsize=(6.0, 1.4 + 0.32 * min(len(names), MAX_LAYERS)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.4 + 0.32 * min(len(names), MAX_LAYERS)), layout="constrained")
     axis = figure.subplots()
     places, begin = np.arange(len(names)), np.zeros(len(names))
     parts = {"dead": dead, "other": 1 - dead - always, "always_active": always}
@@ -124,7 +124,7 @@ def plot_unit_activity(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     axis.set_xlim(0, 1)
     axis.set_xlabel("share of the layer's units")
     axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=4, fontsize="x-small", frameon=False)
+    figure.legend(loc="outside upper center", ncols=2, fontsize="small", frameon=False)
     return figure
 
 
@@ -155,16 +155,16 @@ def plot_code_distances(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure
         raise ValueError("`per_layer` must hold at least one layer, got none: update with codes that have layers.")
     names, places = list(per_layer), np.arange(len(per_layer))
     within, between = (np.array([float(per_layer[name][what]) for name in names]) for what in ("within", "between"))
-    figure = Figure(figsize=(6.0, 1.4 + 0.32 * min(len(names), MAX_LAYERS)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.4 + 0.32 * min(len(names), MAX_LAYERS)), layout="constrained")
     axis = figure.subplots()
     axis.hlines(places, within, between, color=QUIET, linewidth=2, alpha=0.6)
     axis.plot(within, places, "o", color=PRIMARY, markersize=7, label="two inputs of one class")
-    axis.plot(between, places, "D", color=ACCENT, markersize=6, label="two inputs of different classes")
+    axis.plot(between, places, "D", color=ACCENT, markersize=6, label="of different classes")
     shown = places[:: -(-len(names) // MAX_LAYERS)]
     axis.set_yticks(shown, [end_of_name(names[i]) for i in shown])
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_xlim(left=0)
-    axis.set_xlabel("mean Hamming distance, as a share of units")
+    axis.set_xlabel("mean Hamming distance, as a share of units", loc="right")  # names may leave it little room
     open_frame(axis)
     figure.legend(loc="outside upper center", ncols=2, fontsize="small", frameon=False)
     return figure

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fold_lightning.figures.style import ACCENT, PRIMARY, QUIET, check_available, head, literal, open_frame, shortened
+from fold_lightning.figures.style import ACCENT, PRIMARY, QUIET, WIDTH, check_available, head, literal, open_frame, shortened
 from fold_lightning.folding.along_walks import distance_profile, folding_profile
 from fold_lightning.walks import Walks
 
@@ -73,7 +73,7 @@ def plot_walk(walks: Walks, i: int) -> Figure:
     distance, chi, one = distance_profile(walks, i).cpu(), folding_profile(walks, i).cpu(), walks.only(i)
     steps, length, farthest = one.position.unique().cpu(), len(one.unit), int(distance.max())
     edges = torch.cat([steps.new_zeros(1), steps, steps.new_ones(1)]).numpy()
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
     folds = f"1 - {farthest} / {length} = " if length else ""
     lower.set_xlabel("t along the segment")
@@ -122,7 +122,7 @@ def plot_folding(chi: Tensor) -> Figure:
 
     values = _at_least_one(chi)
     folded = values[values > 0]
-    figure = Figure(figsize=(6.0, 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axis = figure.subplots()
     top = _end_of_scale(values.max().item())
     axis.hist(folded.numpy(), NUM_BINS, range=(0.0, top), color=PRIMARY, edgecolor="white", linewidth=0.6)
@@ -167,7 +167,7 @@ def plot_folding_over_steps(chi: Mapping[int, Tensor], xlabel: str = "step") -> 
         raise ValueError("`chi` must hold at least one step, got none: pass step -> chi of its segments.")
     steps = sorted(chi)
     found = [_at_least_one(chi[step]) for step in steps]
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axis = figure.subplots()
     axis.plot(steps, [values.mean().item() for values in found], color="black", linewidth=1.6, label="mean", zorder=3)
     for low, high, name, depth in BANDS:
@@ -175,6 +175,7 @@ def plot_folding_over_steps(chi: Mapping[int, Tensor], xlabel: str = "step") -> 
         axis.fill_between(steps, bounds[:, 0], bounds[:, 1], color=PRIMARY, alpha=depth, linewidth=0, label=name)
     if len(steps) == 1:
         axis.plot(steps * len(found[0]), found[0].numpy(), "o", color=PRIMARY, markersize=4, alpha=0.4)
+        axis.set_xticks(steps)
     least, most = min(map(len, found)), max(map(len, found))
     many = f"{most:,} segments" if least == most else f"{least:,} to {most:,} segments"
     axis.set_title(f"chi of {many} at {len(steps):,} step{'s' * (len(steps) != 1)}", fontsize="medium")
@@ -220,7 +221,7 @@ def plot_folding_matrix(matrix: Tensor, class_names: Sequence[str] | None = None
     rows, columns = (~values.isnan()).nonzero(as_tuple=True)
     if count > MAX_CELLS and len(rows) < count**2 / 8:  # cells of so many classes would be specks
         image: Any = axis.scatter(
-            columns, rows, 24, values[rows, columns], marker="s", edgecolors=QUIET, linewidths=0.5, **scale
+            columns, rows, 24, values[rows, columns], marker="s", edgecolors=QUIET, linewidths=0.5, clip_on=False, **scale
         )
         axis.set_xlim(-0.5, count - 0.5)
         axis.set_ylim(count - 0.5, -0.5)

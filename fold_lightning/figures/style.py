@@ -17,6 +17,10 @@ PRIMARY, ACCENT, QUIET = "#4477aa", "#bb5566", "#777777"
 """Colours of what is measured, of a bound or of what it turned into, and of what it is compared with."""
 
 
+WIDTH = 5.0
+"""Width of a figure, in inches: TensorBoard shows one of 500 pixels about 400 wide, at which its text can be read."""
+
+
 def is_available() -> bool:
     """Return whether matplotlib is installed."""
     return find_spec("matplotlib") is not None
@@ -47,8 +51,8 @@ def open_frame(axis: Axes) -> None:
 
 def head(axis: Axes, title: str) -> None:
     """Put a title above, and between it and the frame the legend, where it covers nothing."""
-    axis.set_title(title, fontsize="medium", pad=24)
-    axis.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, borderaxespad=0.2)
+    axis.set_title(title, fontsize="medium", pad=38)
+    axis.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, borderaxespad=0.2)
 
 
 def shortened(name: str, most: int = 20) -> str:
@@ -71,7 +75,7 @@ def literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def end_of_name(name: str, most: int = 30) -> str:
+def end_of_name(name: str, most: int = 24) -> str:
     """Return the end of a layer's name, at most so many characters: beginnings are alike in a network.
 
     Example:

@@ -37,8 +37,8 @@ class FacesMeasure(RegionMeasure):
         scalars = {"faces/mean": float(counts.mean()), "faces/max": float(counts.max())}
         bound, faces = 2 * self.sample.faces.dimension, self.sample.faces
         scalars["faces/bound"] = float(bound)
-        of_slices = f"faces of a random slice of {faces.subspace} dimensions through an input's region"
-        xlabel = of_slices if faces.subspace else "faces of an input's region"
+        slices = f" in random slices of {faces.subspace} dimensions" if faces.subspace else ""
+        xlabel = f"faces of inputs' regions{slices}"
         return MeasureResult(
             scalars,
             {"faces/histogram": (counts, count_edges(counts))},

@@ -75,7 +75,7 @@ export async function matrix(div, classes, names, rows, largest, chosen, label) 
   function markers() { // cells of so many classes would be specks
     const marker = { symbol: "square", size: 8, cmin: 0, cmax: largest, ...scale, color: rows.map(({ value }) => value), line: { width: 1, color: css("--quiet") } };
     return {
-      type: "scatter", mode: "markers", x: rows.map(({ to }) => categories[place.get(to)]), y: rows.map(({ from }) => categories[place.get(from)]),
+      type: "scatter", mode: "markers", cliponaxis: false, x: rows.map(({ to }) => categories[place.get(to)]), y: rows.map(({ from }) => categories[place.get(from)]),
       marker, hovertemplate: `${said}%{marker.color:.3f}<extra></extra>`,
     };
   }

@@ -161,7 +161,7 @@ async function map(div, table, shapes, about, how, named, label) {
   const layout = {
     xaxis: axis("distance along the first direction", { range: [x0, x1], ...inPlane }),
     yaxis: axis("along the second", { range: [y0, y1], scaleanchor: "x", ...inPlane }),
-    dragmode: "zoom", plot_bgcolor: css("--soft"), annotations: markNames(table, about), uirevision: String(table.window),
+    dragmode: "zoom", plot_bgcolor: byClass ? "#ffffff" : css("--soft"), annotations: markNames(table, about), uirevision: String(table.window),
   };
   await draw(div, data, layout, label);
   follow(div, shapes, table, (found) => (named.textContent = found ? describe(table, about, found) : HINT));
