@@ -347,7 +347,9 @@ def browser() -> Iterator[Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "dark"), [(1400, False), (700, True)])
-def test_a_browser_draws_each_part_and_a_cell_shows_its_walks(server: str, browser: Any, width: int, dark: bool) -> None:
+def test_a_browser_draws_each_part_and_a_cell_shows_its_walks(
+    server: str, runs: dict[str, Path], browser: Any, width: int, dark: bool
+) -> None:
     page = browser.new_page(viewport={"width": width, "height": 1400}, color_scheme="dark" if dark else "light")
     errors: list[str] = []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
@@ -384,6 +386,12 @@ def test_a_browser_draws_each_part_and_a_cell_shows_its_walks(server: str, brows
     assert frame.query_selector("#map .over circle")
     frame.select_option("#map-colour", "prediction")
     frame.wait_for_selector("text=Predicted:", timeout=30_000)
+    log = read_log(runs["plain"])["map"]
+    borders = log[max(log)]["borders"]
+    drawn = frame.evaluate(
+        "[...document.querySelectorAll('#map .plot')].map(({data}) => data.filter(({line}) => line?.width === 2.2))"
+    )
+    assert any(len(traces) == 1 and len(traces[0]["x"]) == 3 * len(borders) for traces in drawn) and len(borders) > 0
     assert EVIL[0] in frame.inner_text("#map")
 
     slider = frame.query_selector("input[type=range]")
@@ -394,6 +402,35 @@ def test_a_browser_draws_each_part_and_a_cell_shows_its_walks(server: str, brows
     assert slider.get_attribute("aria-valuetext") != before and "step 0" in slider.get_attribute("aria-valuetext")
     frame.wait_for_selector("#map >> text=regions at step 0", timeout=30_000)
     assert not errors
+    page.close()
+
+
+def without_last(data: bytes, word: bytes) -> tuple[bytes, bytes]:
+    """Return an event file without the last record that holds a word, and that record: 8 bytes of length, 4, itself and 4 more."""
+    at, found = 0, slice(0)
+    while at < len(data):
+        end = at + 16 + struct.unpack_from("<Q", data, at)[0]
+        found, at = (slice(at, end) if word in data[at:end] else found), end
+    return data[: found.start] + data[found.stop :], data[found]
+
+
+@pytest.mark.slow
+def test_a_map_that_is_written_after_the_last_measurement_is_shown(browser: Any, runs: dict[str, Path], tmp_path: Path) -> None:
+    (file,) = runs["plain"].glob("*.tfevents.*")
+    before, last_map = without_last(file.read_bytes(), b"fold_lightning/map")
+    growing = tmp_path / "run" / file.name
+    growing.parent.mkdir()
+    growing.write_bytes(before)
+    board = program.TensorBoard()
+    board.configure(argv=["", "--logdir", str(tmp_path), "--host", "127.0.0.1", "--port", "0", "--reload_interval", "1"])
+    page = browser.new_page()
+    page.goto(f"{board.launch()}#fold_lightning")
+    frame = page.wait_for_selector("iframe", timeout=60_000).content_frame()
+    step = max(read_log(runs["plain"])["segments"])
+    frame.wait_for_selector(f"#map >> text=the last map up to step {step}", timeout=60_000)
+    with growing.open("ab") as rest:
+        rest.write(last_map)
+    frame.wait_for_selector(f"#map >> text=/regions at step {step}$/", timeout=60_000)
     page.close()
 
 
