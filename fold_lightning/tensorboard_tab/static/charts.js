@@ -81,7 +81,7 @@ export async function matrix(div, classes, names, rows, largest, chosen, label) 
   }
 
   const shapes = [];
-  if (chosen && place.has(chosen[0]) && place.has(chosen[1])) {
+  if (chosen && rows.some(({ from, to }) => from === chosen[0] && to === chosen[1])) {
     const [y, x] = chosen.map((name) => place.get(name));
     const half = isSparse ? Math.max(0.5, classes.length / 50) : 0.5;
     const box = { type: "rect", x0: x - half, x1: x + half, y0: y - half, y1: y + half };
@@ -147,7 +147,8 @@ export function layers(div, names, steps, values, range, step, what, label) {
     colorbar: { thickness: 12, outlinewidth: 0 },
   };
   const y = { type: "category", autorange: "reversed", showgrid: false, dtick: Math.ceil(names.length / 24) };
-  return draw(div, [heat], { xaxis: axis("step", { showgrid: false }), yaxis: axis("", y), shapes: [at(step)] }, label);
+  const shapes = step <= steps.at(-1) ? [at(step)] : []; // past its end the line would stretch the axis
+  return draw(div, [heat], { xaxis: axis("step", { showgrid: false }), yaxis: axis("", y), shapes }, label);
 }
 
 // Bars of whole numbers, with the mean and the bound.
