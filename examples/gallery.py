@@ -110,9 +110,7 @@ def _plotted(metric: Any, *seen: Any) -> Figure:
 
 def _faces(net: nn.Module, images: Tensor) -> Figure:
     counts = face_counts(activation_regions(net, images[:NUM_REGIONS], subspace=2))
-    figure = figures.plot_face_counts(counts, bound=4)
-    figure.axes[0].set_xlabel("faces of a region in a random plane through an input")
-    return figure
+    return figures.plot_face_counts(counts, bound=4, xlabel="faces of inputs' regions in random planes")
 
 
 def _map(net: nn.Module, images: Tensor, labels: Tensor, color: Any) -> Figure:

@@ -86,12 +86,26 @@ def test_inputs_are_marked_with_thumbnails_names_and_segments() -> None:
     assert len(parts(plot_slice_map(a_map(), images=torch.rand(3, 3, 5, 5)), AnnotationBbox)) == 3
 
 
+def test_long_and_odd_names_stay_in_the_picture_as_they_are() -> None:
+    odd = ["$\\nocommand$ & <b>", "a name that goes on and on for many characters" * 2, "name" * 40]
+    figure = plot_slice_map(a_map(), color="class", names=odd, class_names=odd)
+    pixels = drawn(figure)[..., :3]
+    assert (pixels[:, :3] == 255).all() and (pixels[:, -3:] == 255).all(), "something is cut off"
+    figure = plot_folding_matrix(torch.zeros(3, 3), odd)
+    figure.savefig(io.BytesIO())
+    assert figure.axes[0].get_yticklabels()[0].get_text() == r"\$\nocommand\$ & <b>"
+
+
 def test_inputs_outside_the_window_are_not_marked() -> None:
     found = a_map(window=(100.0, 101.0, 0.0, 1.0))
     figure = plot_slice_map(found, names=["a", "b", "c"])
     assert len(parts(figure, AnnotationBbox)) == 0 and len(figure.axes[0].lines) == 3
     assert figure.axes[1].get_ylabel() == "units that differ from the region in the middle"
     assert figure.axes[0].get_xlim() == (100.0, 101.0)
+    assert figure.axes[0].get_title().endswith(" of a plane, zoomed on one of three inputs")
+    assert (
+        figure.axes[0].get_title() == f"{len(found)} region{'s' * (len(found) != 1)} of a plane, zoomed on one of three inputs"
+    )
 
 
 @pytest.mark.parametrize("half_width", [1.0, 1e-2, 1e-5])
@@ -116,14 +130,15 @@ def test_a_map_without_scores_has_no_classes_to_draw() -> None:
         plot_slice_map(found, color="faces")  # type: ignore[arg-type]
 
 
-def test_a_walk_has_its_distance_beside_the_one_that_it_would_have_without_folds() -> None:
+def test_a_walk_has_the_straight_line_of_one_that_does_not_fold_and_the_gap_is_chi() -> None:
     bits = torch.tensor([[[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1]]]).bool()
     upper, lower = plot_walk(Walks.from_codes(bits), 0).axes
-    unfolded, walk = upper.lines
-    assert unfolded.get_ydata()[1:].tolist() == [0, 1, 2, 3, 4]
+    unfolded, walk, farthest = upper.lines
+    assert unfolded.get_xydata().tolist() == [[0, 0], [1, 4]]
+    assert farthest.get_ydata()[0] == 2 == (1 - 1 / 2) * unfolded.get_ydata()[1]
     assert walk.get_ydata()[1:].tolist() == [0, 1, 2, 1, 2]
     assert lower.lines[0].get_ydata()[1:].tolist() == pytest.approx([0, 0, 0, 1 / 3, 1 / 2])
-    assert upper.get_title() == "5 regions, chi = 0.500"
+    assert upper.get_title() == "5 regions, chi = 1 - 2 / 4 = 0.500"
     nowhere = plot_walk(Walks.from_codes(torch.zeros(1, 3, 4, dtype=torch.bool)), 0).axes
     assert nowhere[0].get_title() == "1 region, chi = 0.000"
 
@@ -164,7 +179,7 @@ def test_names_of_classes_and_layers_are_shortened() -> None:
     axis, _ = plot_folding_matrix(torch.zeros(2, 2), [long, "b"]).axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["a_name_that_goes_on…", "b"]
     (axis,) = plot_code_distances({long * 2: dict.fromkeys(("within", "between"), torch.tensor(0.5))}).axes
-    assert len(axis.get_yticklabels()[0].get_text()) == 30
+    assert len(axis.get_yticklabels()[0].get_text()) == 24
     with pytest.raises(ValueError, match="must hold at least one layer, got none"):
         plot_code_distances({})
 

@@ -36,6 +36,8 @@ from fold_lightning import (
 )
 from fold_lightning.callbacks import method
 from fold_lightning.callbacks.measures import MEASURES
+from fold_lightning.callbacks.measures import distances as distances_measure
+from fold_lightning.callbacks.measures import folding as folding_measure
 from fold_lightning.callbacks.measures import slice as slice_measure
 from fold_lightning.callbacks.measures.sources import SegmentSource
 from fold_lightning.figures import plot_message, plot_slice_map
@@ -43,6 +45,7 @@ from fold_lightning.slice_maps import TooManyRegions
 from helpers.networks import mlp
 from helpers.training import (
     FACES,
+    FIGURES,
     TAGS,
     Model,
     Recorder,
@@ -88,7 +91,7 @@ def test_real_tensorboard_files_hold_curves_histograms_pictures_and_a_layout(tmp
     assert (
         "random slices of 2 dimensions through inputs of 5 features" in events.SummaryMetadata("faces/mean").summary_description
     )
-    assert sorted(tags["images"]) == ["folding/phi_matrix", "folding/walk", "regions/slice"]
+    assert sorted(tags["images"]) == sorted(FIGURES)
     settings = yaml.safe_load((Path(logger.log_dir) / "hparams.yaml").read_text())
     assert (
         settings["folding_monitor"] | {"method": "exact", "num_inputs": 40, "num_segments": 12} == settings["folding_monitor"]
@@ -100,6 +103,47 @@ def test_real_tensorboard_files_hold_curves_histograms_pictures_and_a_layout(tmp
     assert len((folder / "tensors.tsv").read_text().splitlines()) == 40
     assert sorted((folder / "metadata.tsv").read_text().split()) == sorted(map(str, data(40, 1).tensors[1].tolist()))
     assert "custom_scalars__config__" in tags["tensors"]
+
+
+def images(logger: TensorBoardLogger) -> dict[str, list[int]]:
+    """Return the tags of figures in a run's files, with their steps."""
+    events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
+    return {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
+
+
+@pytest.mark.slow
+def test_figures_are_those_of_what_is_measured(tmp_path: Path) -> None:
+    for wanted, others in (("folding", ()), ("codes", ()), ("units", ()), ("faces", ("regions",))):
+        logger = TensorBoardLogger(tmp_path, name=wanted)
+        off = dict.fromkeys({"folding", "codes", "units", "faces"} - {wanted}, False)
+        fit(tmp_path, watch(num_segments=4, **off), logger=logger, max_epochs=1)
+        assert sorted(images(logger)) == sorted(tag for tag in FIGURES if tag.split("/")[0] in (wanted, *others))
+
+
+@pytest.mark.slow
+def test_a_figure_that_fails_costs_a_warning_and_no_other_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> Any:
+        raise RuntimeError("no font is found")
+
+    monkeypatch.setattr(distances_measure, "plot_code_distances", fail)
+    logger = TensorBoardLogger(tmp_path, name="tb")
+    with pytest.warns(UserWarning, match="could not measure all at epoch 0: no font is found") as warned:
+        trainer = fit(tmp_path, watch(num_segments=4), logger=[logger, Recorder()])
+    assert sum("no font" in str(warning.message) for warning in warned) == 1
+    assert images(logger) == {tag: [0, 2, 5] for tag in FIGURES if tag != "codes/distances"}
+    assert all(set(values) == TAGS for _, values in trainer.loggers[1].said) and embedded(logger)
+
+
+@pytest.mark.slow
+def test_folding_over_steps_has_every_measurement_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[int, Tensor]] = []
+    draw = folding_measure.plot_folding_over_steps
+    monkeypatch.setattr(folding_measure, "plot_folding_over_steps", lambda chi: seen.append(dict(chi)) or draw(chi))
+    recorder = Recorder()
+    fit(tmp_path, watch(num_segments=8), logger=[TensorBoardLogger(tmp_path), recorder], max_epochs=4)
+    assert [list(chi) for chi in seen] == [[0], [0, 2], [0, 2, 5, 8], [0, 2, 5, 8, 11]]
+    means = {step: values["folding/chi_mean"] for step, values in recorder.said}
+    assert {step: chi.mean().item() for step, chi in seen[-1].items()} == pytest.approx(means, rel=1e-5)
 
 
 def embedded(logger: TensorBoardLogger) -> dict[tuple[int, str], Tensor]:
@@ -208,9 +252,9 @@ def test_inputs_of_few_features_have_whole_regions(tmp_path: Path) -> None:
 def test_the_map_of_regions_goes_through_inputs_of_different_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[SliceMap, list[str]]] = []
 
-    def draw(found: SliceMap, *, names: list[str]) -> Any:
+    def draw(found: SliceMap, *, names: list[str], **options: Any) -> Any:
         made.append((found, names))
-        return plot_slice_map(found, names=names)
+        return plot_slice_map(found, names=names, **options)
 
     monkeypatch.setattr(slice_measure, "plot_slice_map", draw)
     given = data(60, 3)
@@ -224,6 +268,7 @@ def test_the_map_of_regions_goes_through_inputs_of_different_classes(tmp_path: P
     )
     items, labels = given.tensors
     found, names = made[-1]
+    assert made[-2] == made[-1], "one map is drawn by distance and by class"
     assert 24 <= len(found) <= slice_measure.MOST_REGIONS
     marked = found.inputs(found.marks)
     rows = [int((items.double() - mark).norm(dim=1).argmin()) for mark in marked]

@@ -18,7 +18,7 @@ from fold_lightning import FoldingMonitor
 from fold_lightning.callbacks import measure_set, schedule, session
 from fold_lightning.callbacks.measures.sources import InputSource, SegmentSource
 from fold_lightning.callbacks.schedule import FREE_SECONDS, Schedule
-from helpers.training import TAGS, Model, Recorder, Stream, data, fit, loaders, watch
+from helpers.training import FIGURES, TAGS, Model, Recorder, Stream, data, fit, loaders, watch
 
 
 class Clock:
@@ -246,7 +246,7 @@ def test_figures_are_drawn_at_the_first_second_fourth_measurement_and_at_the_end
     logger = TensorBoardLogger(tmp_path, name="tb")
     fit(tmp_path, watch(num_segments=4), logger=[logger, Recorder()], max_epochs=6)
     events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
-    for tag in ("folding/walk", "folding/phi_matrix", "regions/slice"):
+    for tag in FIGURES:
         assert [image.step for image in events.Images(tag)] == [0, 2, 8, 17]
 
 

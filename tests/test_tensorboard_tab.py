@@ -24,7 +24,9 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from fold_lightning import FoldingMonitor, read_log, slice_map
 from fold_lightning._tables import TABLE_BYTES, bounded, pack, unpack
-from fold_lightning.callbacks.measures.slice import MOST_REGIONS, map_table
+from fold_lightning.callbacks.measures import map_table as map_tables
+from fold_lightning.callbacks.measures.map_table import MAP_BYTES, map_table
+from fold_lightning.callbacks.measures.slice import MOST_REGIONS
 from fold_lightning.probes import ProbeSource
 
 EPOCHS, CLASSES = 3, 3
@@ -159,14 +161,39 @@ def test_a_map_as_a_table_has_what_its_polygons_show() -> None:
     assert map_table("No map: too many.", None)["reason"] == "No map: too many."
 
 
+def test_a_map_as_a_table_has_the_exact_borders_between_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(3)
+    model, inputs = Model().net.double(), 2 * torch.randn(3, 6).double()
+    found = slice_map(model, inputs)
+    table = map_table(found, None)
+    vertices = table["vertices"]
+    assert (vertices[: len(found.vertices)] == found.vertices.numpy()).all() and len(np.unique(vertices, axis=0)) == len(
+        vertices
+    )
+    parts = np.split(vertices[table["part_corners"]], table["part_starts"][1:-1])
+    whole = np.split(vertices[table["corners"]], table["starts"][1:-1])
+    sizes = np.bincount(table["part_region"], list(map(area, parts)), len(whole))
+    divided = np.unique(table["part_region"])
+    assert sizes[divided] == pytest.approx([area(whole[region]) for region in divided], rel=1e-9) and len(divided) > 3
+    with torch.no_grad():  # a class is the largest of its part, and as large as another all along its borders
+        inner = np.stack([part.mean(0) for part in parts])
+        assert model(found.inputs(torch.from_numpy(inner))).argmax(1).tolist() == table["part_prediction"].tolist()
+        ends = torch.from_numpy(vertices[table["borders"]])
+        for share in (0.1, 0.7):
+            first, second = model(found.inputs(ends[:, 0] + share * (ends[:, 1] - ends[:, 0]))).topk(2).values.unbind(1)
+            assert torch.allclose(first, second, atol=1e-9)
+    monkeypatch.setattr(map_tables, "MAP_BYTES", sum(column.nbytes for column in table.values()) - 1)
+    assert not {"part_region", "borders"} & map_table(found, None).keys()
+
+
 def test_a_map_of_the_most_regions_has_at_most_256_kib() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 10))
     found = slice_map(model, torch.zeros(1, 2), max_regions=MOST_REGIONS)
     table = map_table(found, torch.tensor([1]))
     assert len(found) > MOST_REGIONS / 8
-    assert len(table["vertices"]) <= 2 * len(found) + 4 and len(table["corners"]) <= 6 * len(found)
-    assert sum(column.nbytes for column in table.values()) * MOST_REGIONS / len(found) < 2**18
+    assert len(found.vertices) <= 2 * len(found) + 4 and len(table["corners"]) <= 6 * len(found) and "borders" in table
+    assert sum(column.nbytes for column in table.values()) * MOST_REGIONS / len(found) < MAP_BYTES == 2**18
 
 
 def test_classes_have_the_names_that_their_data_set_has(runs: dict[str, Path]) -> None:
@@ -279,7 +306,7 @@ def test_the_server_has_every_curve_and_table(server: str, runs: dict[str, Path]
 
 
 def test_pictures_and_histograms_come_with_their_descriptions(server: str) -> None:
-    for plugin, count in (("images", 3), ("histograms", 2)):
+    for plugin, count in (("images", 8), ("histograms", 2)):
         with urlopen(f"{server}data/plugin/{plugin}/tags", timeout=60) as answer:
             runs = json.loads(answer.read())
         assert len(runs) == 2 and all(len(tags) == count for tags in runs.values())
@@ -320,7 +347,9 @@ def browser() -> Iterator[Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "dark"), [(1400, False), (700, True)])
-def test_a_browser_draws_each_part_and_a_cell_shows_its_walks(server: str, browser: Any, width: int, dark: bool) -> None:
+def test_a_browser_draws_each_part_and_a_cell_shows_its_walks(
+    server: str, runs: dict[str, Path], browser: Any, width: int, dark: bool
+) -> None:
     page = browser.new_page(viewport={"width": width, "height": 1400}, color_scheme="dark" if dark else "light")
     errors: list[str] = []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
@@ -357,6 +386,12 @@ def test_a_browser_draws_each_part_and_a_cell_shows_its_walks(server: str, brows
     assert frame.query_selector("#map .over circle")
     frame.select_option("#map-colour", "prediction")
     frame.wait_for_selector("text=Predicted:", timeout=30_000)
+    log = read_log(runs["plain"])["map"]
+    borders = log[max(log)]["borders"]
+    drawn = frame.evaluate(
+        "[...document.querySelectorAll('#map .plot')].map(({data}) => data.filter(({line}) => line?.width === 2.2))"
+    )
+    assert any(len(traces) == 1 and len(traces[0]["x"]) == 3 * len(borders) for traces in drawn) and len(borders) > 0
     assert EVIL[0] in frame.inner_text("#map")
 
     slider = frame.query_selector("input[type=range]")
@@ -367,6 +402,35 @@ def test_a_browser_draws_each_part_and_a_cell_shows_its_walks(server: str, brows
     assert slider.get_attribute("aria-valuetext") != before and "step 0" in slider.get_attribute("aria-valuetext")
     frame.wait_for_selector("#map >> text=regions at step 0", timeout=30_000)
     assert not errors
+    page.close()
+
+
+def without_last(data: bytes, word: bytes) -> tuple[bytes, bytes]:
+    """Return an event file without the last record that holds a word, and that record: 8 bytes of length, 4, itself and 4 more."""
+    at, found = 0, slice(0)
+    while at < len(data):
+        end = at + 16 + struct.unpack_from("<Q", data, at)[0]
+        found, at = (slice(at, end) if word in data[at:end] else found), end
+    return data[: found.start] + data[found.stop :], data[found]
+
+
+@pytest.mark.slow
+def test_a_map_that_is_written_after_the_last_measurement_is_shown(browser: Any, runs: dict[str, Path], tmp_path: Path) -> None:
+    (file,) = runs["plain"].glob("*.tfevents.*")
+    before, last_map = without_last(file.read_bytes(), b"fold_lightning/map")
+    growing = tmp_path / "run" / file.name
+    growing.parent.mkdir()
+    growing.write_bytes(before)
+    board = program.TensorBoard()
+    board.configure(argv=["", "--logdir", str(tmp_path), "--host", "127.0.0.1", "--port", "0", "--reload_interval", "1"])
+    page = browser.new_page()
+    page.goto(f"{board.launch()}#fold_lightning")
+    frame = page.wait_for_selector("iframe", timeout=60_000).content_frame()
+    step = max(read_log(runs["plain"])["segments"])
+    frame.wait_for_selector(f"#map >> text=the last map up to step {step}", timeout=60_000)
+    with growing.open("ab") as rest:
+        rest.write(last_map)
+    frame.wait_for_selector(f"#map >> text=/regions at step {step}$/", timeout=60_000)
     page.close()
 
 

@@ -56,6 +56,18 @@ def timed(name: str, function: Callable[..., Any], seconds: dict[str, list[float
     return call
 
 
+def timed_by_name(function: Callable[..., Any], seconds: dict[str, list[float]]) -> Callable[..., Any]:
+    """Return a function of (summary, name, ...) that notes how long each call takes by name, and the bytes of pictures."""
+
+    def call(summarize: Any, name: str, *arguments: Any) -> Any:
+        summary = timed(f"made {name}", function, seconds)(summarize, name, *arguments)
+        if summary is not None and summary.value[0].HasField("image"):
+            seconds["bytes"].append(summary.ByteSize())
+        return summary
+
+    return call
+
+
 def table_bytes(folder: Path) -> dict[str, list[int]]:
     """Return table -> bytes at each measurement, as they lie in the log."""
     found: dict[str, list[int]] = defaultdict(list)
@@ -75,6 +87,7 @@ def report(name: str, arguments: argparse.Namespace) -> None:
     seconds: dict[str, list[float]] = defaultdict(list)
     measured = [(Session, "measure"), (tensorboard.TensorBoard, "_draw"), (tensorboard, "table_summary"), *TABLES]
     patches = [patch.object(owner, part, timed(part, getattr(owner, part), seconds)) for owner, part in measured]
+    patches.append(patch.object(tensorboard, "_summary_of", timed_by_name(tensorboard._summary_of, seconds)))
     with tempfile.TemporaryDirectory() as folder:
         for each in patches:
             each.start()
@@ -101,6 +114,9 @@ def report(name: str, arguments: argparse.Namespace) -> None:
     )
     every = sum(size for table, size in sizes.items() if table not in ("map", "about"))
     print(f"    {every / 1e3:.1f} KB a measurement, and a map of {sizes.get('map', 0) / 1e3:.1f} KB where figures are due")
+    made = {part.removeprefix("made "): statistics.median(found) for part, found in seconds.items() if part.startswith("made ")}
+    print("    " + ", ".join(f"{part} {found:.2f} s" for part, found in sorted(made.items(), key=lambda each: -each[1])))
+    print(f"    {sum(seconds['bytes']) / count / 1e3:.0f} KB of pictures where figures are due")
     print("    " + ", ".join(f"{table} {size / 1e3:.1f}" for table, size in sorted(sizes.items())), flush=True)
 
 

@@ -238,6 +238,7 @@ class Session:
         if trainer.is_global_zero:
             with self._once.failures(trainer), self._once.caught():
                 self._board.end(self._results, trainer.global_step)
+            with self._once.failures(trainer):
                 if is_finished:
                     self._board.finish()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -30,6 +31,9 @@ from fold_lightning.lightning_packages import in_both_packages
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MAX_HISTORY = 2**18
+"""Numbers kept for a figure of all measurements so far, 2 MiB; beyond, every other measurement is forgotten."""
+
 REGULARIZER_CHARTS = {
     "soft chi": ["regularizer/soft_chi"],
     "term and weight": ["regularizer/term", "regularizer/weight"],
@@ -52,6 +56,7 @@ class TensorBoard:
         self._draws, self._always = draws, always
         self._undrawn: int | None = None
         self._is_embedded = False
+        self._histories: dict[str, dict[int, Tensor]] = {}
         self._hyperparameters: list[dict[str, hparams.Value]] = []
         for board in self._boards:
             board._default_hp_metric = False  # else a model that saves hyperparameters gets a curve of -1, "hp_metric"
@@ -118,17 +123,28 @@ class TensorBoard:
         for summary in [table_summary(name, table) for result in results for name, table in result.tables.items()]:
             for board in self._boards:
                 self._add(board, summary, step)
+        self._remember(results, step)
         self._undrawn, self._is_embedded = step, False
-        if self._always or number & (number - 1) == 0:
-            self._draw(results)
-        if self._always:
-            self._embed(results, step)
+        try:
+            if self._always or number & (number - 1) == 0:
+                self._draw(results)
+        finally:
+            if self._always:
+                self._embed(results, step)
 
     def end(self, results: Sequence[MeasureResult], step: int) -> None:
         """Draw what is not drawn yet, and leave the embeddings."""
-        self._draw(results)
-        if not self._is_embedded:
-            self._embed(results, step)
+        try:
+            self._draw(results)
+        finally:
+            if not self._is_embedded:
+                self._embed(results, step)
+
+    def _remember(self, results: Sequence[MeasureResult], step: int) -> None:
+        """Keep the values of which figures show all measurements."""
+        for result in results if self._draws and self._boards else ():
+            for tag, (values, _) in result.growing_figures.items():
+                self._histories[tag] = thinned(self._histories.get(tag, {}) | {step: values.cpu()})
 
     def _embed(self, results: Sequence[MeasureResult], step: int) -> None:
         self._is_embedded = True
@@ -139,18 +155,30 @@ class TensorBoard:
                     writer.add_embedding(_as_text(embedding.bits.cpu()), metadata=metadata, global_step=step, tag=tag)
 
     def _draw(self, results: Sequence[MeasureResult]) -> None:
+        """Write figures, and tables that take as long; one that fails leaves the others, and is raised when they are written."""
         step, self._undrawn = self._undrawn, None
         if step is None or not self._boards:
             return
-        for result in results:
-            for name, make in result.drawn_tables.items():
-                summary = table_summary(name, make())
-                for board in self._boards:
+        errors = []
+        for make in [make for result in results for make in self._summaries(result)]:
+            try:
+                summary = make()
+                for board in self._boards if summary is not None else ():
                     self._add(board, summary, step)
-            for tag, draw in result.figures.items() if self._draws else ():
-                picture = _described(picture_summary(tag, draw()), "images", DATA_CLASS_BLOB_SEQUENCE)
-                for board in self._boards:
-                    self._add(board, picture, step)
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _summaries(self, result: MeasureResult) -> Iterator[Callable[[], Summary | None]]:
+        """Yield functions that make a result's tables that take long, and its figures."""
+        for name, make in result.drawn_tables.items():
+            yield partial(_summary_of, table_summary, name, make)
+        if self._draws:
+            for tag, draw in result.figures.items():
+                yield partial(_summary_of, picture_summary, tag, draw)
+            for tag, (_, draw_all) in result.growing_figures.items():
+                yield partial(_summary_of, picture_summary, tag, partial(draw_all, self._histories[tag]))
 
     def finish(self) -> None:
         """Mark that training came to its end."""
@@ -162,6 +190,11 @@ class TensorBoard:
 
     def _writers(self) -> list[Any]:
         return [board.experiment for board in self._boards]
+
+
+def _summary_of(summarize: Callable[[str, Any], Summary], name: str, make: Callable[[], Any]) -> Summary | None:
+    made = make()
+    return None if made is None else summarize(name, made)
 
 
 def table_summary(name: str, table: Mapping[str, Any]) -> Summary:
@@ -178,7 +211,21 @@ def picture_summary(tag: str, figure: Figure) -> Summary:
     figure.savefig(file, format="png", dpi=figure.dpi)
     width, height = (int(size) for size in figure.get_size_inches() * figure.dpi)
     image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=file.getvalue())
-    return Summary(value=[Summary.Value(tag=tag, image=image)])
+    return _described(Summary(value=[Summary.Value(tag=tag, image=image)]), "images", DATA_CLASS_BLOB_SEQUENCE)
+
+
+def thinned(history: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Return step -> values of the last measurement and of earlier ones, at most `MAX_HISTORY` numbers where these are several.
+
+    Example:
+        >>> import torch
+        >>> list(thinned({step: torch.zeros(2**16) for step in range(6)}))
+        [1, 3, 5]
+    """
+    kept = dict(history)
+    while len(kept) > 2 and sum(map(len, kept.values())) > MAX_HISTORY:
+        kept = {step: kept[step] for step in sorted(kept)[::-2][::-1]}
+    return kept
 
 
 def _described(summary: Summary, plugin: str, data_class: int, description: str | None = None) -> Summary:

@@ -2,10 +2,11 @@
 
 from fold_lightning.figures.distributions import count_edges, plot_code_distances, plot_face_counts, plot_unit_activity
 from fold_lightning.figures.folding import plot_folding, plot_folding_matrix, plot_folding_over_steps, plot_walk
-from fold_lightning.figures.regions import plot_slice_map
+from fold_lightning.figures.regions import MapColor, plot_slice_map
 from fold_lightning.figures.style import is_available, plot_message
 
 __all__ = [
+    "MapColor",
     "count_edges",
     "is_available",
     "plot_code_distances",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from fold_lightning.figures.style import ACCENT, PRIMARY, QUIET, check_available, end_of_name, open_frame
+from fold_lightning.figures.style import ACCENT, PRIMARY, QUIET, WIDTH, check_available, end_of_name, head, open_frame
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,12 +36,13 @@ def count_edges(counts: Tensor) -> list[float]:
     return [least - 0.5 + width * i for i in range((most - least) // width + 2)]
 
 
-def plot_face_counts(face_counts: Tensor, bound: int | None = None) -> Figure:
+def plot_face_counts(face_counts: Tensor, bound: int | None = None, *, xlabel: str = "faces of a region") -> Figure:
     """Draw how many regions have how many faces.
 
     Args:
         face_counts: Integers (B,), as from `face_counts`; B at least 1.
         bound: 2d, or 2k for slices of k dimensions, which bounds the mean over all regions of a network; None draws none.
+        xlabel: What has these faces.
 
     Returns:
         A figure that no backend holds.
@@ -64,20 +65,17 @@ def plot_face_counts(face_counts: Tensor, bound: int | None = None) -> Figure:
     if len(counts) == 0:
         raise ValueError("`face_counts` must hold at least one region, got none: update the statistics first.")
     edges = count_edges(face_counts)
-    figure = Figure(figsize=(6.0, 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axis = figure.subplots()
     axis.hist(counts, edges, color=PRIMARY, edgecolor="white", linewidth=0.6 if len(edges) < MAX_BARS / 2 else 0.0)
     axis.axvline(counts.mean(), color="black", linewidth=1.5, label=f"mean {counts.mean():.2f}")
     if bound is not None:
         axis.axvline(bound, color=ACCENT, linewidth=1.5, linestyle="--", label=f"{bound}, bound of the mean over all regions")
-    axis.set_title(
-        f"{counts.mean():.1f} faces on average, over {len(counts):,} region{'s' * (len(counts) != 1)}", fontsize="medium"
-    )
-    axis.set_xlabel("faces of a region")
+    head(axis, f"{counts.mean():.1f} faces on average, over {len(counts):,} region{'s' * (len(counts) != 1)}")
+    axis.set_xlabel(xlabel)
     axis.set_ylabel("regions")
     axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axis.legend(fontsize="small")
     open_frame(axis)
     return figure
 
@@ -111,7 +109,7 @@ def plot_unit_activity(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     dead, always, active = (
         np.array([float(per_layer[name][what]) for name in names]) for what in ("dead", "always_active", "active")
     )
-    figure = Figure(figsize=(6.0, 1.4 + 0.32 * min(len(names), MAX_LAYERS)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.4 + 0.32 * min(len(names), MAX_LAYERS)), layout="constrained")
     axis = figure.subplots()
     places, begin = np.arange(len(names)), np.zeros(len(names))
     parts = {"dead": dead, "other": 1 - dead - always, "always_active": always}
@@ -119,14 +117,14 @@ def plot_unit_activity(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     for what, share in parts.items():
         axis.barh(places, share, left=begin, color=UNIT_COLORS[what], label=labels[what], height=0.8)
         begin = begin + share
-    axis.plot(active, places, "o", color="white", markeredgecolor="black", markersize=5, label="on for a mean input")
+    axis.plot(active, places, "o", color="white", markeredgecolor="black", markersize=5, label="on for an input, on average")
     shown = places[:: -(-len(names) // MAX_LAYERS)]
     axis.set_yticks(shown, [end_of_name(names[i]) for i in shown])
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_xlim(0, 1)
     axis.set_xlabel("share of the layer's units")
     axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=4, fontsize="x-small", frameon=False)
+    figure.legend(loc="outside upper center", ncols=2, fontsize="small", frameon=False)
     return figure
 
 
@@ -157,16 +155,16 @@ def plot_code_distances(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure
         raise ValueError("`per_layer` must hold at least one layer, got none: update with codes that have layers.")
     names, places = list(per_layer), np.arange(len(per_layer))
     within, between = (np.array([float(per_layer[name][what]) for name in names]) for what in ("within", "between"))
-    figure = Figure(figsize=(6.0, 1.4 + 0.32 * min(len(names), MAX_LAYERS)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.4 + 0.32 * min(len(names), MAX_LAYERS)), layout="constrained")
     axis = figure.subplots()
     axis.hlines(places, within, between, color=QUIET, linewidth=2, alpha=0.6)
     axis.plot(within, places, "o", color=PRIMARY, markersize=7, label="two inputs of one class")
-    axis.plot(between, places, "D", color=ACCENT, markersize=6, label="two inputs of different classes")
+    axis.plot(between, places, "D", color=ACCENT, markersize=6, label="of different classes")
     shown = places[:: -(-len(names) // MAX_LAYERS)]
     axis.set_yticks(shown, [end_of_name(names[i]) for i in shown])
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_xlim(left=0)
-    axis.set_xlabel("mean Hamming distance, as a share of units")
+    axis.set_xlabel("mean Hamming distance, as a share of units", loc="right")  # names may leave it little room
     open_frame(axis)
     figure.legend(loc="outside upper center", ncols=2, fontsize="small", frameon=False)
     return figure

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fold_lightning.figures.style import ACCENT, PRIMARY, QUIET, check_available, open_frame, shortened
+from fold_lightning.figures.style import ACCENT, PRIMARY, QUIET, WIDTH, check_available, head, literal, open_frame, shortened
 from fold_lightning.folding.along_walks import distance_profile, folding_profile
 from fold_lightning.walks import Walks
 
@@ -54,8 +54,8 @@ def plot_walk(walks: Walks, i: int) -> Figure:
         i: Number of the segment.
 
     Returns:
-        A figure that no backend holds. The dashed line, the number of switches so far, is the distance of a walk that does not fold;
-        the lower curve is `folding_profile`.
+        A figure that no backend holds. The dashed line leads to the number of switches, the distance at which a walk that does not
+        fold ends; the gap between it and the dotted line, the walk's largest distance, is chi. The lower curve is `folding_profile`.
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
@@ -71,27 +71,27 @@ def plot_walk(walks: Walks, i: int) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     distance, chi, one = distance_profile(walks, i).cpu(), folding_profile(walks, i).cpu(), walks.only(i)
-    steps, switches = torch.unique_consecutive(one.position, return_counts=True)
-    length = torch.cat([distance.new_zeros(1), switches.cumsum(0).cpu()])
-    edges = torch.cat([steps.new_zeros(1), steps, steps.new_ones(1)]).cpu().numpy()
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    steps, length, farthest = one.position.unique().cpu(), len(one.unit), int(distance.max())
+    edges = torch.cat([steps.new_zeros(1), steps, steps.new_ones(1)]).numpy()
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
-    upper.set_title(f"{len(chi):,} region{'s' * (len(chi) != 1)}, chi = {chi[-1]:.3f}", fontsize="medium")
+    folds = f"1 - {farthest} / {length} = " if length else ""
     lower.set_xlabel("t along the segment")
-    unfolded = {"color": QUIET, "linestyle": "--", "linewidth": 1.3, "label": "a walk that does not fold: switches so far"}
+    unfolded = f"unfolded: {length:,} switch{'es' * (length != 1)} evenly, none back"
+    upper.plot([0, 1], [0, length], color=QUIET, linestyle="--", linewidth=1.3, label=unfolded)
     for axis, values, style in (
-        (upper, length, unfolded),
-        (upper, distance, {"color": PRIMARY, "linewidth": 1.6, "label": "this walk"}),
+        (upper, distance, {"color": PRIMARY, "linewidth": 1.6, "label": f"this walk, at most {farthest:,} away (dotted)"}),
         (lower, chi, {"color": ACCENT, "linewidth": 1.6}),
     ):
         axis.plot(edges, torch.cat([values[:1], values]).numpy(), drawstyle="steps", **style)
         open_frame(axis)
+    upper.axhline(farthest, color=PRIMARY, linestyle=":", linewidth=1.0)
     upper.set_ylabel("Hamming distance\nfrom the start")
     lower.set_ylabel("chi so far")
     upper.set_xlim(0, 1)
-    upper.set_ylim(0, max(1.0, 1.05 * float(length[-1])))
+    upper.set_ylim(0, max(1.0, 1.05 * length))
     upper.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    upper.legend(fontsize="small", loc="upper left", framealpha=0.9)
+    head(upper, f"{len(chi):,} region{'s' * (len(chi) != 1)}, chi = {folds}{chi[-1]:.3f}")
     top = _end_of_scale(chi.max().item())
     lower.set_ylim(0, top)
     lower.set_yticks([0, top / 2, top])
@@ -122,7 +122,7 @@ def plot_folding(chi: Tensor) -> Figure:
 
     values = _at_least_one(chi)
     folded = values[values > 0]
-    figure = Figure(figsize=(6.0, 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axis = figure.subplots()
     top = _end_of_scale(values.max().item())
     axis.hist(folded.numpy(), NUM_BINS, range=(0.0, top), color=PRIMARY, edgecolor="white", linewidth=0.6)
@@ -131,12 +131,11 @@ def plot_folding(chi: Tensor) -> Figure:
         median = folded.quantile(0.5).item()
         axis.axvline(median, color=ACCENT, linewidth=1.5, linestyle="--", label=f"median of those that fold {median:.3f}")
     many = f"{len(values):,} segment{'s' * (len(values) != 1)}"
-    axis.set_title(f"{len(folded) / len(values):.0%} of {many} fold, chi is {values.mean():.3f} on average", fontsize="medium")
+    head(axis, f"{len(folded) / len(values):.0%} of {many} fold, chi is {values.mean():.3f} on average")
     axis.set_xlabel("chi of the segments that fold")
     axis.set_ylabel("segments")
     axis.set_xlim(0, top)
     axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axis.legend(fontsize="small")
     open_frame(axis)
     return figure
 
@@ -168,7 +167,7 @@ def plot_folding_over_steps(chi: Mapping[int, Tensor], xlabel: str = "step") -> 
         raise ValueError("`chi` must hold at least one step, got none: pass step -> chi of its segments.")
     steps = sorted(chi)
     found = [_at_least_one(chi[step]) for step in steps]
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axis = figure.subplots()
     axis.plot(steps, [values.mean().item() for values in found], color="black", linewidth=1.6, label="mean", zorder=3)
     for low, high, name, depth in BANDS:
@@ -176,6 +175,7 @@ def plot_folding_over_steps(chi: Mapping[int, Tensor], xlabel: str = "step") -> 
         axis.fill_between(steps, bounds[:, 0], bounds[:, 1], color=PRIMARY, alpha=depth, linewidth=0, label=name)
     if len(steps) == 1:
         axis.plot(steps * len(found[0]), found[0].numpy(), "o", color=PRIMARY, markersize=4, alpha=0.4)
+        axis.set_xticks(steps)
     least, most = min(map(len, found)), max(map(len, found))
     many = f"{most:,} segments" if least == most else f"{least:,} to {most:,} segments"
     axis.set_title(f"chi of {many} at {len(steps):,} step{'s' * (len(steps) != 1)}", fontsize="medium")
@@ -210,7 +210,7 @@ def plot_folding_matrix(matrix: Tensor, class_names: Sequence[str] | None = None
 
     values = matrix.detach().double().cpu()
     count = len(values)
-    names = [str(c) for c in range(count)] if class_names is None else [shortened(name) for name in class_names]
+    names = [str(c) for c in range(count)] if class_names is None else [literal(shortened(name)) for name in class_names]
     shown = range(0, count, -(-count // (MAX_NAMED if count <= MAX_NAMED else MAX_TICKS)) if count else 1)
     size = min(MAX_SIZE, 2.6 + 0.32 * count)
     figure = Figure(figsize=(size, 0.85 * size), layout="constrained")
@@ -221,7 +221,7 @@ def plot_folding_matrix(matrix: Tensor, class_names: Sequence[str] | None = None
     rows, columns = (~values.isnan()).nonzero(as_tuple=True)
     if count > MAX_CELLS and len(rows) < count**2 / 8:  # cells of so many classes would be specks
         image: Any = axis.scatter(
-            columns, rows, 24, values[rows, columns], marker="s", edgecolors=QUIET, linewidths=0.5, **scale
+            columns, rows, 24, values[rows, columns], marker="s", edgecolors=QUIET, linewidths=0.5, clip_on=False, **scale
         )
         axis.set_xlim(-0.5, count - 0.5)
         axis.set_ylim(count - 0.5, -0.5)
@@ -240,7 +240,12 @@ def plot_folding_matrix(matrix: Tensor, class_names: Sequence[str] | None = None
             value = values[row, column].item()
             text = f"{value:.2f}".lstrip("0") if 0 < value < 1 else f"{value:.0f}"
             color = "black" if value > LIGHT * top else "white"
-            axis.text(column, row, text, ha="center", va="center", color=color, fontsize="small")
+            inside: dict[str, Any] = {
+                "ha": "center",
+                "va": "center",
+                "in_layout": False,
+            }  # nothing to make room for, which is slow
+            axis.text(column, row, text, color=color, fontsize="small", **inside)
     figure.colorbar(image, label="chi", ticks=[0, top / 2, top])
     return figure
 

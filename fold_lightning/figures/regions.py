@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fold_lightning._checks import check_choice
-from fold_lightning.figures.style import CLASS_COLORS, check_available
+from fold_lightning.figures.style import CLASS_COLORS, check_available, literal, shortened
 from fold_lightning.slice_maps import SliceMap
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ THUMBNAIL = 36.0
 
 NAMED_CLASSES = 12
 """Classes that the legend names: those of the largest areas."""
+
+LEGEND_CHARACTERS, LABEL_CHARACTERS = 9, 54
+"""Characters in a line of the legend, and in the label of an input."""
 
 NAMED_AREA = 0.002
 """Share of the window that a class must fill to be named."""
@@ -97,14 +101,21 @@ def plot_slice_map(
         label.set_verticalalignment("center")
     width = LINE_WIDTH * min(1.0, (600 / len(found)) ** 0.5)
     (_draw_distances if color == "distance" else _draw_classes)(figure, axis, found, width, class_names)
-    _mark_inputs(axis, found, _thumbnails(found) if images is None else images, names)
-    where = "through three inputs" if len(found.marks) == 3 else "around an input"
     axis.set_xlim(x0, x1)
     axis.set_ylim(y0, y1)
-    axis.set_title(f"{len(found):,} region{'s' * (len(found) != 1)} of a plane {where}", fontsize="medium")
+    _mark_inputs(axis, found, _thumbnails(found) if images is None else images, names)
+    axis.set_title(f"{len(found):,} region{'s' * (len(found) != 1)} of a plane{_place(found)}", fontsize="medium")
     axis.set_xlabel("distance along the first direction", loc="left")  # numbers may have a common part on the right
     axis.set_ylabel("along the second")
     return figure
+
+
+def _place(found: SliceMap) -> str:
+    """Return where the window lies."""
+    if len(found.marks) != 3:
+        return " around an input"
+    is_whole = bool((found.find(found.marks) >= 0).all())
+    return " through three inputs" if is_whole else ", zoomed on one of three inputs"
 
 
 def _draw_distances(figure: Figure, axis: Axes, found: SliceMap, width: float, _: Sequence[str] | None) -> None:
@@ -137,7 +148,9 @@ def _draw_classes(figure: Figure, axis: Axes, found: SliceMap, width: float, nam
     classes, areas = _areas(pieces.polygons, pieces.predictions)
     largest = areas.argsort(descending=True)[:NAMED_CLASSES]
     seen = sorted(classes[largest[areas[largest] >= NAMED_AREA * areas.sum()]].tolist())
-    handles = [_patch(label, 1.0, str(label) if names is None else names[label]) for label in seen]
+    handles = [
+        _patch(label, 1.0, str(label) if names is None else fill(shortened(names[label]), LEGEND_CHARACTERS)) for label in seen
+    ]
     beside: dict[str, Any] = {
         "frameon": False,
         "fontsize": "small",
@@ -176,7 +189,9 @@ def _patch(label: int, confidence: float, text: str) -> Any:
     """Return an entry of a legend."""
     from matplotlib.patches import Patch
 
-    return Patch(facecolor=_shades(np.array([label]), np.array([confidence]))[0], edgecolor="0.3", linewidth=0.6, label=text)
+    return Patch(
+        facecolor=_shades(np.array([label]), np.array([confidence]))[0], edgecolor="0.3", linewidth=0.6, label=literal(text)
+    )
 
 
 def _thumbnails(found: SliceMap) -> Tensor | None:
@@ -224,16 +239,19 @@ def _as_picture(image: Tensor) -> np.ndarray:
 
 
 def _add_label(axis: Axes, mark: np.ndarray, direction: np.ndarray, picture: np.ndarray | None, name: str | None) -> None:
-    """Put a thumbnail and a name beside a point, on the side that a direction points to."""
+    """Put a thumbnail and a name above or below a point, on the side that a direction points to."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage, TextArea, VPacker
 
     parts: list[Any] = []
     if picture is not None:
         parts.append(OffsetImage(picture, zoom=THUMBNAIL / picture.shape[0], cmap="gray_r", interpolation="nearest"))
     if name is not None:
-        parts.append(TextArea(name, textprops={"fontsize": "small", "fontweight": "bold"}))
+        text = literal(shortened(name, LABEL_CHARACTERS))
+        parts.append(TextArea(text, textprops={"fontsize": "small", "fontweight": "bold", "multialignment": "center"}))
     if parts:
-        offset = direction * (0.95 * THUMBNAIL if picture is not None else 14.0)
+        is_above = direction[1] >= 0  # wholly, for a name may be wide
         box = VPacker(children=parts, align="center", pad=0, sep=1)
-        where: dict[str, Any] = {"xybox": (offset[0], offset[1]), "boxcoords": "offset points", "zorder": 6}
+        where: dict[str, Any] = {"xybox": (0, 8 if is_above else -8), "boxcoords": "offset points", "zorder": 6}
+        x0, x1 = axis.get_xlim()
+        where["box_alignment"] = ((mark[0] - x0) / (x1 - x0), 0.0 if is_above else 1.0)  # within the frame, however wide
         axis.add_artist(AnnotationBbox(box, (mark[0], mark[1]), pad=0.15, bboxprops={"linewidth": 0.8}, **where))

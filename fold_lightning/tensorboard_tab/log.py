@@ -36,8 +36,10 @@ def read_log(log_dir: str | os.PathLike[str]) -> Log:
     map        region of a plane's window, where figures are due: `distance` (units that differ from the code of the first input's
                region), `faces` (regions beyond its edges), `prediction`, `confidence` (its softmax). Its polygon are the `vertices`
                (V, 2) whose numbers are in `corners` from its place in `starts` up to the next one; `window` has the least and
-               largest first and second coordinate, `marks` (I, 2) are the inputs, `mark_class` their classes. Where there is no
-               map, `reason` says why
+               largest first and second coordinate, `marks` (I, 2) are the inputs, `mark_class` their classes. `prediction` is
+               the class at a region's middle; where there are several, parts by class have `part_region`, `part_prediction`,
+               `part_confidence`, `part_corners` and `part_starts`, and `borders` (K, 2) joins the vertices between classes;
+               left out where the table would be too large. Where there is no map, `reason` says why
     about      how the run is measured, one text each: `method`, `method_reason`, `segments`, ...; and `class_names`
     ========== ================================================================================================================
 

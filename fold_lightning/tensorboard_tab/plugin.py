@@ -75,7 +75,7 @@ class FoldingTab(base_plugin.TBPlugin):  # type: ignore[misc]
         return {"/static/*": serve_static} | {path: _as_json(answer) for path, answer in routes.items()}
 
     def runs(self, request: wrappers.Request) -> Json:
-        """Return run -> names of its tables, whether it has curves, and how it is measured."""
+        """Return run -> names of its tables, their last step and time, whether it has curves, and how it is measured."""
         where = _where(request)
         tables = self._provider.list_tensors(**where, plugin_name=PLUGIN)
         scalars = self._provider.list_scalars(**where, plugin_name="scalars")
@@ -85,6 +85,8 @@ class FoldingTab(base_plugin.TBPlugin):  # type: ignore[misc]
         return {
             run: {
                 "tables": sorted(tag.removeprefix(PREFIX) for tag in tables.get(run, ())),
+                "last_step": max((series.max_step for series in tables.get(run, {}).values()), default=0),
+                "written": max((series.max_wall_time for series in tables.get(run, {}).values()), default=0),
                 "curves": any(tag.startswith(CURVES) for tag in scalars.get(run, ())),
                 "about": _columns(unpack(bytes_of(data[-1].numpy))) if (data := _only(about.get(run))) else {},
             }

@@ -37,7 +37,8 @@ class MeasureResult:
     Attributes:
         scalars: Tag -> finite number.
         histograms: Tag -> values (n,) and the edges of their bins.
-        figures: Tag -> function that draws; called at once or not at all.
+        figures: Tag -> function that draws, or returns None where there is nothing to see; called at once or not at all.
+        growing_figures: Tag -> values (n,), and a function of step -> values that draws all measurements so far.
         embeddings: Function that returns tag -> embedding, called at once or when training ends.
         tables: Name -> columns, for TensorBoard's Folding tab and `read_log`, which returns them by these names. A measure bounds
             their bytes itself, as by `bounded`.
@@ -46,7 +47,8 @@ class MeasureResult:
 
     scalars: Mapping[str, float] = field(default_factory=dict)
     histograms: Mapping[str, tuple[Tensor, Sequence[float]]] = field(default_factory=dict)
-    figures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
+    figures: Mapping[str, Callable[[], Figure | None]] = field(default_factory=dict)
+    growing_figures: Mapping[str, tuple[Tensor, Callable[[Mapping[int, Tensor]], Figure]]] = field(default_factory=dict)
     embeddings: Callable[[], Mapping[str, Embedding]] = dict
     tables: Mapping[str, _tables.Table] = field(default_factory=dict)
     drawn_tables: Mapping[str, Callable[[], _tables.Table]] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from fold_lightning._tables import bounded
 from fold_lightning.activations import ActivationCodes
 from fold_lightning.callbacks.measures.base import Measure, MeasureResult
 from fold_lightning.callbacks.measures.sources import InputSource, SeenCodes, Sources
+from fold_lightning.figures import plot_code_distances
 from fold_lightning.metrics import CodeDistances
 
 
@@ -21,6 +22,9 @@ class CodeDistancesMeasure(Measure):
         "codes/between": "Mean Hamming distance of the codes of two inputs of different classes, as a share of units.",
     }
     charts = {"distance of codes": ["codes/within", "codes/between"]}
+    pictures = {
+        "codes/distances": "How far apart the codes of two inputs of one class lie, and of different classes, by layer."
+    }
     source: InputSource
 
     @classmethod
@@ -42,9 +46,10 @@ class CodeDistancesMeasure(Measure):
         self._distances.update(ActivationCodes(bits, seen.codes.layers), labels)
 
     def compute(self, model: LightningModule) -> MeasureResult:
-        values = {name: float(value) for name, value in self._distances.compute().items() if not value.isnan()}
-        per_layer = self._distances.per_layer()
+        overall, per_layer = self._distances.compute(), self._distances.per_layer()
+        values = {name: float(value) for name, value in overall.items() if not value.isnan()}
         table = {"layer": np.array(list(per_layer), dtype=np.str_)}
         table |= {name: np.array([float(layer[name]) for layer in per_layer.values()]) for name in values}
         scalars = {f"codes/{name}": value for name, value in values.items()}
-        return MeasureResult(scalars, tables={"distances": bounded(table)})
+        figures = {"codes/distances": lambda: plot_code_distances({"all units": overall} | per_layer)} if values else {}
+        return MeasureResult(scalars, figures=figures, tables={"distances": bounded(table)})

@@ -9,7 +9,7 @@ from fold_lightning._tables import bounded
 from fold_lightning.callbacks.measures.base import MeasureResult
 from fold_lightning.callbacks.measures.region_measure import RegionMeasure
 from fold_lightning.callbacks.measures.sources import SeenRegions
-from fold_lightning.figures import count_edges
+from fold_lightning.figures import count_edges, plot_face_counts
 
 
 class FacesMeasure(RegionMeasure):
@@ -24,7 +24,10 @@ class FacesMeasure(RegionMeasure):
         "faces of a region, and the bound of their mean over all regions": ["faces/mean", "faces/bound"],
         "most faces of a region": ["faces/max"],
     }
-    pictures = {"faces/histogram": "Numbers of faces of the regions around the inputs."}
+    pictures = {
+        "faces/histogram": "Numbers of faces of the regions around the inputs.",
+        "faces/counts": "How many regions around inputs have how many faces, and the bound of the mean over all regions.",
+    }
 
     def update(self, seen: SeenRegions) -> None:
         self._table.update(seen.rows, seen.counts)
@@ -32,6 +35,13 @@ class FacesMeasure(RegionMeasure):
     def compute(self, model: LightningModule) -> MeasureResult:
         counts = self._table.compute().flatten()
         scalars = {"faces/mean": float(counts.mean()), "faces/max": float(counts.max())}
-        scalars["faces/bound"] = 2.0 * self.sample.faces.dimension
-        table = {"faces": counts.int().numpy(), "bound": np.asarray(2 * self.sample.faces.dimension)}
-        return MeasureResult(scalars, {"faces/histogram": (counts, count_edges(counts))}, tables={"faces": bounded(table)})
+        bound, faces = 2 * self.sample.faces.dimension, self.sample.faces
+        scalars["faces/bound"] = float(bound)
+        slices = f" in random slices of {faces.subspace} dimensions" if faces.subspace else ""
+        xlabel = f"faces of inputs' regions{slices}"
+        return MeasureResult(
+            scalars,
+            {"faces/histogram": (counts, count_edges(counts))},
+            {"faces/counts": lambda: plot_face_counts(counts.long(), bound, xlabel=xlabel)},
+            tables={"faces": bounded({"faces": counts.int().numpy(), "bound": np.asarray(bound)})},
+        )

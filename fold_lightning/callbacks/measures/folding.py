@@ -11,7 +11,7 @@ from fold_lightning._tables import Table as Columns
 from fold_lightning._tables import bounded, small_integers
 from fold_lightning.callbacks.measures.base import Measure, MeasureResult, Table
 from fold_lightning.callbacks.measures.sources import SeenSegments, SegmentSource, Sources
-from fold_lightning.figures import plot_folding_matrix, plot_walk
+from fold_lightning.figures import plot_folding_matrix, plot_folding_over_steps, plot_walk
 from fold_lightning.folding import PerSegment, global_folding, summarize_folding, thinned_profiles
 from fold_lightning.probes import name_of_class
 
@@ -53,6 +53,7 @@ class FoldingMeasure(Measure):
     pictures = {
         "folding/chi_histogram": "The space folding measure chi of all segments.",
         "folding/walk": "The segment that folds most: its distance, that of a walk that does not fold, and chi so far.",
+        "folding/chi_over_steps": "How chi of the segments is distributed at all measurements so far.",
         "folding/phi_matrix": "Folding between each ordered pair of classes, of which Phi_N is made; grey without segments.",
     }
 
@@ -94,6 +95,7 @@ class FoldingMeasure(Measure):
             {tag: float(value) for tag, value in scalars.items() if not value.isnan()},
             {"folding/chi_histogram": (chi, CHI_BINS)},
             figures,
+            growing_figures={"folding/chi_over_steps": (chi, plot_folding_over_steps)},
             tables=tables,
         )
 

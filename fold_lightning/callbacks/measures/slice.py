@@ -7,16 +7,16 @@ from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from fold_lightning._tables import Table as Columns
 from fold_lightning.activations import activation_codes
 from fold_lightning.callbacks.measures.base import Measure, MeasureResult
+from fold_lightning.callbacks.measures.map_table import map_table
 from fold_lightning.callbacks.measures.sources import Sources
-from fold_lightning.figures import plot_message, plot_slice_map
+from fold_lightning.figures import MapColor, plot_message, plot_slice_map
+from fold_lightning.figures.style import shortened
 from fold_lightning.probes import name_of_class
 from fold_lightning.slice_maps import InputsOnALine, SliceMap, TooManyRegions, slice_map
 
@@ -35,7 +35,9 @@ class SliceMeasure(Measure):
 
     pictures = {
         "regions/slice": "All activation regions of a plane through three inputs, zoomed on the first where there are "
-        "many; the darker, the more units differ from its region."
+        "many; the darker, the more units differ from its region.",
+        "regions/slice_by_class": "The same plane by the class that is predicted, the paler the less sure, and the exact borders "
+        "between classes; drawn where the window holds several.",
     }
 
     @classmethod
@@ -52,15 +54,21 @@ class SliceMeasure(Measure):
         labels = None if self.sample.probes.labels is None else self.sample.probes.labels[rows]
         found = cache(lambda: self._map(model, rows))  # one map for both, made when the first of them is due
         return MeasureResult(
-            figures={"regions/slice": lambda: self._draw(found(), labels)},
+            figures={
+                "regions/slice": lambda: self._draw(found(), labels, "distance"),
+                "regions/slice_by_class": lambda: self._draw(found(), labels, "class"),
+            },
             drawn_tables={"map": lambda: map_table(found(), labels)},
         )
 
-    def _draw(self, found: SliceMap | str, labels: Tensor | None) -> Figure:
+    def _draw(self, found: SliceMap | str, labels: Tensor | None, color: MapColor) -> Figure | None:
+        if color == "class" and not (isinstance(found, SliceMap) and _has_borders(found)):
+            return None  # deep in a zoom all is of one class
         if isinstance(found, str):
             return plot_message(found)
-        names = None if labels is None else input_names(found, labels.tolist(), self.sample.class_names)
-        return plot_slice_map(found, names=names)
+        class_names = self.sample.class_names
+        names = None if labels is None else input_names(found, labels.tolist(), class_names)
+        return plot_slice_map(found, color=color, names=names, class_names=class_names or None)
 
     def _map(self, model: LightningModule, rows: Tensor) -> SliceMap | str:
         """Return the map of the plane through some items, or through the first alone if they have none of their own.
@@ -80,25 +88,9 @@ class SliceMeasure(Measure):
             return f"No map of regions. {error}"
 
 
-def map_table(found: SliceMap | str, labels: Tensor | None) -> Columns:
-    """Return a map as columns: one row a region, one a corner of its polygon, one a vertex, one an input.
-
-    Of R regions there are at most 2 R + 4 vertices of 16 bytes and 6 R corners of 4, so that `MOST_REGIONS` take 240 KiB.
-
-    Args:
-        found: The map, or why there is none.
-        labels: Classes int64 (I,) of its inputs; None without labels.
-    """
-    if isinstance(found, str):
-        return {"reason": np.asarray(found)}
-    table = {"vertices": found.vertices, "window": torch.tensor(found.window, dtype=torch.float64), "marks": found.marks}
-    table |= {"corners": found.corners.int(), "starts": found.starts.int()}
-    table |= {"distance": found.distances.int(), "faces": found.neighbours.int()}
-    if found.scores is not None:
-        table |= {"prediction": found.predictions.int(), "confidence": found.confidences.float()}
-    if labels is not None:
-        table["mark_class"] = labels[: len(found.marks)]
-    return {name: column.numpy() for name, column in table.items()}
+def _has_borders(found: SliceMap) -> bool:
+    """Return whether a map shows several classes."""
+    return found.scores is not None and len(found.scores.argmax(1).unique()) > 1
 
 
 def rows_of_different_classes(labels: Tensor | None, count: int) -> Tensor:
@@ -123,6 +115,6 @@ def input_names(found: SliceMap, labels: list[int], class_names: Sequence[str]) 
     names = []
     for label, region in zip(labels, regions, strict=False):
         wrong = bool(predicted) and region >= 0 and predicted[region] != label
-        name = name_of_class(label, class_names) if label >= 0 else ""
-        names.append(f"{name}, taken for {name_of_class(predicted[region], class_names)}" if wrong else name)
+        name = shortened(name_of_class(label, class_names)) if label >= 0 else ""
+        names.append(f"{name}, taken for {shortened(name_of_class(predicted[region], class_names))}" if wrong else name)
     return names

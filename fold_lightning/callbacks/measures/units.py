@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from fold_lightning._tables import bounded
 from fold_lightning.callbacks.measures.base import Measure, MeasureResult
 from fold_lightning.callbacks.measures.sources import InputSource, SeenCodes, Sources
+from fold_lightning.figures import plot_unit_activity
 from fold_lightning.metrics import UnitActivity
 
 
@@ -29,6 +30,7 @@ class UnitsMeasure(Measure):
         "always active units of each layer": ["units/always_active/.*"],
         "active units of each layer": ["units/active/.*"],
     }
+    pictures = {"units/by_layer": "Shares of each layer's units that never switch on, always are, or do for some inputs."}
     source: InputSource
 
     @classmethod
@@ -49,4 +51,5 @@ class UnitsMeasure(Measure):
         table = {"layer": np.array(list(per_layer), dtype=np.str_)}
         for name in ("dead", "always_active", "active"):
             table[name] = np.array([float(values[name]) for values in per_layer.values()])
-        return MeasureResult(scalars, tables={"units": bounded(table)})
+        figures = {"units/by_layer": lambda: plot_unit_activity(per_layer)} if per_layer else {}
+        return MeasureResult(scalars, figures=figures, tables={"units": bounded(table)})

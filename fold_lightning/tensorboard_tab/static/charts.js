@@ -75,13 +75,13 @@ export async function matrix(div, classes, names, rows, largest, chosen, label) 
   function markers() { // cells of so many classes would be specks
     const marker = { symbol: "square", size: 8, cmin: 0, cmax: largest, ...scale, color: rows.map(({ value }) => value), line: { width: 1, color: css("--quiet") } };
     return {
-      type: "scatter", mode: "markers", x: rows.map(({ to }) => categories[place.get(to)]), y: rows.map(({ from }) => categories[place.get(from)]),
+      type: "scatter", mode: "markers", cliponaxis: false, x: rows.map(({ to }) => categories[place.get(to)]), y: rows.map(({ from }) => categories[place.get(from)]),
       marker, hovertemplate: `${said}%{marker.color:.3f}<extra></extra>`,
     };
   }
 
   const shapes = [];
-  if (chosen && place.has(chosen[0]) && place.has(chosen[1])) {
+  if (chosen && rows.some(({ from, to }) => from === chosen[0] && to === chosen[1])) {
     const [y, x] = chosen.map((name) => place.get(name));
     const half = isSparse ? Math.max(0.5, classes.length / 50) : 0.5;
     const box = { type: "rect", x0: x - half, x1: x + half, y0: y - half, y1: y + half };
@@ -117,10 +117,9 @@ export function walk(div, walks, colour, label) {
       hovertemplate: `${named}<br>t %{x:.3f}<br>distance %{y}<extra></extra>`,
     });
     if (chosen) {
-      data.push({
-        ...common, y: [...length, length.at(-1)], line: { ...line, color: css("--text"), width: 1.2, dash: "dot" },
-        hovertemplate: `${named}<br>t %{x:.3f}<br>switches so far %{y}<extra></extra>`,
-      });
+      const straight = (y, dash) => ({ type: "scatter", mode: "lines", x: [0, 1], y, line: { color: css("--text"), width: 1.4, dash } });
+      data.push({ ...straight([0, length.at(-1)], "dash"), hovertemplate: `${named}, if it did not fold<br>%{y} switches<extra></extra>` });
+      data.push({ ...straight([farthest, farthest], "dot"), hovertemplate: `${named}<br>largest distance %{y}<extra></extra>` });
     }
     data.push({
       ...common, y: [...chi, chi.at(-1)], yaxis: "y2", line,
@@ -129,7 +128,7 @@ export function walk(div, walks, colour, label) {
   }
   const layout = {
     xaxis: axis("t, along the segment", { range: [0, 1], anchor: "y2" }),
-    yaxis: axis("units", { domain: [0.42, 1], rangemode: "tozero" }),
+    yaxis: axis("units that differ", { domain: [0.42, 1], rangemode: "tozero" }),
     yaxis2: axis("chi so far", { domain: [0, 0.34], rangemode: "tozero", range: chiRange(data) }),
   };
   return draw(div, data, layout, label);
@@ -148,7 +147,8 @@ export function layers(div, names, steps, values, range, step, what, label) {
     colorbar: { thickness: 12, outlinewidth: 0 },
   };
   const y = { type: "category", autorange: "reversed", showgrid: false, dtick: Math.ceil(names.length / 24) };
-  return draw(div, [heat], { xaxis: axis("step", { showgrid: false }), yaxis: axis("", y), shapes: [at(step)] }, label);
+  const shapes = step <= steps.at(-1) ? [at(step)] : []; // past its end the line would stretch the axis
+  return draw(div, [heat], { xaxis: axis("step", { showgrid: false }), yaxis: axis("", y), shapes }, label);
 }
 
 // Bars of whole numbers, with the mean and the bound.

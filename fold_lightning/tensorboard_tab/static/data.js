@@ -28,7 +28,7 @@ export function loadTable(run, runs, table, step) {
   return cache.get(key);
 }
 
-// A run that grows may have got a measurement between two known steps: what was asked for past its last step is stale.
+// What was asked for at a run's last step or past it is stale once the run has written more: its next measurement, or the map when training ended.
 export function forgetFrom(run, step) {
   for (const key of [...cache.keys()]) {
     const [name, , at] = JSON.parse(key);

@@ -80,6 +80,7 @@ async function refresh() {
   } catch (error) {
     return tell([message(`TensorBoard does not answer: ${error.message}. This page asks again every ${POLL_SECONDS} s.`)]);
   }
+  for (const run of Object.keys(state.runs)) if (state.runs[run].written !== runs[run]?.written) forgetFrom(run, state.runs[run].last_step);
   const isNew = !document.body.dataset.drawn || JSON.stringify(runs) !== JSON.stringify(state.runs);
   state.runs = runs;
   const begun = usable().sort((a, b) => runs[b].tables.length - runs[a].tables.length);
@@ -103,7 +104,6 @@ async function readCurves() {
   const step = state.steps[state.place];
   const all = Object.values(state.curves).flatMap((curves) => Object.entries(curves));
   const found = new Set(all.filter(([tag]) => !tag.startsWith("regularizer/")).flatMap(([, curve]) => curve.steps));
-  for (const run of wanted) forgetFrom(run, state.steps.at(-1) ?? 0);
   state.steps = [...found].sort((a, b) => a - b);
   const last = Math.max(0, state.steps.length - 1);
   state.place = isAtEnd ? last : Math.max(0, state.steps.findLastIndex((each) => each <= step));

@@ -12,6 +12,7 @@ const MAX_NAMED = 12; // classes in the legend
 const STEP = 1 / 40; // of the window, by which an arrow key moves
 const SCALE = ["#ffffd9", "#edf8b1", "#c7e9b4", "#7fcdbb", "#41b6c4", "#1d91c0", "#225ea8", "#253494", "#081d58"];
 const CLASSES = ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#aa3377", "#66ccee", "#ee7733", "#009988", "#5b4fa8", "#999999"];
+const NO_BORDERS = "The borders between classes are not in this log: a region has the colour of the class at its middle.";
 const HINT = "Point at a region to name it, drag to zoom, double-click to zoom out; with the keyboard: arrows, + and -, Escape.";
 
 function mix(from, to, share) {
@@ -30,13 +31,25 @@ function colourOfShare(share) {
 // As plot_slice_map's colours: the paler the less sure the model is.
 const colourOfClass = (label, share) => mix("#ffffff", CLASSES[label % CLASSES.length], 0.12 + 0.82 * share);
 
-// The polygons of a table: [[x, y], ...] of each region.
-function polygonsOf(table) {
-  const polygons = [];
-  for (let r = 0; r + 1 < table.starts.length; r++) {
-    polygons.push(table.corners.slice(table.starts[r], table.starts[r + 1]).map((v) => table.vertices[v]));
-  }
-  return polygons;
+// The polygons of a table: {region, polygon: [[x, y], ...], prediction, confidence}.
+function regionsOf(table) {
+  return polygonsOf(table.vertices, table.corners, table.starts).map((polygon, region) => ({
+    region, polygon, prediction: table.prediction?.[region], confidence: table.confidence?.[region],
+  }));
+}
+
+// The same, with the parts of regions in which several classes are predicted in place of those.
+function partsOf(table) {
+  if (!table.part_region) return regionsOf(table);
+  const divided = new Set(table.part_region);
+  const parts = polygonsOf(table.vertices, table.part_corners, table.part_starts).map((polygon, i) => ({
+    region: table.part_region[i], polygon, prediction: table.part_prediction[i], confidence: table.part_confidence[i],
+  }));
+  return [...regionsOf(table).filter(({ region }) => !divided.has(region)), ...parts];
+}
+
+function polygonsOf(vertices, corners, starts) {
+  return starts.slice(1).map((end, i) => corners.slice(starts[i], end).map((v) => vertices[v]));
 }
 
 function contains(polygon, x, y) {
@@ -57,30 +70,32 @@ function area(polygon) {
   }, 0);
 }
 
-function describe(table, about, region) {
+function describe(table, about, { region, prediction, confidence }) {
   const faces = table.faces[region];
   const words = [`Region ${region} of ${(table.starts.length - 1).toLocaleString()}`, `distance ${table.distance[region]} from the first input's region`];
   words.push(`${faces} ${faces === 1 ? "face" : "faces"} in this window`);
-  if (table.prediction) words.push(`predicts class ${className(about, table.prediction[region])}, confidence ${Math.round(100 * table.confidence[region])} %`);
+  if (prediction !== undefined) words.push(`predicts class ${className(about, prediction)}, confidence ${Math.round(100 * confidence)} % at its middle`);
   return words.join(" · ");
 }
 
-// Colour of each region, in few kinds.
-function coloursOf(table, how) {
-  if (how === "prediction" && table.prediction) {
-    return table.prediction.map((label, r) => {
-      const sure = Math.min(1, Math.max(0, (table.confidence[r] - UNSURE) / (1 - UNSURE)));
-      return colourOfClass(label, Math.round(sure * (SURE_LEVELS - 1)) / (SURE_LEVELS - 1));
+// Colour of each polygon, in few kinds.
+function coloursOf(table, shapes, how) {
+  if (how === "prediction") {
+    return shapes.map(({ prediction, confidence }) => {
+      const sure = Math.min(1, Math.max(0, (confidence - UNSURE) / (1 - UNSURE)));
+      return colourOfClass(prediction, Math.round(sure * (SURE_LEVELS - 1)) / (SURE_LEVELS - 1));
     });
   }
-  const most = Math.max(1, ...table.distance);
-  return table.distance.map((distance) => colourOfShare(Math.round((distance / most) * (LEVELS - 1)) / (LEVELS - 1)));
+  const most = largest(table.distance);
+  return shapes.map(({ region }) => colourOfShare(Math.round((table.distance[region] / most) * (LEVELS - 1)) / (LEVELS - 1)));
 }
 
+const largest = (distances) => distances.reduce((most, each) => Math.max(most, each), 1);
+
 // One trace for each colour: polygons one after the other, with gaps between.
-function regionTraces(polygons, colours) {
+function regionTraces(shapes, colours, edges) {
   const traces = new Map();
-  polygons.forEach((polygon, r) => {
+  shapes.forEach(({ polygon }, r) => {
     if (!traces.has(colours[r])) traces.set(colours[r], { x: [], y: [] });
     const trace = traces.get(colours[r]);
     for (const [x, y] of [...polygon, polygon[0]]) {
@@ -90,8 +105,16 @@ function regionTraces(polygons, colours) {
     trace.x.push(null);
     trace.y.push(null);
   });
-  const line = { color: "rgba(0,0,0,0.55)", width: Math.min(0.8, 12 / Math.sqrt(polygons.length)) };
+  const line = { color: edges, width: Math.min(0.8, 12 / Math.sqrt(shapes.length)) };
   return [...traces].map(([fillcolor, { x, y }]) => ({ type: "scatter", mode: "lines", x, y, fill: "toself", fillcolor, hoverinfo: "skip", line }));
+}
+
+// Where the class changes that is predicted.
+function borderTrace({ vertices, borders }) {
+  const points = borders.flatMap(([from, to]) => [vertices[from], vertices[to], [null, null]]);
+  return {
+    type: "scatter", mode: "lines", x: points.map(([x]) => x), y: points.map(([, y]) => y), hoverinfo: "skip", line: { color: "#000000", width: 2.2 },
+  };
 }
 
 function markTrace({ marks }) {
@@ -118,32 +141,34 @@ function scaleTrace(most) { // nothing but the scale of colours
 }
 
 // The classes of the largest areas, with their colours.
-function legendOf(table, polygons, about) {
+function legendOf(shapes, about) {
   const areas = new Map();
-  polygons.forEach((polygon, r) => areas.set(table.prediction[r], (areas.get(table.prediction[r]) || 0) + area(polygon)));
+  shapes.forEach(({ polygon, prediction }) => areas.set(prediction, (areas.get(prediction) || 0) + area(polygon)));
   const largest = [...areas].sort(([, a], [, b]) => b - a).slice(0, MAX_NAMED).map(([label]) => label).sort((a, b) => a - b);
   const rest = areas.size - largest.length;
   return el("div", { class: "hint legend" }, "Predicted: ", ...largest.map((label) => el("span", {}, swatch(colourOfClass(label, 1)), ` ${className(about, label)}`)), rest ? ` and ${rest} more` : null);
 }
 
 // Draws, and writes the region under the pointer or the keyboard's cursor into `named`.
-async function map(div, table, about, how, named, label) {
-  const polygons = polygonsOf(table);
-  const data = [...regionTraces(polygons, coloursOf(table, how)), markTrace(table)];
-  if (how !== "prediction") data.push(scaleTrace(Math.max(1, ...table.distance)));
+async function map(div, table, shapes, about, how, named, label) {
+  const byClass = how === "prediction";
+  const data = regionTraces(shapes, coloursOf(table, shapes, how), byClass ? "rgba(255,255,255,0.75)" : "rgba(0,0,0,0.55)");
+  if (byClass && table.borders) data.push(borderTrace(table));
+  data.push(markTrace(table));
+  if (!byClass) data.push(scaleTrace(largest(table.distance)));
   const [x0, x1, y0, y1] = table.window;
   const inPlane = { zeroline: false, showgrid: false, constrain: "domain", nticks: 5 };
   const layout = {
     xaxis: axis("distance along the first direction", { range: [x0, x1], ...inPlane }),
     yaxis: axis("along the second", { range: [y0, y1], scaleanchor: "x", ...inPlane }),
-    dragmode: "zoom", plot_bgcolor: css("--soft"), annotations: markNames(table, about), uirevision: String(table.window),
+    dragmode: "zoom", plot_bgcolor: byClass ? "#ffffff" : css("--soft"), annotations: markNames(table, about), uirevision: String(table.window),
   };
   await draw(div, data, layout, label);
-  follow(div, polygons, table, named, (region) => (named.textContent = region < 0 ? HINT : describe(table, about, region)));
+  follow(div, shapes, table, (found) => (named.textContent = found ? describe(table, about, found) : HINT));
 }
 
 // Outlines and names the region under the pointer, or under a cursor that arrow keys move.
-function follow(div, polygons, table, named, name) {
+function follow(div, shapes, table, name) {
   const axes = () => [div._fullLayout.xaxis, div._fullLayout.yaxis]; // plotly makes new ones when it zooms
   div.tabIndex = 0;
   div.classList.add("map");
@@ -153,9 +178,9 @@ function follow(div, polygons, table, named, name) {
 
   function show(x, y, isCursor) {
     const [xaxis, yaxis] = axes();
-    const region = polygons.findIndex((polygon) => contains(polygon, x, y));
-    name(region);
-    const points = (region < 0 ? [] : polygons[region]).map(([px, py]) => `${xaxis.d2p(px)},${yaxis.d2p(py)}`).join(" ");
+    const found = shapes.find(({ polygon }) => contains(polygon, x, y));
+    name(found);
+    const points = (found?.polygon ?? []).map(([px, py]) => `${xaxis.d2p(px)},${yaxis.d2p(py)}`).join(" ");
     const frame = svg("svg", { x: xaxis._offset, y: yaxis._offset, width: xaxis._length, height: yaxis._length });
     frame.append(svg("polygon", { points, fill: "none", stroke: "#ffffff", "stroke-width": 5 }), svg("polygon", { points, fill: "none", stroke: "#000000", "stroke-width": 2.5 }));
     if (isCursor) frame.append(svg("circle", { cx: xaxis.d2p(x), cy: yaxis.d2p(y), r: 5, fill: "#ffffff", stroke: "#000000", "stroke-width": 2 }));
@@ -164,7 +189,7 @@ function follow(div, polygons, table, named, name) {
 
   function clear() {
     over.replaceChildren();
-    name(-1);
+    name(null);
   }
 
   function zoom(factor) {
@@ -215,7 +240,7 @@ export function mapPart(state, { swatchOf, change }) {
   const select = el("select", { id: "map-colour", onchange: () => change(() => (state.mapColour = select.value)) },
     el("option", { value: "distance" }, "distance from the first input's region"), el("option", { value: "prediction" }, "predicted class, paler where unsure"));
   const made = part("map", "Map of a plane", "Every polygon is a region in which the network is one affine map. By distance: the darker, the more units differ from the region of the first " +
-    "input. By prediction: a region has the colour of the class at its middle.", el("label", { class: "controls" }, "Colour", select), grid);
+    "input. By prediction: the colour of the class that the network predicts there, paler where it is less sure; thick black lines are the exact borders between classes.", el("label", { class: "controls" }, "Colour", select), grid);
   const all = cards(grid, "square");
   return {
     element: made.element,
@@ -235,8 +260,9 @@ export function mapPart(state, { swatchOf, change }) {
           const isOlder = found.step === step ? "" : `, the last map up to step ${step}: maps are made when figures are due`;
           above.replaceChildren(el("p", { class: "hint" }, `${count} regions at step ${found.step}${isOlder}`));
           const how = found.prediction ? state.mapColour : "distance";
-          if (how === "prediction") above.append(legendOf(found, polygonsOf(found), about));
-          await map(plot, found, about, how, below, `Map of ${count} regions of ${run}: move with the arrow keys`);
+          const shapes = how === "prediction" ? partsOf(found) : regionsOf(found);
+          if (how === "prediction") above.append(legendOf(shapes, about), ...(found.borders ? [] : [el("p", { class: "hint" }, NO_BORDERS)]));
+          await map(plot, found, shapes, about, how, below, `Map of ${count} regions of ${run}: move with the arrow keys`);
         }
       }
       all.keep(some.map(({ run }) => run));

@@ -14,8 +14,8 @@ export function pairsPart(state, { colourOf, swatchOf, change }) {
   const list = el("div", { class: "scroll card", tabindex: 0, id: "segments", role: "group", "aria-label": "segments" });
   const controls = el("div", { class: "controls" }, el("label", {}, "From class ", from), el("label", {}, "to class ", to));
   const heading = el("h3");
-  const text = el("p", { class: "hint" }, "Solid: how many units differ from the first code. Dotted: how often any unit has switched so far, which is the distance of a walk " +
-    "that does not fold. The gap between the two is folding: chi = 1 - largest distance / switches.");
+  const text = el("p", { class: "hint" }, "Solid: how many units differ from the first code, on the way from one input (t = 0) to the other (t = 1). Dashed: the same for a walk that does not " +
+    "fold, which takes as many switches evenly and takes none back. Dotted: the largest distance that the walk reaches. The gap between the ends of these two is folding: chi = 1 - largest distance / switches.");
   const body = el("div", { class: "pairs" }, el("div", {}, grid, controls), el("div", {}, heading, list, text, walks));
   const made = part("pairs", "Folding between classes", "The brighter a cell, the more the network folds on the way between inputs of those two classes. Click a cell to see its " +
     "segments and the walk along each.", body);
@@ -28,11 +28,11 @@ export function pairsPart(state, { colourOf, swatchOf, change }) {
     change(() => ((state.pair = [start, side === 0 && !ends.includes(end) ? ends[0] : end]), (state.segment = null)));
   }
 
-  function fill(select, classes, chosen, about) {
-    const key = JSON.stringify(classes.map((label) => classTitle(about, label)));
+  function fill(select, classes, chosen, title) {
+    const key = JSON.stringify(classes.map(title));
     if (select.dataset.classes !== key) {
       select.dataset.classes = key;
-      select.replaceChildren(...classes.map((label) => el("option", { value: label }, classTitle(about, label))));
+      select.replaceChildren(...classes.map((label) => el("option", { value: label }, title(label))));
     }
     select.value = chosen;
   }
@@ -104,17 +104,17 @@ export function pairsPart(state, { colourOf, swatchOf, change }) {
       if (!classes.length) state.pair = null;
       else if (!state.pair || !partners.get(state.pair[0])?.includes(state.pair[1])) state.pair = firstPair(some, partners);
       controls.hidden = grid.hidden = !classes.length;
-      const about = state.runs[some.find(({ pairs }) => pairs)?.run]?.about;
+      const title = titles(some, state);
       if (state.pair) {
-        fill(from, classes, state.pair[0], about);
-        fill(to, partners.get(state.pair[0]), state.pair[1], about);
+        fill(from, classes, state.pair[0], title);
+        fill(to, partners.get(state.pair[0]), state.pair[1], title);
       }
       body.classList.toggle("single", some.length === 1 && classes.length > 0); // one matrix leaves room beside it
       await drawMatrices(some);
       const rows = some.flatMap((each) => rowsOf(each, state.pair));
       if (!rows.some(({ segment }) => segment === state.segment)) state.segment = rows[0]?.segment ?? null;
       const count = rows.length > MAX_ROWS ? `, the ${MAX_ROWS} that fold most` : "";
-      const [start, end] = (state.pair || []).map((label) => classTitle(about, label));
+      const [start, end] = (state.pair || []).map(title);
       heading.textContent = state.pair ? `Segments from class ${start} to class ${end}${count}` : `Segments${count}`;
       drawList(rows);
       await drawWalks(some, rows);
@@ -133,6 +133,15 @@ function rowsOf({ run, segments }, pair) {
   return chosen.sort((a, b) => b.chi - a.chi || (b.regions ?? 0) - (a.regions ?? 0));
 }
 
+// Function of a class: its name and number, if the runs that have it agree on the name, else the number.
+function titles(read, state) {
+  const named = read.filter(({ pairs }) => pairs).map(({ run, pairs }) => [state.runs[run].about, new Set([...pairs.start_class, ...pairs.end_class])]);
+  return (label) => {
+    const found = new Set(named.filter(([, classes]) => classes.has(label)).map(([about]) => classTitle(about, label)));
+    return found.size === 1 ? [...found][0] : String(label);
+  };
+}
+
 // Class -> classes to which some run has pairs, ascending.
 function partnersOf(read) {
   const found = new Map();
@@ -149,12 +158,13 @@ function pointsOf(kept) {
   return points;
 }
 
-// The pair of classes of the segment that folds most, of those whose walk the first run has kept; of equal ones the longest walk.
+// The pair of classes of the segment that folds most in any run, of those whose walk is kept; of equal ones the longest walk.
 function firstPair(read, partners) {
-  const run = read.find(({ pairs }) => pairs);
-  const steps = new Map([...(run.kept ? pointsOf(run.kept) : [])].map(([segment, rows]) => [segment, rows.length - 1]));
-  const rows = rowsOf(run, null).filter(({ classes: [start, end] }) => partners.get(start)?.includes(end));
-  const walked = rows.filter(({ segment }) => steps.get(segment) > 0);
-  const [best] = (walked.length ? walked : rows).sort((a, b) => b.chi - a.chi || (steps.get(b.segment) ?? 0) - (steps.get(a.segment) ?? 0));
-  return best ? best.classes : [run.pairs.start_class[0], run.pairs.end_class[0]];
+  const found = read.filter(({ pairs }) => pairs).flatMap((run) => {
+    const steps = new Map([...(run.kept ? pointsOf(run.kept) : [])].map(([segment, rows]) => [segment, rows.length - 1]));
+    return rowsOf(run, null).map(({ chi, classes, segment }) => ({ chi, classes, steps: steps.get(segment) ?? 0 }));
+  }).filter(({ classes: [start, end] }) => partners.get(start)?.includes(end));
+  const walked = found.filter(({ steps }) => steps > 0);
+  const [best] = (walked.length ? walked : found).sort((a, b) => b.chi - a.chi || b.steps - a.steps);
+  return best ? best.classes : [...partners].map(([start, [end]]) => [start, end])[0];
 }

@@ -68,7 +68,7 @@ function layersPart(state, { swatchOf, change }) {
       const [prefix, , what] = METRICS.find(([prefix]) => prefix === state.metric);
       const read = await Promise.all(runs.map(async (run) => {
         const curves = state.curves[run] || {};
-        const order = (await loadTable(run, state.runs, "layers", step))?.layer ?? [];
+        const [order, segments] = await Promise.all([loadTable(run, state.runs, "layers", step).then((found) => found?.layer ?? []), loadTable(run, state.runs, "segments", step)]);
         const place = (name) => (order.includes(name) ? order.indexOf(name) : order.length);
         const names = Object.keys(curves).filter((tag) => tag.startsWith(prefix)).map((tag) => tag.slice(prefix.length));
         names.sort((a, b) => place(a) - place(b) || a.localeCompare(b, undefined, { numeric: true }));
@@ -78,7 +78,7 @@ function layersPart(state, { swatchOf, change }) {
           const known = new Map(at.map((each, i) => [each, values[i]]));
           return steps.map((each) => known.get(each) ?? null);
         });
-        return { run, names, steps, values };
+        return { run, names, steps, values, segments };
       }));
       const some = read.filter(({ names }) => names.length);
       made.element.hidden = !runs.some((run) => METRICS.some(([prefix]) => Object.keys(state.curves[run] || {}).some((tag) => tag.startsWith(prefix))));
@@ -89,7 +89,7 @@ function layersPart(state, { swatchOf, change }) {
         await charts.layers(plot, names, steps, values, [0, largest], step, what, `${what} of each layer of ${run} over training`);
       }
       all.keep(some.map(({ run }) => run));
-      tellPerRun(made.how, some.map(({ run }) => [run, prefix === "folding/layer/" ? howFolding(state.runs[run].about, null) : inputsOf(state.runs[run].about)]));
+      tellPerRun(made.how, some.map(({ run, segments }) => [run, prefix === "folding/layer/" ? howFolding(state.runs[run].about, segments) : inputsOf(state.runs[run].about)]));
     },
   };
 }

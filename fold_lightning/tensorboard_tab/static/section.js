@@ -47,9 +47,10 @@ export function tellPerRun(how, sentences) {
 
 export function howFolding(about, segments) {
   if (!about?.method) return "";
-  const method = about.method === "exact" ? "every region on each segment is found" : `${about.num_points} equidistant points of each segment`;
   const share = segments ? segments.exact.filter(Boolean).length / segments.exact.length : null;
-  const exact = share === null ? "" : share === 1 ? " All walks are exact and verified." : ` ${Math.round(100 * share)} % of the walks are exact and verified.`;
+  const found = share === null || share === 1 ? "every region on each segment is found" : "switches are sought on the whole segment, and found to a small resolution where the network curves";
+  const method = about.method === "exact" ? found : `${about.num_points} equidistant points of each segment`;
+  const exact = share === null || about.method !== "exact" ? "" : share === 1 ? " All walks are exact and verified." : ` ${Math.round(100 * share)} % of the walks are exact and verified.`;
   return `Method ${about.method}: ${method} (${about.method_reason}). ${about.segments}.${exact}`;
 }
 
