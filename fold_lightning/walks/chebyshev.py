@@ -23,13 +23,13 @@ from fold_lightning.walks.polynomials import between_nodes, chebyshev_basis, int
 from fold_lightning.walks.refinement import FAR, ON_TOLERANCE, Samples, longest_run
 from fold_lightning.walks.walks import CHEBYSHEV
 
-FIRST_INTERVALS = 8
+FIRST_INTERVALS = 4
 """Equal intervals of a piece to begin with."""
 
-CHECKED = (2, 9)
+CHECKED = (4, 19)
 """Numbers of the nodes behind which an interpolation is checked: not symmetric, as odd and even functions are."""
 
-PROBED = (2, 5)
+PROBED = (0, 2)
 """Intervals of a piece, by number, that are interpolated first: where halving is of no use to either, all are left to refinement."""
 
 TOLERANCE = 1e-12
@@ -51,13 +51,13 @@ its threshold, 1e-6 to 1e-5. Refinement judges each point by itself: a unit is t
 POSITION_TOLERANCE = 1e-10
 """In t, how closely a switch is located where its unit changes by its layer's largest in the whole segment."""
 
-MAX_INTERVALS = 2**14
+MAX_INTERVALS = 2**13
 """Intervals of a piece at a time beyond which none is halved: values that do not get smoother, such as those of many jumps, would
-double them down to `SHORTEST`. Networks that converge took up to 768."""
+double them down to `SHORTEST`. Networks that converge took up to 384."""
 
 SLOW = 0.15
-"""Ratio of the last coefficients to those before them above which halving is no use: a kink makes it 0.4, a jump of the curvature
-0.2, a smooth function whose error is below `ROUGH` less than 0.15."""
+"""Ratio of the last 8 coefficients to those 10 before them above which halving is no use: a kink makes it 0.4, a jump of the
+curvature 0.2, a smooth function whose error is below `ROUGH` less than 0.15."""
 
 DECAY = 10.0
 """Ratio of the same above which halving is no use, in cube roots of the error: of a geometric series it is at most a few of them."""
@@ -151,7 +151,7 @@ def walk_chebyshev(pieces: Pieces, samples: Samples, max_rows: int) -> tuple[Pie
     Args:
         pieces: The pieces.
         samples: Pre-activations of the layers that count.
-        max_rows: Points looked at together; an interval takes 18.
+        max_rows: Points looked at together; an interval takes 33.
 
     Returns:
         The parts of pieces that were walked, their walks, and the parts on which the interpolation does not converge.
@@ -250,7 +250,7 @@ def _gains_by_halving(coefficients: Tensor, error: Tensor) -> Tensor:
     worst, unit = error.max(1)
     decay = coefficients[torch.arange(len(unit), device=unit.device), :, unit].abs()
     fast = (DECAY * worst ** (1 / 3)).clamp(max=SLOW)
-    return (decay[:, -4:].amax(1) <= fast * decay[:, -9:-5].amax(1)) | (worst > ROUGH)
+    return (decay[:, -8:].amax(1) <= fast * decay[:, -18:-10].amax(1)) | (worst > ROUGH)
 
 
 def _switches(intervals: Intervals, coefficients: Tensor, error: Tensor, size: Tensor) -> Settled:
