@@ -53,7 +53,7 @@ POSITION_TOLERANCE = 1e-10
 
 MAX_INTERVALS = 2**13
 """Intervals of a piece at a time beyond which none is halved: values that do not get smoother, such as those of many jumps, would
-double them down to `SHORTEST`. Networks that converge took up to 384."""
+double them down to `SHORTEST`. 200 random networks took up to 16, a sine of 955 roots 192."""
 
 SLOW = 0.15
 """Ratio of the last 8 coefficients to those 10 before them above which halving is no use: a kink makes it 0.4, a jump of the
