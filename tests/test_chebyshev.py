@@ -39,7 +39,7 @@ def changes_of(function: Callable[[Tensor], Tensor], margin: float = 1e-12) -> t
 def test_interpolation_reproduces_polynomials_up_to_its_degree() -> None:
     x = torch.linspace(-1, 1, 101, dtype=torch.float64)
     values = chebyshev_basis(x) @ (interpolation() @ (nodes() - 0.3) ** DEGREE)
-    assert torch.allclose(values, (x - 0.3) ** DEGREE, atol=1e-12)
+    assert torch.allclose(values, (x - 0.3) ** DEGREE, atol=1e-12 * 1.3**DEGREE)
 
 
 @pytest.mark.parametrize("number", range(8))
@@ -243,7 +243,7 @@ def test_more_intervals_than_the_limit_are_left_to_refinement(num_points: list[i
     ends = torch.zeros(1, 3), torch.ones(1, 3)
     walks = segment_walks(model, *ends, layers="*tanh*")
     taken = sum(num_points)
-    monkeypatch.setattr(chebyshev, "MAX_INTERVALS", 32)
+    monkeypatch.setattr(chebyshev, "MAX_INTERVALS", 8)
     refined = segment_walks(model, *ends, layers="*tanh*")
     assert (walks.engine == CHEBYSHEV).all() and (refined.engine == CURVED_REFINEMENT).all()
     assert sum(num_points) - taken < taken / 2

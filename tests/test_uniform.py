@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +15,13 @@ from torch.nn import functional as F
 
 from fold_lightning import Walks, segment_walks, space_folding
 from fold_lightning.folding import PerSegment
-from fold_lightning.walks import count_switches, exact_costs, sampled_distances, walk_chunks
+from fold_lightning.walks import MAX_COST, count_switches, exact_costs, sampled_distances, walk_chunks
 from fold_lightning.walks.estimate import CURVED_ROWS
 from fold_lightning.walks.sparse import count_bits
 from helpers.networks import Tent, mlp
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from models import build, lenet, resnet
 
 T = 17
 
@@ -225,6 +230,23 @@ def test_costs_of_exact_walks_are_switches_times_units_and_more_where_the_networ
     model, start, end = dense(), 2 * torch.randn(5, 6), 2 * torch.randn(5, 6)
     assert torch.equal(exact_costs(model, start, end, layers="1"), 24 * count_switches(model, start, end, layers="1"))
     assert torch.equal(exact_costs(model, start, end), 66 * CURVED_ROWS * count_switches(model, start, end))
+
+
+@pytest.mark.parametrize(
+    ("build_network", "side", "is_walked"),
+    [
+        (lenet, 28, True),
+        (lambda side: build("vit", "gelu", side, 2, 64), 28, True),
+        (lambda side: resnet(side, 1), 32, False),
+        (lambda side: build("vit", "gelu", side, 4, 64), 28, False),
+    ],
+)
+def test_a_lenet_and_a_small_vision_transformer_are_walked_by_default(
+    build_network: Callable[[int], nn.Module], side: int, is_walked: bool
+) -> None:
+    images = torch.rand(8, side * side)
+    costs = exact_costs(build_network(side).eval(), images[:4], images[4:])
+    assert bool(costs.double().mean() <= MAX_COST) == is_walked
 
 
 def test_units_that_are_zero_up_to_rounding_do_not_switch() -> None:

@@ -11,25 +11,26 @@ Between its points an interpolation trusts a network to be smooth: a bump so nar
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fold_lightning.activations.rounding import ROUNDED
 from fold_lightning.walks.breakpoints import order_by
-from fold_lightning.walks.pieces import Pieces, PieceWalks
+from fold_lightning.walks.pieces import Intervals, Pieces, PieceWalks
 from fold_lightning.walks.polynomials import between_nodes, chebyshev_basis, interpolation, nodes, sign_changes
 from fold_lightning.walks.refinement import FAR, ON_TOLERANCE, Samples, longest_run
+from fold_lightning.walks.rows import Events
 from fold_lightning.walks.walks import CHEBYSHEV
 
-FIRST_INTERVALS = 8
+FIRST_INTERVALS = 4
 """Equal intervals of a piece to begin with."""
 
-CHECKED = (2, 9)
+CHECKED = (4, 19)
 """Numbers of the nodes behind which an interpolation is checked: not symmetric, as odd and even functions are."""
 
-PROBED = (2, 5)
+PROBED = (0, 2)
 """Intervals of a piece, by number, that are interpolated first: where halving is of no use to either, all are left to refinement."""
 
 TOLERANCE = 1e-12
@@ -51,13 +52,13 @@ its threshold, 1e-6 to 1e-5. Refinement judges each point by itself: a unit is t
 POSITION_TOLERANCE = 1e-10
 """In t, how closely a switch is located where its unit changes by its layer's largest in the whole segment."""
 
-MAX_INTERVALS = 2**14
+MAX_INTERVALS = 2**13
 """Intervals of a piece at a time beyond which none is halved: values that do not get smoother, such as those of many jumps, would
-double them down to `SHORTEST`. Networks that converge took up to 768."""
+double them down to `SHORTEST`. 200 random networks took up to 16, a sine of 955 roots 192."""
 
 SLOW = 0.15
-"""Ratio of the last coefficients to those before them above which halving is no use: a kink makes it 0.4, a jump of the curvature
-0.2, a smooth function whose error is below `ROUGH` less than 0.15."""
+"""Ratio of the last 8 coefficients to those 10 before them above which halving is no use: a kink makes it 0.4, a jump of the
+curvature 0.2, a smooth function whose error is below `ROUGH` less than 0.15."""
 
 DECAY = 10.0
 """Ratio of the same above which halving is no use, in cube roots of the error: of a geometric series it is at most a few of them."""
@@ -67,82 +68,29 @@ ROUGH = 3e-3
 
 
 @dataclass(frozen=True)
-class Intervals:
-    """I intervals of pieces: number of the piece, and both ends in t."""
+class Settled(Events):
+    """Switches in I intervals, the rows of events, and the counted units' bits just inside both ends of each interval.
+
+    Attributes:
+        piece: int64 (I,).
+        left: float64 (I,), in t.
+        right: float64 (I,).
+        begins: bool (I, N).
+        ends: bool (I, N).
+        undecided: float64 (I,), in t, length of the longest part in which a unit stays at its threshold up to the error.
+    """
 
     piece: Tensor
     left: Tensor
     right: Tensor
-
-    def __len__(self) -> int:
-        return len(self.piece)
-
-    def __getitem__(self, index: slice | Tensor) -> Intervals:
-        return Intervals(*(getattr(self, f.name)[index] for f in fields(self)))
-
-    @classmethod
-    def concatenate(cls, parts: list[Intervals]) -> Intervals:
-        """Return all of them, in order."""
-        return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
-
-    @classmethod
-    def of(cls, pieces: Pieces) -> Intervals:
-        """Return the intervals to begin with."""
-        number = torch.arange(len(pieces), device=pieces.begin.device)
-        parts = Pieces(number, pieces.begin, pieces.end).cut(FIRST_INTERVALS)
-        return cls(parts.segment, parts.begin, parts.end)
-
-    @property
-    def length(self) -> Tensor:
-        """float64 (I,), in t."""
-        return self.right - self.left
-
-    def halved(self) -> Intervals:
-        """Return both halves of each."""
-        middle = (self.left + self.right) / 2
-        left, right = torch.cat([self.left, middle]), torch.cat([middle, self.right])
-        return Intervals(self.piece.repeat(2), left, right)
-
-
-@dataclass(frozen=True)
-class Settled:
-    """Switches in I intervals: E events, and the counted units' bits just inside both ends of each interval.
-
-    Attributes:
-        intervals: The intervals.
-        begins: bool (I, N).
-        ends: bool (I, N).
-        undecided: float64 (I,), in t, length of the longest part in which a unit stays at its threshold up to the error.
-        interval: int64 (E,).
-        position: float64 (E,), in t.
-        unit: int64 (E,).
-    """
-
-    intervals: Intervals
     begins: Tensor
     ends: Tensor
     undecided: Tensor
-    interval: Tensor
-    position: Tensor
-    unit: Tensor
 
-    def of(self, intervals: Tensor) -> Settled:
-        """Return what was found in some of the intervals, bool (I,), numbered anew."""
-        events = intervals[self.interval]
-        number = intervals.cumsum(0) - 1
-        return Settled(
-            *(self.intervals[intervals], self.begins[intervals], self.ends[intervals], self.undecided[intervals]),
-            *(number[self.interval[events]], self.position[events], self.unit[events]),
-        )
-
-    @classmethod
-    def concatenate(cls, parts: list[Settled]) -> Settled:
-        """Return all of them, the intervals numbered through."""
-        sizes = torch.tensor([0, *(len(part.intervals) for part in parts[:-1])]).cumsum(0).tolist()
-        interval = torch.cat([part.interval + first for part, first in zip(parts, sizes, strict=True)])
-        names = ("begins", "ends", "undecided", "position", "unit")
-        together = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-        return cls(Intervals.concatenate([part.intervals for part in parts]), interval=interval, **together)
+    @property
+    def intervals(self) -> Intervals:
+        """The intervals."""
+        return Intervals(self.piece, self.left, self.right)
 
 
 def walk_chebyshev(pieces: Pieces, samples: Samples, max_rows: int) -> tuple[Pieces, PieceWalks, Pieces]:
@@ -151,13 +99,13 @@ def walk_chebyshev(pieces: Pieces, samples: Samples, max_rows: int) -> tuple[Pie
     Args:
         pieces: The pieces.
         samples: Pre-activations of the layers that count.
-        max_rows: Points looked at together; an interval takes 18.
+        max_rows: Points looked at together; an interval takes 33.
 
     Returns:
         The parts of pieces that were walked, their walks, and the parts on which the interpolation does not converge.
     """
     interpolations = _Interpolations(pieces, samples, max_rows)
-    first = Intervals.of(pieces)
+    first = _first_intervals(pieces)
     is_probe = torch.tensor([number in PROBED for number in range(FIRST_INTERVALS)], device=first.left.device).repeat(
         len(pieces)
     )
@@ -206,8 +154,20 @@ class _Interpolations:
             again &= some.length > SHORTEST
             again &= (torch.bincount(intervals.piece, minlength=len(self._sizes)) <= MAX_INTERVALS)[some.piece]
             self.hopeless.append(some[~converged & ~again])
-            halves.append(some[again].halved())
+            halves.append(_halved(some[again]))
         return Intervals.concatenate(halves)
+
+
+def _first_intervals(pieces: Pieces) -> Intervals:
+    parts = Pieces(torch.arange(len(pieces), device=pieces.begin.device), pieces.begin, pieces.end).cut(FIRST_INTERVALS)
+    return Intervals(*parts.columns)
+
+
+def _halved(intervals: Intervals) -> Intervals:
+    """Return both halves of each."""
+    middle = (intervals.left + intervals.right) / 2
+    left, right = torch.cat([intervals.left, middle]), torch.cat([middle, intervals.right])
+    return Intervals(intervals.piece.repeat(2), left, right)
 
 
 def _split(intervals: Intervals, most: int) -> Iterator[Intervals]:
@@ -250,7 +210,7 @@ def _gains_by_halving(coefficients: Tensor, error: Tensor) -> Tensor:
     worst, unit = error.max(1)
     decay = coefficients[torch.arange(len(unit), device=unit.device), :, unit].abs()
     fast = (DECAY * worst ** (1 / 3)).clamp(max=SLOW)
-    return (decay[:, -4:].amax(1) <= fast * decay[:, -9:-5].amax(1)) | (worst > ROUGH)
+    return (decay[:, -8:].amax(1) <= fast * decay[:, -18:-10].amax(1)) | (worst > ROUGH)
 
 
 def _switches(intervals: Intervals, coefficients: Tensor, error: Tensor, size: Tensor) -> Settled:
@@ -269,19 +229,20 @@ def _switches(intervals: Intervals, coefficients: Tensor, error: Tensor, size: T
     undecided = (2 * is_faint.any(1).to(length)).scatter_reduce(0, interval, found.undecided, "amax") * length / 2
     interval, unit = interval[found.polynomial], unit[found.polynomial]
     position = torch.lerp(intervals.left[interval], intervals.right[interval], (found.position + 1) / 2)
-    return Settled(intervals, begins, ends, undecided, interval, position, unit)
+    at = intervals.piece, intervals.left, intervals.right
+    return Settled(interval, position, unit, *at, begins, ends, undecided)
 
 
 def _walks(pieces: Pieces, settled: Settled) -> tuple[Pieces, PieceWalks]:
     """Return runs of settled intervals, and their walks: with events between intervals where bits differ that should agree."""
     runs, run = _runs(pieces, settled.intervals)
-    order = order_by(run, settled.intervals.left)
+    order = order_by(run, settled.left)
     goes_on = run[order[1:]] == run[order[:-1]]
     before, after = order[:-1][goes_on], order[1:][goes_on]
     joint, unit = (settled.ends[before] != settled.begins[after]).nonzero(as_tuple=True)
     found = PieceWalks(
-        piece=torch.cat([run[settled.interval], run[after[joint]]]),
-        position=torch.cat([settled.position, settled.intervals.left[after[joint]]]),
+        row=torch.cat([run[settled.row], run[after[joint]]]),
+        position=torch.cat([settled.position, settled.left[after[joint]]]),
         unit=torch.cat([settled.unit, unit]),
         first_codes=settled.begins[order[torch.cat([goes_on.new_ones(min(1, len(order))), ~goes_on])]],
         exact=torch.zeros_like(runs.segment, dtype=torch.bool),
@@ -295,7 +256,7 @@ def _walks(pieces: Pieces, settled: Settled) -> tuple[Pieces, PieceWalks]:
 def _runs(pieces: Pieces, intervals: Intervals) -> tuple[Pieces, Tensor]:
     """Return the parts of pieces that intervals cover without a gap, and the number of the part of each interval (I,)."""
     order = order_by(intervals.piece, intervals.left)
-    piece, left, right = (x[order] for x in (intervals.piece, intervals.left, intervals.right))
+    piece, left, right = intervals[order].columns
     starts = torch.ones_like(piece, dtype=torch.bool)
     starts[1:] = (piece[1:] != piece[:-1]) | (left[1:] != right[:-1])
     run = torch.empty_like(piece)

@@ -15,25 +15,28 @@ from fold_lightning.walks.segments import check_segments, ends_to_inspect
 from fold_lightning.walks.uniform import check_num_points
 
 CURVED_ROWS = 40
-"""Cost of a switch in a network with curves and kinks, in those of a piecewise linear one, for each unit: 0.2 us in a convolutional
-network with GELU and max pooling and 6 us in an MLP of width 64 with layer norm and ReLU, but 20 to 60 ns in five piecewise linear
-networks of 1,536 to 73,728 units."""
+"""Cost of a switch in a network with curves and kinks, in those of a piecewise linear one, for each unit: 0.2 us in convolutional
+networks with GELU and max pooling, 0.4 to 0.6 us in vision transformers with ReLU, 0.8 and 3.4 us in MLPs of width 256 and 64 with
+layer norm and ReLU, but 30 to 70 ns in fully connected networks of 384 to 4,096 units with ReLU, on the same loaded machine."""
 
-SMOOTH_ROWS = 150
-"""Points at which a smooth network is interpolated, however often its units switch: 20 to 40 ns for each unit and point."""
+SMOOTH_ROWS = 400
+"""Cost of a smooth network, however often its units switch, in those of a switch, for each unit: 12 us in convolutional networks, 18
+to 25 us in MLPs of width 512 and 128, 21 to 27 us in vision transformers, whose layer norms and attention cost without a bit."""
 
-PLANES_SHARE = 4
-"""Pre-activations of a network of planes that cost as one of a fully connected network: 10 ns in LeNet, 1 to 7 ns in larger ones."""
+PLANES_SHARE = 10
+"""Pre-activations of a network of planes that cost as one of a fully connected network: 1 to 7 ns in eleven of 4,704 to 100,352
+units, 5 ns in LeNet. Where boxes cover the planes it is too large: 34 ns in ResNet-20."""
 
-MAX_COST = 10**6
-"""Mean of `exact_costs` up to which a walk takes up to about 0.05 s on a core: 90 walks take less than 5 s, so that the two of a
-training that are always measured stay within the 10 s that are always allowed."""
+MAX_COST = 2 * 10**6
+"""Mean of `exact_costs` up to which a walk takes up to 0.02 to 0.15 s on a core that others share: 64 walks took 2.8 s of LeNet and
+8.6 s of a small vision transformer, so that a measurement stays within the 10 s that are always allowed."""
 
 NUM_POINTS = 9
 """Equidistant points of a segment at which its switches are counted."""
 
-LONG = 10**9
-"""Pre-activations whose evaluation takes from twenty seconds to minutes: a walk up to this is exact whatever else were cheaper."""
+LONG = 4 * 10**8
+"""Pre-activations whose evaluation takes from 5 s, of three flat convolutions, to half a minute, of an MLP: a walk up to this is
+exact whatever else were cheaper, and one above it gives way only to one that takes less."""
 
 CURVED_POINTS = 128
 """Points at which a walk looks that follows only the units that count, apart from their switches."""
@@ -90,10 +93,10 @@ def exact_costs(
 ) -> Tensor:
     """Estimate the pre-activations that an exact walk of each segment evaluates, from counts alone.
 
-    They are all units up to the last that counts, once at each switch of `count_switches`: a quarter of them where the network has
+    They are all units up to the last that counts, once at each switch of `count_switches`: a tenth of them where the network has
     planes of which a switch bends a part alone, and `CURVED_ROWS` times as many where it curves and has kinks. Of a smooth network
-    they are all units at each of `SMOOTH_ROWS` points. One takes 20 to 60 ns on a processor: walks up to `MAX_COST` take up to about
-    0.05 s each on one core.
+    they are `SMOOTH_ROWS` times all units. One takes 20 to 60 ns on a processor: walks up to `MAX_COST` take up to about 0.1 s each
+    on one core.
 
     Args:
         model: The arguments are those of `count_switches`.

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.walks.breakpoints import order_by
+from fold_lightning.walks.rows import Events, Rows
 from fold_lightning.walks.walks import Walks
 
 
 @dataclass(frozen=True)
-class Pieces:
+class Pieces(Rows):
     """P parts of segments.
 
     Attributes:
@@ -25,17 +26,6 @@ class Pieces:
     segment: Tensor
     begin: Tensor
     end: Tensor
-
-    def __len__(self) -> int:
-        return len(self.segment)
-
-    def __getitem__(self, index: slice | Tensor) -> Pieces:
-        return Pieces(self.segment[index], self.begin[index], self.end[index])
-
-    @classmethod
-    def concatenate(cls, parts: list[Pieces]) -> Pieces:
-        """Return all pieces of all parts, in order."""
-        return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
     @property
     def length(self) -> Tensor:
@@ -50,13 +40,10 @@ class Pieces:
 
 
 @dataclass(frozen=True)
-class PieceWalks:
-    """Switches found on P pieces.
+class PieceWalks(Events):
+    """Switches found on P pieces, the rows of events.
 
     Attributes:
-        piece: int64 (E,) the piece of each event, in any order.
-        position: float64 (E,) where on its segment a unit switches.
-        unit: int64 (E,) which unit.
         first_codes: bool (P, N) the code in which each piece begins.
         exact: bool (P,) whether it verified itself.
         complete: bool (P,) whether all of the piece was walked.
@@ -64,37 +51,31 @@ class PieceWalks:
         engine: int64 (P,), place in `ENGINES`.
     """
 
-    piece: Tensor
-    position: Tensor
-    unit: Tensor
     first_codes: Tensor
     exact: Tensor
     complete: Tensor
     resolution: Tensor
     engine: Tensor
 
-    def of(self, pieces: Tensor) -> PieceWalks:
-        """Return what was found on some of the pieces, bool (P,), numbered anew."""
-        events = pieces[self.piece]
-        number = pieces.cumsum(0) - 1
-        return PieceWalks(
-            piece=number[self.piece[events]],
-            position=self.position[events],
-            unit=self.unit[events],
-            first_codes=self.first_codes[pieces],
-            exact=self.exact[pieces],
-            complete=self.complete[pieces],
-            resolution=self.resolution[pieces],
-            engine=self.engine[pieces],
-        )
 
-    @classmethod
-    def concatenate(cls, parts: list[PieceWalks]) -> PieceWalks:
-        """Return the walks of pieces that were walked apart, numbered through."""
-        sizes = torch.tensor([0, *(len(part.exact) for part in parts[:-1])]).cumsum(0).tolist()
-        together = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)}
-        together["piece"] = torch.cat([part.piece + first for part, first in zip(parts, sizes, strict=True)])
-        return cls(**together)
+@dataclass(frozen=True)
+class Intervals(Rows):
+    """I intervals of pieces.
+
+    Attributes:
+        piece: int64 (I,), number of the piece.
+        left: float64 (I,), in t.
+        right: float64 (I,).
+    """
+
+    piece: Tensor
+    left: Tensor
+    right: Tensor
+
+    @property
+    def length(self) -> Tensor:
+        """float64 (I,), in t."""
+        return self.right - self.left
 
 
 def join(pieces: Pieces, found: PieceWalks, num_segments: int, structure: ModelStructure, notes: dict[int, str]) -> Walks:
@@ -102,7 +83,7 @@ def join(pieces: Pieces, found: PieceWalks, num_segments: int, structure: ModelS
 
     Where a piece ends in another code than the next begins with, the units switch between them.
     """
-    piece, position, unit = found.piece, found.position, found.unit
+    piece, position, unit = found.row, found.position, found.unit
     if len(pieces) > num_segments:
         seams = _seams(pieces, found)
         piece, position, unit = (torch.cat(pair) for pair in zip((piece, position, unit), seams, strict=True))
@@ -137,7 +118,7 @@ def _seams(pieces: Pieces, found: PieceWalks) -> tuple[Tensor, Tensor, Tensor]:
     continued = pieces.segment[order[1:]] == pieces.segment[order[:-1]]
     before, after = order[:-1][continued], order[1:][continued]
     switches = torch.zeros_like(found.first_codes, dtype=torch.int64)
-    switches.index_put_((found.piece, found.unit), torch.ones_like(found.unit), accumulate=True)
+    switches.index_put_((found.row, found.unit), torch.ones_like(found.unit), accumulate=True)
     last_codes = found.first_codes ^ (switches % 2 == 1)
     seam, unit = (last_codes[before] != found.first_codes[after]).nonzero(as_tuple=True)
     return after[seam], pieces.begin[after][seam], unit

@@ -9,7 +9,7 @@ explains is one that the model is not known to have, and the walk is not exact.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from fold_lightning.activations.layer_pass import LayerPass
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import ROUNDED, largest
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE
-from fold_lightning.walks.pieces import Pieces, PieceWalks
+from fold_lightning.walks.pieces import Intervals, Pieces, PieceWalks
 from fold_lightning.walks.walks import REFINEMENT
 
 CHECK = 0.381966
@@ -119,22 +119,13 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Intervals:
-    """I open intervals: their piece, both ends, and the samples (I, M) there."""
+class SampledIntervals(Intervals):
+    """I open intervals, and the samples (I, M) at both ends."""
 
-    piece: Tensor
-    left: Tensor
-    right: Tensor
     at_left: Tensor
     at_right: Tensor
 
-    def __len__(self) -> int:
-        return len(self.piece)
-
-    def __getitem__(self, index: slice | Tensor) -> Intervals:
-        return Intervals(*(getattr(self, f.name)[index] for f in fields(self)))
-
-    def cut(self, interval: Tensor, position: Tensor, at: Tensor) -> Intervals:
+    def cut(self, interval: Tensor, position: Tensor, at: Tensor) -> SampledIntervals:
         """Return these intervals cut at points (K,) inside them, ordered by interval and position, with their samples (K, M)."""
         if len(self) == 0:
             return self
@@ -149,10 +140,10 @@ class Intervals:
         is_last |= follows == order[0]
         end = torch.where(is_last, self.right[owner], begin[follows])
         at_end = torch.where(is_last[:, None], self.at_right[owner], at_begin[follows])
-        return Intervals(piece, begin, end, at_begin, at_end)
+        return SampledIntervals(piece, begin, end, at_begin, at_end)
 
 
-def next_batch(todo: list[Intervals], most: int) -> Intervals:
+def next_batch(todo: list[SampledIntervals], most: int) -> SampledIntervals:
     """Take at most so many intervals off the end of a list of them."""
     intervals = todo.pop()
     if len(intervals) > most:
@@ -164,7 +155,7 @@ def refine(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
     """Walk pieces by forward passes over at most `max_rows` points at a time."""
     piece = torch.arange(len(pieces), device=pieces.begin.device)
     at_left, at_right = samples(piece, pieces.begin), samples(piece, pieces.end)
-    todo = [Intervals(piece, pieces.begin, pieces.end, at_left, at_right)]
+    todo = [SampledIntervals(piece, pieces.begin, pieces.end, at_left, at_right)]
     settled: list[tuple[Tensor, Tensor, Tensor]] = []
     unresolved = torch.zeros(len(pieces), dtype=torch.bool, device=piece.device)
     looked = torch.zeros_like(piece)
@@ -180,7 +171,7 @@ def refine(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
     return _traversal(settled, pieces, unresolved, looked <= MOST_POINTS)
 
 
-def _look(intervals: Intervals, samples: Samples, unresolved: Tensor) -> tuple[Intervals, Intervals]:
+def _look(intervals: SampledIntervals, samples: Samples, unresolved: Tensor) -> tuple[SampledIntervals, SampledIntervals]:
     """Return the intervals that are settled, and the parts of those that are not."""
     length = intervals.right - intervals.left
     check = intervals.left + CHECK * length
@@ -199,8 +190,7 @@ def _look(intervals: Intervals, samples: Samples, unresolved: Tensor) -> tuple[I
     cut_bends = _cut_at_bends(intervals[at_bend], check[at_bend], at_check[at_bend], error[at_bend], samples)
     which = crosses[at_crossings] & (samples.layer == crossed[at_crossings, None])
     cut_crossings = _cut_at_crossings(intervals[at_crossings], which, samples)
-    parts = (torch.cat([getattr(c, f.name) for c in (cut_bends, cut_crossings)]) for f in fields(Intervals))
-    return intervals[~(at_bend | at_crossings)], Intervals(*parts)
+    return intervals[~(at_bend | at_crossings)], SampledIntervals.concatenate([cut_bends, cut_crossings])
 
 
 def _first_layer(units: Tensor, samples: Samples) -> Tensor:
@@ -208,7 +198,7 @@ def _first_layer(units: Tensor, samples: Samples) -> Tensor:
     return torch.where(units, samples.layer, NEVER).amin(1)
 
 
-def _cut_at_crossings(intervals: Intervals, crosses: Tensor, samples: Samples) -> Intervals:
+def _cut_at_crossings(intervals: SampledIntervals, crosses: Tensor, samples: Samples) -> SampledIntervals:
     interval, unit = crosses.nonzero(as_tuple=True)
     before, after = intervals.at_left[interval, unit], intervals.at_right[interval, unit]
     left, right = intervals.left[interval], intervals.right[interval]
@@ -228,7 +218,9 @@ def _cut_at_crossings(intervals: Intervals, crosses: Tensor, samples: Samples) -
     return intervals.cut(interval[fresh], position[fresh], at)
 
 
-def _cut_at_bends(intervals: Intervals, check: Tensor, at_check: Tensor, error: Tensor, samples: Samples) -> Intervals:
+def _cut_at_bends(
+    intervals: SampledIntervals, check: Tensor, at_check: Tensor, error: Tensor, samples: Samples
+) -> SampledIntervals:
     """Cut where the lines at both ends meet: at the bend, if there is one; otherwise at the point already seen."""
     rows = torch.arange(len(intervals), device=check.device)
     unit = error.argmax(1)
@@ -257,7 +249,7 @@ def _traversal(
     at, unit = ((codes[1:] != codes[:-1]) & within[:, None]).nonzero(as_tuple=True)
     starts = torch.cat([~within.new_zeros(1), ~within])
     return PieceWalks(
-        piece=piece[at + 1],
+        row=piece[at + 1],
         position=left[at + 1],
         unit=unit,
         first_codes=codes[starts],

@@ -51,11 +51,11 @@ def segment_walks(
     each breakpoint, which is this project's own.
 
     Where the network curves (smooth activations, normalisation, attention, products) or does what is not known, pre-activations are
-    interpolated by polynomials of degree 15 on 8 intervals, which are halved until the error is 1e-12 of the layer's largest. A bound
+    interpolated by polynomials of degree 30 on 4 intervals, which are halved until the error is 1e-12 of the layer's largest. A bound
     on the polynomials excludes further switches, which are located to that error over the unit's slope. Where halving does not help
     (kinks), intervals are refined until every unit keeps clear of its threshold or passes it once, and switches are located to 1e-10
     in t. `Walks.resolution` is the length of the longest part in which a unit stays at its threshold up to these errors, or 1e-10.
-    `Walks.exact` is False, for this trusts a network to be smooth between its points, 18 on each of 8 intervals, or 64 intervals with
+    `Walks.exact` is False, for this trusts a network to be smooth between its points, 33 on each of 4 intervals, or 64 intervals with
     one more point each: a bump so narrow that none of them meets it is not seen. This treatment is this project's own.
 
     "uniform" takes the codes of equidistant points, for networks too large for "exact": it costs about one forward pass over the

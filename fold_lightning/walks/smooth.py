@@ -9,7 +9,7 @@ criterion, not a proof, which is why such walks are never called exact.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,9 @@ from scipy.optimize.elementwise import find_root
 from torch import Tensor
 
 from fold_lightning.activations.rounding import ROUNDED
-from fold_lightning.walks.pieces import Pieces, PieceWalks
-from fold_lightning.walks.refinement import CHECK, MOST_POINTS, Intervals, Samples, longest_run, next_batch
+from fold_lightning.walks.breakpoints import order_by
+from fold_lightning.walks.pieces import Intervals, Pieces, PieceWalks
+from fold_lightning.walks.refinement import CHECK, MOST_POINTS, SampledIntervals, Samples, longest_run, next_batch
 from fold_lightning.walks.walks import CURVED_REFINEMENT
 
 FIRST_LENGTH = 1 / 64
@@ -38,39 +39,29 @@ ROOT_TOLERANCE = 1e-10
 
 
 @dataclass(frozen=True)
-class Settled:
+class Settled(Intervals):
     """I intervals in which each unit switches at most once.
 
     Attributes:
-        piece: int64 (I,).
-        left: float64 (I,), in t.
-        right: float64 (I,).
         begins: bool (I, N), bits just inside the left ends.
         ends: bool (I, N), bits just inside the right ends.
         undecided: float64 (I,), their lengths where some unit can't be told from its threshold, else 0.
     """
 
-    piece: Tensor
-    left: Tensor
-    right: Tensor
     begins: Tensor
     ends: Tensor
     undecided: Tensor
 
     @classmethod
-    def of(cls, intervals: Intervals, undecided: Tensor) -> Settled:
+    def of(cls, intervals: SampledIntervals, undecided: Tensor) -> Settled:
         """Return intervals as settled: a unit that is on its threshold at one end has the bit of the other."""
         left, right = intervals.at_left, intervals.at_right
         begins, ends = (left > 0) | ((left == 0) & (right > 0)), (right > 0) | ((right == 0) & (left > 0))
         return cls(intervals.piece, intervals.left, intervals.right, begins, ends, undecided)
 
-    @classmethod
-    def concatenate(cls, parts: list[Settled]) -> Settled:
-        """Return all of them, by piece and position."""
-        together = cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
-        order = torch.argsort(together.left)
-        order = order[torch.argsort(together.piece[order], stable=True)]
-        return cls(*(getattr(together, f.name)[order] for f in fields(cls)))
+    def in_order(self) -> Settled:
+        """Return them by piece and position."""
+        return self[order_by(self.piece, self.left)]
 
 
 def walk_smooth(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
@@ -92,7 +83,7 @@ def walk_smooth(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
         if bool(again.any()):
             rows = torch.arange(int(again.sum()), device=check.device)
             todo.append(intervals[again].cut(rows, check[again], at_check[again]))
-    together = Settled.concatenate(settled)
+    together = Settled.concatenate(settled).in_order()
     events, first_codes = _events(together, samples, max_rows)
     resolution = longest_run(together.undecided, together.piece, len(pieces), ROOT_TOLERANCE)
     complete = looked <= MOST_POINTS
@@ -100,7 +91,7 @@ def walk_smooth(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
     return PieceWalks(*events, first_codes, torch.zeros_like(complete), complete, resolution, engine)
 
 
-def _first_intervals(pieces: Pieces, samples: Samples) -> Intervals:
+def _first_intervals(pieces: Pieces, samples: Samples) -> SampledIntervals:
     """Return the intervals to begin with: pieces that are cut at multiples of the longest length."""
     first = (pieces.begin / FIRST_LENGTH).floor().long() + 1
     parts = (pieces.end / FIRST_LENGTH).ceil().long() - first + 1
@@ -110,10 +101,10 @@ def _first_intervals(pieces: Pieces, samples: Samples) -> Intervals:
     position = position.where(number > 0, pieces.begin[piece]).where(number < parts[piece], pieces.end[piece])
     at = samples(piece, position)
     left = (piece[1:] == piece[:-1]).nonzero().squeeze(1)
-    return Intervals(piece[left], position[left], position[left + 1], at[left], at[left + 1])
+    return SampledIntervals(piece[left], position[left], position[left + 1], at[left], at[left + 1])
 
 
-def _is_clear_or_passes_once(intervals: Intervals, at_check: Tensor) -> Tensor:
+def _is_clear_or_passes_once(intervals: SampledIntervals, at_check: Tensor) -> Tensor:
     """Return whether a unit keeps its side of the threshold all along, or changes it once, bool (I, N)."""
     left, right = intervals.at_left, intervals.at_right
     margin = SAFETY * (at_check - torch.lerp(left, right, CHECK)).abs()
@@ -123,7 +114,7 @@ def _is_clear_or_passes_once(intervals: Intervals, at_check: Tensor) -> Tensor:
     return (one_side & (nearest > margin)) | ((right - left).abs() > margin) | constant
 
 
-def _is_faint(intervals: Intervals, check: Tensor, at_check: Tensor, samples: Samples) -> Tensor:
+def _is_faint(intervals: SampledIntervals, check: Tensor, at_check: Tensor, samples: Samples) -> Tensor:
     """Return in which intervals a unit is taken to be on its threshold though it is farther away than rounding, bool (I,)."""
     on = (intervals.at_left == 0) & (intervals.at_right == 0) & (at_check == 0)
     is_faint = on.any(1)

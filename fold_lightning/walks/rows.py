@@ -1,0 +1,70 @@
+"""Tensors with one row for each of several things, side by side, which are indexed and joined together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True)
+class Rows:
+    """N rows; each field of a subclass is a tensor (N, ...)."""
+
+    @property
+    def columns(self) -> list[Tensor]:
+        """All fields, in order."""
+        return [getattr(self, field.name) for field in fields(self)]
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def __getitem__(self, index: slice | Tensor) -> Self:
+        return type(self)(*(column[index] for column in self.columns))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """Return the rows of all parts, in order."""
+        return cls(*map(torch.cat, zip(*(part.columns for part in parts), strict=True)))
+
+
+@dataclass(frozen=True)
+class Events:
+    """E events on rows, and what else is known of each row.
+
+    Attributes:
+        row: int64 (E,) the number of each event's row, in any order.
+        position: float64 (E,) where on its segment a unit switches, in t.
+        unit: int64 (E,) which unit.
+    """
+
+    row: Tensor
+    position: Tensor
+    unit: Tensor
+
+    @property
+    def _events(self) -> list[Tensor]:
+        return [self.row, self.position, self.unit]
+
+    @property
+    def _known(self) -> list[Tensor]:
+        return [getattr(self, field.name) for field in fields(self)[3:]]
+
+    def of(self, rows: Tensor) -> Self:
+        """Return what was found on some of the rows, bool (N,), numbered anew."""
+        row, *others = (column[rows[self.row]] for column in self._events)
+        return type(self)((rows.cumsum(0) - 1)[row], *others, *(column[rows] for column in self._known))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """Return what was found on the rows of all parts, numbered through."""
+        sizes = torch.tensor([0, *(len(part._known[0]) for part in parts[:-1])]).cumsum(0).tolist()
+        row = torch.cat([part.row + first for part, first in zip(parts, sizes, strict=True)])
+        others = ([*part._events[1:], *part._known] for part in parts)
+        return cls(row, *map(torch.cat, zip(*others, strict=True)))
