@@ -9,9 +9,20 @@ from fold_lightning.callbacks.session import SECONDS
 
 
 def write_tag_table(path: Path) -> None:
-    """Write a Markdown table of all tags with their descriptions."""
+    """Write Markdown tables of all tags of curves, and of histograms and figures, with their descriptions."""
     rows = [(tag, text) for measure in MEASURES for tag, text in measure.tags.items()]
     rows.append((SECONDS, "Time of a measurement in s, without figures."))
-    lines = ["| tag | meaning |", "| --- | --- |", *(f"| `{tag}` | {text} |" for tag, text in rows)]
+    pictures = [(tag, text) for measure in MEASURES for tag, text in measure.pictures.items()]
+    lines = [
+        *_table(rows),
+        "",
+        "TensorBoard alone gets histograms, and figures where matplotlib is installed:",
+        "",
+        *_table(pictures),
+    ]
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
+
+
+def _table(rows: list[tuple[str, str]]) -> list[str]:
+    return ["| tag | meaning |", "| --- | --- |", *(f"| `{tag}` | {text} |" for tag, text in rows)]

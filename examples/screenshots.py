@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--log-dir", type=Path, default=Path("logs"))
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--width", type=int, default=1400)
-    parser.add_argument("--height", type=int, default=1760)
+    parser.add_argument("--height", type=int, default=1890)
     arguments = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:

@@ -79,9 +79,11 @@ class FoldingMonitor(AnyCallback):
     - with `regularize=`, from steps that take the term anew, of the first process: ``regularizer/term``, ``regularizer/weight`` (the
       weight by the schedule) and, in [0, 1), ``regularizer/soft_chi`` (`FoldingRegularizer`).
     - to TensorBoard only: the histograms ``folding/chi_histogram`` and ``faces/histogram``; with matplotlib the figures
-      ``folding/walk`` of the segment that folds most, ``folding/phi_matrix`` of the pairs of classes and ``regions/slice``, the map
-      of regions in a plane through inputs of three classes (`slice_map`, of all layers); and, when training ends, the codes as an
-      embedding, by all units and by each layer.
+      ``folding/walk`` of the segment that folds most, ``folding/chi_over_steps``, the distribution of chi at all measurements,
+      ``folding/phi_matrix`` of the pairs of classes, ``codes/distances`` and ``units/by_layer``, ``faces/counts`` with the bound,
+      and ``regions/slice``, the map of regions in a plane through inputs of three classes (`slice_map`, of all layers), with
+      ``regions/slice_by_class`` where several are predicted there; and, when training ends, the codes as an embedding, by all units
+      and by each layer.
 
     The sample's sizes, the method and its reason are among the run's hyperparameters.
 
