@@ -15,9 +15,17 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from fold_lightning import FoldingMonitor
-from fold_lightning.callbacks.measures import Sample
+from fold_lightning.callbacks.measures import LAYER, MEASURES, Sample
 
 LAYERS = ["net.2", "net.5"]
+
+
+def declared(*prefixes: str) -> set[str]:
+    """Return the tags that measures declare, those of a measure that is not named below among them."""
+    tags = {tag for measure in MEASURES for tag in measure.tags if tag.startswith(prefixes)}
+    return {tag.replace(LAYER, layer) for tag in tags for layer in LAYERS}
+
+
 FOLDING = {f"folding/{name}" for name in "chi_mean chi_median chi_max fraction phi regions exact complete".split()}
 FOLDING |= {f"folding/layer/{layer}" for layer in LAYERS}
 CODES = {f"codes/{name}" for name in "distinct distinct_correct distinct_fraction within between".split()}
@@ -26,6 +34,10 @@ UNITS = {f"units/{what}{layer}" for what in ("dead", "always_active", "active") 
 FACES = {"faces/mean", "faces/max", "faces/bound", "regions/distance_mean", "regions/distance_median"}
 FIGURES = ["folding/walk", "folding/chi_over_steps", "folding/phi_matrix", "codes/distances", "units/by_layer", "faces/counts"]
 FIGURES += ["regions/slice", "regions/slice_by_class"]
+FOLDING |= declared("folding/")
+CODES |= declared("codes/")
+UNITS |= declared("units/")
+FACES |= declared("faces/", "regions/")
 TAGS = FOLDING | CODES | UNITS | FACES | {"monitor/seconds"}
 PREFIXES = ("folding/", "codes/", "units/", "faces/", "regions/", "monitor/")
 
