@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fold_lightning import segment_walks
+from fold_lightning import segment_walks, walk_length, walk_range
 from fold_lightning.walks import chebyshev
 from fold_lightning.walks.polynomials import DEGREE, chebyshev_basis, interpolation, nodes, sign_changes
 from fold_lightning.walks.refinement import Samples
@@ -168,6 +168,17 @@ def test_steep_networks_are_walked_as_refinement_walks_them(activation: Callable
     walks = segment_walks(model, start, end)
     assert torch.equal(switches(walks), switches(refined(model, start, end)))
     assert (walks.engine == CHEBYSHEV).all()
+
+
+@pytest.mark.parametrize("engine", ["chebyshev", "curved refinement"])
+@pytest.mark.parametrize("seed", [264, 269])
+def test_a_network_without_biases_switches_all_its_units_at_once_at_the_origin(seed: int, engine: str) -> None:
+    torch.manual_seed(seed)
+    layers = [nn.Linear(1, 8, bias=False), nn.Tanh(), nn.Linear(8, 8, bias=False), nn.Tanh(), nn.Linear(8, 2)]
+    walks = segment_walks(nn.Sequential(*layers), torch.tensor([[-0.2]]), torch.tensor([[0.37]]), engine=engine)
+    assert walks.unit.tolist() == list(range(16)) and walks.num_regions() == 2  # odd functions keep to one side of the origin
+    assert torch.allclose(walks.position, torch.tensor(0.2 / 0.57).double(), atol=1e-6)
+    assert torch.equal(walk_range(walks), walk_length(walks))
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from fold_lightning.activations.rounding import ROUNDED
 from fold_lightning.walks.breakpoints import order_by
 from fold_lightning.walks.pieces import Intervals, Pieces, PieceWalks
 from fold_lightning.walks.polynomials import between_nodes, chebyshev_basis, interpolation, nodes, sign_changes
-from fold_lightning.walks.refinement import FAR, ON_TOLERANCE, Samples, longest_run
+from fold_lightning.walks.refinement import AT_ONCE, FAR, ON_TOLERANCE, Samples, longest_run
 from fold_lightning.walks.rows import Events
 from fold_lightning.walks.walks import CHEBYSHEV
 
@@ -250,7 +250,7 @@ def _walks(pieces: Pieces, settled: Settled) -> tuple[Pieces, PieceWalks]:
         resolution=longest_run(settled.undecided[order], run[order], len(runs), POSITION_TOLERANCE),
         engine=torch.full_like(runs.segment, CHEBYSHEV),
     )
-    return runs, found
+    return runs, found.merged(AT_ONCE)
 
 
 def _runs(pieces: Pieces, intervals: Intervals) -> tuple[Pieces, Tensor]:

@@ -36,6 +36,10 @@ gates multiply grows 1e10 times along a segment, and units that cross far from t
 AFFINE_TOLERANCE = 1e-10
 """Of a layer's largest magnitude."""
 
+AT_ONCE = 1e-11
+"""In t: switches of a network that curves that are no farther apart are at one place. Of units that switch at once, as where a
+network without biases passes the origin, interpolation finds places up to 1e-15 apart, and refinement up to 2e-12."""
+
 SHORTEST = 1e-11
 """Intervals shorter than this in t are taken as affine."""
 

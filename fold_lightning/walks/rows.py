@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from fold_lightning.walks.breakpoints import order_by
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -60,6 +62,22 @@ class Events:
         """Return what was found on some of the rows, bool (N,), numbered anew."""
         row, *others = (column[rows[self.row]] for column in self._events)
         return type(self)((rows.cumsum(0) - 1)[row], *others, *(column[rows] for column in self._known))
+
+    def merged(self, tolerance: float) -> Self:
+        """Return the same with each event at the place of the first of those before it that follow each other that closely in t.
+
+        Example:
+            >>> events = Events(torch.tensor([0, 0, 1]), torch.tensor([0.5, 0.375, 0.5]), torch.tensor([7, 8, 9]))
+            >>> events.merged(0.25).position
+            tensor([0.3750, 0.3750, 0.5000])
+        """
+        order = order_by(self.row, self.position)
+        row, position = self.row[order], self.position[order]
+        starts = torch.ones_like(row, dtype=torch.bool)
+        starts[1:] = (row[1:] != row[:-1]) | (position[1:] - position[:-1] > tolerance)
+        places = torch.empty_like(position)
+        places[order] = position[starts][starts.cumsum(0) - 1]
+        return replace(self, position=places)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:

@@ -20,7 +20,7 @@ from torch import Tensor
 from fold_lightning.activations.rounding import ROUNDED
 from fold_lightning.walks.breakpoints import order_by
 from fold_lightning.walks.pieces import Intervals, Pieces, PieceWalks
-from fold_lightning.walks.refinement import CHECK, MOST_POINTS, SampledIntervals, Samples, longest_run, next_batch
+from fold_lightning.walks.refinement import AT_ONCE, CHECK, MOST_POINTS, SampledIntervals, Samples, longest_run, next_batch
 from fold_lightning.walks.walks import CURVED_REFINEMENT
 
 FIRST_LENGTH = 1 / 64
@@ -88,7 +88,8 @@ def walk_smooth(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
     resolution = longest_run(together.undecided, together.piece, len(pieces), ROOT_TOLERANCE)
     complete = looked <= MOST_POINTS
     engine = torch.full_like(pieces.segment, CURVED_REFINEMENT)
-    return PieceWalks(*events, first_codes, torch.zeros_like(complete), complete, resolution, engine)
+    found = PieceWalks(*events, first_codes, torch.zeros_like(complete), complete, resolution, engine)
+    return found.merged(AT_ONCE)
 
 
 def _first_intervals(pieces: Pieces, samples: Samples) -> SampledIntervals:
