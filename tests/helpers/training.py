@@ -32,12 +32,12 @@ CODES = {f"codes/{name}" for name in "distinct distinct_correct distinct_fractio
 CODES |= {f"codes/layer/{layer}" for layer in LAYERS}
 UNITS = {f"units/{what}{layer}" for what in ("dead", "always_active", "active") for layer in ("", "/net.2", "/net.5")}
 FACES = {"faces/mean", "faces/max", "faces/bound", "regions/distance_mean", "regions/distance_median"}
-FIGURES = ["folding/walk", "folding/chi_over_steps", "folding/phi_matrix", "codes/distances", "units/by_layer", "faces/counts"]
-FIGURES += ["regions/slice", "regions/slice_by_class"]
 FOLDING |= declared("folding/")
 CODES |= declared("codes/")
 UNITS |= declared("units/")
 FACES |= declared("faces/", "regions/")
+FIGURES = ["folding/walk", "folding/chi_over_steps", "folding/phi_matrix", "codes/distances", "units/by_layer", "faces/counts"]
+FIGURES += ["regions/slice", "regions/slice_by_class"]
 TAGS = FOLDING | CODES | UNITS | FACES | {"monitor/seconds"}
 PREFIXES = ("folding/", "codes/", "units/", "faces/", "regions/", "monitor/")
 
