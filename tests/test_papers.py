@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +24,7 @@ from space_folds import ENDS, cantor  # noqa: E402
 from space_folds import closed_form as folds_of_a  # noqa: E402
 
 from fold_lightning import activation_codes  # noqa: E402
-from helpers.processes import run_here  # noqa: E402
+from helpers.processes import run_here, run_script  # noqa: E402
 
 SCRIPTS = {
     "space_folds": ("cantor", "depth"),
@@ -66,8 +65,7 @@ def test_an_experiment_leaves_its_files_and_goes_on_with_the_same_result(script:
 @pytest.mark.processes
 def test_two_processes_train_together_and_one_of_them_writes(tmp_path: Path) -> None:
     small = ("--smallest", "--seeds", "1", "--output-dir", str(tmp_path), "--strategy", "ddp", "--devices", "2")
-    command = [sys.executable, str(PAPERS / "space_folds.py"), *small]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = run_script(PAPERS / "space_folds.py", *small, count=2)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(cell.read_text()) for cell in (tmp_path / "cells").glob("depth-*.json")]
     assert len(rows) == 6 and all(0 <= row["chi"] < 1 for row in rows)
