@@ -51,12 +51,12 @@ def run(clock: Clock, plan: Schedule, epochs: int, epoch_seconds: float, cost: f
 
 
 def test_measuring_takes_no_more_than_its_share_of_the_training_or_ten_seconds(clock: Clock) -> None:
-    measured = run(clock, Schedule(1, None, 0.05), 1000, epoch_seconds=10.0, cost=4.0)
-    assert measured[:2] == [1, 24]  # 4, 8 s: ten are free; 12 s are 5 % of 240
-    spent = 4.0 * (1 + len(measured))
+    measured = run(clock, Schedule(1, None, 0.05), 1000, epoch_seconds=10.0, cost=3.0)
+    assert measured[:2] == [1, 24]  # 3, 6 s and 3 for the end: ten are free; 12 s are 5 % of 240
+    spent = 3.0 * (1 + len(measured) + 1)
     assert 0.9 * 0.05 * 10_000 <= spent <= 0.05 * 10_000
     gaps = [b - a for a, b in itertools.pairwise(measured[1:])]
-    assert max(gaps[2:]) <= 9 and min(gaps[2:]) >= 7  # 4 s of 5 % are 80 s of training, evenly
+    assert max(gaps[2:]) <= 7 and min(gaps[2:]) >= 5  # 3 s of 5 % are 60 s of training, evenly
 
 
 @pytest.mark.parametrize("cost", [0.01, FREE_SECONDS / 30])
@@ -113,9 +113,9 @@ def test_a_slow_measurement_measures_fewer_epochs_and_not_fewer_segments(
         return walk(self, model, which)
 
     monkeypatch.setattr(SegmentSource, "walk", counting)
-    logger = fit(tmp_path, FoldingMonitor(segments_per_pair=2, figures=False), model=Steady(), max_epochs=7).logger
-    # 12 s before training; with 12 more they are 5 % of 480 s; and the end.
-    assert [step for step, _ in logger.said] == [0, 14, 20]
+    logger = fit(tmp_path, FoldingMonitor(segments_per_pair=2, figures=False), model=Steady(), max_epochs=9).logger
+    # 12 s before training; with 12 more, and 12 at the end, they are 5 % of 720 s.
+    assert [step for step, _ in logger.said] == [0, 23, 26]
     assert set(rows[1:]) == {12}
 
 

@@ -236,14 +236,12 @@ def test_costs_of_exact_walks_are_switches_times_units_and_more_where_the_networ
     ("build_network", "side", "is_walked"),
     [
         (lenet, 28, True),
-        (lambda side: build("vit", "gelu", side, 2, 64), 28, True),
+        (lambda side: build("mlp", "gelu", side, 3, 128), 28, True),
         (lambda side: resnet(side, 1), 32, False),
-        (lambda side: build("vit", "gelu", side, 4, 64), 28, False),
+        (lambda side: build("vit", "gelu", side, 2, 64), 28, False),
     ],
 )
-def test_a_lenet_and_a_small_vision_transformer_are_walked_by_default(
-    build_network: Callable[[int], nn.Module], side: int, is_walked: bool
-) -> None:
+def test_walks_that_take_little_are_the_default(build_network: Callable[[int], nn.Module], side: int, is_walked: bool) -> None:
     images = torch.rand(8, side * side)
     costs = exact_costs(build_network(side).eval(), images[:4], images[4:])
     assert bool(costs.double().mean() <= MAX_COST) == is_walked

@@ -91,9 +91,9 @@ class FoldingMonitor(AnyCallback):
         every_n_epochs: Measure every so many epochs.
         every_n_train_steps: Measure every so many optimizer steps too; None measures at epochs only.
         measure_at_start: Whether to measure before training.
-        max_overhead: Share of the training's time that measuring may take, the next measurement included, before due epochs are left
-            out, once it takes more than 10 s in all; None measures every due epoch. Epochs by which a callback or a learning-rate
-            schedule decides are never left out.
+        max_overhead: Share of the training's time that measuring may take, the next measurement and that at the end included, before
+            due epochs are left out, once it takes more than 10 s in all; None measures every due epoch. Epochs by which a callback or
+            a learning-rate schedule decides are never left out.
         layers: Layers whose bits count: a name, a glob pattern or several of them; None counts every activation.
         probes: Inputs to measure: a tensor (B, ...), a pair of inputs and class labels, or a map-style dataset; None takes the
             validation data.

@@ -74,8 +74,11 @@ class Schedule:
         self.start_training()
 
     def is_affordable(self) -> bool:
-        """Return whether measuring, with one more measurement as long as the last, takes no more than its share of the time."""
-        limit, after = self._limit, self.seconds_spent + self._last_seconds
+        """Return whether measuring takes no more than its share of the time with two more measurements as long as the last.
+
+        They are the next one and that at the end of training, which is always made.
+        """
+        limit, after = self._limit, self.seconds_spent + 2 * self._last_seconds
         return limit is None or after <= max(FREE_SECONDS, limit * self._training_seconds())
 
     def _training_seconds(self) -> float:

@@ -27,9 +27,9 @@ PLANES_SHARE = 10
 """Pre-activations of a network of planes that cost as one of a fully connected network: 1 to 7 ns in eleven of 4,704 to 100,352
 units, 5 ns in LeNet. Where boxes cover the planes it is too large: 34 ns in ResNet-20."""
 
-MAX_COST = 2 * 10**6
-"""Mean of `exact_costs` up to which a walk takes up to 0.02 to 0.15 s on a core that others share: 64 walks took 2.8 s of LeNet and
-8.6 s of a small vision transformer, so that a measurement stays within the 10 s that are always allowed."""
+MAX_COST = 10**6
+"""Mean of `exact_costs` up to which a walk takes up to about 0.05 s on a core that others share: 90 walks take less than 5 s, so that
+the two measurements of a training that are always made stay within the 10 s that are always allowed."""
 
 NUM_POINTS = 9
 """Equidistant points of a segment at which its switches are counted."""
@@ -95,8 +95,8 @@ def exact_costs(
 
     They are all units up to the last that counts, once at each switch of `count_switches`: a tenth of them where the network has
     planes of which a switch bends a part alone, and `CURVED_ROWS` times as many where it curves and has kinks. Of a smooth network
-    they are `SMOOTH_ROWS` times all units. One takes 20 to 60 ns on a processor: walks up to `MAX_COST` take up to about 0.1 s each
-    on one core.
+    they are `SMOOTH_ROWS` times all units. One takes 20 to 60 ns on a processor: walks up to `MAX_COST` take up to about 0.05 s
+    each on one core.
 
     Args:
         model: The arguments are those of `count_switches`.
