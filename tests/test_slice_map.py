@@ -186,7 +186,7 @@ def test_all_regions_of_a_network_of_two_features_are_those_of_the_graph(widths:
         model = mlp(*widths, seed=seed, bias=bias)
         graph = region_graph(model, torch.full((1, 2), 0.1), progress=False)
         assert graph.complete
-        found = slice_map(model, torch.zeros(1, 2), window=1e7)
+        found = slice_map(model, torch.zeros(1, 2), window=4e6)
         check(found, model)
         ours, theirs = ({row.tobytes() for row in codes.numpy()} for codes in (found.codes, graph.codes))
         assert ours == theirs and len(found) == graph.num_regions
@@ -577,7 +577,8 @@ def test_layers_larger_than_memory_are_mapped_in_two_passes(monkeypatch: pytest.
         (torch.randn(1, 4), {"directions": torch.ones(2, 4)}, ValueError, "must be finite and point two ways"),
         (torch.randn(1, 4), {"directions": torch.zeros(2, 4)}, ValueError, "must be finite and point two ways"),
         (torch.randn(1, 4), {"directions": 3}, ValueError, "in the inputs' shape, got int"),
-        (torch.randn(1, 4), {"window": -1.0}, ValueError, "`window` must be a half-width above 0, got -1.0"),
+        (torch.randn(1, 4), {"window": -1.0}, ValueError, "`window` must be a finite half-width above 0, got -1.0"),
+        (torch.randn(1, 4), {"window": 1e10}, ValueError, "float64 can.t tell its regions apart"),
         (torch.randn(1, 4), {"window": (0, 1)}, ValueError, r"`window` must be a half-width around the first input, or"),
         (torch.randn(1, 4), {"window": (0, 1, 1, 1)}, ValueError, "with x0 < x1 and y0 < y1"),
         (torch.randn(1, 4), {"max_regions": 0}, ValueError, "`max_regions` must be an integer of at least 1, got 0"),

@@ -235,8 +235,9 @@ def test_costs_of_exact_walks_are_switches_times_units_and_more_where_the_networ
 @pytest.mark.parametrize(
     ("build_network", "side", "is_walked"),
     [
-        (lenet, 28, True),
+        (lambda side: build("mlp", "relu", side, 3, 512), 28, True),
         (lambda side: build("mlp", "gelu", side, 3, 128), 28, True),
+        (lenet, 28, False),
         (lambda side: resnet(side, 1), 32, False),
         (lambda side: build("vit", "gelu", side, 2, 64), 28, False),
     ],

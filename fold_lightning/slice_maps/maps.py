@@ -20,7 +20,7 @@ from fold_lightning.slice_maps.planes import Plane
 from fold_lightning.slice_maps.result import SliceMap
 from fold_lightning.slice_maps.scores import scores_at
 from fold_lightning.slice_maps.subdivision import Subdivision, TooManyRegions
-from fold_lightning.slice_maps.windows import check_window, choose_window
+from fold_lightning.slice_maps.windows import check_width, check_window, choose_window
 
 COMPARED_AT_ONCE = 2**24
 """Bits of codes that are compared at once, a byte each: 16 MiB."""
@@ -68,7 +68,8 @@ def slice_map(
 
     Raises:
         ValueError: For inputs on a line, of fewer than 2 features or not finite; for a network that curves before its last
-            activation; for a window with more than `max_regions` regions.
+            activation; for a window with more than `max_regions` regions, or one three million times as wide as
+            the lines around the first input lie apart.
         TypeError: For inputs that are not a floating-point tensor.
         MemoryError: If the units that bend in the window need more than 1 GiB at its vertices, or the codes do.
 
@@ -92,6 +93,8 @@ def slice_map(
                 "curves or is not known to be. Pass a `forward=` with the part of the model before it."
             )
         bends = Bends(replica, structure, plane)
+        if given is not None:
+            check_width(bends, given)
         window, subdivision = choose_window(bends, max_regions) if given is None else (given, _cut(bends, given, max_regions))
         return _finished(bends, window, subdivision)
 

@@ -23,6 +23,10 @@ MOST = 2 / 3
 SATURATED = 1.1
 """Growth of the number of regions, in a window twice as large, below which it holds all there is to see."""
 
+WIDEST = 3e6
+"""Distance from the first input to a corner of a window beyond which float64 loses regions, which are exact to 1e-12 of the largest
+height: in those to the farthest line or input of the plane. At 7e6 a map of 535 regions lost one."""
+
 TRIALS = 16
 """Windows that are tried."""
 
@@ -111,23 +115,43 @@ class _Zoom:
         The lines are those of the region around the center, as if no other line bent them; m lines that cross a square make about
         m^2 / 4 regions.
         """
-        plane, replica = self._bends.plane, self._bends.replica
-        point = plane.inputs(self._center[None]).to(replica.device)
-        basis = plane.basis.to(replica.device).flatten(1)[None]
-        normals, slacks, _, _ = half_spaces(replica, self._bends.structure, point, basis)
-        reach = (slacks / normals.abs().sum(2))[0]
-        reach = reach[reach.isfinite() & (reach > 0)].sort().values
+        reach = _reaches(self._bends, self._center)
         if len(reach) == 0:
-            return max(1.0, float(plane.marks.abs().max()))
+            return max(1.0, float(self._bends.plane.marks.abs().max()))
         wanted = math.ceil(2 * math.sqrt(AIM * self._max_regions))
         return float(reach[min(wanted, len(reach) - 1)]) * MARGIN ** (len(reach) <= wanted)
+
+
+def check_width(bends: Bends, window: Window) -> None:
+    """Raise if a window is so wide, or so far away, that its regions would be lost by rounding."""
+    marks = bends.plane.marks.cpu()
+    reach = _reaches(bends, marks[0])
+    scale = max(float(reach.max()) if len(reach) else 0.0, float((marks - marks[0]).abs().max()))
+    x0, x1, y0, y1 = window
+    x, y = marks[0].tolist()
+    farthest = max(abs(x0 - x), abs(x1 - x), abs(y0 - y), abs(y1 - y))
+    if farthest > WIDEST * scale > 0:
+        raise ValueError(
+            f"The window reaches {farthest:.3g} from the first input, and what is to be seen lies within {scale:.3g}: beyond "
+            f"{WIDEST:,.0f} times as far float64 can't tell its regions apart. Take a smaller `window=`."
+        )
+
+
+def _reaches(bends: Bends, center: Tensor) -> Tensor:
+    """Return the half-widths (n,), in order, from which on squares around a point (2,) meet the lines of its region, beyond 0."""
+    plane, replica = bends.plane, bends.replica
+    point = plane.inputs(center[None]).to(replica.device)
+    basis = plane.basis.to(replica.device).flatten(1)[None]
+    normals, slacks, _, _ = half_spaces(replica, bends.structure, point, basis)
+    reach = (slacks / normals.abs().sum(2))[0]
+    return reach[reach.isfinite() & (reach > 0)].sort().values.cpu()
 
 
 def check_window(window: object, plane_center: Tensor) -> Window:
     """Return the window that a number or four of them stand for."""
     if isinstance(window, (int, float)) and not isinstance(window, bool):
         if not (math.isfinite(window) and window > 0):
-            raise ValueError(f"`window` must be a half-width above 0, got {window!r}.")
+            raise ValueError(f"`window` must be a finite half-width above 0, got {window!r}.")
         return square(plane_center, float(window))
     numbers = list(window) if isinstance(window, (tuple, list)) else []
     if len(numbers) != 4 or not all(isinstance(x, (int, float)) and math.isfinite(x) for x in numbers):

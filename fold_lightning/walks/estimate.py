@@ -23,9 +23,9 @@ SMOOTH_ROWS = 400
 """Cost of a smooth network, however often its units switch, in those of a switch, for each unit: 12 us in convolutional networks, 18
 to 25 us in MLPs of width 512 and 128, 21 to 27 us in vision transformers, whose layer norms and attention cost without a bit."""
 
-PLANES_SHARE = 10
-"""Pre-activations of a network of planes that cost as one of a fully connected network: 1 to 7 ns in eleven of 4,704 to 100,352
-units, 5 ns in LeNet. Where boxes cover the planes it is too large: 34 ns in ResNet-20."""
+PLANES_SHARE = 4
+"""Pre-activations of a network of planes that surely cost no more than one of a fully connected network: 1 to 7 ns in eleven of 4,704
+to 100,352 units, 5 to 8 ns in LeNet. Where boxes cover the planes it is too large: 34 ns in ResNet-20."""
 
 MAX_COST = 10**6
 """Mean of `exact_costs` up to which a walk takes up to about 0.05 s on a core that others share: 90 walks take less than 5 s, so that
@@ -35,7 +35,7 @@ NUM_POINTS = 9
 """Equidistant points of a segment at which its switches are counted."""
 
 LONG = 4 * 10**8
-"""Pre-activations whose evaluation takes from 5 s, of three flat convolutions, to half a minute, of an MLP: a walk up to this is
+"""Pre-activations whose evaluation takes from 2 s, of three flat convolutions, to half a minute, of an MLP: a walk up to this is
 exact whatever else were cheaper, and one above it gives way only to one that takes less."""
 
 CURVED_POINTS = 128
@@ -93,7 +93,7 @@ def exact_costs(
 ) -> Tensor:
     """Estimate the pre-activations that an exact walk of each segment evaluates, from counts alone.
 
-    They are all units up to the last that counts, once at each switch of `count_switches`: a tenth of them where the network has
+    They are all units up to the last that counts, once at each switch of `count_switches`: a quarter of them where the network has
     planes of which a switch bends a part alone, and `CURVED_ROWS` times as many where it curves and has kinks. Of a smooth network
     they are `SMOOTH_ROWS` times all units. One takes 20 to 60 ns on a processor: walks up to `MAX_COST` take up to about 0.05 s
     each on one core.

@@ -11,7 +11,8 @@ from fold_lightning._tables import Table as Columns
 from fold_lightning.slice_maps import SliceMap
 
 MAP_BYTES = 2**18
-"""Bytes of the table before it is compressed, 256 KiB: a map of 3,000 regions of which 1,000 are divided between classes."""
+"""Bytes of the table before it is compressed, 256 KiB: a map of 3,000 regions of which 1,000 are divided between classes, or of
+4,000."""
 
 
 def map_table(found: SliceMap | str, labels: Tensor | None) -> Columns:

@@ -23,10 +23,10 @@ from fold_lightning.slice_maps import InputsOnALine, SliceMap, TooManyRegions, s
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_REGIONS, FEWEST_REGIONS = 3_000, 24
+MOST_REGIONS, FEWEST_REGIONS = 4_000, 24
 """Regions that a map may have, of small networks and of large ones."""
 
-MAX_WORK = 2**21
+MAX_WORK = 2**23
 """Regions times units times layers of a map, for passes over its vertices grow with each."""
 
 
