@@ -23,8 +23,8 @@ def read_log(log_dir: str | os.PathLike[str]) -> Log:
     ========== ================================================================================================================
     table      columns, with a row for each ...
     ========== ================================================================================================================
-    segments   segment: `segment`, `start`, `end` (numbers of its inputs), `start_class`, `end_class` (where there are labels),
-               `chi`, `exact`, `complete`, and `regions` for exact walks
+    segments   segment: `segment`, `start`, `end` (its inputs' numbers in the sample), `start_class`, `end_class` (where there are
+               labels), `chi`, `exact`, `complete`, and `regions` for exact walks
     pairs      ordered pair of classes that has segments: `start_class`, `end_class`, `folding` (of which Phi_N is made)
     walks      point that is kept of a walk, in order: `segment`, `position` t in [0, 1], `distance` (units that differ from the
                first code), `length` (switches so far); chi up to a point is 1 - largest distance so far / length
@@ -42,6 +42,9 @@ def read_log(log_dir: str | os.PathLike[str]) -> Log:
                left out where the table would be too large. Where there is no map, `reason` says why
     about      how the run is measured, one text each: `method`, `method_reason`, `segments`, ...; and `class_names`
     ========== ================================================================================================================
+
+    Inputs are numbered as they were drawn from the data, and those of ``probes=(inputs, labels)`` as they were given: pass these to
+    find an input again.
 
     A table has at most 128 KiB before compression, those of walks and of a map 256 KiB: of more rows evenly spaced ones are kept, and
     `num_rows` says how many there were. Of a long walk the farthest and the nearest point of equal groups of steps are kept.
