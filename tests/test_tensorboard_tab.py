@@ -333,6 +333,14 @@ def test_the_server_says_what_a_wrong_request_should_have_named(server: str, rou
     assert error.value.code == 400 and said in error.value.read().decode()
 
 
+IS_IN_VIEW = """name => {
+    const element = document.querySelector(name);
+    const { left, top, width, height } = element.getBoundingClientRect();
+    return top >= 0 && document.elementFromPoint(left + width / 2, top + height / 2) === element;
+}"""
+"""Whether the element of a selector can be seen and clicked without scrolling."""
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -394,6 +402,8 @@ def test_a_browser_draws_each_part_and_a_cell_shows_its_walks(
     assert any(len(traces) == 1 and len(traces[0]["x"]) == 3 * len(borders) for traces in drawn) and len(borders) > 0
     assert EVIL[0] in frame.inner_text("#map")
 
+    assert frame.evaluate("window.scrollTo(0, 1e6), window.scrollY") > 1500
+    assert frame.evaluate(IS_IN_VIEW, "#play") and frame.evaluate(IS_IN_VIEW, "#step")
     slider = frame.query_selector("input[type=range]")
     before = slider.get_attribute("aria-valuetext")
     slider.focus()
