@@ -53,11 +53,22 @@ class Model(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), 0.01)
 
 
-def train(folder: Path, name: str, class_names: Sequence[str] = (), **arguments: Any) -> Path:
+class Curved(Model):
+    """A network without a map, trained without labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 6))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return (self(batch[0]) - batch[0]).square().mean()
+
+
+def train(folder: Path, name: str, class_names: Sequence[str] = (), model: type[Model] = Model, **arguments: Any) -> Path:
     """A short training; return the run's folder."""
     pl.seed_everything(0, verbose=False)
     x = torch.randn(120, 6)
-    data = TensorDataset(x, torch.arange(120) % CLASSES)
+    data = TensorDataset(x) if model is Curved else TensorDataset(x, torch.arange(120) % CLASSES)
     data.classes = list(class_names)  # type: ignore[attr-defined]
     loader = DataLoader(Subset(data, range(120)), batch_size=40)
     logger = TensorBoardLogger(folder, name=name)
@@ -70,7 +81,7 @@ def train(folder: Path, name: str, class_names: Sequence[str] = (), **arguments:
         enable_model_summary=False,
         log_every_n_steps=1,
     )
-    trainer.fit(Model(), loader, loader)
+    trainer.fit(model(), loader, loader)
     return Path(logger.log_dir)
 
 
@@ -333,6 +344,14 @@ def test_the_server_says_what_a_wrong_request_should_have_named(server: str, rou
     assert error.value.code == 400 and said in error.value.read().decode()
 
 
+IS_IN_VIEW = """name => {
+    const element = document.querySelector(name);
+    const { left, top, width, height } = element.getBoundingClientRect();
+    return top >= 0 && document.elementFromPoint(left + width / 2, top + height / 2) === element;
+}"""
+"""Whether the element of a selector can be seen and clicked without scrolling."""
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -394,6 +413,13 @@ def test_a_browser_draws_each_part_and_a_cell_shows_its_walks(
     assert any(len(traces) == 1 and len(traces[0]["x"]) == 3 * len(borders) for traces in drawn) and len(borders) > 0
     assert EVIL[0] in frame.inner_text("#map")
 
+    for run_ticks in frame.evaluate(
+        "[...document.querySelectorAll('#faces .plot')].map(p => [...p.querySelectorAll('.xtick text')].map(t => t.textContent))"
+    ):
+        assert run_ticks == [str(tick) for tick in sorted(set(map(int, run_ticks)))] and len(run_ticks) > 1
+
+    assert frame.evaluate("window.scrollTo(0, 1e6), window.scrollY") > 1500
+    assert frame.evaluate(IS_IN_VIEW, "#play") and frame.evaluate(IS_IN_VIEW, "#step")
     slider = frame.query_selector("input[type=range]")
     before = slider.get_attribute("aria-valuetext")
     slider.focus()
@@ -402,6 +428,70 @@ def test_a_browser_draws_each_part_and_a_cell_shows_its_walks(
     assert slider.get_attribute("aria-valuetext") != before and "step 0" in slider.get_attribute("aria-valuetext")
     frame.wait_for_selector("#map >> text=regions at step 0", timeout=30_000)
     assert not errors
+    page.close()
+
+
+def tab(page: Any, address: str) -> Any:
+    """The frame of the Folding tab, once it has drawn."""
+    page.goto(f"{address}#fold_lightning")
+    frame = page.wait_for_selector("iframe", timeout=60_000).content_frame()
+    frame.wait_for_selector("body[data-drawn]", timeout=60_000)
+    return frame
+
+
+@pytest.mark.slow
+def test_a_curved_run_without_labels_has_no_classes_to_choose_and_says_why_there_is_no_map(
+    browser: Any, tmp_path: Path
+) -> None:
+    train(tmp_path, "curved", model=Curved)
+    board = program.TensorBoard()
+    board.configure(argv=["", "--logdir", str(tmp_path), "--host", "127.0.0.1", "--port", "0"])
+    page = browser.new_page()
+    frame = tab(page, board.launch())
+    frame.wait_for_selector("#pairs >> text=/Segments/", timeout=60_000)
+    assert not frame.is_visible("#pair-from") and not frame.is_visible("#pair-to")
+    assert "This run has no map: it needs a piecewise linear network" in frame.inner_text("#map")
+    assert not frame.is_visible("#map-colour") and not frame.is_visible("#map .plot")
+    how = frame.inner_text("#pairs .how")
+    assert "it is interpolated" in how and "chosen because a walk evaluates no more than" in how and "exact" not in how
+    assert frame.query_selector("#runs .swatch")
+    frame.uncheck("#runs input")
+    frame.wait_for_selector("text=Choose a run above.", timeout=30_000)
+    assert frame.query_selector("#runs .swatch") is None
+    page.close()
+
+
+@pytest.mark.slow
+def test_each_of_many_classes_in_a_map_has_its_own_colour_and_the_rest_one(server: str, browser: Any) -> None:
+    names, page = [f"class number {label}" for label in range(50)], browser.new_page()
+
+    def named_classes(route: Any) -> None:
+        content = route.fetch().json()
+        for run in content.values():
+            run["about"]["class_names"] = names
+        route.fulfill(json=content)
+
+    def many_classes(route: Any) -> None:
+        content = route.fetch().json()
+        columns = {key: column for key, column in content["columns"].items() if not key.startswith(("part", "borders"))}
+        columns["prediction"] = [10 * (region % 4) + region % 3 for region in range(len(columns["distance"]))]
+        (x, y), half = columns["marks"][0], columns["marks"][1][0] - columns["marks"][0][0]
+        content["columns"] = columns | {"window": [x - half / 2, x + half / 2, y - half / 2, y + half / 2]}
+        route.fulfill(json=content)
+
+    page.route("**/plugin/fold_lightning/runs", named_classes)
+    page.route("**/plugin/fold_lightning/table?*table=map*", many_classes)
+    frame = tab(page, server)
+    frame.select_option("#map-colour", "prediction")
+    frame.wait_for_selector("text=Predicted: >> nth=0", timeout=30_000)
+    colours = frame.eval_on_selector("#map .legend", "e => [...e.querySelectorAll('.swatch')].map(s => s.style.background)")
+    assert len(colours) == len(set(colours)) == 10  # of 12 classes: 9 and one for the others
+    text = frame.inner_text("#map")
+    assert "3 others: point at them" in text and "class class" not in text and "class number" in text
+    assert "the window is zoomed on the first" in text and "outside" in text
+    frame.hover("#map .plot")
+    frame.wait_for_selector("text=/predicts class number \\d+/", timeout=30_000)
+    frame.wait_for_selector("text=/Segments from class number \\d/", timeout=30_000)
     page.close()
 
 

@@ -1,11 +1,12 @@
 // Charts: functions of numbers that draw into an element with plotly.
 
-import { plain, short } from "./dom.js";
+import { classWords, plain, short } from "./dom.js";
 
 export const DASHES = ["solid", "dash", "dot", "dashdot"];
 const MAX_CELL_TEXT = 12; // classes up to which the values stand in the matrix
 const MAX_CELLS = 30; // classes up to which cells are large enough to be seen one by one
 const MAX_TICK = 12; // characters of a name at an axis
+const MAX_SINGLE_TICKS = 8; // counts up to which each has a tick
 const MATRIX_HEIGHT = 370;
 const NAME_HEIGHT = 6; // for each character of the longest name below
 const CONFIG = { // buttons by name: plotly has some that send the chart to its cloud
@@ -58,7 +59,7 @@ export async function matrix(div, classes, names, rows, largest, chosen, label) 
   const categories = ticks(classes, names);
   const isSparse = classes.length > MAX_CELLS && rows.length < (classes.length * classes.length) / 8;
   const scale = { colorscale: "Viridis", colorbar: { title: { text: "chi", side: "right" }, thickness: 12, outlinewidth: 0 } };
-  const said = "class %{y} to class %{x}<br>chi ";
+  const said = `${names.some((name) => classWords(name) === name) ? "%{y} to %{x}" : "class %{y} to class %{x}"}<br>chi `;
   const data = isSparse ? markers() : heat();
 
   function heat() {
@@ -151,6 +152,11 @@ export function layers(div, names, steps, values, range, step, what, label) {
   return draw(div, [heat], { xaxis: axis("step", { showgrid: false }), yaxis: axis("", y), shapes }, label);
 }
 
+// An axis of counts: ticks at whole numbers, also where there are few of them, at which plotly would put halves.
+function wholeTicks(least, most) {
+  return most - least <= MAX_SINGLE_TICKS ? { tick0: 0, dtick: 1, tickformat: "d" } : {};
+}
+
 // Bars of whole numbers, with the mean and the bound.
 export function faces(div, counts, bound, colour, range, label) {
   const width = Math.max(1, Math.ceil((range[1] - range[0] + 1) / 40));
@@ -169,10 +175,11 @@ export function faces(div, counts, bound, colour, range, label) {
   };
   const line = (x, dash) => ({ ...at(x), line: { color: css("--text"), width: 1.6, dash } });
   const note = (x, text, y, anchor) => ({ x, y, yref: "paper", text, showarrow: false, xanchor: anchor, yanchor: "bottom", font: { size: 11 } });
+  const [least, most] = [Math.min(range[0], bound), Math.max(range[1], bound)];
   const side = (x, other) => (x <= other ? "right" : "left");
   const layout = {
-    xaxis: axis("faces", { range: [Math.min(range[0], bound) - 0.8, Math.max(range[1], bound) + 0.8], tickformat: "d" }),
-    yaxis: axis("regions", { rangemode: "tozero" }), margin: { l: 48, r: 12, t: 34, b: 38 },
+    xaxis: axis("faces", { range: [least - 0.8, most + 0.8], ...wholeTicks(least, most) }),
+    yaxis: axis("regions", { rangemode: "tozero", ...wholeTicks(0, Math.max(...bars.values())) }), margin: { l: 48, r: 12, t: 34, b: 38 },
     shapes: [line(bound, "dash"), line(mean, "solid")],
     annotations: [note(bound, `bound ${bound}`, 1.07, side(bound, mean)), note(mean, `mean ${mean.toFixed(2)}`, 1, side(mean, bound))],
   };

@@ -19,6 +19,9 @@ export function short(text, most = 40) {
   return text.length <= most ? text : `${text.slice(0, most / 2)}…${text.slice(-most / 2 + 1)}`;
 }
 
+// "class 3" and "class cat", but not "class class 3".
+export const classWords = (name) => (/^class(?![a-z])/i.test(name) ? name : `class ${name}`);
+
 // A line of each dash with its name: the legend of a chart in which colours are runs.
 export function dashLegend(names) {
   const legend = el("div", { class: "hint legend" });

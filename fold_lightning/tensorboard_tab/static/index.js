@@ -38,7 +38,7 @@ function numberOf(run) {
   }
   return given.get(run);
 }
-const swatchOf = (run) => (state.chosen.has(run) ? `var(--run-${numberOf(run)})` : "transparent"); // follows the theme by itself
+const swatchOf = (run) => `var(--run-${numberOf(run)})`; // follows the theme by itself
 const colourOf = (run) => css(`--run-${numberOf(run)}`);
 
 export async function render() {
@@ -116,7 +116,7 @@ function listRuns() {
       type: "checkbox", checked: state.chosen.has(run),
       onchange: () => change(() => choose(run, box.checked), true),
     });
-    return el("label", {}, box, swatch(swatchOf(run)), run);
+    return el("label", {}, box, state.chosen.has(run) ? swatch(swatchOf(run)) : null, run);
   });
   const others = Object.keys(state.runs).filter((run) => !usable().includes(run)).sort();
   const hint = others.length && boxes.length ? [el("span", { class: "hint" }, `Without a FoldingMonitor: ${others.join(", ")}`)] : [];

@@ -2,17 +2,17 @@
 
 import { axis, css, draw } from "./charts.js";
 import { loadTable } from "./data.js";
-import { el, plain, short } from "./dom.js";
+import { classWords, el, plain, short } from "./dom.js";
 import { cards, className, part, swatch, tellPerRun } from "./section.js";
 
 const LEVELS = 24; // colours of distances: one trace each, so that thousands of regions draw quickly
 const SURE_LEVELS = 5; // colours of a class, from pale where the model is unsure
 const UNSURE = 0.3; // softmax up to which a class is palest
-const MAX_NAMED = 12; // classes in the legend
 const STEP = 1 / 40; // of the window, by which an arrow key moves
 const SCALE = ["#ffffd9", "#edf8b1", "#c7e9b4", "#7fcdbb", "#41b6c4", "#1d91c0", "#225ea8", "#253494", "#081d58"];
 const CLASSES = ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#aa3377", "#66ccee", "#ee7733", "#009988", "#5b4fa8", "#999999"];
 const NO_BORDERS = "The borders between classes are not in this log: a region has the colour of the class at its middle.";
+const NO_MAP = "This run has no map: it needs a piecewise linear network and inputs of two features or more.";
 const HINT = "Point at a region to name it, drag to zoom, double-click to zoom out; with the keyboard: arrows, + and -, Escape.";
 
 function mix(from, to, share) {
@@ -29,7 +29,8 @@ function colourOfShare(share) {
 }
 
 // As plot_slice_map's colours: the paler the less sure the model is.
-const colourOfClass = (label, share) => mix("#ffffff", CLASSES[label % CLASSES.length], 0.12 + 0.82 * share);
+const colourOfClass = (number, share) => mix("#ffffff", CLASSES[number], 0.12 + 0.82 * share);
+const OTHERS = CLASSES.length - 1; // the colour that is left for all the rest, where there are more classes than colours
 
 // The polygons of a table: {region, polygon: [[x, y], ...], prediction, confidence}.
 function regionsOf(table) {
@@ -74,16 +75,17 @@ function describe(table, about, { region, prediction, confidence }) {
   const faces = table.faces[region];
   const words = [`Region ${region} of ${(table.starts.length - 1).toLocaleString()}`, `distance ${table.distance[region]} from the first input's region`];
   words.push(`${faces} ${faces === 1 ? "face" : "faces"} in this window`);
-  if (prediction !== undefined) words.push(`predicts class ${className(about, prediction)}, confidence ${Math.round(100 * confidence)} % at its middle`);
+  if (prediction !== undefined) words.push(`predicts ${classWords(className(about, prediction))}, confidence ${Math.round(100 * confidence)} % at its middle`);
   return words.join(" · ");
 }
 
 // Colour of each polygon, in few kinds.
 function coloursOf(table, shapes, how) {
   if (how === "prediction") {
+    const numbers = numbersOf(shapes);
     return shapes.map(({ prediction, confidence }) => {
       const sure = Math.min(1, Math.max(0, (confidence - UNSURE) / (1 - UNSURE)));
-      return colourOfClass(prediction, Math.round(sure * (SURE_LEVELS - 1)) / (SURE_LEVELS - 1));
+      return colourOfClass(numbers.get(prediction), Math.round(sure * (SURE_LEVELS - 1)) / (SURE_LEVELS - 1));
     });
   }
   const most = largest(table.distance);
@@ -127,7 +129,7 @@ function markTrace({ marks }) {
 
 function markNames({ marks, mark_class: labels }, about) {
   return (labels || []).map((label, i) => ({
-    x: marks[i][0], y: marks[i][1], text: label < 0 ? "" : plain(short(className(about, label), 24)), showarrow: false, yshift: 16,
+    x: marks[i][0], y: marks[i][1], text: label < 0 ? "" : plain(short(classWords(className(about, label)), 24)), showarrow: false, yshift: 16,
     bgcolor: "rgba(255,255,255,0.85)", borderpad: 2, font: { color: "#000000", size: 12 },
   })).filter(({ text }) => text);
 }
@@ -140,13 +142,37 @@ function scaleTrace(most) { // nothing but the scale of colours
   };
 }
 
-// The classes of the largest areas, with their colours.
-function legendOf(shapes, about) {
+// Class -> number of its colour, no two alike: its own where no class of a larger area has it. Beyond the colours the smallest share one.
+function numbersOf(shapes) {
   const areas = new Map();
   shapes.forEach(({ polygon, prediction }) => areas.set(prediction, (areas.get(prediction) || 0) + area(polygon)));
-  const largest = [...areas].sort(([, a], [, b]) => b - a).slice(0, MAX_NAMED).map(([label]) => label).sort((a, b) => a - b);
-  const rest = areas.size - largest.length;
-  return el("div", { class: "hint legend" }, "Predicted: ", ...largest.map((label) => el("span", {}, swatch(colourOfClass(label, 1)), ` ${className(about, label)}`)), rest ? ` and ${rest} more` : null);
+  const free = new Set(CLASSES.keys());
+  if (areas.size > CLASSES.length) free.delete(OTHERS);
+  return new Map([...areas].sort(([, a], [, b]) => b - a).map(([label]) => {
+    const own = label % CLASSES.length;
+    const number = free.has(own) ? own : [...free][0] ?? OTHERS;
+    free.delete(number);
+    return [label, number];
+  }));
+}
+
+// The classes with their colours; those that share one are named under the pointer.
+function legendOf(shapes, about) {
+  const numbers = numbersOf(shapes);
+  const isCrowded = numbers.size > CLASSES.length;
+  const named = [...numbers].filter(([, number]) => !(isCrowded && number === OTHERS)).sort(([a], [b]) => a - b);
+  const entry = (number, text) => el("span", {}, swatch(colourOfClass(number, 1)), ` ${text}`);
+  const rest = isCrowded ? entry(OTHERS, `${numbers.size - named.length} others: point at them`) : null;
+  return el("div", { class: "hint legend" }, "Predicted: ", ...named.map(([label, number]) => entry(number, classWords(className(about, label)))), rest);
+}
+
+// What the map shows, from the table alone: a window that is zoomed has the first input in its middle.
+function windowOf({ marks, window: [x0, x1, y0, y1] }) {
+  if (marks.length === 1) return "The plane goes through one input, along two random directions; the window is as large around it as its regions can be told apart.";
+  const isZoomed = Math.hypot((x0 + x1) / 2 - marks[0][0], (y0 + y1) / 2 - marks[0][1]) < 1e-6 * (x1 - x0);
+  const outside = marks.filter(([x, y]) => x < x0 || x > x1 || y < y0 || y > y1).length;
+  const where = isZoomed ? `is zoomed on the first${outside ? ` (${outside} of them ${outside === 1 ? "lies" : "lie"} outside)` : ""}, for one around all of them holds too many regions` : "holds all of them";
+  return `The plane goes through ${marks.length} inputs; the window ${where}.`;
 }
 
 // Draws, and writes the region under the pointer or the keyboard's cursor into `named`.
@@ -239,20 +265,22 @@ export function mapPart(state, { swatchOf, change }) {
   const grid = el("div", { class: "grid wide" });
   const select = el("select", { id: "map-colour", onchange: () => change(() => (state.mapColour = select.value)) },
     el("option", { value: "distance" }, "distance from the first input's region"), el("option", { value: "prediction" }, "predicted class, paler where unsure"));
+  const controls = el("label", { class: "controls" }, "Colour", select);
   const made = part("map", "Map of a plane", "Every polygon is a region in which the network is one affine map. By distance: the darker, the more units differ from the region of the first " +
-    "input. By prediction: the colour of the class that the network predicts there, paler where it is less sure; thick black lines are the exact borders between classes.", el("label", { class: "controls" }, "Colour", select), grid);
+    "input. By prediction: the colour of the class that the network predicts there, paler where it is less sure; thick black lines are the exact borders between classes.", controls, grid);
   const all = cards(grid, "square");
   return {
     element: made.element,
     async draw({ step, runs }) {
       const read = await Promise.all(runs.map(async (run) => ({ run, found: await loadTable(run, state.runs, "map", step) })));
-      const some = read.filter(({ found }) => found);
+      const some = read.filter(({ run }) => state.runs[run].tables.length).map(({ run, found }) => ({ run, found: found ?? { reason: NO_MAP } }));
       made.element.hidden = !some.length;
+      controls.hidden = !some.some(({ found }) => found.starts);
       select.value = state.mapColour;
       for (const { run, found } of some) {
         const { plot, above, below } = all.get(run, run, swatchOf(run));
         const about = state.runs[run].about;
-        plot.hidden = !found.starts;
+        plot.hidden = below.hidden = !found.starts;
         below.setAttribute("aria-live", "polite");
         if (found.reason) above.replaceChildren(el("p", {}, found.reason));
         else {
@@ -266,7 +294,7 @@ export function mapPart(state, { swatchOf, change }) {
         }
       }
       all.keep(some.map(({ run }) => run));
-      tellPerRun(made.how, some.map(({ run, found }) => [run, found.reason ? "" : `All regions of the window, exact; the plane goes through ${found.marks.length === 3 ? "three inputs" : "one input, along two random directions"}, and the window is zoomed on the first where there are many.`]));
+      tellPerRun(made.how, some.map(({ run, found }) => [run, found.reason ? "" : `All regions of the window, exact. ${windowOf(found)}`]));
     },
   };
 }

@@ -2,7 +2,7 @@
 
 import * as charts from "./charts.js";
 import { loadTable } from "./data.js";
-import { el } from "./dom.js";
+import { classWords, el } from "./dom.js";
 import { cards, classTitle, className, howFolding, part, swatch, tellPerRun } from "./section.js";
 
 const MAX_ROWS = 100; // segments in the list
@@ -61,7 +61,7 @@ export function pairsPart(state, { colourOf, swatchOf, change }) {
       const button = el("button", { type: "button", "aria-pressed": String(isChosen), onclick: () => change(() => (state.segment = row.segment)) },
         swatch(swatchOf(row.run)), ` ${row.segment}`);
       const about = state.runs[row.run].about;
-      const ends = [row.start, row.end].map((input, i) => (row.classes ? `${input} (class ${className(about, row.classes[i])})` : String(input)));
+      const ends = [row.start, row.end].map((input, i) => (row.classes ? `${input} (${classWords(className(about, row.classes[i]))})` : String(input)));
       const cells = [button, ...ends, row.chi.toFixed(3), row.regions ?? "–", row.exact ? "yes" : "no"];
       return el("tr", { class: isChosen ? "chosen" : null }, ...cells.map((cell) => el("td", {}, cell)));
     });
@@ -114,8 +114,8 @@ export function pairsPart(state, { colourOf, swatchOf, change }) {
       const rows = some.flatMap((each) => rowsOf(each, state.pair));
       if (!rows.some(({ segment }) => segment === state.segment)) state.segment = rows[0]?.segment ?? null;
       const count = rows.length > MAX_ROWS ? `, the ${MAX_ROWS} that fold most` : "";
-      const [start, end] = (state.pair || []).map(title);
-      heading.textContent = state.pair ? `Segments from class ${start} to class ${end}${count}` : `Segments${count}`;
+      const [start, end] = (state.pair || []).map((label) => classWords(title(label)));
+      heading.textContent = state.pair ? `Segments from ${start} to ${end}${count}` : `Segments${count}`;
       drawList(rows);
       await drawWalks(some, rows);
       tellPerRun(made.how, some.map(({ run, segments }) => [run, howFolding(state.runs[run].about, segments)]));

@@ -48,10 +48,24 @@ export function tellPerRun(how, sentences) {
 export function howFolding(about, segments) {
   if (!about?.method) return "";
   const share = segments ? segments.exact.filter(Boolean).length / segments.exact.length : null;
-  const found = share === null || share === 1 ? "every region on each segment is found" : "switches are sought on the whole segment, and found to a small resolution where the network curves";
-  const method = about.method === "exact" ? found : `${about.num_points} equidistant points of each segment`;
-  const exact = share === null || about.method !== "exact" ? "" : share === 1 ? " All walks are exact and verified." : ` ${Math.round(100 * share)} % of the walks are exact and verified.`;
-  return `Method ${about.method}: ${method} (${about.method_reason}). ${about.segments}.${exact}`;
+  const reason = reasonOf(about.method_reason);
+  if (about.method !== "exact") return `Method ${about.method}: ${about.num_points} equidistant points of each segment${reason}. ${about.segments}.`;
+  if (share === null || share === 1) return `Method exact: every region on each segment is found${reason}. ${about.segments}.${share ? " All walks are exact and verified." : ""}`;
+  const way = "Walked over whole segments, to a small resolution: where the network curves, it is interpolated, and switches are sought on the interpolation";
+  const few = share ? ` ${percent(share)} of the walks are exact and verified.` : "";
+  return `${way}${share ? reason : reason.replace("an exact walk", "a walk")}. ${about.segments}.${few}`;
+}
+
+// Why a method was chosen, from the words of the log: "an exact walk evaluates ...", "as before the checkpoint".
+function reasonOf(text) {
+  if (!text) return "";
+  return text.startsWith("as ") ? `, ${text}` : `, chosen because ${text}`;
+}
+
+// Not all, so not 100 %; and not none, so not 0 %.
+function percent(share) {
+  const rounded = Math.round(100 * share);
+  return rounded === 0 ? "Less than 1 %" : `${Math.min(99, rounded)} %`;
 }
 
 // The name of a class where the log has one, else its number.
