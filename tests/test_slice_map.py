@@ -195,6 +195,14 @@ def test_all_regions_of_a_network_of_two_features_are_those_of_the_graph(widths:
         assert {tuple(pair) for pair in pairs.tolist()} == {tuple(pair) for pair in graph.edges.tolist()}
 
 
+@pytest.mark.parametrize("inputs", [[[0.0, 0], [1, 1], [2, 2]], [[0.5, 0.5]] * 3])
+def test_three_inputs_of_two_features_may_lie_on_a_line(inputs: list[list[float]]) -> None:
+    model = mlp(2, 8, 8, 2, seed=3)
+    found = slice_map(model, torch.tensor(inputs))
+    check(found, model)
+    assert len(found) > 1 and torch.equal(found.marks, torch.tensor(inputs).double())
+
+
 @pytest.mark.slow
 def test_a_window_has_the_regions_of_the_graph_that_reach_into_it() -> None:
     model = mlp(2, 12, 12, 2, seed=5)

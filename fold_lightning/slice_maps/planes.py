@@ -50,11 +50,10 @@ class Plane:
         if directions is not None and len(inputs) == 3:
             raise ValueError("Three inputs have a plane of their own: pass `directions=` with one input.")
         flat = inputs.detach().double().flatten(1)
-        own = _through(flat, torch.finfo(inputs.dtype).eps) if len(inputs) == 3 else None
         if shape.numel() == 2 and directions is None:
             origin, basis = torch.zeros_like(flat[0]), torch.eye(2).to(flat)
-        elif own is not None:
-            origin, basis = flat.mean(0), own
+        elif len(inputs) == 3:
+            origin, basis = flat.mean(0), _through(flat, torch.finfo(inputs.dtype).eps)
         else:
             origin, basis = flat[0], _along(directions, shape, seed).to(flat)
         return cls(origin.view(shape), basis.view(2, *shape), (flat - origin) @ basis.mT)

@@ -38,8 +38,8 @@ def choose_window(bends: Bends, max_regions: int) -> tuple[Window, Subdivision]:
         TooManyRegions: If even small windows hold more regions.
     """
     marks = bends.plane.marks.cpu()
-    if len(marks) > 1:
-        low, high = marks.aminmax(dim=0)
+    low, high = marks.aminmax(dim=0)
+    if (high > low).any():
         window = square((low + high) / 2, float((high - low).max()) / 2 * MARGIN)
         try:
             return window, subdivide(bends, window, max_regions)
