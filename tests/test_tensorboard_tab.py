@@ -453,7 +453,7 @@ def test_a_curved_run_without_labels_has_no_classes_to_choose_and_says_why_there
     assert "This run has no map: it needs a piecewise linear network" in frame.inner_text("#map")
     assert not frame.is_visible("#map-colour") and not frame.is_visible("#map .plot")
     how = frame.inner_text("#pairs .how")
-    assert "it is interpolated" in how and "chosen because a walk evaluates no more than" in how and "exact" not in how
+    assert "it is interpolated" in how and "(chosen because a walk evaluates no more than" in how and "exact" not in how
     assert frame.query_selector("#runs .swatch")
     frame.uncheck("#runs input")
     frame.wait_for_selector("text=Choose a run above.", timeout=30_000)
@@ -477,6 +477,8 @@ def test_each_of_many_classes_in_a_map_has_its_own_colour_and_the_rest_one(serve
         columns["prediction"] = [10 * (region % 4) + region % 3 for region in range(len(columns["distance"]))]
         (x, y), half = columns["marks"][0], columns["marks"][1][0] - columns["marks"][0][0]
         content["columns"] = columns | {"window": [x - half / 2, x + half / 2, y - half / 2, y + half / 2]}
+        if "pushed" in route.request.url:
+            content["columns"] = {"reason": "No map of regions. There are too many."}
         route.fulfill(json=content)
 
     page.route("**/plugin/fold_lightning/runs", named_classes)
@@ -487,6 +489,7 @@ def test_each_of_many_classes_in_a_map_has_its_own_colour_and_the_rest_one(serve
     colours = frame.eval_on_selector("#map .legend", "e => [...e.querySelectorAll('.swatch')].map(s => s.style.background)")
     assert len(colours) == len(set(colours)) == 10  # of 12 classes: 9 and one for the others
     text = frame.inner_text("#map")
+    assert "No map of regions. There are too many." in text and "This run has no map" not in text
     assert "3 others: point at them" in text and "class class" not in text and "class number" in text
     assert "the window is zoomed on the first" in text and "outside" in text
     frame.hover("#map .plot")

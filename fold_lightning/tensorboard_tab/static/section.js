@@ -59,7 +59,7 @@ export function howFolding(about, segments) {
 // Why a method was chosen, from the words of the log: "an exact walk evaluates ...", "as before the checkpoint".
 function reasonOf(text) {
   if (!text) return "";
-  return text.startsWith("as ") ? `, ${text}` : `, chosen because ${text}`;
+  return text.startsWith("as ") ? ` (chosen ${text})` : ` (chosen because ${text})`;
 }
 
 // Not all, so not 100 %; and not none, so not 0 %.
