@@ -69,7 +69,7 @@ class FaceProbes:
         """Return what the faces are of, for a reader of the curves."""
         what = f"random slices of {self.subspace} dimensions through inputs" if self.subspace else "whole regions around inputs"
         return (
-            f"Faces of activation regions: {what} of {self.num_features} features. Over all regions of a network the mean is at "
+            f"Faces of activation regions: {what} of {self.num_features} feature{'s' * (self.num_features != 1)}. Over all regions of a network the mean is at "
             f"most 2d = {2 * self.dimension}; over regions around points it may be more, for points fall into large regions more "
             "often."
         )

@@ -112,7 +112,7 @@ function facesPart(state, { colourOf, swatchOf }) {
         await charts.faces(plot, found.faces, found.bound, colourOf(run), range, `Faces of regions of ${run}`);
       }
       all.keep(some.map(({ run }) => run));
-      tellPerRun(made.how, some.map(({ run, found }) => [run, `${found.num_rows ?? found.faces.length} regions. ${(state.runs[run].about.faces ?? "").replace("inputs of 1 features", "inputs of 1 feature")}`]));
+      tellPerRun(made.how, some.map(({ run, found }) => [run, `${found.num_rows ?? found.faces.length} regions. ${state.runs[run].about.faces ?? ""}`]));
     },
   };
 }
