@@ -68,10 +68,10 @@ class FaceProbes:
     def describe(self) -> str:
         """Return what the faces are of, for a reader of the curves."""
         what = f"random slices of {self.subspace} dimensions through inputs" if self.subspace else "whole regions around inputs"
+        features = f"{self.num_features} feature{'s' * (self.num_features != 1)}"
         return (
-            f"Faces of activation regions: {what} of {self.num_features} feature{'s' * (self.num_features != 1)}. Over all regions of a network the mean is at "
-            f"most 2d = {2 * self.dimension}; over regions around points it may be more, for points fall into large regions more "
-            "often."
+            f"Faces of activation regions: {what} of {features}. Over all regions of a network the mean is at most "
+            f"2d = {2 * self.dimension}; over regions around points it may be more, for points fall into large regions more often."
         )
 
 
