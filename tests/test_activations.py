@@ -359,6 +359,7 @@ def test_outputs_that_do_not_depend_on_the_input_are_nobodys_loss() -> None:
     assert activation_codes(mlp(4, 6, 6), torch.randn(3, 4), forward=forward).bits.shape == (3, 6)
 
 
+@pytest.mark.slow
 def test_a_compiled_function_in_a_forward_pass_is_seen() -> None:
     compiled = torch.compile(lambda x: torch.relu(x) - 0.1)
     codes = activation_codes(mlp(4, 6, 6), torch.randn(3, 4), forward=lambda m, x: torch.relu(compiled(m(x))))

@@ -83,6 +83,7 @@ def test_docstrings_begin_with_a_verb_or_a_noun(module: str) -> None:
                 assert not BANNED.match(text), f"{file}: {text.splitlines()[0]}"
 
 
+@pytest.mark.slow
 def test_importing_the_package_needs_no_matplotlib() -> None:
     for file in ROOT.rglob("*.py"):
         top = [node for node in ast.parse(file.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
