@@ -16,13 +16,13 @@ _WRITERS = frozenset("__iadd__ __isub__ __imul__ __itruediv__ __setitem__".split
 
 @dataclass(eq=False)
 class Call:
-    """A call of a function of torch.
+    """A call of a torch function.
 
     Attributes:
-        name: Name of the operation, as of `operation_name`.
-        function: What is called.
-        args: Its arguments.
-        kwargs: Its keyword arguments.
+        name: Name of the operation, from `operation_name`.
+        function: The function that is called.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
     """
 
     name: str
@@ -41,16 +41,16 @@ class Call:
 
     @cached_property
     def varying(self) -> list[Tensor]:
-        """The tensors that depend on the inputs when this is first read."""
+        """Tensors that depend on the inputs when this property is first read."""
         return list(filter(depends_on_input, self.tensors))
 
     def argument(self, place: int, name: str, default: Any = None) -> Any:
-        """Return an argument by its place or its name."""
+        """Return an argument by its position or its name."""
         return self.args[place] if place < len(self.args) else self.kwargs.get(name, default)
 
     @property
     def is_in_place(self) -> bool:
-        """True if the first argument is written."""
+        """True if the call writes to its first argument."""
         name = getattr(self.function, "__name__", "")
         if name == "__set__":
             return self.name == "data"
@@ -58,5 +58,5 @@ class Call:
 
     @property
     def written(self) -> list[Tensor]:
-        """The tensors that are written."""
+        """Tensors that the call writes to."""
         return tensors_in((self.args[:1] if self.is_in_place else (), self.kwargs.get("out")))

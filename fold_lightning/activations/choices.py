@@ -1,7 +1,7 @@
-"""Choices of elements by their order: what maxima, sorting and max pooling have in common.
+"""Choices of elements by their order, as maxima, sorting and max pooling make them.
 
-The elements of a row are looked at in lanes, such as the windows of a max pooling. In each lane they are ranked, and the result
-is made of the elements of some ranks. While the ranking stays, the result is affine in the input.
+The elements of a row are grouped into lanes, such as the windows of a max pooling. The elements of each lane are ranked, and
+the result consists of the elements of some ranks. As long as the ranking does not change, the result is affine in the input.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ class Choice:
     """The elements that an operation returns, as ranks in lanes.
 
     Attributes:
-        sources: Tensors (R, ...) whose flattened rows, one after the other, are chosen from.
-        lanes: Makes `elements`, which few passes need.
-        largest: Whether ranks begin at the largest element.
-        ranks: The number of ranks k, counted from the first, that decide about the result.
-        first: The first of these ranks that is returned; the ranks before it only decide.
-        dim: The dimension of the result along which ranks lie, if it has one.
+        sources: Tensors (R, ...); elements are chosen from their flattened and concatenated rows.
+        lanes: Function that returns `elements`, which few passes need.
+        largest: Whether the first rank is the largest element; else the smallest.
+        ranks: Number k of ranks, from the first on, that determine the result.
+        first: First of these ranks that is returned; earlier ranks only determine which element has it.
+        dim: Dimension of the result along which ranks lie, if it has one.
     """
 
     sources: tuple[Tensor, ...]
@@ -37,19 +37,20 @@ class Choice:
 
     @cached_property
     def elements(self) -> Tensor:
-        """int64 (L, s): places in a row of the elements of each lane; -1 where a lane has fewer."""
+        """int64 (L, s): positions in a row of the elements of each lane; shorter lanes are padded with -1."""
         return self.lanes()
 
     def candidates(self) -> Tensor:
-        """Return all that is chosen from, float64 (R, n)."""
+        """Return all elements that can be chosen, float64 (R, n)."""
         rows = [source.reshape(len(source), -1) for source in self.sources]
         return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
 
     def rank(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return a number for the element of each rank in each lane of rows x (R, n), and the operation's result if it shows.
+        """Rank the elements of each lane in rows x (R, n).
 
         Returns:
-            Numbers (R, L k), and what the operation returns (R, ...), or None where ranking does not find it on the way.
+            Numbers (R, L k) of the elements of each rank, for `places`, and the operation's result (R, ...), or None where
+            ranking does not compute it.
         """
         lanes = x.index_select(1, self.elements.flatten().clamp(min=0)).view(len(x), *self.elements.shape)
         lanes.masked_fill_(self.elements < 0, -torch.inf if self.largest else torch.inf)
@@ -58,18 +59,18 @@ class Choice:
         return lanes.topk(self.ranks, largest=self.largest).indices.flatten(1), None
 
     def places(self, numbers: Tensor, column: Tensor) -> Tensor:
-        """Return the places in a row of the elements that have these numbers in these columns of `rank`."""
+        """Return the positions in a row of elements, from their numbers and the columns of these in the result of `rank`."""
         return self.elements[column // self.ranks, numbers]
 
     def ranked_places(self, x: Tensor) -> Tensor:
-        """Return the places of the ranked elements of rows x (R, n): int64 (R, L, k)."""
+        """Return the positions in rows x (R, n) of the elements of each rank: int64 (R, L, k)."""
         numbers, _ = self.rank(x)
         column = torch.arange(numbers.shape[1], device=x.device).expand_as(numbers)
         places: Tensor = self.places(numbers, column).unflatten(1, (-1, self.ranks))
         return places
 
     def shaped(self, values: Tensor, shape: torch.Size) -> Tensor:
-        """Return values of the returned ranks (R, L, k') in the shape of the operation's result."""
+        """Reshape values of the returned ranks (R, L, k') to the operation's result."""
         if self.dim is None:
             return values.reshape(shape)
         others = [size for dim, size in enumerate(shape) if dim != self.dim]
@@ -77,7 +78,7 @@ class Choice:
 
 
 def lanes_along(shape: torch.Size, dims: list[int], device: torch.device) -> Tensor:
-    """Return the places in a flattened row of what lies along some dimensions of it: int64 (L, s).
+    """Return the positions in a flattened row of the elements along some of its dimensions: int64 (L, s).
 
     Example:
         >>> lanes_along(torch.Size([2, 3]), [0], torch.device("cpu"))
@@ -90,7 +91,7 @@ def lanes_along(shape: torch.Size, dims: list[int], device: torch.device) -> Ten
 
 
 def padded_lanes(lane: Tensor, element: Tensor, count: int) -> Tensor:
-    """Return `count` lanes from pairs of a lane (K,) and an element of it (K,): int64 (count, s).
+    """Group elements (K,) by their lanes (K,) into `count` lanes, padded with -1: int64 (count, s).
 
     Example:
         >>> padded_lanes(torch.tensor([1, 0, 1]), torch.tensor([5, 6, 7]), 2)

@@ -17,7 +17,7 @@ from fold_lightning.activations.tracking import depends_on_input
 
 
 def find_choice(call: Call) -> Choice | None:
-    """Return the choice that a call makes in each row, along its first dimension; None if it makes none, or one between rows."""
+    """Return the choice that a call makes within each row (first dimension); None if it makes none, or chooses between rows."""
     name, args, kwargs = call.name, call.args, call.kwargs
     if name not in CHOICES or kwargs.get("out") is not None or not args or not isinstance(args[0], Tensor):
         return None
@@ -60,7 +60,7 @@ def _kth(name: str, x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> 
 
 
 def _along(x: Tensor, dim: Any, largest: bool, ranks: int = 1, several: bool = False) -> Choice | None:
-    """Return the choice of the last rank, or of `several`, along some dimensions; None if inputs lie along one of them."""
+    """Return the choice of the last rank, or of all ranks if `several`; None for no dimension or the batch dimension."""
     if dim is None or isinstance(dim, str):
         return None
     dims = sorted(d % x.dim() for d in (dim if isinstance(dim, (tuple, list)) else [dim]))
@@ -93,7 +93,7 @@ def _scatter(
 
 
 def _scattered_lanes(shape: torch.Size, source: torch.Size, dim: int, index: Tensor, include_self: bool) -> Tensor:
-    """Return for each element of a row what an index puts there: the element itself, and places of the source behind the row."""
+    """Return the candidates for each element of a row: itself, and source elements put there, whose positions follow the row's."""
     own = torch.arange(shape.numel(), device=index.device)
     places = shape.numel() + torch.arange(source.numel(), device=index.device).view(source)
     if index.dim() == len(shape):

@@ -31,7 +31,7 @@ class ActivationCodes:
         bits: bool (B, N), N units of all counted layers side by side; 1 iff the pre-activation is strictly above its threshold.
         layers: Layer name -> its columns, in execution order.
 
-    `torch.save` writes them, and `torch.load` reads them where this class has been imported.
+    `torch.load` reads saved codes once this class has been imported.
     """
 
     bits: Tensor
@@ -60,20 +60,20 @@ def activation_codes(
 ) -> ActivationCodes:
     """Return the activation pattern of each input: one bit for each hidden unit.
 
-    A bit is 1 iff the unit's pre-activation is strictly positive ("ReLU Code Space", Definition 1); less than 1e-15 of the terms
-    it is computed from counts as 0, for that is what rounding leaves of exact zeros. Activations with two kinks (ReLU6,
-    Hardtanh) give a bit for each, all low-threshold bits of a layer before its high ones (this project's reading). The model
-    is measured in evaluation mode with its stored weights in float64, and nothing of it changes.
+    A bit is 1 iff the unit's pre-activation is strictly positive ("ReLU Code Space", Definition 1). A pre-activation below
+    1e-15 of the terms that it is computed from counts as 0, because rounding turns exact zeros into such values. Activations
+    with two kinks (ReLU6, Hardtanh) give a bit for each, all low-threshold bits of a layer before its high ones (this project's
+    reading). The model is evaluated in evaluation mode in float64, and is not changed.
 
-    `dtype=torch.float32` runs the stored weights in float32, on the inputs' own device: several times faster for convolutional
-    networks on a processor. Bits are then the signs as they come out, so those of pre-activations near 0 may differ, and what
-    rounding leaves of an exact zero may count as positive.
+    `dtype=torch.float32` computes in float32 on the inputs' own device, several times faster for convolutional networks on a
+    CPU. Bits are then the computed signs, not corrected for rounding: bits of pre-activations near 0 may differ, and an exact
+    zero may count as positive.
 
     Args:
         model: Any module; activations are found as modules (`nn.ReLU`) and as functions (`F.relu`, `x.relu_()`).
         inputs: Floating-point inputs (B, ...), B at least 1, on the model's device.
         layers: A layer's name, a glob pattern or a sequence of them; None counts every activation. A layer's name is its
-            module's path, or the caller's path and the function's name; its second call is `name/2`.
+            module's path, or the calling module's path and the function's name; a second call is `name/2`.
         forward: How to call the model: a callable of `(model, inputs)` or of `(inputs)`, or the name of a method or submodule.
         dtype: torch.float64, or torch.float32 for speed.
 
@@ -81,9 +81,9 @@ def activation_codes(
         Codes of shape (B, N).
 
     Raises:
-        ValueError: For inputs that are not finite or elsewhere than the model, for a pattern that meets no layer, for a
-            model without activations, for another dtype, and where the model refuses the inputs.
-        TypeError: For inputs that are not a floating-point tensor.
+        ValueError: If inputs are not finite or on another device than the model, if a pattern matches no layer, if the model
+            has no activations or refuses the inputs, and for another `dtype`.
+        TypeError: If inputs are not a floating-point tensor.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.ReLU())
@@ -122,9 +122,9 @@ def codes_and_outputs(
     layers: Patterns = None,
     forward: Forward = None,
 ) -> tuple[ActivationCodes, list[T]]:
-    """Return the codes of inputs, and what a reader makes of the model's output for each chunk of them, in order.
+    """Return the codes of inputs, and `read(output)` of the model's output for each chunk of them, in order.
 
-    The arguments and errors are those of `activation_codes`; the passes are the same, gone to their end.
+    Arguments and errors are those of `activation_codes`. Passes run to the end of the model.
     """
     check_inputs(inputs)
     with evaluate_on_replica(model, inputs, forward) as replica:
@@ -137,7 +137,7 @@ def codes_and_outputs(
 
 
 def check_inputs(inputs: Tensor, name: str = "inputs", *, finite: bool = True) -> None:
-    """Raise for what can't be a batch of inputs; `finite=False` does not look at their values."""
+    """Raise unless inputs are a valid batch; `finite=False` does not check their values."""
     if not isinstance(inputs, Tensor):
         raise TypeError(f"`{name}` must be a tensor (B, ...), got {type(inputs).__name__}.")
     if inputs.layout is not torch.strided:
@@ -156,19 +156,18 @@ def check_inputs(inputs: Tensor, name: str = "inputs", *, finite: bool = True) -
         raise ValueError(f"`{name}` must hold at least one input along its first dimension, got shape {tuple(inputs.shape)}.")
     if inputs.is_meta:
         raise ValueError(f"`{name}` is on the meta device, which holds no values: make it on the model's device.")
-    if (
-        finite and inputs.numel() and not all(map(math.isfinite, inputs.detach().aminmax()))
-    ):  # a tenth of the time of `torch.isfinite`
+    # The extremes take a tenth of the time of `torch.isfinite`.
+    if finite and inputs.numel() and not all(map(math.isfinite, inputs.detach().aminmax())):
         raise ValueError(f"`{name}` must be finite, got NaN or infinite values: clean or normalise the data first.")
 
 
 def codes_of(replica: Replica, structure: ModelStructure, inputs: Tensor, max_bytes: int = CHUNK_BYTES) -> Tensor:
-    """Return codes bool (B, N), on the replica's device, in chunks of bounded working memory."""
+    """Return codes bool (B, N), on the replica's device, in chunks that take about `max_bytes` of memory."""
     return torch.cat([bits for bits, _ in _codes_in_chunks(replica, structure, inputs, max_bytes)])
 
 
 def signs_of(replica: Replica, structure: ModelStructure, inputs: Tensor) -> dict[str, Tensor]:
-    """Return layer name -> bits of inputs in one pass, bool (B, n), by the signs of the pre-activations as they come out."""
+    """Return layer name -> bits of inputs, bool (B, n), from one pass and not corrected for rounding."""
     found: dict[str, Tensor] = {}
 
     def read(layer: str, thresholds: Thresholds, units: Tensor) -> None:
@@ -187,7 +186,7 @@ def _rows(structure: ModelStructure, max_bytes: int = CHUNK_BYTES, itemsize: int
 def _codes_in_chunks(
     replica: Replica, structure: ModelStructure, inputs: Tensor, max_bytes: int, *, to_end: bool = False
 ) -> Iterator[tuple[Tensor, Any]]:
-    """Yield the codes of inputs, and the model's output where passes go to their end."""
+    """Yield the codes of each chunk of inputs, and the model's output, None unless the pass runs to the end."""
     rounding = Rounding(replica, structure, inputs)
     for chunk in inputs.split(_rows(structure, max_bytes)):
         yield _chunk_codes(replica, structure, rounding, chunk.to(replica.device, torch.float64), to_end=to_end)
@@ -209,7 +208,7 @@ def _chunk_codes(
                 distance = units - threshold
                 found.append(distance > 0)
                 margin = distance.abs_().sub_(screen)
-                if not bool(margin.amin() > 0):  # a search for the few that are near takes three times as long
+                if not bool(margin.amin() > 0):  # checked first, because finding the few near ones takes three times as long
                     found[-1][rounding.zeros(layer, threshold, units, margin <= 0, noisy)] = False
 
     output = LayerPass(replica, structure, read, to_end=to_end).run(inputs)

@@ -1,4 +1,4 @@
-"""Evaluating a user's model on a replica: in evaluation mode, without a trace on the model or on random states."""
+"""Evaluation of a user's model on a replica, in evaluation mode, without effects on the model or on random states."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from fold_lightning.activations.replica import ModelCopy, cast_dtype
 Forward = str | Callable[..., Any] | None
 
 FLOAT_CASTS = {"double": torch.float64, "float": torch.float32, "half": torch.float16, "bfloat16": torch.bfloat16}
-"""Methods that cast to one dtype."""
+"""Tensor methods that cast to a fixed dtype."""
 
 GLOBAL_HOOKS = ("_global_forward_pre_hooks", "_global_forward_hooks", "_global_backward_pre_hooks", "_global_backward_hooks")
-"""Hooks of all modules, by their names in torch."""
+"""Names of torch's registries of global module hooks."""
 
 
 class Replica:
-    """A copy of a user's model that is passed inputs in its stead.
+    """A copy of a user's model, on which forward passes run.
 
     Args:
         model: The user's model.
-        forward: How to call it, as of `activation_codes`.
+        forward: How to call it, as in `activation_codes`.
         device: Device of the passes.
-        dtype: Floating dtype of the passes: weights are copies in it, all floating dtypes read as it, and casts between floating
-            dtypes do nothing. None leaves everything its own dtype.
-        shares_parameters: Whether the parameters are the user's own, so that gradients reach them.
+        dtype: Floating dtype of the passes: weights are cast to it, floating tensors report it as their `dtype`, and casts
+            between floating dtypes do nothing. None keeps all dtypes.
+        shares_parameters: Whether the parameters are the user's own tensors, so that gradients reach them.
 
     Attributes:
         module: The copy of the model.
-        forward: The function of inputs that calls it.
+        forward: The function of inputs that calls the copy.
         shared_generators: Random generators that the replica shares with the model.
         structures: Results of inspections, kept while the replica is in use.
     """
@@ -68,11 +68,11 @@ class Replica:
         self._is_stateful = False
 
     def reset(self) -> None:
-        """Take back what the last pass changed: each pass finds the model as the user left it."""
+        """Undo the last pass's changes to the copy, so that each pass starts from the user's model."""
         self._is_stateful |= self._copy.reset()
 
     def takes(self, inputs: Tensor) -> bool:
-        """Return whether the model takes inputs in its own dtype, when nothing is intercepted."""
+        """Return whether the model takes inputs in its own dtype, without interception."""
         model, forward, _ = self._arguments
         plain = Replica(model, forward, inputs.device, dtype=None, shares_parameters=True)
         try:
@@ -82,7 +82,7 @@ class Replica:
         return True
 
     def twin(self) -> Replica:
-        """Return a replica for passes that run while one of this is under way: another one if passes leave something behind."""
+        """Return a replica for passes that run during a pass of this one: itself, or a second one if passes change its state."""
         if not self._is_stateful:
             return self
         if self._twin is None:
@@ -101,29 +101,29 @@ class Replica:
         return name
 
     def takes_as_is(self, tensor: Tensor) -> bool:
-        """Return whether operations get a tensor as it is."""
+        """Return whether operations take a tensor without conversion."""
         return self.dtype is None or (tensor.device == self.device and tensor.dtype == cast_dtype(tensor.dtype, self.dtype))
 
     def converted(self, tensor: Tensor) -> Tensor:
-        """Return a copy of a tensor in the dtype of the passes, or the complex one of its precision, on their device."""
+        """Return a copy of a tensor on the device of the passes, in the dtype that `cast_dtype` gives."""
         assert self.dtype is not None
         made = tensor.detach().to(self.device, cast_dtype(tensor.dtype, self.dtype), copy=True)
         vars(made).update(vars(tensor))  # its marks
         return made
 
     def ignores_cast(self, call: Call) -> bool:
-        """Return whether a cast does nothing here, for it is from a floating dtype to one."""
+        """Return whether a cast does nothing here because both dtypes are floating."""
         given = (value for value in (*call.args, *call.kwargs.values()) if isinstance(value, (torch.dtype, Tensor)))
         dtypes = (value.dtype if isinstance(value, Tensor) else value for value in given)
         return self.dtype is not None and all(dtype.is_floating_point for dtype in dtypes)
 
     def cast_copies(self, call: Call) -> bool:
-        """Return whether a cast that does nothing here would give the user's model a copy, not the tensor itself."""
+        """Return whether a cast that does nothing here would return a copy in the user's model, not the tensor itself."""
         name, args, kwargs = call.name, call.args, call.kwargs
         if kwargs.get("copy") or (name in ("to", "type_as") and args[-1] is True):
             return True
         target = FLOAT_CASTS.get(name) or next((a for a in [*args[1:], *kwargs.values()] if isinstance(a, torch.dtype)), None)
-        # All dtypes read as that of the passes here, so a cast to that is most likely one to the dtype that the tensor has.
+        # Floating tensors report the passes' dtype, so a cast to it most likely means the dtype that the tensor already has.
         return target is not None and target != self._own_dtype and not (target == self.dtype and name not in FLOAT_CASTS)
 
 
@@ -138,13 +138,13 @@ def evaluate_on_replica(
 
     Args:
         model: The user's model, which is only read.
-        inputs: Any inputs of the passes to come, on the model's device.
+        inputs: Any inputs on the model's device.
         forward: A name of a method or submodule, or a callable of ``(model, inputs)`` or ``(inputs)``; None calls the model.
-        dtype: Floating dtype of the passes; None leaves everything its own.
+        dtype: Floating dtype of the passes; None keeps all dtypes.
 
     Raises:
         ValueError: If the model can't be copied, or is on another device than the inputs.
-        TypeError: If it is no module.
+        TypeError: If the model is no module.
     """
     _check_model(model, inputs)
     shared = _shared.get()
@@ -161,16 +161,16 @@ def evaluate_on_replica(
 
 @contextmanager
 def passes_on(replica: Replica) -> Iterator[None]:
-    """Run passes of a replica in the dtypes of its weights: without autocast, gradients, or a trace on random states."""
+    """Run passes of a replica without autocast and gradients, and restore random states afterwards."""
     with undisturbed(), preserved_random_state(*replica.shared_generators), torch.autocast(replica.device.type, enabled=False):
         yield
 
 
 @contextmanager
 def shared_replica(model: nn.Module, inputs: Tensor, forward: Forward = None) -> Iterator[None]:
-    """Make one replica for all measurements of a model in this context: weights are copied once, and it is inspected once.
+    """Share one replica among all measurements of a model in this context, so that it is copied and inspected once.
 
-    The arguments are those of `evaluate_on_replica`. The model must not be trained meanwhile.
+    The arguments are those of `evaluate_on_replica`. The model must not be trained within the context.
     """
     with evaluate_on_replica(model, inputs, forward) as replica:
         token = _shared.set((model, forward, replica))
@@ -182,14 +182,14 @@ def shared_replica(model: nn.Module, inputs: Tensor, forward: Forward = None) ->
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Run code without gradients that leaves random states as they were, uncompiled and unseen by hooks of all modules."""
+    """Run code without gradients, compilation and global module hooks, and restore random states afterwards."""
     with preserved_random_state(), eager(), without_global_hooks(), torch.inference_mode(False), torch.no_grad():
         yield
 
 
 @contextmanager
 def preserved_random_state(*generators: Any) -> Iterator[None]:
-    """Give back the random states of Python, NumPy, torch and some generators, also after an exception."""
+    """Restore the random states of Python, NumPy, torch and the given generators, also after an exception."""
     on_gpus = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
     restorers = [_restorer(source) for source in (*generators, random, np.random, torch.default_generator, *on_gpus)]
     try:
@@ -200,7 +200,7 @@ def preserved_random_state(*generators: Any) -> Iterator[None]:
 
 
 def _restorer(source: Any) -> Callable[[], None]:
-    """Return a function that gives a source of random numbers the state that it has now."""
+    """Return a function that restores the current state of a random generator."""
     if isinstance(source, np.random.Generator):
         return partial(setattr, source.bit_generator, "state", source.bit_generator.state)
     if hasattr(source, "getstate"):  # Python's own
@@ -209,7 +209,7 @@ def _restorer(source: Any) -> Callable[[], None]:
 
 
 def forward_function(model: nn.Module, forward: Forward) -> Callable[[Tensor], Any]:
-    """Return the function of inputs that `forward` stands for."""
+    """Return the function of inputs that `forward` specifies."""
     if forward is None:
         return model
     if isinstance(forward, str):
@@ -257,24 +257,24 @@ def _check_model(model: Any, inputs: Tensor) -> None:
 
 
 def float64_device(device: torch.device) -> torch.device:
-    """Return a device itself, or the processor for a device without float64."""
+    """Return the device itself, or the CPU for a device without float64."""
     return torch.device("cpu") if device.type == "mps" else device
 
 
 @contextmanager
 def eager() -> Iterator[None]:
-    """Run compiled submodules and functions uncompiled: a compiled graph calls no torch function that a mode could see."""
+    """Run compiled submodules and functions uncompiled, because calls inside a compiled graph can't be intercepted."""
     if "torch._dynamo" not in sys.modules:  # nothing can have been compiled
         yield
         return
     with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*global hooks on modules", UserWarning)  # the hooks here expect it
+        warnings.filterwarnings("ignore", ".*global hooks on modules", UserWarning)  # the interception's own hooks cause it
         yield
 
 
 @contextmanager
 def without_global_hooks() -> Iterator[None]:
-    """Take away the user's hooks of all modules, which would see the replica's."""
+    """Suspend the user's global module hooks, which would also run on the replica."""
     held = [getattr(torch_module, name) for name in GLOBAL_HOOKS]
     before = [hooks.copy() for hooks in held]
     for hooks in held:

@@ -1,4 +1,4 @@
-"""Faster functions with the same results, for operations at which torch is slow in float64 on a processor."""
+"""Faster functions with the same results, for operations that torch computes slowly in float64 on a CPU."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 POOLS = {"max_pool1d": 1, "max_pool2d": 2, "max_pool3d": 3}
 
 COLUMNS_BYTES = 2**20
-"""Torch unfolds all inputs of a batch before it multiplies; of so many bytes the columns stay in the processor's cache."""
+"""Maximum size of the unfolded inputs of a slice, in bytes, so that they stay in the CPU's cache; torch unfolds a whole
+batch."""
 
 
 def fast_kernel(call: Call) -> Callable[..., Any]:
-    """Return a faster function with the results of the one that is called, or that one where torch is fast.
+    """Return a faster function with the same results, or the called function where torch is fast.
 
     Example:
         >>> x, weight = torch.randn(300, 4, 8, 8).double(), torch.randn(3, 4, 3, 3).double()

@@ -1,4 +1,4 @@
-"""Pre-activations that can be differentiated: a replica with the user's own parameters, in evaluation mode."""
+"""Differentiable pre-activations, from a replica in evaluation mode with the user's own parameters."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ def pre_activations(
 ) -> list[tuple[Thresholds, Tensor]]:
     """Return the pre-activations of each counted layer, and its thresholds, in execution order, with gradients.
 
-    One forward pass in evaluation mode, in the dtype and the autocast context that the model is in, up to the last counted layer.
-    It runs a replica whose parameters are the user's own, so that gradients reach them and nothing else of the model changes.
+    One forward pass runs in evaluation mode, in the model's dtype and the current autocast context, up to the last counted
+    layer. It runs on a replica that has the user's own parameters, so that gradients reach them and nothing else of the model
+    changes.
 
     Args:
         model: The user's model.
         structure: Result of its inspection.
-        inputs: Inputs (B, ...), on the model's device and in the dtype that it takes; they get marked.
-        forward: How to call the model, as of `activation_codes`.
+        inputs: Inputs (B, ...), on the model's device and in its dtype; they are marked in place.
+        forward: How to call the model, as in `activation_codes`.
 
     Returns:
-        Thresholds and pre-activations (B, n) for each layer that the pass met.
+        Thresholds and pre-activations (B, n) of each counted layer.
 
     Raises:
-        LayersVary: If the pass meets other layers than the inspection did.
+        LayersVary: If the pass runs other layers than the inspection found.
     """
     found: list[tuple[Thresholds, Tensor]] = []
 
     def read(layer: str, thresholds: Thresholds, units: Tensor) -> None:
         if layer in structure.counted:
-            found.append((thresholds, units.clone()))  # an activation in place overwrites what the gradient needs
+            found.append((thresholds, units.clone()))  # an in-place activation would overwrite them
 
     with preserved_random_state(), eager(), without_global_hooks(), _kept_in_memory():
         replica = Replica(model, forward, inputs.device, dtype=None, shares_parameters=True)
@@ -51,7 +52,7 @@ def pre_activations(
 
 @contextmanager
 def _kept_in_memory() -> Iterator[None]:
-    """Turn gradient checkpointing off: it would run the pass again when the loss is differentiated, in training mode then."""
+    """Turn gradient checkpointing off, because it would repeat the pass during backward, outside the contexts of this one."""
     before = {name: getattr(checkpoint, name) for name in STAND_INS if hasattr(checkpoint, name)}
     try:
         for name in before:
@@ -70,4 +71,4 @@ STAND_INS = {
     "_checkpoint_without_reentrant_generator": _keep,
     "CheckpointFunction": SimpleNamespace(apply=lambda function, _, *args: function(*args)),
 }
-"""Stand-ins for functions that `torch.utils.checkpoint.checkpoint` calls, by the name that it looks up in its module."""
+"""Replacements for functions that `torch.utils.checkpoint.checkpoint` calls, by their names in its module."""

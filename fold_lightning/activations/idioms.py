@@ -1,4 +1,4 @@
-"""ReLUs written with other operations, and negative parts, which bend at the same place.
+"""ReLUs written with other operations, and negative parts, which have their kink at the same place.
 
 ``x.clamp(min=0)``, ``maximum(x, 0)``, ``where(x > 0, x, 0)``, ``x * (x > 0)``, ``x.masked_fill(x < 0, 0)``, ``x[x < 0] = 0``, and
 ``x.clamp(max=0)``.
@@ -27,7 +27,7 @@ BELOW = frozenset(["lt", "le", "less", "less_equal"])
 
 
 def find_part(call: Call) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
-    """Return a tensor of which a call takes the positive or the negative part, and the function that does; None for other calls."""
+    """Return the tensor whose positive or negative part a call takes, and the function that takes it; None for other calls."""
     name, args = call.name, call.args
     if call.kwargs.get("out") is not None or not args or not isinstance(args[0], Tensor):
         return None
@@ -56,18 +56,18 @@ def negative_part(x: Tensor) -> Tensor:
 
 
 def _masked(name: str, args: tuple[Any, ...]) -> list[tuple[Any, Any, Any]]:
-    """Return what may be a mask, the values where it is set, and the values where it is not."""
+    """Return candidates for a mask, the values where it is True, and the values where it is False."""
     if name in PRODUCTS and len(args) == 2:
         return [(args[0], args[1], 0), (args[1], args[0], 0)]
     if name == "where" and len(args) == 3:
-        return [args, (args[1], args[0], args[2])]  # the function, and the method
+        return [args, (args[1], args[0], args[2])]  # torch.where and Tensor.where
     if name in ("masked_fill", "masked_scatter", "setitem") and len(args) == 3:
         return [(args[1], args[2], args[0])]
     return []
 
 
 def note_comparison(call: Call, result: Any) -> None:
-    """Note on a mask what it compares with which number, and keep the note through casts."""
+    """Mark a mask with the comparison that made it; casts and negations keep the mark."""
     name, args = call.name, call.args
     if not isinstance(result, Tensor) or not args or not isinstance(args[0], Tensor):
         return
@@ -79,7 +79,7 @@ def note_comparison(call: Call, result: Any) -> None:
 
 
 def keeps_comparison(call: Call) -> bool:
-    """Return whether a call casts or negates a mask that compares."""
+    """Return whether a call casts or negates a mask that is marked with a comparison."""
     return call.name in MASK_CASTS | NEGATIONS and bool(call.args) and comparison_of(call.args[0]) is not None
 
 

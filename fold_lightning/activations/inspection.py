@@ -1,4 +1,4 @@
-"""Inspecting a model: its activations, their units, and whether all other operations are piecewise linear."""
+"""Inspection of a model: its activations, their units, and whether all other operations are piecewise linear."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fold_lightning.activations.registry import Thresholds, activation_of
 from fold_lightning.activations.structure_pass import StructurePass
 
 SWAPPED = [1, 0, 1]
-"""Order in which a second pass gets the two inputs of the first: with another size of the batch and other places in it."""
+"""Rows of the second pass among the two inputs of the first: another batch size, and other positions in the batch."""
 
 FAR = 8.0
-"""Distance of the extreme inputs that accompany others, in ranges of the inputs: they change any statistic of a batch."""
+"""Distance of extreme inputs from the others, in ranges of the inputs: enough to change any statistic of a batch."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,18 @@ class ModelStructure:
 
     Attributes:
         thresholds: Activation name -> its thresholds.
-        units: Activation name -> units of one input, before thresholds are counted.
-        dims: Activation name -> dimensions of its pre-activations.
-        batch_dims: Activation name -> dimension of its pre-activations along which the inputs lie.
-        counted: The activations whose bits count.
+        units: Activation name -> number of units per input, each of which has a bit for each threshold.
+        dims: Activation name -> number of dimensions of its pre-activations.
+        batch_dims: Activation name -> batch dimension of its pre-activations.
+        counted: Names of the activations whose bits count.
         unknown: Operations before the last counted activation that are not known to be piecewise linear -> place of the call.
-        bends: Operations before it that bend without a bit.
-        has_kinks: Whether anything before it is known to have kinks: a piecewise linear activation, a clamp, a maximum.
-        is_row_by_row: Whether the layers may depend on values of the batch (rows are picked by them, or Python reads them), so that
+        bends: Operations before it that have kinks but no bits, such as max pooling.
+        has_kinks: Whether an operation before it is known to have kinks: a piecewise linear activation, a clamp, a maximum.
+        is_row_by_row: Whether the layers may depend on values of the batch (they select rows, or Python reads them), so that
             inputs must be passed one by one.
-        is_whole: Whether the last counted activation is the last of all.
-        constant_rows: Call and argument of tensors that `forward` makes with one equal row per input.
-        widest: Numbers in the largest tensor that one input becomes.
+        is_whole: Whether the last counted activation is the model's last.
+        constant_rows: (call, argument) of each tensor that `forward` makes with one row per input, all equal.
+        widest: Number of elements per input of the largest tensor.
     """
 
     thresholds: dict[str, Thresholds]
@@ -69,20 +69,20 @@ class ModelStructure:
 
     @cached_property
     def needed(self) -> list[str]:
-        """Activations up to the last counted one; later ones bend nothing that counts."""
+        """Activations up to the last counted one; later ones do not affect its bits."""
         names = list(self.thresholds)
         return names[: names.index(self.counted[-1]) + 1]
 
     def num_bits(self, layer: str) -> int:
-        """Return the bits of a layer: its units, once for each threshold."""
+        """Return the number of bits of a layer: one per unit and threshold."""
         return self.units[layer] * len(self.thresholds[layer])
 
     def per_input(self, layer: str, z: Tensor, num_inputs: int) -> Tensor:
-        """Return a layer's pre-activations as (B, n)."""
+        """Reshape a layer's pre-activations to (B, n)."""
         return z.movedim(self.batch_dims[layer], 0).reshape(num_inputs, -1)
 
     def check_layer(self, number: int, layer: str, z: Tensor, num_inputs: int) -> None:
-        """Raise if the activation that a pass meets after `number` others is not this model's, or of another width."""
+        """Raise if activation `number` of a pass is not the one that the inspection found, or has another width."""
         if number < len(self.needed) and layer != self.needed[number]:
             raise LayersVary(f"Layer {layer!r} came where other inputs meet {self.needed[number]!r}. {VARYING_LAYERS}")
         if number >= len(self.needed) and self.is_whole:
@@ -97,7 +97,7 @@ class ModelStructure:
             )
 
     def check_end(self, number: int) -> None:
-        """Raise if a pass met fewer layers than this model has."""
+        """Raise if a pass ended before the last counted layer."""
         if number < len(self.needed):
             raise LayersVary(f"The pass ended before layer {self.needed[number]!r}, which other inputs meet. {VARYING_LAYERS}")
 
@@ -116,35 +116,36 @@ MIXED_BATCH = (
 
 
 class LayersVary(ValueError):
-    """A pass meets other layers than the inspection did."""
+    """Error for a pass that runs other layers than the inspection found."""
 
 
 class InputsRefused(ValueError):
-    """The model does not take these inputs."""
+    """Error for inputs that the model does not take."""
 
 
 class PassFailed(ValueError):
-    """The model takes these inputs, but not as it is measured."""
+    """Error for a model that takes the inputs, but not on a float64 copy in evaluation mode."""
 
 
 def inspect(
     replica: Replica, inputs: Tensor, layers: Patterns = None, *, given: tuple[str, Tensor] | None = None
 ) -> ModelStructure:
-    """Pass a few inputs through a model and return what it is made of.
+    """Find the activations of a model with a few forward passes.
 
-    Batches of several sizes show along which dimension the inputs lie, and batches with other companions that no input's
-    pre-activations depend on them. A replica is inspected once for inputs of one shape.
+    Batches of several sizes show which dimension is the batch dimension. Batches with other companions show that an input's
+    pre-activations do not depend on the rest of its batch. Results are cached by input shape and `layers`.
 
     Args:
         replica: Replica of the model.
         inputs: Inputs (B, ...), of which two are passed.
-        layers: Layers that count, as of `activation_codes`.
-        given: Name and value of the user's argument that the inputs are from, for errors; None for `inputs` themselves.
+        layers: Layers that count, as in `activation_codes`.
+        given: Name and value of the user's argument that the inputs are from, for errors; None for `inputs` itself.
 
     Raises:
-        InputsRefused: If the model does not take the inputs; it says so if they are one input without a batch dimension.
-        PassFailed: If it takes them, but not as it is measured.
-        ValueError: If it has no activations, some that can't be seen, some that vary with the inputs, or mixes a batch.
+        InputsRefused: If the model does not take the inputs; the message says whether a batch dimension is missing.
+        PassFailed: If it takes them, but not on a float64 copy in evaluation mode.
+        ValueError: If it has no activations, some that can't be intercepted or vary with the inputs, or mixes the inputs of a
+            batch.
     """
     key = inputs.shape[1:], repr(layers)
     if key not in replica.structures:
@@ -190,7 +191,7 @@ def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructu
     names = list(first.met)
     counted = tuple(select_layers(layers, names))
     last, is_whole = first.met[counted[-1]], counted[-1] == names[-1]
-    needed = [name for name in names[: names.index(counted[-1]) + 1] if name in second.met]  # if one is not, the check says so
+    needed = [name for name in names[: names.index(counted[-1]) + 1] if name in second.met]  # `check_layer` raises for others
     outside = {"an operation outside torch": "forward"} if any(call <= last.num_calls for call in lost) else {}
     structure = ModelStructure(
         thresholds={name: met.thresholds for name, met in first.met.items()},
@@ -212,15 +213,15 @@ def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructu
 
 
 def _two_different(inputs: Tensor) -> Tensor:
-    """Return the first input and another; if there is no other, one that is a little smaller."""
+    """Return the first input and one that differs from it; if none does, the first input times 0.999."""
     other = next((row for row in range(len(inputs) - 1, 0, -1) if not torch.equal(inputs[row], inputs[0])), None)
     return torch.stack([inputs[0], inputs[0] * 0.999 if other is None else inputs[other]])
 
 
 def _companions(replica: Replica, pair: Tensor, inputs: Tensor) -> list[tuple[StructurePass, list[int]]]:
-    """Pass both inputs with a copy of themselves, and with extreme inputs; return with which of the pair each pass begins.
+    """Pass each input with its copy, and both with extreme inputs; return passes and the rows of the pair that each begins with.
 
-    A sum over the batch shows beside a copy, a maximum or a rescaling beside an extreme.
+    A copy reveals a sum over the batch; extremes reveal a maximum or a rescaling.
     """
     low, high = inputs.aminmax()
     reach = FAR * ((high - low) + (high.abs() + low.abs()) / FAR**2).clamp(min=torch.finfo(inputs.dtype).eps)
@@ -243,7 +244,7 @@ def _batch_dim(name: str, two: Tensor, three: Tensor, is_row_by_row: bool) -> in
 
 
 def _check_companion(structure: ModelStructure, first: StructurePass, other: StructurePass, rows: list[int]) -> None:
-    """Raise if a pass that begins with these rows of the first meets other layers or pre-activations."""
+    """Raise if a pass that begins with these rows of the first pass runs other layers or has other pre-activations."""
     for number, (name, met) in enumerate(other.met.items()):
         structure.check_layer(number, name, met.z, other.num_inputs)
         if number >= len(structure.needed):
@@ -258,10 +259,10 @@ def _check_companion(structure: ModelStructure, first: StructurePass, other: Str
 
 
 def _compare_untracked(two: StructurePass, three: StructurePass) -> tuple[list[int], frozenset[tuple[int, int]]]:
-    """Return the calls of tensors that depend on the input and can't be traced from it, and the tensors with equal rows.
+    """Return the calls whose untracked arguments depend on the input, and the untracked tensors with equal rows.
 
     Raises:
-        ValueError: If such a tensor goes into an activation, whose units would be missed.
+        ValueError: If an untracked tensor with unequal rows goes into an activation, whose units would be missed.
     """
     lost, constant = [], set()
     for key in two.untracked.keys() & three.untracked.keys():
@@ -281,12 +282,12 @@ def _compare_untracked(two: StructurePass, three: StructurePass) -> tuple[list[i
 
 
 def record_pass(replica: Replica, inputs: Tensor) -> StructurePass:
-    """Pass inputs (B, ...) through the model and record what it meets.
+    """Record the activations and operations of a forward pass of inputs (B, ...).
 
     Raises:
         InputsRefused: If the model does not take the inputs.
-        PassFailed: If it takes them, but not as it is measured.
-        ValueError: If it has activations that can't be seen.
+        PassFailed: If it takes them, but not on a float64 copy in evaluation mode.
+        ValueError: If it has activations that can't be intercepted.
     """
     found = StructurePass(replica)
     try:
@@ -302,7 +303,7 @@ def record_pass(replica: Replica, inputs: Tensor) -> StructurePass:
 
 
 def _explained(replica: Replica, inputs: Tensor, error: Exception) -> ValueError:
-    """Return an error that says what to do, by whether the model takes these inputs when nobody measures it."""
+    """Return an error that says what to do, depending on whether the model takes these inputs without interception."""
     said = f"{type(error).__name__}: {error}"
     shape = tuple(inputs.shape)
     quantized = [module for module in replica.module.modules() if type(module).__name__.endswith("FakeQuantize")]
@@ -324,7 +325,7 @@ def _explained(replica: Replica, inputs: Tensor, error: Exception) -> ValueError
 
 
 def _keywords_hint(module: nn.Module) -> str:
-    """Return how to call a forward that takes keywords."""
+    """Return an example of `forward=` for a model that takes keyword arguments, or "" for one that does not."""
     parameters = list(signature(module.forward).parameters.values())
     named = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if [p.kind for p in parameters] == [Parameter.POSITIONAL_OR_KEYWORD]:

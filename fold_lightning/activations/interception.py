@@ -1,7 +1,7 @@
-"""Running a model with every operation in view.
+"""Forward passes in which every torch call is intercepted.
 
-A :class:`torch.overrides.TorchFunctionMode` sees each torch function of a forward pass, whether a module or the user's own
-code calls it. Tensors that come from the input are marked, so that an activation of a weight is not taken for a unit.
+A :class:`torch.overrides.TorchFunctionMode` intercepts each torch function of a forward pass, whether a module or the user's
+own code calls it. Tensors that depend on the input are marked, so that an activation of weights does not count as units.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from fold_lightning.activations.tracking import (
 )
 
 MAX_NOTED = 10_000
-"""Tensors of a pass that are noted, alive or not, before those that are gone are forgotten."""
+"""Number of weak references to a pass's tensors above which dead ones are dropped."""
 
 _RUNNING: list[Interception] = []
-"""Passes under way: within one, another may look closer at some rows, and each sees its own modules alone."""
+"""Stack of running passes: a pass may start another one for some rows, and each handles only its own modules."""
 
 
 class PassEnded(BaseException):
-    """End a forward pass that has shown all it had to; no ``except Exception`` of a model swallows it."""
+    """Signal that ends a forward pass early; a model's ``except Exception`` does not catch it."""
 
 
 class OutOfSightError(ValueError):
-    """A part of the model computes activations that no interception sees."""
+    """Error for a part of the model whose activations can't be intercepted."""
 
 
 @dataclass(frozen=True)
 class Entered:
-    """A module that a pass is inside of, and the numbers of activations and other bends met before it."""
+    """A module whose `forward` is running, and the pass's numbers of activations and other bends before it."""
 
     module: nn.Module
     is_registered: bool
@@ -61,21 +61,21 @@ class Entered:
 
 
 class Interception(TorchFunctionMode):
-    """One forward pass in view, which runs once. Subclasses define what happens at activations and at other operations.
+    """A forward pass with intercepted torch calls, which runs once.
 
-    The operations that a subclass makes of its own are never taken for the model's.
+    Subclasses define what happens at activations and at other operations. Their own torch calls are not intercepted.
 
     Attributes:
-        looks_for_bends: Whether operations are classified, into `unknown` and `bends`.
-        unknown: Operations on the input's path that are not known to be piecewise linear, with the place of the first call.
-        has_kinks: Whether an activation with kinks came before.
-        num_activations: Number of activations met.
-        num_calls: Number of calls of functions met.
-        num_inputs: B.
-        bends: Operations that bend without a bit.
-        num_bends: Number of calls of these, and of those in `unknown`.
-        is_row_by_row: Whether what the pass does depends on values of the batch: rows were picked by them, or Python read them.
-        inside_registered: Number of modules the pass is inside of that the user registered as activations.
+        looks_for_bends: Whether operations are classified into `unknown` and `bends`.
+        unknown: Operations on the input's path that are not known to be piecewise linear -> place of the first call.
+        has_kinks: Whether a piecewise linear activation has run.
+        num_activations: Number of activations so far.
+        num_calls: Number of torch calls so far.
+        num_inputs: Batch size B.
+        bends: Operations that have kinks but no bits.
+        num_bends: Number of calls of operations in `bends` and, activations aside, in `unknown`.
+        is_row_by_row: Whether the pass depends on values of the batch: they selected rows, or Python read them.
+        inside_registered: Number of running modules that the user registered as activations.
     """
 
     looks_for_bends = False
@@ -110,7 +110,7 @@ class Interception(TorchFunctionMode):
         tensor.copy_(value)
 
     def on_untracked(self, call: Call, tensors: list[Tensor]) -> None:
-        """Handle those arguments of a call that have no row per input."""
+        """Handle tensor arguments of a call that do not have one row per input."""
 
     def on_module_exit(self, entered: Entered, args: tuple[Any, ...]) -> None:
         """Handle the return of a module that was called with these positional arguments."""
@@ -119,7 +119,7 @@ class Interception(TorchFunctionMode):
         """Pass inputs (B, ...), on the replica's device, until the model returns or an override raises `PassEnded`.
 
         Returns:
-            What the model returns; None if the pass was ended.
+            The model's output; None if the pass was ended.
         """
         self.num_inputs = len(inputs)
         self._replica.reset()
@@ -139,7 +139,7 @@ class Interception(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Look at a call; the mode is off until it returns, so that what it calls is not looked at."""
+        """Handle a call; the mode is off until it returns, so that nested calls are not intercepted."""
         kwargs = kwargs or {}
         name = operation_name(func)
         if name in operations.QUERIES or (name == "type" and len(args) == 1 and not kwargs):
@@ -157,7 +157,7 @@ class Interception(TorchFunctionMode):
                 if not self._replica.cast_copies(call):
                     return x
                 call = Call("clone", Tensor.clone, (x,), {})
-            elif not has_input_rows(x):  # a cast takes nothing but the type of its target
+            elif not has_input_rows(x):  # the result does not depend on the values of a cast's target
                 return call()
         call.function = fast_kernel(call)
         self._note(call.tensors)
@@ -198,14 +198,14 @@ class Interception(TorchFunctionMode):
         return result
 
     def _converted(self, tensor: Tensor) -> Tensor:
-        """Return a tensor as operations get it: in the dtype of the passes, or the complex one of its precision, on their device.
+        """Return a tensor in the dtype and on the device of the passes.
 
-        Tensors that `forward` makes or finds outside the model are converted, each once in a pass, so that what is written into
-        one is there when it is read again.
+        Tensors that `forward` makes or finds outside the model are converted once per pass, so that later reads see what was
+        written into them.
         """
         if self._replica.takes_as_is(tensor):
             return tensor
-        if id(tensor) not in self._conversions:  # with the original, so that no other tensor gets its id
+        if id(tensor) not in self._conversions:  # keeps the original, so that no other tensor gets its id
             self._conversions[id(tensor)] = (tensor, self._replica.converted(tensor))
         return self._conversions[id(tensor)][1]
 
@@ -221,7 +221,7 @@ class Interception(TorchFunctionMode):
         return [t for t in alive if t is not None and t is not tensor and memory and memory_of(t) == memory]
 
     def _activate(self, listed: Activation, call: Call, x: Any, bending: Call) -> Any:
-        """Handle a call of an activation, which bends x; `bending` is the call, or one that stands in for it."""
+        """Handle a call that applies an activation to x; `bending` is the call, or an equivalent one."""
         if not depends_on_input(x) or x.numel() == 0:
             return call()
         options = {key: value for key, value in bending.kwargs.items() if key not in ("inplace", "approximate")}
@@ -241,7 +241,7 @@ class Interception(TorchFunctionMode):
     def _meet(
         self, listed: Activation, name: str, layer: str, thresholds: Thresholds, z: Tensor, bend: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Handle an activation, and note what its layer means for those behind it."""
+        """Count and handle an activation, and update `has_kinks`, `unknown` and `is_row_by_row`."""
         self.num_activations += 1
         self.is_row_by_row |= self._has_picked_rows
         result = self.activation(layer, thresholds, z, bend)
@@ -284,7 +284,7 @@ class Interception(TorchFunctionMode):
         if not self.inside_registered and depends_on_input(args[0]):
             kind = type(module).__name__
             layer = self._count_call(self._replica.path(module) or kind)
-            with torch._C.DisableTorchFunction():  # for operations of our own
+            with torch._C.DisableTorchFunction():  # the subclass's own calls
                 self._meet(registered, kind, layer, registered.thresholds(), args[0], lambda pre: pre)
         self.inside_registered += 1
 
@@ -304,7 +304,7 @@ class Interception(TorchFunctionMode):
         return self._count_call(path if path and is_activation else ".".join(filter(None, (path, function))))
 
     def caller(self) -> str:
-        """Return where the call that is being looked at comes from."""
+        """Return the place of the module that makes the current call."""
         return self.place(self._entered[-1].module) if self._entered else "forward"
 
     def place(self, module: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""A pass that reads the pre-activations of layers, and makes sure that they are the layers of the model."""
+"""A pass that reads the pre-activations of layers, and checks that they are the layers of the model."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from fold_lightning.activations.registry import Thresholds
 
 
 class LayerPass(Interception):
-    """A pass that shows the pre-activations of the layers up to one to a reader.
+    """A pass that calls a function with the pre-activations of each layer.
 
     Args:
         replica: Replica of the model.
-        structure: Its activations.
-        read: Takes a layer, its thresholds and its pre-activations (B, n).
-        last: Layer at which the pass ends; None ends it at the last that counts, unless other inputs may meet more.
-        to_end: Whether the pass goes on to the end of the model.
+        structure: Result of the model's inspection.
+        read: Function of a layer's name, its thresholds and its pre-activations (B, n).
+        last: Layer at which the pass ends; None ends it at the last counted layer, or at the end of the model if inputs might
+            run further layers.
+        to_end: Whether the pass runs to the end of the model.
 
     Raises:
-        LayersVary: If a pass meets other layers than the inspection did.
+        LayersVary: If a pass runs other layers than the inspection found.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class LayerPass(Interception):
         return output
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
-        """Check the layer and show its pre-activations."""
+        """Check the layer and read its pre-activations."""
         structure, number = self._structure, self.num_activations - 1
         structure.check_layer(number, layer, z, self.num_inputs)
         if number < len(structure.needed):

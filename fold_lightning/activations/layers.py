@@ -1,4 +1,4 @@
-"""Layers: the activations of a forward pass, and those of them that the user asked for."""
+"""Layers: the activations of a forward pass, selected by the user's patterns."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from fnmatch import fnmatchcase
 Patterns = str | Sequence[str] | None
 
 NAMED = 8
-"""Layers whose names a short description has."""
+"""Maximum number of layers that a description names."""
 
 
 def describe_layers(layers: Mapping[str, slice]) -> str:
-    """Return the names of layers and how many units each has, short for a network of many.
+    """Return the names of layers and their numbers of units, shortened for networks with many layers.
 
     Example:
         >>> describe_layers({"low": slice(0, 3), "high": slice(3, 9)})
@@ -27,7 +27,8 @@ def select_layers(patterns: Patterns, layers: Sequence[str]) -> list[str]:
     """Return the layers that a name, a glob pattern or a sequence of them selects, in execution order.
 
     Raises:
-        ValueError: If a pattern meets no layer.
+        TypeError: If a pattern is not a string.
+        ValueError: If a pattern matches no layer, or there is no pattern.
 
     Example:
         >>> select_layers("encoder.*", ["encoder.0", "encoder.2", "head"])

@@ -1,6 +1,6 @@
-"""Max pooling by strided slices, and as a choice.
+"""Max pooling by strided slices, and as a `Choice`.
 
-The largest of two or three views is found several times faster than window by window.
+The elementwise maximum of two or three views is several times faster than going window by window.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from torch.nn import functional as F
 from fold_lightning.activations.choices import Choice, padded_lanes
 
 MOST_ELEMENTS = 256
-"""Of a window, so that a byte tells which of them is the largest."""
+"""Maximum number of elements of a window, so that the index of the largest fits into a byte."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """The windows of a max pooling call, whose last dimensions are pooled.
+    """Windows of a max pooling call over the last dimensions.
 
     Attributes:
         kernel: Elements of a window along each dimension.
-        stride: From a window to the next.
-        padding: With what is smaller than anything.
-        dilation: From an element to the next.
+        stride: Step from a window to the next.
+        padding: Padding on each side, with -inf.
+        dilation: Step from an element of a window to the next.
     """
 
     kernel: tuple[int, ...]
@@ -39,7 +39,7 @@ class Windows:
 
     @classmethod
     def of(cls, dims: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Windows | None:
-        """Return the windows of a call by its arguments after the input; None if it pools in another way."""
+        """Return the windows of a call from its arguments after the input; None for options that this class does not cover."""
         names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
         given = dict(zip(names, args, strict=False)) | kwargs
         if "kernel_size" not in given or given.get("ceil_mode") or not given.keys() <= set(names):
@@ -68,9 +68,9 @@ class Windows:
         return x
 
     def choices(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the largest value of each window and the number of its element, uint8; of equal ones the first."""
+        """Return the largest value of each window and its index in the window, uint8; the first of equal ones."""
         x = self._padded(x, -torch.inf)
-        choice = torch.zeros(1, dtype=torch.uint8, device=x.device)  # of a window of one element, wherever it is
+        choice = torch.zeros(1, dtype=torch.uint8, device=x.device)  # index in a window of one element, the same everywhere
         elements = 1
         for dim in range(-1, -len(self.kernel) - 1, -1):
             best, *others = self._slices(x, dim)
@@ -84,7 +84,7 @@ class Windows:
         return x.contiguous(), choice.expand(x.shape).contiguous()
 
     def elements(self, shape: torch.Size, device: torch.device) -> Tensor:
-        """Return the place of each element of each window in a flattened plane, int64 (Q, K); -1 in the padding."""
+        """Return the position of each element of each window in a flattened plane, int64 (Q, K); -1 in the padding."""
         places = torch.arange(shape.numel(), device=device).view(1, 1, *shape)
         found = [self._padded(places, -1)]
         for dim in range(-len(self.kernel), 0):
@@ -97,23 +97,23 @@ class Windows:
         return F.pad(x, [p for p in self.padding[::-1] for _ in range(2)], value=value)
 
     def _slices(self, x: Tensor, dim: int) -> tuple[Tensor, ...]:
-        """Return, for each element of a window along a dimension, that of all windows."""
+        """Return one slice for each element of a window along a dimension, with that element of every window."""
         length = self.dilation[dim] * (self.kernel[dim] - 1) + 1
         return x.unfold(dim, length, self.stride[dim])[..., :: self.dilation[dim]].unbind(-1)
 
 
 def _each(value: Any, dims: int) -> tuple[int, ...]:
-    """Return a number for each dimension."""
+    """Return one value for each dimension, from a single one or from all."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     return values if len(values) == dims else values * dims
 
 
 class MaxPooling(Choice):
-    """A max pooling call whose winners show.
+    """Choice that a max pooling call makes: the largest element of each window.
 
     Args:
         name: The operation's name, such as "max_pool2d".
-        x: What it pools.
+        x: The pooled tensor.
         args: Its other arguments.
         kwargs: Its keyword arguments.
     """
@@ -130,7 +130,7 @@ class MaxPooling(Choice):
         self._windows = Windows.of(dims, self._args, kwargs) if in_slices else None
 
     def rank(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return a number for the winner of each window (R, L), a byte where that can tell them apart, and the largest values."""
+        """Return a number for the largest element of each window (R, L), and the pooled values where slices compute them."""
         x = x.view(len(x), *self._row)
         if self._windows is None:
             return self._pool(x, *self._args, **self._kwargs)[1].flatten(1), None
@@ -138,19 +138,19 @@ class MaxPooling(Choice):
         return winners.flatten(1), largest
 
     def places(self, numbers: Tensor, column: Tensor) -> Tensor:
-        """Return the places in a row of the elements that have these numbers in these columns of `rank`."""
+        """Return the positions in a row of elements, from their numbers and the columns of these in the result of `rank`."""
         plane, window = column // self._per_plane, column % self._per_plane
         places = numbers if self._windows is None else self._in_plane[window, numbers.long()]
         return plane * self._plane.numel() + places
 
     @cached_property
     def _per_plane(self) -> int:
-        """Return the number of windows of a plane."""
+        """Number of windows of a plane."""
         return self._pool(torch.zeros(1, *self._plane), *self._args, **self._kwargs)[0].numel()
 
     @cached_property
     def _in_plane(self) -> Tensor:
-        """Return the places in a plane of the elements of each of its windows."""
+        """Positions in a plane of the elements of each window; shorter windows are padded with -1."""
         device = self.sources[0].device
         if self._windows is not None:
             return self._windows.elements(self._plane, device)

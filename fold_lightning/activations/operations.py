@@ -1,7 +1,7 @@
-"""Effect of torch's operations on functions that are piecewise linear in the input.
+"""Classification of torch's operations: which keep functions of the input piecewise linear.
 
-Operations are known by name: ``torch.add``, ``x.add_``, ``x + y`` and ``x.__radd__`` are all "add". An operation that no table
-knows may be curved; a walk through it is checked everywhere instead of trusted.
+Operations are classified by name: ``torch.add``, ``x.add_``, ``x + y`` and ``x.__radd__`` are all "add". An operation that is
+in no table may be curved; walks through it are checked everywhere.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ QUERIES = frozenset(
     is_complex element_size itemsize nbytes dim_order data_ptr output_nr get_device hash format repr str
     set_grad_enabled retains_grad is_inference is_shared untyped_storage isinstance names version""".split()
 )
-"""They read no values."""
+"""Calls that read no values."""
 
 COMPARISONS = frozenset(
     """eq ne lt le gt ge greater greater_equal less less_equal not_equal signbit argmax argmin
     logical_not logical_and logical_or logical_xor""".split()
 )
-"""Their results are piecewise constant; what uses them decides."""
+"""Operations with piecewise constant results; the operations that use these decide whether the function stays piecewise
+linear."""
 
 FINITENESS = frozenset("isnan isinf isfinite".split())
-"""They say the same of every input that is measured."""
+"""Operations with the same result for every input, because inputs are finite."""
 
 CASTS = frozenset("to type type_as float double half bfloat16 cuda cpu".split())
-"""Between floating dtypes, and between devices, they are the identity here: everything runs in float64 on one device."""
+"""Casts between floating dtypes and between devices are identities here, because passes run in one dtype on one device."""
 
 AFFINE = frozenset(
     """add sub subtract rsub neg negative positive cat concat concatenate hstack vstack dstack row_stack stack column_stack
@@ -56,7 +57,8 @@ AFFINE = frozenset(
     fft_fftn fft_ifftn fft_rfftn fft_irfftn fft_hfftn fft_ihfftn fft_fftshift fft_ifftshift
     rename align_to align_as align_tensors refine_names to_dense""".split()
 )
-"""Affine in all their tensors together but for `CURVED_ARGUMENTS`; `REDUCTIONS` if theirs is of `LINEAR_REDUCTIONS`."""
+"""Operations that are jointly affine in all tensors except `CURVED_ARGUMENTS`; `REDUCTIONS` only with one of
+`LINEAR_REDUCTIONS`."""
 
 MULTILINEAR = frozenset(
     """mul multiply matmul rmatmul mm bmm mv dot vdot inner outer ger addmm addmv addbmm baddbmm addr cross kron
@@ -67,7 +69,7 @@ MULTILINEAR = frozenset(
     linalg_solve linalg_tensorsolve linalg_solve_triangular linalg_lu_solve linalg_ldl_solve lu_solve cholesky_solve
     triangular_solve ormqr""".split()
 )
-"""Affine while only one of their tensors follows the input, and no other than `CURVED_ARGUMENTS` let."""
+"""Operations that are affine if only one of their tensors depends on the input, and it is none of `CURVED_ARGUMENTS`."""
 
 CURVED_ARGUMENTS = {
     **dict.fromkeys("div divide true_divide truediv ldexp xlogy xlog1py".split(), ((1, "other"),)),
@@ -84,58 +86,59 @@ CURVED_ARGUMENTS = {
     "triangular_solve": ((1, "A"),),
     "ormqr": ((0, "input"), (1, "tau")),
 }
-"""Arguments in which an operation is not linear, or not together with others, by place and name."""
+"""Arguments (position, name) in which an operation is not linear, or not jointly with others."""
 
 ADDED_TO = frozenset("addmm addmv addbmm baddbmm addr addcmul addcdiv sparse_addmm sspaddmm".split())
-"""Multilinear in all but the first of their tensors, to which they add."""
+"""Operations that add to their first tensor, and are multilinear in the others."""
 
 REDUCTIONS = frozenset("scatter scatter_reduce index_reduce".split())
 LINEAR_REDUCTIONS = frozenset([None, "add", "sum", "mean"])
 
 CREATIONS = frozenset("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty".split())
-"""They take nothing but a shape from what they are called on."""
+"""Operations that do not depend on the values of their tensor."""
 
 RESHAPED_AFTER = frozenset("expand_as view_as reshape_as".split())
-"""They take nothing but a shape from their second tensor."""
+"""Operations that use only the shape of their second tensor."""
 
 VIEWS_OF_SEVERAL = RESHAPED_AFTER | {"broadcast_tensors"}
-"""They take several tensors and return what shares their memory."""
+"""Operations that take several tensors and return views of them."""
 
 MAX_POOLS = frozenset(
     """max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
     adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d adaptive_max_pool1d_with_indices
     adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices""".split()
 )
-"""They bend without a bit where another element wins."""
+"""Operations that have a kink, but no bit, where another element becomes the largest."""
 
 CHOICES = MAX_POOLS | frozenset(
     """max min amax amin maximum minimum fmax fmin sort topk kthvalue median nanmedian scatter_reduce index_reduce""".split()
 )
-"""They return elements of their input by their order, and bend without a bit where another one takes a place."""
+"""Operations that return elements of their input by order, and have a kink, but no bit, where the order changes."""
 
 INDEXED = frozenset("gather take_along_dim scatter scatter_add scatter_reduce grid_sample grid_sampler".split())
-"""They take an index, or a grid, that has a row for each input."""
+"""Operations with an index or a grid that has one row per input."""
 
 CLAMPS = frozenset("clamp clip clamp_min clamp_max".split())
-"""They bend without a bit at their bounds."""
+"""Operations that have kinks, but no bits, at their bounds."""
 
 ELEMENTWISE = frozenset(
     """sin cos tan asin acos atan arctan arcsin arccos sinh cosh asinh acosh atanh erf erfc sinc logaddexp
     sign sgn heaviside floor ceil round trunc fix frac
     copysign hypot remainder fmod log1p expm1 logaddexp2 bucketize l1_loss smooth_l1_loss huber_loss""".split()
 )
-"""Functions of each element that curve or jump and are no part of a normalisation or attention: they may be meant as activations."""
+"""Curved or discontinuous elementwise functions that normalisation and attention do not use: they may be meant as
+activations."""
 
 VALUE_READS = frozenset("item tolist numpy contains equal allclose is_nonzero array".split())
-"""Values leave for Python, which may decide by it what the pass does."""
+"""Calls that return values to Python, which may control the pass."""
 
 FUSED = frozenset("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell".split())
-"""Recurrent layers, whose activations can't be seen from outside."""
+"""Fused recurrent layers, whose activations can't be intercepted."""
 
 
 @lru_cache(2048)
 def operation_name(function: Callable[..., Any]) -> str:
-    """Return the name that a function, a method, its in-place and its reflected form share.
+    """Return the common name of a function, its method, and the in-place and reflected forms.
 
     Example:
         >>> import torch
@@ -146,7 +149,7 @@ def operation_name(function: Callable[..., Any]) -> str:
     if name in ("__get__", "__set__"):
         return str(getattr(function.__self__, "__name__", name))  # type: ignore[attr-defined]
     if name in ("__float__", "__int__", "__bool__", "__index__", "__complex__"):
-        return "item"  # a value leaves for Python
+        return "item"  # they return a value to Python
     if name == "grad":
         return "autograd.grad"
     bare = name.partition(".")[0].strip("_").removeprefix("special_")  # operators have overloads: relu.default
@@ -185,13 +188,13 @@ def is_piecewise_linear(call: Call) -> bool:
 
 
 def bounds_of(call: Call) -> tuple[Any, Any]:
-    """Return the lower and the upper bound of a clamp, None where it has none."""
+    """Return the lower and the upper bound of a clamp, None for a missing one."""
     low = None if call.name == "clamp_max" else call.argument(1, "min")
     return low, call.argument(1 if call.name == "clamp_max" else 2, "max")
 
 
 def picks_rows(call: Call) -> bool:
-    """Return whether a call picks or orders rows by values of the input: those of its result need not be those of the batch."""
+    """Return whether a call selects or orders rows by values of the input, so that its rows need not be those of the batch."""
     name, args, kwargs = call.name, call.args, call.kwargs
     if name in ("masked_select", "take"):
         return True

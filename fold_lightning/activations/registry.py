@@ -1,8 +1,8 @@
 """The activations that count, and the thresholds of each.
 
 A unit's bit is 1 iff its pre-activation is strictly above the threshold ("ReLU Code Space", Definition 1, for ReLU). For other
-activations "The Space Between" takes the sign of the pre-activation where it is that of the output. Where it is not, and where
-an activation has two kinks and hence two thresholds, the thresholds here are this project's reading.
+activations, "The Space Between" takes the sign of the pre-activation where it equals the sign of the output. Thresholds of
+activations where it does not, and of those with two kinks and hence two thresholds, are this project's reading.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Activation:
     """Thresholds of an activation, and its shape between them.
 
     Attributes:
-        thresholds: The thresholds of the pre-activation, from the call's arguments after the input.
+        thresholds: Function of the call's arguments after the input that returns the thresholds of the pre-activation.
         piecewise_linear: Whether it is continuous, and linear between its thresholds.
-        pre_activation: Returns the part of the call's input that is the pre-activation; None takes all of it.
+        pre_activation: Function that returns the part of the call's input that is the pre-activation; None takes all of it.
     """
 
     thresholds: Callable[..., Thresholds]
@@ -52,22 +52,22 @@ RELU = Activation(_at(0.0), piecewise_linear=True)
 """Piecewise linear with its only kink at 0."""
 
 _TABLE: dict[str, Activation] = {
-    # Piecewise linear, with the only kink at 0; a PReLU wherever its slopes have gone, an RReLU as it is in evaluation mode.
+    # Piecewise linear, with the only kink at 0: a PReLU with any slopes, an RReLU in evaluation mode.
     **dict.fromkeys("relu leaky_relu prelu rrelu abs absolute".split(), RELU),
     # Piecewise linear, with two kinks; `nn.ReLU6` arrives here as hardtanh(0, 6).
     "relu6": Activation(_at(0.0, 6.0), piecewise_linear=True),
     "hardtanh": Activation(_hardtanh, piecewise_linear=True),
     "hardsigmoid": Activation(_at(-3.0, 3.0), piecewise_linear=True),
     "softshrink": Activation(_shrink, piecewise_linear=True),
-    # Curved, with the sign of the pre-activation, or of one sign: then its sign cuts them at the middle of their bend.
+    # Curved. The output has the sign of the pre-activation, or always the same sign: then 0 is the middle of the bend.
     **dict.fromkeys(
         "gelu silu mish elu selu celu tanh softsign tanhshrink softplus sigmoid logsigmoid".split(), Activation(_at(0.0))
     ),
-    # A gated unit is open or closed by the sign of its gate's pre-activation.
+    # The sign of a gate's pre-activation says whether the gate is open.
     "glu": Activation(_at(0.0), pre_activation=lambda x, dim=-1: x.chunk(2, dim)[1]),
     # Curved, with two kinks.
     "hardswish": Activation(_at(-3.0, 3.0)),
-    # With jumps.
+    # Discontinuous.
     "hardshrink": Activation(_shrink),
     "threshold": Activation(lambda threshold, *_, **__: (float(threshold),)),
 }
@@ -76,31 +76,32 @@ _MODULES: dict[type[nn.Module], Activation] = {}
 
 
 def activation_of(name: str) -> Activation | None:
-    """Return the activation that a function's name stands for."""
+    """Return the activation of a function's name, or None."""
     return _TABLE.get(name)
 
 
 def module_activation_of(module: nn.Module) -> Activation | None:
-    """Return the activation that was registered for a module's class."""
+    """Return the activation that was registered for a module's class or a base of it, or None."""
     return next((_MODULES[cls] for cls in type(module).__mro__ if cls in _MODULES), None)
 
 
 def register_activation(
     function: Callable[..., Any] | type[nn.Module], thresholds: tuple[float, ...] = (0.0,), piecewise_linear: bool = False
 ) -> None:
-    """Add an activation to those whose units count.
+    """Register an activation, so that its units count.
 
-    Its pre-activation is its first argument, its bits are whether that lies strictly above each threshold.
+    Its pre-activation is its first argument; each threshold gives a bit, which is 1 iff the pre-activation is strictly above
+    it.
 
     Args:
-        function: A function of torch (known by its name, as a method and in place too), or the class of a module. A plain
-            Python function can't be seen when it is called: wrap it in a module.
-        thresholds: At least one, ascending.
-        piecewise_linear: Whether it is continuous, and linear between its thresholds. Then walks through it stay exact, where
-            each of them verifies itself; otherwise they are found by refinement.
+        function: A torch function, whose method and in-place forms count too, or the class of a module. Calls of a plain Python
+            function can't be intercepted: wrap it in a module.
+        thresholds: Thresholds of the pre-activation, at least one, ascending.
+        piecewise_linear: Whether it is continuous, and linear between its thresholds. Walks through it are then exact where
+            their own check confirms it; otherwise they are found by refinement.
 
     Raises:
-        TypeError: If `function` is neither.
+        TypeError: If `function` is neither a torch function nor the class of a module.
         ValueError: If `thresholds` is not a sequence of finite, ascending numbers, at least one.
 
     Example:

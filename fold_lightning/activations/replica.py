@@ -1,7 +1,7 @@
-"""A replica of a user's model, which is measured in its stead: its own modules, weights and attributes.
+"""A copy of a user's model, with modules, weights and attributes of its own, on which measurements run.
 
-Whatever a forward pass does to the replica, the model stays as it is. Parametrizations, weight norm and pruning
-act in the replica too, and so do hooks that change what the model computes; hooks that only observe do not run.
+Forward passes change only the copy. Parametrizations, weight norm, pruning, and hooks that change the model's result run in the
+copy too; hooks that only observe do not.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from fold_lightning.activations.structural_copy import MAX_ITEMS, StructuralCopy
 from fold_lightning.activations.tracking import forget_marks
 
 LAYER_HOOKS = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
-"""Forward pre-hooks that make a weight."""
+"""Forward pre-hooks that compute a weight."""
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
-"""Attributes with a module's forward hooks."""
+"""Attributes that hold a module's forward hooks."""
 
 HOOK_FLAGS = frozenset("_forward_pre_hooks_with_kwargs _forward_hooks_with_kwargs _forward_hooks_always_called".split())
 
@@ -42,20 +42,20 @@ INERT = "log log_dict print save_hyperparameters manual_backward".split()
 
 
 class ModelCopy(StructuralCopy):
-    """Copies a module tree and values that refer to it.
+    """Copies of a module tree and of values that refer to it.
 
     Args:
         model: The user's model.
         device: Device of the copies.
         dtype: Floating dtype of the copied tensors. None leaves dtypes as they are.
-        shares_parameters: Whether parameters, and whatever else has gradients, are the model's own.
+        shares_parameters: Whether parameters, and other tensors that require gradients, are the model's own.
 
     Attributes:
         module: The copy of the model.
 
     Raises:
-        ValueError: If the model holds something of which there can be no copy: a ScriptModule, a lazy or sharded or quantized
-            weight, one on the meta device.
+        ValueError: If the model holds something that can't be copied: a ScriptModule, or a weight that is lazy, sharded,
+            quantized or on the meta device.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class ModelCopy(StructuralCopy):
         self.module: nn.Module = self(model)
 
     def reset(self) -> bool:
-        """Give modules, containers and tensors the contents that they had when they were made; return whether any differed."""
+        """Restore the initial contents of copied modules, containers and tensors; return whether any had changed."""
         differed = super().reset()
         for number, (tensor, made, version) in enumerate(self._written):
             if made._version != version:
@@ -90,7 +90,7 @@ class ModelCopy(StructuralCopy):
         return differed
 
     def release(self) -> None:
-        """Drop all copies: modules in cycles of references would keep their tensors until Python's next collection."""
+        """Drop all copies, because reference cycles would keep their tensors until Python's next garbage collection."""
         for original, made in self._copies.values():
             if isinstance(made, nn.Module) and made is not original:
                 attributes_of(made).clear()
@@ -99,7 +99,7 @@ class ModelCopy(StructuralCopy):
     def _copy(self, value: Any) -> Any:
         if not isinstance(value, nn.Module):
             return super()._copy(value)
-        original = original_module(value)  # of a module outside the tree, which a list or a function holds
+        original = original_module(value)  # of a module outside the tree, held by a list or a function
         if not self._knows(original):
             self._shell(original)
             self._fill(original)
@@ -124,7 +124,7 @@ class ModelCopy(StructuralCopy):
         return made
 
     def _cast_copy(self, value: Tensor) -> Tensor:
-        base = value._base  # a view is one of the copy of what it views
+        base = value._base  # the copy of a view is a view of the copy of its base
         if base is not None and base.dtype == value.dtype and base.is_contiguous() and base.storage_offset() == 0:
             made = self(base)
             if made is not base:
@@ -136,7 +136,7 @@ class ModelCopy(StructuralCopy):
         if self._knows(module):
             return
         cls: Any = type(module)
-        if hasattr(cls, "__del__"):  # the end of a copy must not end what the model holds
+        if hasattr(cls, "__del__"):  # deleting a copy must not release the model's resources
             cls = type(cls.__name__, (cls,), {"__del__": lambda self: None, "__module__": cls.__module__})
         self._owned.update(map(id, (*module._parameters.values(), *module._buffers.values())))
         self._note_generators(type(module))
@@ -186,14 +186,14 @@ class ModelCopy(StructuralCopy):
 
 
 def cast_dtype(dtype: torch.dtype, floating: torch.dtype) -> torch.dtype:
-    """Return a floating dtype, or the complex one of its precision, for a floating or complex dtype; any other dtype itself."""
+    """Return `floating` for a floating dtype, the complex dtype of its precision for a complex one, and any other dtype itself."""
     if dtype.is_complex:
         return floating.to_complex()
     return floating if dtype.is_floating_point else dtype
 
 
 def original_module(model: nn.Module) -> nn.Module:
-    """Return the module that `torch.compile` or a data-parallel wrapper wrapped, or the model itself."""
+    """Return the module inside `torch.compile` and data-parallel wrappers, or the model itself."""
     while not isinstance(model, torch.jit.ScriptModule):
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
@@ -205,7 +205,7 @@ def original_module(model: nn.Module) -> nn.Module:
 
 
 def returns_nothing(hook: Any) -> bool:
-    """Return whether a function can return nothing but None, by its code: such a hook observes.
+    """Return whether a function's code can only return None; such a hook only observes.
 
     Example:
         >>> returns_nothing(lambda *_: None), returns_nothing(lambda module, args, output: 2 * output)
@@ -225,28 +225,28 @@ def returns_nothing(hook: Any) -> bool:
 
 
 class ReadOnlyTrainer:
-    """A Trainer of which everything can be read, and whose loggers do nothing; attributes that are set on it stay here.
+    """Read-only view of a Trainer, whose loggers do nothing; attributes that are set on it are not set on the Trainer.
 
     Args:
         trainer: The user's Trainer.
-        module: The LightningModule that it seems to train.
+        module: Its `lightning_module`: the copy of the user's.
     """
 
     def __init__(self, trainer: Any, module: nn.Module) -> None:
         vars(self).update(_read=trainer, lightning_module=module)
 
     @property  # type: ignore[misc]
-    def __class__(self) -> Any:  # `isinstance` of a Trainer holds
+    def __class__(self) -> Any:  # it passes `isinstance` as a Trainer
         return type(vars(self)["_read"])
 
     @property
     def logger(self) -> Any:
-        """None where there is no logger."""
+        """Silent logger, or None if the Trainer has no logger."""
         return _SILENT if vars(self)["_read"].logger is not None else None
 
     @property
     def loggers(self) -> list[Any]:
-        """A silent one for each of the Trainer's."""
+        """One silent logger for each of the Trainer's."""
         return [_SILENT for _ in vars(self)["_read"].loggers]
 
     def __getattr__(self, name: str) -> Any:
@@ -257,7 +257,7 @@ class ReadOnlyTrainer:
 
 
 class _Silent:
-    """Stands in for a logger, its experiment, and whatever these return."""
+    """Replacement for a logger, its experiment, and whatever these return."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -285,7 +285,7 @@ def _refuse_scripted(model: nn.Module) -> None:
 
 
 def _check_tensor(tensor: Tensor, is_owned: bool) -> None:
-    """Raise for a weight that has no values which could be copied."""
+    """Raise for a weight whose values can't be copied."""
     if nn.parameter.is_lazy(tensor):
         raise ValueError(
             "The model has lazy modules, whose weights are made by a first pass: call it once with a batch before it is measured."

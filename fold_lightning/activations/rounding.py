@@ -1,9 +1,10 @@
-"""Rounding of pre-activations: how large the terms of each are, found by Monte Carlo arithmetic.
+"""Rounding errors of pre-activations, from the size of their terms, which is found by Monte Carlo arithmetic.
 
-A pre-activation that is 0 comes out of a computation as about 1e-16 of its terms. How large these are can't be told from the
-result, nor from other units. So the few pre-activations that are near their threshold are computed again several times, with
-random relative errors on the input and on the result of every operation: they scatter in proportion to their terms, whatever
-the operations are. This is Monte Carlo arithmetic (Parker 1997), with noise far above rounding to make it visible.
+A pre-activation that is exactly 0 is computed as about 1e-16 of its terms, the summands that cancel. Their size follows neither
+from the result nor from other units. So the few pre-activations near their threshold are computed several more times, with
+random relative errors on the input and on the result of every operation: their standard deviation is proportional to their
+terms, whatever the operations are. This is Monte Carlo arithmetic (Parker 1997), with noise far above rounding, so that
+rounding does not matter.
 """
 
 from __future__ import annotations
@@ -24,46 +25,51 @@ from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.tracking import depends_on_input, memory_of, tensors_in
 
 NOISE = 2.0**-40
-"""Relative error of each result in a noisy pass: 1e4 times rounding, and so small that it reaches no kink that is 1e-11 away."""
+"""Standard deviation of the relative error of each result in a noisy pass: 1e4 times rounding, and too small to reach a kink
+that is 1e-11 away."""
 
 REPEATS = 8
-"""Noisy passes of an input. The scatter of 8 is less than a fifth of the true one in 1 of 1e4 cases."""
+"""Noisy passes per input. The standard deviation of 8 is less than a fifth of the true one in 1 of 1e4 cases."""
 
 FEW_REPEATS = 4
-"""Noisy passes that show the usual terms of units, which need not be known closely."""
+"""Noisy passes per input for the usual terms of units, which need not be exact."""
 
 ROUNDED = 1e-15
-"""Share of its terms below which a pre-activation is 0: of 1,709 units that cancel, all were below 1e-15, most at 3e-17 to 3e-16."""
+"""Share of its terms up to which a pre-activation is 0: of 1,709 units that cancel, all were below 1e-15, most at 3e-17 to
+3e-16."""
 
 CERTAIN = 1e-14
 """Share of its terms above which the sign of a pre-activation is certain."""
 
 SCREEN = 1e-11
-"""Share of its layer's largest, in units of usual terms, below which a pre-activation is looked at more closely."""
+"""Share of its layer's largest pre-activation, both in units of usual terms, below which a pre-activation is checked for
+rounding."""
 
 ABSORBED = 1e-12
-"""Share of the terms of a unit below which a constant of the network may be lost in them, so that a 0 can't be told from a tie:
-what they make of inputs may be smaller. Of walks called exact in random networks with weights of 1e11 to 1e13, 3 of 60 were wrong
-with 1e-15, 1 of 58 with 1e-14, none of 57 with 1e-13."""
+"""Share of a unit's terms below which a constant of the network may be lost in them, so that a 0 can't be told from a tie. It
+is larger than `ROUNDED`, because the constant's effect on an input may be smaller than the constant. Of walks called exact in
+random networks with weights of 1e11 to 1e13, 3 of 60 were wrong with 1e-15, 1 of 58 with 1e-14, none of 57 with 1e-13."""
 
 ALIKE = 1e3
-"""Ratio of the largest to the smallest usual terms of a layer up to which one number stands for all of its units."""
+"""Ratio of the largest to the smallest usual terms of a layer up to which one number represents all of its units."""
 
 EVEN = 1e6
-"""Ratio up to which rounding of the largest unit of a layer says enough of the smallest: CantorNet's reaches 1e4, rightly walked."""
+"""The same ratio, up to which rounding of a layer's largest unit describes that of the smallest: CantorNet's reaches 1e4, and
+its walks are correct."""
 
 SAMPLED = 8
-"""Inputs from which the usual terms of units are found: those behind a large unit that none of them activates are missed."""
+"""Number of inputs from which the usual terms of units are found. Terms that come from a large unit are missed if none of these
+inputs activates it."""
 
 MAX_BYTES = 2**27
-"""Memory of a noisy pass."""
+"""Memory of a noisy pass, in bytes."""
 
 TENSORS_AT_ONCE = 6
-"""Tensors as large as the widest that a pass, noisy or not, is allowed for."""
+"""Number of tensors as large as the widest for which memory of a pass is estimated, noisy or not."""
 
 
 class Noise:
-    """Random relative errors, from a generator of their own."""
+    """Random relative errors, from a random generator of their own."""
 
     def __init__(self, device: torch.device) -> None:
         self._generator = torch.Generator(device).manual_seed(0)
@@ -78,8 +84,8 @@ class Noise:
         return x + x * self.errors(x)
 
     def add_to(self, x: Tensor) -> None:
-        """Give a tensor random relative errors in place."""
-        x.data.mul_(1 + self.errors(x))  # a gradient within `forward` may need it, and then forbids that it is written
+        """Multiply a tensor by random relative errors in place."""
+        x.data.mul_(1 + self.errors(x))  # `.data`, because autograd within `forward` may have saved it and forbid writing
 
 
 class NoisyPass(LayerPass):
@@ -87,7 +93,7 @@ class NoisyPass(LayerPass):
 
     Args:
         noise: Source of errors.
-        given: Arguments of `LayerPass`.
+        given: Positional arguments of `LayerPass`.
         last: Layer at which the pass ends.
     """
 
@@ -96,13 +102,13 @@ class NoisyPass(LayerPass):
         self._noise = noise
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
-        """Show the layer, and give errors to the result."""
+        """Read the layer, and add errors to the result."""
         result = super().activation(layer, thresholds, z, call)
         self._noise.add_to(result)
         return result
 
     def operation(self, call: Call) -> Any:
-        """Give errors to what an operation computes or writes; views are left as they are."""
+        """Add errors to tensors that an operation computes or writes, but not to views."""
         result = call()
         if call.name in CREATIONS or not call.varying:
             return result
@@ -115,16 +121,17 @@ class NoisyPass(LayerPass):
 
 
 class ConstantsPass(LayerPass):
-    """A forward pass that notes how small the constants are that operations use.
+    """A forward pass that finds the smallest constant that operations use.
 
     Attributes:
-        least: The smallest magnitude other than 0 of a number, of an element of a vector, or of a row or column of weights.
+        least: The smallest nonzero magnitude of a number, of a vector's element, or of the largest element of a row or column
+            of weights.
     """
 
     least = math.inf
 
     def operation(self, call: Call) -> Any:
-        """Note the constants among the arguments; a batch norm's variance, and what keeps it from 0, only scale."""
+        """Record the constants among the arguments, except a batch norm's variance and epsilon, which only scale."""
         given = [*call.args, *call.kwargs.values()]
         for value in given if call.name != "batch_norm" else given[:2] + given[3:5]:
             if isinstance(value, float) and value:
@@ -138,23 +145,23 @@ class ConstantsPass(LayerPass):
 
 
 def _is_expanded(tensor: Tensor) -> bool:
-    """Return whether several elements of a tensor share a place in memory, so that it can't be written; sparse ones neither."""
+    """Return whether a tensor can't be written in place, because elements share memory or its layout is sparse."""
     if tensor.layout is not torch.strided:
         return True
     return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 Inputs = Callable[[Noise, Tensor], Tensor]
-"""Noise and int64 (K,) numbers of points -> those points (K, ...), with errors of their own."""
+"""Function of noise and int64 (K,) indices of points that returns these points (K, ...), each with its own errors."""
 
 
 class Rounding:
-    """Tells whether pre-activations are 0 up to the rounding of their own terms.
+    """Tests of whether pre-activations are 0 up to the rounding of their own terms.
 
     Args:
         replica: Replica of the model.
-        structure: Its activations.
-        sample: Inputs (B, ...), some of which show the usual terms of each unit.
+        structure: Result of its inspection.
+        sample: Inputs (B, ...), some of which are used to find the usual terms of each unit.
     """
 
     def __init__(self, replica: Replica, structure: ModelStructure, sample: Tensor) -> None:
@@ -167,7 +174,7 @@ class Rounding:
 
     @property
     def absorbing(self) -> float:
-        """The terms above which a unit that is 0 up to rounding may have lost a constant of the network in them."""
+        """Size of terms above which a unit that is 0 up to rounding may have lost a constant of the network in them."""
         last = self._structure.needed[-1]
         key = "absorbing", last, self._sample.shape[1:]
         if key not in self._replica.structures:
@@ -177,11 +184,11 @@ class Rounding:
         return float(self._replica.structures[key])
 
     def may_absorb(self, size: Tensor) -> bool:
-        """Return whether units may have such terms where layers are of this size, in units of usual terms."""
+        """Return whether terms may exceed `absorbing` where pre-activations are of this size, in units of usual terms."""
         return float(size.amax()) * max(float(usual.amax()) for usual in self._usual.values()) > self.absorbing
 
     def _usual_terms(self, sample: Tensor) -> dict[str, Tensor]:
-        """Return the terms of each layer's units (n,), or one number (1,) where all are alike."""
+        """Return layer name -> usual terms of its units (n,), or one number (1,) where all are alike."""
         rows, usual = torch.arange(len(sample), device=sample.device), {}
         inputs: Inputs = lambda noise, row: noise.of(sample[row])  # noqa: E731
         layers = self._structure.needed
@@ -199,27 +206,27 @@ class Rounding:
         return float(self._usual[layer].amax())
 
     def is_even(self, layer: str) -> bool:
-        """Return whether a layer's largest pre-activation tells the rounding of all: terms are alike, and none is lost in them."""
+        """Return whether a layer's largest pre-activation gives the rounding of all units: terms are alike, and below `absorbing`."""
         least, most = self._usual[layer].aminmax()
         return bool(most <= EVEN * least) and float(most) <= self.absorbing
 
     def reach(self, inputs: Tensor) -> Tensor:
-        """Return how large inputs (B, ...) are, as a multiple of usual ones (B, 1)."""
+        """Return the size of inputs (B, ...) as a multiple of the sample's largest, (B, 1)."""
         sizes = largest(inputs.reshape(len(inputs), -1))
         return sizes / self._usual_size if self._usual_size else torch.ones_like(sizes)
 
     def size(self, layer: str, z: Tensor) -> Tensor:
-        """Return how large a layer's pre-activations (B, n) are, in units of usual terms (B, 1)."""
+        """Return the largest of a layer's pre-activations (B, n) per row, in units of usual terms, (B, 1)."""
         usual: Tensor = self._usual[layer]
         return largest(z) / usual if len(usual) == 1 else largest(z / usual)
 
     def screen(self, layer: str, size: Tensor) -> Tensor:
-        """Return the distance from a threshold (B, 1) or (B, n) within which to judge rows of a size (B, 1)."""
+        """Return the distance from a threshold (B, 1) or (B, n) within which to check for rounding in rows of a size (B, 1)."""
         usual: Tensor = self._usual[layer]
         return SCREEN * size * usual
 
     def terms(self, layer: str, inputs: Inputs, point: Tensor, unit: Tensor) -> Tensor:
-        """Return the terms (E,) of units (E,) at the points of these numbers (E,)."""
+        """Return the terms (E,) of units (E,) at points with these indices (E,)."""
         points, place = point.unique(return_inverse=True)
         found = torch.empty(len(unit), dtype=torch.float64, device=unit.device)
         size = self._points_at_once(REPEATS)
@@ -232,15 +239,15 @@ class Rounding:
     def zeros(
         self, layer: str, threshold: float, z: Tensor, near: Tensor, inputs: Inputs, times: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """Return the row and the unit (K,) of the pre-activations of z (B, n) that are on a threshold up to rounding.
+        """Return the row and the unit (K,) of the pre-activations in z (B, n) that equal a threshold up to rounding.
 
         Args:
             layer: The layer.
             threshold: The threshold.
             z: The pre-activations.
-            near: Which of them to judge, bool (B, n).
-            inputs: Inputs of the rows.
-            times: Rounding, as a multiple of that of one computation.
+            near: Mask of those to check, bool (B, n).
+            inputs: Function that returns the rows' inputs with errors.
+            times: Rounding, as a multiple of the rounding of one computation.
         """
         row, unit = near.nonzero(as_tuple=True) if bool(near.any()) else near.new_empty(2, 0, dtype=torch.int64)
         distance = z[row, unit] - threshold
@@ -271,19 +278,19 @@ class Rounding:
 
 
 def compare(distance: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which distances from a threshold are 0 up to the rounding of terms, and of which that can't be told."""
+    """Return masks of the distances from a threshold that are 0 up to the rounding of terms, and of those that may be."""
     size = distance.abs()
     zero = size <= ROUNDED * terms
     return zero, ~zero & (size < CERTAIN * terms)
 
 
 def _deviation(z: Tensor) -> Tensor:
-    """Return the standard deviation along the first dimension, of which torch's own takes several times as long."""
+    """Return the standard deviation along the first dimension, several times faster than `torch.std`."""
     z = z - z.mean(0)
     return z.square_().sum(0).div_(len(z) - 1).sqrt_()
 
 
 def largest(z: Tensor) -> Tensor:
     """Return the largest |z| of each row (B, 1)."""
-    # The maximum norm, of which torch's own takes four to ten times as long.
+    # Four to ten times as fast as torch's maximum norm.
     return torch.maximum(z.amax(1, keepdim=True), -z.amin(1, keepdim=True))

@@ -1,7 +1,7 @@
-"""Structural copies: whatever code does with the copy of a value, the value itself stays as it is.
+"""Structural copies of values: code that changes a copy does not change the original.
 
-Containers, functions with what they close over, bound methods, random generators and objects of Python classes are copied, so
-that references among them stay references among the copies. What can't be copied safely is shared: files, locks, loggers,
+Containers, functions with their closures, bound methods, random generators and objects of Python classes are copied, and
+references among them become references among the copies. Values that can't be copied safely are shared: files, locks, loggers,
 objects of libraries, large data.
 """
 
@@ -29,40 +29,40 @@ from torch.utils.data import Dataset, Sampler
 _T = TypeVar("_T")
 
 MAX_DEPTH = 12
-"""Objects in objects are copied to this depth; a vocabulary as a tree would exhaust Python's stack."""
+"""Depth to which nested objects are copied; a vocabulary in a tree would exhaust Python's stack."""
 
 MAX_OBJECTS = 20_000
-"""Objects of one copy, which take 0.2 s; more are data, and are shared."""
+"""Maximum number of objects that are copied, which takes 0.2 s; further objects are shared."""
 
 MAX_ITEMS = 1000
-"""Items of a container that are copied one by one; a longer one is data: it is copied, and its items are shared."""
+"""Maximum number of items of a container that are copied; a longer container is copied, but its items are shared."""
 
 MAX_BYTES = 2**26
-"""Arrays and tensors of more bytes are data, and are shared."""
+"""Maximum size of arrays and tensors that are copied, in bytes; larger ones are shared."""
 
 LIBRARIES = frozenset(
     {*sys.stdlib_module_names, "fold_lightning"}
     | {*"torch torchmetrics lightning pytorch_lightning lightning_fabric lightning_utilities numpy scipy".split()}
 )
-"""Objects of their classes are shared: copies of threads, loggers and handles would act on the same resource."""
+"""Packages whose objects are shared: copies of threads, loggers and handles would act on the same resource."""
 
 SHARED = (type, types.ModuleType, str, bytes, int, float, complex, type(None), Enum, range, slice, random.SystemRandom)
-"""Values that nothing can change, that have no state of their own, or that are meant to be one."""
+"""Types that are immutable, have no state of their own, or are meant to be singletons."""
 
 GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 
 ITERATORS = (itertools.count, itertools.cycle, *map(type, (iter([]), iter(()), iter({}), iter(range(0)), iter(set()))))
 
 ABSENT = object()
-"""Stands in for the contents of an empty cell."""
+"""Replacement for the contents of an empty cell."""
 
 
 class StructuralCopy:
-    """Copies values, each once: a value that is met again gives the same copy.
+    """Copier of values, which returns the same copy whenever it is called with the same value.
 
     Attributes:
-        shared_generators: Random generators that copies share with their originals, for they are attributes of a class or globals
-            of a function.
+        shared_generators: Random generators that copies share with their originals, because they are attributes of a class or
+            globals of a function.
 
     Example:
         >>> copied = StructuralCopy()
@@ -75,18 +75,18 @@ class StructuralCopy:
     """
 
     def __init__(self) -> None:
-        self._copies: dict[int, tuple[Any, Any]] = {}  # with the original, so that no other value gets its id
+        self._copies: dict[int, tuple[Any, Any]] = {}  # keeps the original, so that no other value gets its id
         self._contents: list[tuple[Any, Any]] = []
         self._depth = self._num_objects = 0
         self._seen_code: set[int] = set()
         self.shared_generators: list[Any] = []
 
     def __call__(self, value: _T) -> _T:
-        """Return the copy of a value; what can't be copied is returned itself."""
+        """Return the copy of a value, or the value itself if it is shared."""
         known = self._copies.get(id(value))
         if known is not None:
             return known[1]  # type: ignore[no-any-return]
-        if isinstance(value, weakref.ProxyTypes):  # before all else, for it says that it is what it stands for
+        if isinstance(value, weakref.ProxyTypes):  # first, because `isinstance` sees its target's class
             return self._weak_proxy(value)  # type: ignore[no-any-return]
         if isinstance(value, SHARED) or self._depth >= MAX_DEPTH or self._num_objects >= MAX_OBJECTS:
             return value
@@ -98,7 +98,7 @@ class StructuralCopy:
             self._depth -= 1
 
     def reset(self) -> bool:
-        """Give all copied containers and objects the contents that they had when they were made; return whether any differed."""
+        """Restore the initial contents of all copied containers and objects; return whether any had changed."""
         changed = [(value, before) for value, before in self._contents if _differs(value, before)]
         for value, before in changed:
             _fill(value, before)
@@ -168,7 +168,7 @@ class StructuralCopy:
         return value if is_data(value) else self._keep(value, value.detach().clone())
 
     def _note_generators(self, value: Any) -> None:
-        """Note the generators that a function names, or a class holds or names in its methods."""
+        """Record the generators among a function's globals, or among a class's attributes and its methods' globals."""
         if id(value) in self._seen_code or _library_of(value) in LIBRARIES:
             return
         self._seen_code.add(id(value))
@@ -203,7 +203,7 @@ class StructuralCopy:
         return made
 
     def _names_of_copied_globals(self, function: types.FunctionType, seen: set[int]) -> list[str]:
-        """Return the globals that a user's function names and that have a copy, may be written to, or name such ones."""
+        """Return the globals of a user's function that have a copy, may be written to, or are functions that use such globals."""
         if id(function) in seen or _library_of(function) in LIBRARIES:
             return []
         seen.add(id(function))
@@ -248,11 +248,11 @@ class StructuralCopy:
     def _object(self, value: Any) -> Any:
         cls = type(value)
         is_resource = _library_of(cls) in LIBRARIES and not isinstance(value, (Dataset, Sampler, types.SimpleNamespace))
-        if is_resource or hasattr(cls, "__del__"):  # a copy's end would close the resource
+        if is_resource or hasattr(cls, "__del__"):  # deleting a copy would close the resource
             return value
         try:
             made = (types.SimpleNamespace if isinstance(value, types.SimpleNamespace) else object).__new__(cls)
-        except TypeError:  # of a class of C
+        except TypeError:  # of a class written in C
             return value
         self._note_generators(cls)
         self._keep(value, made)
@@ -290,12 +290,12 @@ _METHODS: list[tuple[Any, Callable[[StructuralCopy, Any], Any]]] = [
 
 
 def is_data(tensor: Tensor) -> bool:
-    """Return whether a tensor is too large, or too special, to be copied."""
+    """Return whether a tensor is not copied: a large one, one on the meta device, or one that is not strided."""
     return tensor.layout is not torch.strided or tensor.is_meta or tensor.nbytes > MAX_BYTES
 
 
 def attributes_of(value: Any) -> Any:
-    """Return the attributes of an object as it holds them, whatever its class makes of `__dict__`; None if it holds none."""
+    """Return the attributes of an object, even if its class redefines `__dict__`; None if it holds none."""
     try:
         return object.__getattribute__(value, "__dict__")
     except AttributeError:
@@ -314,7 +314,7 @@ def _library_of(value: Any) -> str:
 
 
 def cell_contents(cell: types.CellType) -> Any:
-    """Return what a cell of a closure holds, or `ABSENT`."""
+    """Return the contents of a cell of a closure, or `ABSENT`."""
     try:
         return cell.cell_contents
     except ValueError:  # a name that is not bound yet

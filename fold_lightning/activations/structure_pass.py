@@ -1,4 +1,4 @@
-"""A pass that records what a model is made of: its activations, and everything that may be one or may hide one."""
+"""A pass that records a model's activations, and operations that may be activations or may hide some."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fold_lightning.activations.registry import Thresholds, activation_of
 from fold_lightning.activations.tracking import comparison_of, depends_on_input, has_input_rows, tensors_in
 
 PROBED_MASKS = 3
-"""Random halves of a module's input that are changed to see whether it works element by element."""
+"""Number of times that a random half of a module's input is changed, to test whether it works element by element."""
 
 
 @dataclass(frozen=True)
 class Met:
-    """An activation that a pass met, its pre-activations `z`, and the attributes of the pass as they were before it."""
+    """An activation of a pass, its pre-activations `z`, and the attributes of the pass just before it."""
 
     thresholds: Thresholds
     z: Tensor
@@ -35,14 +35,15 @@ class Met:
 
 
 class StructurePass(Interception):
-    """A pass that records activations, what else may be one, and tensors that can't be traced from the input.
+    """A pass that records activations, operations that may be activations, and tensors that can't be traced from the input.
 
     Attributes:
-        met: The activations by name.
-        unlisted: Operations that bend each element and are not in the table, by the module that calls them.
-        untracked: Call and argument -> name of the operation and a tensor with as many rows as the input that could not be traced
-            from it, but met one that could, or an activation; outputs of the model belong to a call after the last.
-        largest: Numbers in the largest tensor.
+        met: Activation name -> activation.
+        unlisted: Place of a calling module -> operation that bends each element and is not in the table of activations.
+        untracked: (call, argument) -> name of the operation, and a tensor that has as many rows as the input but can't be
+            traced from it. The operation is an activation, or has another argument that can be traced. Outputs of the model
+            count as a call after the last one.
+        largest: Number of elements of the largest tensor.
     """
 
     looks_for_bends = True
@@ -52,9 +53,8 @@ class StructurePass(Interception):
         self.met: dict[str, Met] = {}
         self.unlisted: dict[str, str] = {}
         self._bending: list[tuple[nn.Module, Tensor]] = []
-        self._bounded: dict[str, str] | None = (
-            None  # who bounds elements behind a linear layer, and how; None before the first layer
-        )
+        # Place -> operation that bounds elements after a linear layer; None before the first one.
+        self._bounded: dict[str, str] | None = None
         self.untracked: dict[tuple[int, int], tuple[str, Tensor]] = {}
         self.largest = 0
 
@@ -71,18 +71,18 @@ class StructurePass(Interception):
         return call(z)
 
     def on_untracked(self, call: Call, tensors: list[Tensor]) -> None:
-        """Keep arguments that may have left torch on their way from the input."""
+        """Record arguments that may have been computed from the input outside torch."""
         if len(tensors) < len(call.tensors) or activation_of(call.name) is not None:
             self._keep_untracked(call.name, tensors)
 
     def on_module_exit(self, entered: Entered, args: tuple[Any, ...]) -> None:
-        """Keep a module that may be an activation, to be tried when the pass is over."""
+        """Record a module that may be an activation, to be tested after the pass."""
         bends = entered.num_activations == self.num_activations and entered.num_bends < self.num_bends
         if bends and args and isinstance(args[0], Tensor) and depends_on_input(args[0]):
             self._bending.append((entered.module, args[0]))
 
     def elementwise_modules(self) -> list[str]:
-        """Return the places of modules that bend each element of their input apart, without an activation of the table."""
+        """Return the places of modules that bend each element of their input separately, without an activation of the table."""
         return [self.place(module) for module, x in self._bending if _bends_each_element(module, x)]
 
     def operation(self, call: Call) -> Any:
@@ -99,9 +99,9 @@ class StructurePass(Interception):
         return result
 
     def _note_bounds(self, call: Call) -> None:
-        """Record a clamp to a range, or the larger of a tensor and a multiple of it, between two linear layers.
+        """Record a clamp to a range, or a maximum or minimum of a tensor and its multiple, between two linear layers.
 
-        Inputs and outputs are clamped too, and norms on one side.
+        Other clamps are no activations: those of inputs and outputs, and of norms on one side.
         """
         if call.name in MULTILINEAR:
             for caller, name in (self._bounded or {}).items():
@@ -120,16 +120,16 @@ class StructurePass(Interception):
 
 
 def _are_multiples(tensors: list[Tensor]) -> bool:
-    """Return whether each element of a tensor is the same multiple of that of another for two different inputs."""
+    """Return whether each element of a tensor is the same multiple of the other tensor's for two different inputs."""
     if len(tensors) != 2 or tensors[0].shape != tensors[1].shape or tensors[0].shape[:1] < (2,):
         return False
     (x, y), (multiple_of_x, multiple_of_y) = (tensor[:2] for tensor in tensors)
-    are_alike = torch.allclose(x * y.flatten()[:1], y * x.flatten()[:1], rtol=1e-9, atol=0)  # which tells nothing
+    are_alike = torch.allclose(x * y.flatten()[:1], y * x.flatten()[:1], rtol=1e-9, atol=0)  # then nothing follows
     return not are_alike and torch.allclose(x * multiple_of_y, y * multiple_of_x, rtol=1e-9, atol=0)
 
 
 def _bends_each_element(module: nn.Module, x: Tensor) -> bool:
-    """Return whether a module does the same to each element of its input, apart from the others, and is not affine."""
+    """Return whether a module is a function of each element of its input separately, and is not affine."""
     if any(p.dim() > 1 for p in module.parameters()) or x.numel() == 0 or not x.is_floating_point():
         return False
     generator = torch.Generator().manual_seed(0)
@@ -142,7 +142,7 @@ def _bends_each_element(module: nn.Module, x: Tensor) -> bool:
                 there, up, down = (module(value) for value in (x.clone(), x + step, x - step))
                 if any(not isinstance(y, Tensor) or y.shape != x.shape for y in (there, up, down)):
                     return False
-            except Exception:  # a module that refuses other values than its own is no activation
+            except Exception:  # a module that refuses other values is no activation
                 return False
             if not torch.equal(up.where(step == 0, 0), there.where(step == 0, 0)):
                 return False

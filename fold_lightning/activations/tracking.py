@@ -1,4 +1,4 @@
-"""Marks on tensors during a pass: which have one row per input, which depend on the inputs, which compare values with a bound.
+"""Marks on tensors during a pass: whether they have one row per input, depend on the inputs, or compare values with a bound.
 
 A mark is an attribute of the tensor object itself, so it is found wherever the tensor is nested.
 """
@@ -32,7 +32,7 @@ def depends_on_input(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Comparison that made a mask: whether `tensor`, as it was at a version, is above or below a bound."""
+    """Comparison that made a mask: `tensor`, as it was at `version`, is above or below a bound."""
 
     tensor: Tensor
     version: int
@@ -48,17 +48,17 @@ class Comparison:
 
 
 def mark_comparison(mask: Tensor, comparison: Comparison) -> None:
-    """Note how a mask was made."""
+    """Mark a mask with the comparison that made it."""
     mask._comparison = comparison  # type: ignore[attr-defined]
 
 
 def comparison_of(mask: Any) -> Comparison | None:
-    """Return how a mask was made, if that is known."""
+    """Return the comparison that made a mask, or None if it is unknown."""
     return getattr(mask, "_comparison", None)
 
 
 def forget_marks(tensor: Tensor) -> None:
-    """Take all marks off a tensor, whose values are no longer those of the pass that marked it."""
+    """Remove all marks of a tensor, because its values are no longer those of the pass that marked it."""
     for mark in ("_input_rows", "_comparison"):
         vars(tensor).pop(mark, None)
 
@@ -75,7 +75,7 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Return the same nest of tuples, lists and dicts, with a function of each tensor."""
+    """Apply a function to each tensor in nested tuples, lists and dicts."""
     if isinstance(value, Tensor):
         return function(value)
     if type(value) in (tuple, list):
