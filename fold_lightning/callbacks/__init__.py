@@ -10,7 +10,7 @@ __all__ = ["FoldingMonitor", "derive_from_both_packages", "measure"]
 
 
 def derive_from_both_packages() -> None:
-    """Make the callbacks ones of `pytorch_lightning` too, where that has been imported."""
+    """Make the callbacks subclasses of `pytorch_lightning.Callback` too, if that package has been imported."""
     derive_from_both(AnyCallback, Callback)
 
 

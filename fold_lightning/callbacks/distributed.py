@@ -1,4 +1,4 @@
-"""The processes of a run: they share rows, and fail together or not at all."""
+"""Processes of a run, which share rows and raise errors together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class AnotherFailed(RuntimeError):
-    """Another process failed, so that this one gives up too."""
+    """Error in this process because another process failed."""
 
 
 class Processes:
@@ -39,7 +39,7 @@ class Processes:
 
     @contextmanager
     def raise_together(self) -> Iterator[None]:
-        """Raise in all processes if one fails in this context, so that none waits for another for ever."""
+        """Raise in all processes if one fails in this context, so that none waits forever."""
         error: Exception | None = None
         try:
             yield
@@ -50,7 +50,7 @@ class Processes:
         raise error or AnotherFailed("another process failed: its own message says why")
 
     def compute_on_first(self, compute: Callable[[], T]) -> T | None:
-        """Return in all processes what the first one computes; an exception is raised in all."""
+        """Run a function in the first process and return its result in all; an exception is raised in all."""
         value = None
         with self.raise_together():
             if self._rank == 0:
@@ -58,12 +58,12 @@ class Processes:
         return self.broadcast(value)
 
     def split_rows(self, count: int) -> Tensor:
-        """Return the numbers int64 (n,) of this process's rows among so many: every n-th of n processes."""
+        """Return the indices int64 (n,) of this process's rows among `count`: every k-th row with k processes."""
         return torch.arange(self._rank, count, self._size)
 
 
 def check_not_sharded(strategy: object, model: nn.Module) -> None:
-    """Raise for a model of whose weights each process holds a part: no process has the whole function.
+    """Raise for a model with sharded weights, because no process has the whole function.
 
     Raises:
         MisconfigurationException: For FSDP, for models sharded by hand, and for DeepSpeed's stage 3.

@@ -1,4 +1,4 @@
-"""The monitor that the environment asks for: it switches itself off where a monitor named by the user would raise."""
+"""The monitor that an environment variable adds; it switches itself off where a monitor of the user's would raise."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ HOOKS = sorted(
     for name in vars(FoldingMonitor)
     if hasattr(Callback, name) and (name.startswith("on_") or name in ("setup", "teardown"))
 )
-"""Hooks of Lightning that the monitor has."""
+"""Lightning hooks that the monitor overrides."""
 
 
 class EnvironmentMonitor(FoldingMonitor):
     """The default `FoldingMonitor`, for every Trainer of a process whose environment has ``FOLD_LIGHTNING=1``.
 
-    Without a logger, or beside a `FoldingMonitor` of the user's, it does nothing; where the model can't be measured, it says so once
-    and does nothing more.
+    It does nothing without a logger, or if the user has added a `FoldingMonitor`. If the model can't be measured, it warns once
+    and switches itself off.
 
     Example:
         >>> monitor = EnvironmentMonitor()

@@ -1,4 +1,4 @@
-"""The regularizer's push in a Trainer: adds its held gradient to the task's, before each optimizer step."""
+"""The regularizer's push in a Trainer: its held gradient is added to the task's before each optimizer step."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def has_whole_gradients(trainer: Trainer) -> bool:
 
 
 class HeldPush(Regularization):
-    """Push on the gradients of each optimizer by `FoldingRegularizer.push`'s rule, with automatic or manual optimization.
+    """Push on the gradients of each optimizer, by the rule of `FoldingRegularizer.push`.
 
-    The hook comes when batches have been accumulated, processes have averaged their gradients and a scaler has unscaled them, and
-    before they are clipped; with manual optimization, in `optimizer.step()`, after what `training_step` did to them. The term is that
-    of the batch at hand, of accumulated ones the last; its gradient is the mean over processes. Each optimizer's parameters have a
-    held gradient and a count of steps of their own.
+    With automatic optimization, gradients are pushed after they have been accumulated, averaged over processes and unscaled,
+    and before they are clipped. With manual optimization, they are pushed in `optimizer.step()`, after `training_step` has
+    changed them. The term is computed on the current batch, the last of accumulated ones; its gradient is the mean over
+    processes. Each optimizer has its own held gradient and count of steps.
     """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._held: dict[int, HeldGradient] = {}  # by the number of the optimizer
+        self._held: dict[int, HeldGradient] = {}  # by the optimizer's index
         self._inputs: tuple[Tensor, Tensor | None] | None = None
 
     def stop(self, pl_module: LightningModule) -> None:
@@ -48,7 +48,7 @@ class HeldPush(Regularization):
             self._is_due(self._held.get(number)) for number in range(len(trainer.optimizers))
         )
         if may_be_due and self.regularizer.current_weight:
-            self._inputs = self._inputs_of(batch)  # before the step may take it apart
+            self._inputs = self._inputs_of(batch)  # before the step, which may modify it
 
     def end_batch(self) -> None:
         self._inputs = None
@@ -81,7 +81,7 @@ class HeldPush(Regularization):
         return held is None or held.steps % self.regularizer.every_n_steps == 0
 
     def _renew(self, trainer: Trainer, pl_module: LightningModule, held: HeldGradient, parameters: list[nn.Parameter]) -> None:
-        """Take the term's gradient anew; a process without a term takes part with zeros, for the others wait for it."""
+        """Recompute the term's gradient; a process without a term contributes zeros, because the other processes wait for it."""
         self.regularizer.draws = trainer.global_step * BATCHES_OF_A_STEP
         average = None
         if trainer.world_size > 1:

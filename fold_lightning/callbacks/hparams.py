@@ -1,7 +1,7 @@
-"""Summaries of TensorBoard's HPARAMS page: the hyperparameters of a run, and the metrics that it ends with.
+"""Summaries for TensorBoard's HPARAMS page: the hyperparameters of a run, and its metrics.
 
-Hyperparameters are shown only where some run has named the metrics, and the page reads the names of one run for all. The values of
-the metrics are the last ones of the run's curves, so that a run that was killed shows how far it came.
+The page shows hyperparameters only if some run has named the metrics, and takes the names of one run for all. Its metrics are
+the last values of the run's curves, so a run that was killed has values too.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
 MONITOR = "folding_monitor"
-"""Name under which the hyperparameters of the monitor lie."""
+"""Prefix of the monitor's hyperparameters."""
 
 FIRST_METRICS = ("folding/phi", "folding/chi_mean", "codes/distinct", "units/dead")
-"""Tags that the page lists first, in this order; those of the user's validation follow."""
+"""Tags that the page lists first, in this order; tags of the user's validation follow."""
 
 SHOWN = (f"{MONITOR}/method", f"{MONITOR}/regularize")
-"""Settings of the monitor that the page shows at first beside the user's own hyperparameters: it has room for five."""
+"""Settings of the monitor that the page shows by default, with the user's own hyperparameters: it has room for five."""
 
 MAX_TEXT = 200
-"""Characters of a hyperparameter on the page."""
+"""Maximum number of characters of a hyperparameter on the page."""
 
 Value = bool | float | str
 
 
 def flat(hyperparameters: Mapping[str, Any], prefix: str = "") -> dict[str, Value]:
-    """Return hyperparameters without nesting: names joined by a slash; numbers, bools and text.
+    """Flatten nested hyperparameters: names are joined by a slash, values are numbers, bools or text.
 
     Example:
         >>> flat({"lr": 0.1, "folding_monitor": {"layers": None, "faces": True}})
@@ -49,7 +49,7 @@ def flat(hyperparameters: Mapping[str, Any], prefix: str = "") -> dict[str, Valu
 
 
 def session_start(hyperparameters: Mapping[str, Value]) -> Summary:
-    """Return the summary with which a run begins."""
+    """Return the summary that marks the start of a run, with its hyperparameters."""
     info = SessionStartInfo(start_time_secs=time.time())
     for name, value in hyperparameters.items():
         if isinstance(value, bool):
@@ -68,7 +68,7 @@ def experiment(hyperparameters: Mapping[str, Value], metrics: Iterable[str], des
         api_pb2.HParamInfo(
             name=name,
             type=api_pb2.DataType.Value(types.get(type(value), "DATA_TYPE_FLOAT64")),
-            differs=name in SHOWN or not name.startswith(f"{MONITOR}/"),  # those that do come first
+            differs=name in SHOWN or not name.startswith(f"{MONITOR}/"),  # the page shows these first
         )
         for name, value in hyperparameters.items()
     ]
@@ -78,7 +78,7 @@ def experiment(hyperparameters: Mapping[str, Value], metrics: Iterable[str], des
 
 
 def session_end() -> Summary:
-    """Return the summary with which a run ends that was not cut off."""
+    """Return the summary that marks a run as finished."""
     info = SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time())
     return _summary(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=info))
 

@@ -1,4 +1,4 @@
-"""The regularizer's term in a Trainer, added to the loss of any LightningModule with automatic optimization."""
+"""The regularizer's term in a Trainer: it is added to the loss of any LightningModule with automatic optimization."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from torch import Tensor
 from fold_lightning.callbacks.regularization import BATCHES_OF_A_STEP, BY_HAND, TERM, WEIGHT, Regularization
 
 STEPS_WHERE_CLIPPED = 2
-"""Largest `every_n_steps` of which clipped gradients keep most: chi rose 5.6-fold in every 2nd step, 2.7-fold in every 8th."""
+"""Largest `every_n_steps` at which clipping keeps most of the term: chi rose 5.6-fold with 2, 2.7-fold with 8."""
 
 
 class LossTerm(Regularization):
-    """Wrapper of a LightningModule's `training_step` that adds the regularizer's term to the loss while it is fitted.
+    """Wrapper of a LightningModule's `training_step` that adds the regularizer's term to the loss during a fit.
 
-    It is right wherever the loss is, also where no process holds the whole gradient. The term is part of the loss: it is scaled,
-    divided among accumulated batches, clipped and synchronised as that is. It is added in every n-th optimizer step, n-fold, in all
-    batches of that step.
+    The term is part of the loss: it is scaled, divided among accumulated batches, synchronised and clipped like the loss, also
+    where no process holds the whole gradient. It is added in every n-th optimizer step, multiplied by n, to all batches of that
+    step.
     """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._given: dict[str, Any] | None = None  # what the module's own attributes held of a `training_step`
+        self._given: dict[str, Any] | None = None  # the instance's own `training_step`, if it has one
         self._step, self._batch_of_step = -1, 0
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -56,7 +56,7 @@ class LossTerm(Regularization):
         pl_module.training_step = StepWithTerm(self, trainer, pl_module, original)  # type: ignore[method-assign]
 
     def stop(self, pl_module: LightningModule) -> None:
-        """Give the module's own `training_step` back; do nothing if it has it."""
+        """Restore the module's own `training_step`, if it is wrapped."""
         if self._given is not None:
             vars(pl_module).pop("training_step", None)
             vars(pl_module).update(self._given)
@@ -65,7 +65,7 @@ class LossTerm(Regularization):
     def call(
         self, trainer: Trainer, pl_module: LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        """Return what `training_step` returns, with the term where it is due."""
+        """Call `training_step` and return its output, with the term added in steps where it is due."""
         batch = args[0] if args else next(iter(kwargs.values()), None)
         if self._progress is None:
             self._progress = self._check_first_batch(trainer, pl_module, batch)
@@ -76,7 +76,7 @@ class LossTerm(Regularization):
         if is_due:
             self.regularizer.progress = self._progress.progress(trainer)
             weight = self.regularizer.current_weight
-        inputs = self._inputs_of(batch) if weight else None  # before the step may take it apart
+        inputs = self._inputs_of(batch) if weight else None  # before the step, which may modify it
         output = original(*args, **kwargs)
         if output is None:
             return None
@@ -98,14 +98,14 @@ class LossTerm(Regularization):
 
 
 class StepWithTerm:
-    """A module's `training_step` with the term; a copy of the module, pickled or not, has its own without."""
+    """A module's `training_step` with the term; copying or pickling the module yields its `training_step` without the term."""
 
     def __init__(
         self, regularization: LossTerm, trainer: Trainer, pl_module: LightningModule, original: Callable[..., Any]
     ) -> None:
         functools.update_wrapper(self, original)
         self._regularization, self._trainer, self._module, self._original = regularization, trainer, pl_module, original
-        self._own = vars(pl_module).get("training_step")  # where it is the module's own and not its class's
+        self._own = vars(pl_module).get("training_step")  # if the instance has one that is not its class's
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._regularization.call(self._trainer, self._module, self._original, *args, **kwargs)
@@ -118,7 +118,7 @@ class StepWithTerm:
 
 
 def _without_term(pl_module: LightningModule, own: Callable[..., Any] | None) -> Callable[..., Any]:
-    """Return the `training_step` of a module, its own or that of its class."""
+    """Return the `training_step` of a module: the instance's own, or its class's."""
     return own if own is not None else types.MethodType(type(pl_module).training_step, pl_module)
 
 
@@ -126,5 +126,5 @@ def _add(output: Any, term: Tensor) -> Any:
     """Return the output of `training_step` with the term added to its loss."""
     loss = output.get("loss") if isinstance(output, Mapping) else output
     if not isinstance(loss, Tensor) or not loss.requires_grad:
-        return output  # Lightning says what is wrong with it
+        return output  # Lightning raises for it
     return {**output, "loss": loss + term} if isinstance(output, Mapping) else loss + term

@@ -1,4 +1,4 @@
-"""The measures of a run, by the sources that serve them."""
+"""The measures of a run, grouped by their sources."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fold_lightning.probes import device_of
 
 
 def possible_tags() -> dict[str, str]:
-    """Return the tags that any run may log, without those of layers, with their descriptions."""
+    """Return the tags that any run may log, except those of layers, with their descriptions."""
     return {tag: text for cls in MEASURES for tag, text in cls.tags.items() if LAYER not in tag}
 
 
@@ -25,7 +25,7 @@ class MeasureSet:
         processes: Processes that share the rows of each source.
 
     Attributes:
-        by_source: Source -> the measures that it serves; empty until they are created.
+        by_source: Source -> its measures; empty before `create`.
     """
 
     def __init__(self, processes: Processes) -> None:
@@ -34,7 +34,7 @@ class MeasureSet:
         self._seconds: dict[Source, float] = {}
 
     def create(self, model: LightningModule, sources: Sources) -> None:
-        """Make the measures that the run wants, without those that have nothing to see in this network."""
+        """Create the measures of the run, except those that this network does not allow."""
         self.by_source = {}
         for cls in MEASURES:
             if (measure := cls.create(sources)) is not None:
@@ -56,7 +56,7 @@ class MeasureSet:
         return {tag: text for measure in self.all() for tag, text in measure.available_tags().items()}
 
     def run(self, model: LightningModule) -> Iterator[MeasureResult | Exception]:
-        """Measure, and yield the result of each measure, or why there is none."""
+        """Yield the result of each measure, or the error that prevented it."""
         self._seconds = {}
         for source, measures in self.by_source.items():
             begin = time.perf_counter()
@@ -64,7 +64,7 @@ class MeasureSet:
             self._seconds[source] = time.perf_counter() - begin
 
     def describe_seconds(self) -> str:
-        """Return how long each source took at the last measurement."""
+        """Describe how long each source took at the last measurement."""
         return ", ".join(
             f"{source.num_rows} {source.noun} at {seconds / max(1, source.num_rows):.2g} s each"
             for source, seconds in self._seconds.items()
@@ -73,7 +73,7 @@ class MeasureSet:
     def _results_of(
         self, source: Source, measures: Sequence[Measure], model: LightningModule
     ) -> Iterator[MeasureResult | Exception]:
-        """Yield the result of each measure that a source serves, or why there is none; all processes share its rows."""
+        """Yield the result of each measure of a source, or the error that prevented it; processes share its rows."""
         errors: dict[Measure, Exception] = {}
         for measure in measures:
             measure.reset(device_of(model))

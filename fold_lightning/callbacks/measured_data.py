@@ -1,4 +1,4 @@
-"""Data for `measure`: probes that are all there, or loaders whose batches pass."""
+"""Data for `measure`: probes that can be read by index, or loaders whose batches are streamed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KINDS = (
 )
 
 STAGES = {"val": "validate", "test": "test", "train": "fit"}
-"""Loaders of a data module in the order in which they are looked for, and the stage for which it sets them up."""
+"""Kind of a data module's loaders -> stage of its `setup`, in the order in which they are tried."""
 
 
 class Rows(Dataset[Any]):
@@ -49,16 +49,16 @@ class Rows(Dataset[Any]):
 
 
 def split_data(model: nn.Module, data: Any, choice: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return the probes that data are, or the loaders; the other is None.
+    """Return (probes, None) for data that can be read by index, (None, loaders) for other data.
 
     Args:
-        model: The model, which says whether a list is one of batches.
-        data: The data that the user gave, but no data module.
-        choice: `batch_to_inputs` and `forward` of the user, as `ModelInput.choose` takes them.
+        model: The model, by which a list of batches is recognized: it takes the first element.
+        data: The user's data, except a data module.
+        choice: The user's `batch_to_inputs` and `forward`, for `ModelInput.choose`.
 
     Raises:
-        TypeError: If the data are of no kind that is understood.
-        ValueError: If there are none.
+        TypeError: If the data are of an unknown kind.
+        ValueError: If the data are empty.
     """
     if isinstance(data, CombinedLoader):
         data = data.iterables
@@ -78,7 +78,7 @@ def split_data(model: nn.Module, data: Any, choice: Mapping[str, Any]) -> tuple[
 
 
 def module_loaders(trainer: Trainer, module: Any) -> Any:
-    """Return the loaders of a data module, which the Trainer then has: those of validation, else of test, else of training."""
+    """Attach a data module to a Trainer, and return its validation, test or training loaders, the first kind that exists."""
     datamodule = cast(LightningDataModule, module)
     trainer.datamodule = datamodule  # type: ignore[attr-defined]
     classes = in_both_packages(LightningDataModule)
@@ -100,7 +100,7 @@ def module_loaders(trainer: Trainer, module: Any) -> Any:
 
 
 class Converted:
-    """Batches of any iterable, with tensors in place of NumPy arrays, as a data loader makes them."""
+    """Batches of any iterable, with NumPy arrays converted to tensors, as a data loader does."""
 
     def __init__(self, batches: Iterable[Any]) -> None:
         self.batches = batches
@@ -110,7 +110,7 @@ class Converted:
 
 
 def _split_sequence(model: nn.Module, data: Sequence[Any], choice: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return probes or loaders of a list: of batches, where the model takes the first as one, or else of items."""
+    """Return (probes, loaders) of a list, one of them None: of batches if the model takes the first element as one, else of items."""
     if not data:
         raise ValueError(f"`data` must be {KINDS}, got an empty {type(data).__name__}.")
     if _is_number(data[0]) or (
@@ -139,7 +139,7 @@ def _stacked(items: Sequence[Tensor]) -> Tensor:
 
 
 def _is_labelled(data: Sequence[Any]) -> bool:
-    """Return whether a list or tuple is inputs with their labels, and not two batches of inputs."""
+    """Return whether a list or tuple is a pair of inputs and labels, and not two batches of inputs."""
     if not is_pair(data) or isinstance(data, tuple):
         return is_pair(data)
     inputs, labels = default_convert(data[0]), default_convert(data[1])
@@ -147,7 +147,7 @@ def _is_labelled(data: Sequence[Any]) -> bool:
 
 
 def _is_batch(model: nn.Module, first: Any, choice: Mapping[str, Any]) -> bool:
-    """Return whether the model takes the first element of a list as a batch; one with a single number as its label is an item."""
+    """Return whether the model takes the first element of a list as a batch; an element with a single number is an item."""
     parts = [first] if isinstance(first, Tensor) else list(first.values() if isinstance(first, Mapping) else first)
     if any(isinstance(part, (int, float)) or (isinstance(part, Tensor) and part.dim() == 0) for part in parts):
         return False
@@ -169,7 +169,7 @@ def _columns(batch: Any) -> list[Any]:
 
 
 def _has_rows(batch: Any) -> bool:
-    """Return whether a batch is tensors with one row for each input."""
+    """Return whether a batch consists of tensors with equally many rows."""
     columns = _columns(batch)
     return bool(columns) and all(
         isinstance(column, Tensor) and column.dim() > 0 and len(column) == len(columns[0]) for column in columns
@@ -177,7 +177,7 @@ def _has_rows(batch: Any) -> bool:
 
 
 def _rows_of(batch: Any) -> Rows:
-    """Return the rows of columns that are all there."""
+    """Return the rows of a mapping or sequence of columns."""
     converted = (
         {name: default_convert(column) for name, column in batch.items()} if isinstance(batch, Mapping) else tuple(batch)
     )
@@ -198,7 +198,7 @@ def _holds_loaders(data: Any) -> bool:
 
 
 def _describe(data: Any) -> str:
-    """Return the kind of a value and of its parts, for an error message."""
+    """Describe a value's kind and that of its parts, for an error message."""
     if isinstance(data, type):
         return f"the class {data.__name__}"
     if isinstance(data, Tensor):

@@ -1,4 +1,4 @@
-"""The choice between exact walks and equidistant points, by counts alone."""
+"""The choice between exact walks and equidistant points, by the number of evaluations and not by a clock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fold_lightning.callbacks.measures import Sample
 from fold_lightning.walks import MAX_COST, exact_costs
 
 TRIED_SEGMENTS = 4
-"""Segments on which the cost of an exact walk is estimated."""
+"""Number of segments on which the cost of an exact walk is estimated."""
 
 
 def choose_method(model: LightningModule, sample: Sample) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The callback that measures folding while Lightning trains: its arguments, and what it does in each hook."""
+"""The callback that measures folding while Lightning trains."""
 
 from __future__ import annotations
 
@@ -27,105 +27,112 @@ from fold_lightning.regularizer import FoldingRegularizer
 
 
 class AnyCallback(Callback):
-    """A callback of `lightning.pytorch`, and of `pytorch_lightning` where that is imported."""
+    """A callback of `lightning.pytorch`, and of `pytorch_lightning` if that is imported."""
 
 
 class FoldingMonitor(AnyCallback):
-    """Measures how the network folds its input space, during training.
+    """Callback that measures how the network folds its input space, during training.
 
-    It looks at validation inputs (training inputs where there is no validation): at the exact walks of segments between them, spread
-    evenly over ordered pairs of classes, at their codes, and at the regions around them. The sample is drawn once, when training
-    begins, by the seed and never by a clock, and all of it is measured each time: before training, at the end of due epochs, and
-    when training ends. Where measuring takes more than `max_overhead` of the training's time, fewer epochs are measured, not fewer
-    segments. `trainer.validate` and `trainer.test` measure once.
+    It takes validation inputs (training inputs if there is no validation) and measures three things: exact walks of segments
+    between them, spread evenly over ordered pairs of classes; their codes; and the regions around them. The sample is drawn
+    once, when training begins, and depends only on the seed. All of it is measured before training, at the end of due epochs,
+    and when training ends. If measuring takes more than `max_overhead` of the training's time, fewer epochs are measured, not
+    fewer segments. `trainer.validate` and `trainer.test` measure once.
 
-    Values go through `self.log`, so `ModelCheckpoint` and `EarlyStopping` can use them; epochs that they decide by are always
-    measured, and in epochs without a measurement they find the last values, while loggers get none. The model, its gradients and all
-    random states stay as they were: training with the monitor is bit-identical, unless `regularize=` asks for more folding. What
-    can't be measured is refused before training; a measurement that fails later costs one warning.
+    Values are logged by `self.log`, so `ModelCheckpoint` and `EarlyStopping` can monitor them. If a callback does, every due
+    epoch is measured. In epochs without a measurement, callbacks get the last values, and loggers none. The model, its
+    gradients and all random states are left unchanged: training with the monitor is bit-identical to training without it,
+    unless `regularize=` is set. A model that can't be measured raises an error before training; a measurement that fails later
+    only warns, once.
 
-    Labels are classes if they are integers or booleans (B,) or (B, 1), zeros and ones of any type, or one-hot (B, C), and not as
-    many different ones as in a regression; a negative one says that its input has none. Inputs of a stream that can't be read by
-    index are those that pass first. All processes look at the same sample and share the work, and the values are those of one
-    process. A run that goes on from a checkpoint goes on with the same sample. The weights measured are those in the module at that
-    moment: before `WeightAveraging` in the list of callbacks the averaged ones, after it those that train on.
+    Labels count as classes if they are integers or booleans (B,) or (B, 1), zeros and ones of any type, or one-hot (B, C), and
+    do not have as many different values as in a regression; a negative label means that its input has no class. From a stream
+    that can't be read by index, the first inputs are taken. Processes share the work on one sample, and values equal those of a
+    single process. A run that resumes from a checkpoint keeps its sample. The module's current weights are measured: if the
+    monitor stands before `WeightAveraging` in the list of callbacks, these are the averaged weights, after it the weights in
+    training.
 
-    Logged, all without unit unless named:
+    Logged tags; values have no unit unless one is named:
 
-    - ``folding/chi_mean``, ``folding/chi_median``, ``folding/chi_max`` in [0, 1): the space folding measure chi (`space_folding`)
-      over the segments; the median is that of the segments that fold.
+    - ``folding/chi_mean``, ``folding/chi_median``, ``folding/chi_max`` in [0, 1): the space folding measure chi
+      (`space_folding`) over the segments; the median is taken over the segments that fold.
     - ``folding/fraction`` in [0, 1]: the share of segments that fold.
-    - ``folding/phi`` in [0, 1): Phi_N (`global_folding`), the median over the ordered pairs of classes that have segments of the
-      largest chi of each, unless `within=` and `across=` say otherwise; absent without labels of two classes. The tag's
-      description has the number of segments of a pair, which must be equal where values are compared.
-    - ``folding/regions``, at least 1: mean number of activation regions on a segment; absent for method "uniform".
-    - ``folding/exact``, ``folding/complete`` in [0, 1]: the share of segments whose walk is exact and verified itself; that was not
-      given up.
-    - ``folding/layer/<name>`` in [0, 1): mean chi seen through that layer's bits alone.
-    - ``codes/distinct``, ``codes/layer/<name>``: how many activation regions the inputs occupy (`DistinctCodes`), by all units and
-      by those of a layer; ``codes/distinct_fraction`` in (0, 1]: the same for each input.
-    - ``codes/distinct_correct``: the same of the inputs that are classified correctly; absent without labels, and where the
-      model's output has not as many numbers as there are classes (or one for two).
-    - ``codes/within``, ``codes/between`` in [0, 1]: mean Hamming distance of the codes of two inputs of one class, and of different
-      classes, as a share of units (`CodeDistances`); absent without labels.
-    - ``units/dead``, ``units/always_active``, ``units/active`` in [0, 1]: share of units that no input activates; that every input
-      does; mean share active (`UnitActivity`); and the same of a layer, ``units/dead/<name>``.
-    - ``faces/mean``, ``faces/max``: how many faces the activation regions around inputs have (`face_counts`), or random slices of
-      theirs; ``faces/bound``: 2d, or 2k in slices of k dimensions, which bounds the mean over **all** regions, while regions around
-      points may exceed it. Absent where the network curves before a layer that counts.
-    - ``regions/distance_mean``, ``regions/distance_median``: how far inputs lie from the borders of these regions or slices
+    - ``folding/phi`` in [0, 1): Phi_N (`global_folding`), by default the median over ordered pairs of classes of each pair's
+      largest chi (see `within` and `across`); absent without labels of two classes. Only values with equally many segments per
+      pair are comparable; the tag's description has their number.
+    - ``folding/regions``, at least 1: mean number of activation regions on a segment; absent with method "uniform".
+    - ``folding/exact``, ``folding/complete`` in [0, 1]: the shares of segments whose walk is exact and verified, and whose walk
+      reached the end.
+    - ``folding/layer/<name>`` in [0, 1): mean chi of that layer's bits alone.
+    - ``codes/distinct``, ``codes/layer/<name>``: number of activation regions that the inputs occupy (`DistinctCodes`), by all
+      units and by a layer's; ``codes/distinct_fraction`` in (0, 1]: the former divided by the number of inputs.
+    - ``codes/distinct_correct``: the same number for correctly classified inputs; absent without labels, and if the model's
+      output does not have one number per class (or one for two classes).
+    - ``codes/within``, ``codes/between`` in [0, 1]: mean Hamming distance between codes of two inputs of the same class and of
+      different classes, as a share of units (`CodeDistances`); absent without labels.
+    - ``units/dead``, ``units/always_active``, ``units/active`` in [0, 1]: share of units that no input activates, share that
+      every input activates, and mean share that an input activates (`UnitActivity`); per layer as ``units/dead/<name>`` and so
+      on.
+    - ``faces/mean``, ``faces/max``: number of faces of the activation regions around inputs (`face_counts`), or of random
+      slices of these regions; ``faces/bound``: 2d, or 2k in slices of k dimensions, which bounds the mean over **all** regions
+      of the network, but not over regions around inputs. Absent if the network is not piecewise linear up to the last layer
+      that counts.
+    - ``regions/distance_mean``, ``regions/distance_median``: distance of inputs from the borders of these regions or slices
       (`boundary_distances`), in the unit of the inputs.
-    - ``monitor/seconds``: the time of the measurement in s, without figures.
-    - with `regularize=`, from steps that take the term anew, of the first process: ``regularizer/term``, ``regularizer/weight`` (the
-      weight by the schedule) and, in [0, 1), ``regularizer/soft_chi`` (`FoldingRegularizer`).
+    - ``monitor/seconds``: duration of the measurement without figures, in seconds.
+    - with `regularize=`, at steps that recompute the term, from the first process: ``regularizer/term``, ``regularizer/weight``
+      (the scheduled weight) and, in [0, 1), ``regularizer/soft_chi`` (`FoldingRegularizer`).
     - to TensorBoard only: the histograms ``folding/chi_histogram`` and ``faces/histogram``; with matplotlib the figures
       ``folding/walk`` of the segment that folds most, ``folding/chi_over_steps``, the distribution of chi at all measurements,
-      ``folding/phi_matrix`` of the pairs of classes, ``codes/distances`` and ``units/by_layer``, ``faces/counts`` with the bound,
-      and ``regions/slice``, the map of regions in a plane through inputs of three classes (`slice_map`, of all layers), with
-      ``regions/slice_by_class`` where several are predicted there; and, when training ends, the codes as an embedding, by all units
-      and by each layer.
+      ``folding/phi_matrix`` of the pairs of classes, ``codes/distances`` and ``units/by_layer``, ``faces/counts`` with the
+      bound, ``regions/slice``, the map of regions in a plane through inputs of three classes (`slice_map`, of all layers), and
+      ``regions/slice_by_class`` if several classes are predicted there; when training ends, the codes as embeddings, of all
+      units and of each layer.
 
-    The sample's sizes, the method and its reason are among the run's hyperparameters.
+    The hyperparameters of the run include the sample's sizes, the method and the reason for it.
 
     Args:
-        every_n_epochs: Measure every so many epochs.
-        every_n_train_steps: Measure every so many optimizer steps too; None measures at epochs only.
+        every_n_epochs: Number of epochs from one measurement to the next.
+        every_n_train_steps: Number of optimizer steps from one measurement to the next, in addition to epochs; None measures at
+            epochs only.
         measure_at_start: Whether to measure before training.
-        max_overhead: Share of the training's time that measuring may take, the next measurement and that at the end included, before
-            due epochs are left out, once it takes more than 10 s in all; None measures every due epoch. Epochs by which a callback or
-            a learning-rate schedule decides are never left out.
+        max_overhead: Maximum share of the training's time for measuring, including the next measurement and the one at the end;
+            due epochs beyond it are skipped. None measures every due epoch. The limit applies once measuring takes more than 10
+            s in total, and not if a callback or a learning-rate schedule monitors one of the tags.
         layers: Layers whose bits count: a name, a glob pattern or several of them; None counts every activation.
         probes: Inputs to measure: a tensor (B, ...), a pair of inputs and class labels, or a map-style dataset; None takes the
             validation data.
-        method: "exact" walks segments through every region, "uniform" looks at `num_points` equidistant points in the model's own
-            precision; "auto" chooses once, when training begins, by the number of switches on some segments.
-        num_points: Points of a segment for method "uniform".
-        num_segments: Segments to walk; as many for each ordered pair of classes, so up to 128, where there are at most 128 pairs.
-        segments_per_pair: Segments for each ordered pair of different classes, in place of `num_segments`.
-        within: How Phi_N takes the segments of one pair of classes together: "max", "median" or "mean" of those that fold. The
-            largest grows with the number of segments of a pair, so only values of equally many compare; the median does not.
-        across: How Phi_N takes pairs of classes together: "max", "median" or "mean".
-        num_inputs: Inputs whose codes are counted.
-        num_regions: Inputs around which faces are counted.
-        seed: Seed of the choice of inputs, segments and slices.
+        method: "exact" walks segments through every region, "uniform" evaluates `num_points` equidistant points in the model's
+            own precision; "auto" chooses once, when training begins, by the estimated cost of exact walks on some segments.
+        num_points: Points per segment for method "uniform".
+        num_segments: Number of segments. Each ordered pair of classes gets equally many if there are at most 128 pairs, so
+            there may be up to 128 segments.
+        segments_per_pair: Number of segments for each ordered pair of different classes; replaces `num_segments`.
+        within: How Phi_N aggregates the segments that fold of one pair of classes: "max", "median" or "mean". The maximum grows
+            with the number of segments per pair, so only values with equal numbers are comparable; the median does not.
+        across: How Phi_N aggregates pairs of classes: "max", "median" or "mean".
+        num_inputs: Number of inputs whose codes are counted.
+        num_regions: Number of inputs around which faces are counted.
+        seed: Seed by which inputs, segments and slices are drawn.
         folding: Whether to walk segments.
         codes: Whether to count codes and measure their distances.
         units: Whether to measure the activity of units.
         faces: Whether to count faces of regions.
-        face_subspace: k, to count those of random slices of k dimensions; "whole" for those of whole regions; "auto" takes whole
-            regions of up to 4 features and slices of 2 dimensions beyond.
-        batch_to_inputs: A function of a batch that returns its inputs or (inputs, labels), where the inputs are not found or wrong.
+        face_subspace: k counts faces of random slices with k dimensions; "whole" counts faces of whole regions; "auto" means
+            "whole" for inputs of up to 4 features, and 2 for larger ones.
+        batch_to_inputs: Function of a batch that returns its inputs or (inputs, labels), if inputs are not found, or are the
+            wrong ones.
         forward: How to call the model on inputs: the name of one of its methods or submodules, or a callable of
             (model, inputs); None calls the LightningModule itself.
-        figures: Whether to draw at every measurement; None draws, where matplotlib is installed, when training ends and at the 1st,
-            2nd, 4th, 8th, ... measurement, and leaves the Folding tab's map then, with or without matplotlib; False never draws.
-            True leaves the embeddings of the codes at every measurement too.
-        regularize: Whether to push the network to fold: True adds the push of a `FoldingRegularizer` to the gradients, a number is
-            its weight (0.3: three tenths of that push; below 0 it discourages folding), and a `FoldingRegularizer` has arguments of
-            its own. Training then differs.
+        figures: True draws figures and the Folding tab's map at every measurement. None draws at the 1st, 2nd, 4th, 8th, ...
+            measurement and when training ends: figures if matplotlib is installed, the map in any case. False draws neither.
+            Embeddings of the codes are written at every measurement with True, else when training ends.
+        regularize: Whether to train the network to fold more: True adds the push of a default `FoldingRegularizer` to the
+            gradients, a number sets its weight (0.3: three tenths of that push; below 0 it discourages folding), and a
+            `FoldingRegularizer` sets all of its arguments.
 
     Raises:
-        ValueError: If a number is out of range, or nothing is left to measure.
+        ValueError: If a number is out of range, or there is nothing to measure and no regularizer.
         TypeError: If an argument is of another kind.
         ModuleNotFoundError: If figures are wanted and matplotlib is not installed.
 
@@ -310,7 +317,9 @@ class FoldingMonitor(AnyCallback):
         session = self._session
         is_interrupted = isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit" and trainer.world_size == 1
         if session is not None and is_interrupted and not session.is_measuring and trainer.global_step > 0:
-            steps = len(trainer.optimizers) * (logged_step(trainer) + 1)  # whether the last step is over and not counted
+            steps = len(trainer.optimizers) * (
+                logged_step(trainer) + 1
+            )  # to tell whether the last step is over but not counted
             self._measure_at_end(session, trainer, pl_module, is_counted=trainer.global_step < steps)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -331,7 +340,7 @@ class FoldingMonitor(AnyCallback):
             self._regularization.restore(regularization)
 
     def _regularize(self, trainer: Trainer) -> Regularization | None:
-        """Return the way in which the regularizer acts: by its push, where gradients are whole and it has a share."""
+        """Return how the regularizer acts: by a push if gradients are not sharded and it has a share, else by a loss term."""
         if self.regularizer is None:
             return None
         arguments = (self.regularizer, self.settings.batch_to_inputs, self.settings.forward)
@@ -349,14 +358,14 @@ class FoldingMonitor(AnyCallback):
         is_due = trainer.state.fn != "fit" or session.epoch_is_due(epoch)
         if is_due and not (self.settings.every_n_train_steps and session.is_measured(trainer.global_step)):
             values = session.try_to_measure(trainer, pl_module, step=step, epoch=epoch)
-        if values:  # the same in all processes, so the largest is their value
+        if values:  # equal in all processes, so that the maximum changes nothing
             pl_module.log_dict(
                 values, on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1, reduce_fx="max"
             )
         self._publish_last_values(trainer, session, without=values)
 
     def _measure_between_epochs(self, session: Session, trainer: Trainer, pl_module: LightningModule, *, step: int) -> None:
-        """Measure between epochs and write to the loggers, which `self.log` gives its values there too late or not at all."""
+        """Measure between epochs and write to the loggers directly, because `self.log` would do so too late or not at all."""
         values = session.try_to_measure(trainer, pl_module, step=step)
         session.write_scalars(trainer, values, step=step)
         self._publish_last_values(trainer, session)
@@ -370,13 +379,13 @@ class FoldingMonitor(AnyCallback):
         is_counted: bool = True,
         is_finished: bool = False,
     ) -> None:
-        """Measure where training ends, unless these weights were, and draw."""
+        """Measure when training ends, unless these weights were measured, and draw."""
         if not session.is_measured(trainer.global_step):
             self._measure_between_epochs(session, trainer, pl_module, step=logged_step(trainer, is_counted=is_counted))
         session.end(trainer, is_finished=is_finished)
 
     def _publish_last_values(self, trainer: Trainer, session: Session, without: Any = ()) -> None:
-        """Let callbacks find the last values: one that waits for a tag in vain would end the training."""
+        """Give the last values to callbacks, because one that misses its monitored tag would end the training."""
         values = {tag: torch.tensor(value) for tag, value in session.values_for_callbacks().items() if tag not in without}
         trainer.callback_metrics.update(values)
 
@@ -402,7 +411,7 @@ class FoldingMonitor(AnyCallback):
         return sum(isinstance(callback, FoldingMonitor) and callback.regularizer is not None for callback in callbacks)
 
     def _monitors(self, trainer: Trainer) -> list[FoldingMonitor]:
-        """Return the monitors of a Trainer that measure and that the user asked for."""
+        """Return the monitors of a Trainer that measure and that the user added."""
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # which Lightning does not declare
         monitors = (callback for callback in callbacks if isinstance(callback, FoldingMonitor))
         return [monitor for monitor in monitors if monitor.settings.measures and not monitor.is_optional]

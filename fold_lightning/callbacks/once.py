@@ -1,4 +1,4 @@
-"""Warnings that are shown once in a run."""
+"""Warnings that are shown once per run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fold_lightning.callbacks.distributed import AnotherFailed
 
 
 class OnceWarner:
-    """Shows each warning once, whatever numbers it names."""
+    """Filter that shows each warning once; warnings that differ only in numbers are the same."""
 
     def __init__(self) -> None:
         self._shown: set[str] = set()
 
     def warn(self, message: str, category: type[Warning] = UserWarning) -> None:
-        """Warn in the first process."""
+        """Show a new warning, in the first process."""
         if self._is_new(message):
             rank_zero_warn(message, category=category)
 
@@ -35,7 +35,7 @@ class OnceWarner:
 
     @contextmanager
     def failures(self, trainer: Trainer) -> Iterator[None]:
-        """Warn of an exception in this context, such as that of a full disk, in place of raising it."""
+        """Turn an exception in this context, such as a full disk, into a warning."""
         try:
             yield
         except Exception as error:

@@ -1,4 +1,4 @@
-"""The regularizer in a Trainer: what both ways in which it may act have in common."""
+"""The regularizer in a Trainer: the base of its push and its loss term."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ REGULARIZER_TAGS = {
 """Tags of a regularizer, with their descriptions."""
 
 BATCHES_OF_A_STEP = 2**10
-"""Batches that may make up one optimizer step before its segments repeat those of the next."""
+"""Maximum number of batches per optimizer step; beyond it, segments would repeat those of the next step."""
 
 
 def as_regularizer(regularize: Any, layers: str | list[str] | None, seed: int) -> FoldingRegularizer | None:
-    """Return the regularizer that `FoldingMonitor(regularize=...)` asks for: none, the default, one of that weight, or itself.
+    """Return the regularizer of `FoldingMonitor(regularize=...)`: None, the default, one of a given weight, or a given one.
 
     Raises:
         TypeError: If it is none of these.
@@ -52,7 +52,7 @@ def as_regularizer(regularize: Any, layers: str | list[str] | None, seed: int) -
 
 
 def regularizer_hyperparameters(regularizer: FoldingRegularizer | None) -> dict[str, Any]:
-    """Return what a run logs of its regularizer; the same names without one, so that runs with and without it compare."""
+    """Return the regularizer's hyperparameters for a run's log, with the same names without one, so that runs can be compared."""
     if regularizer is None:
         nothing = {"weight": 0.0, "share": 0.0, "schedule": "none", "every_n_steps": 0}
         return {"regularize": False} | {f"regularize_{name}": value for name, value in nothing.items()}
@@ -67,15 +67,15 @@ def regularizer_hyperparameters(regularizer: FoldingRegularizer | None) -> dict[
 
 
 class Regularization:
-    """A regularizer that acts while a Trainer fits a module; in which way, its subclasses say.
+    """A regularizer that acts while a Trainer fits a module; subclasses define how.
 
-    The segments drawn follow from the step, so a run that goes on from a checkpoint draws what it would have drawn. What can't be
-    regularized is refused before anything is trained; a batch that fails later costs its term, and one warning.
+    The segments drawn depend only on the step, so a run that resumes from a checkpoint draws the same ones. A model that can't
+    be regularized raises an error at the first batch; a batch that fails later goes without the term, and the first one warns.
 
     Args:
         regularizer: The regularizer.
-        batch_to_inputs: As of `FoldingMonitor`.
-        forward: As of `FoldingMonitor`.
+        batch_to_inputs: As in `FoldingMonitor`.
+        forward: As in `FoldingMonitor`.
     """
 
     def __init__(
@@ -93,31 +93,31 @@ class Regularization:
         self._warned: set[str] = set()
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with a fit."""
+        """Prepare for a fit."""
         self._progress = None
         self.regularizer.forget()
 
     def stop(self, pl_module: LightningModule) -> None:
-        """Leave the module as it was; do nothing if it is."""
+        """Restore the module; do nothing if that has been done."""
 
     def begin_batch(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        """See a batch before its training step."""
+        """Handle a batch before its training step."""
 
     def end_batch(self) -> None:
         """Forget the batch."""
 
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer) -> None:
-        """Act on the gradients of an optimizer, after the backward pass and before they are clipped."""
+        """Change the gradients of an optimizer, after the backward pass and before they are clipped."""
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps, so that a run goes on bit for bit."""
+        """Return the state for a checkpoint, from which a run resumes bit for bit."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint, before training begins."""
+        """Restore the state from a checkpoint, before training begins."""
 
     def _check_first_batch(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> TrainingProgress:
-        """Raise, before anything is trained, for what can't be regularized."""
+        """Raise for a model or batch that can't be regularized, before any training step; return the progress of training."""
         steps = TrainingProgress(trainer, pl_module, self.regularizer)
         try:
             inputs, labels = split_batch(batch, self._batch_to_inputs)
@@ -139,7 +139,7 @@ class Regularization:
             return None
 
     def _term(self, pl_module: LightningModule, inputs: tuple[Tensor, Tensor | None]) -> Tensor | None:
-        """Return the term of a batch; None, counted, where it can't be had or is not finite."""
+        """Return the term of a batch; if it fails or is not finite, count that and return None."""
         try:
             term: Tensor = self.regularizer(pl_module, *inputs, forward=self._forward)
         except (TypeError, ValueError) as error:
@@ -148,7 +148,7 @@ class Regularization:
         if not bool(term.isfinite()):
             self._leave_out("It is not finite.")
             return None
-        if not term.requires_grad and len(pl_module.trainer.optimizers) == 1:  # of several, each trains a part
+        if not term.requires_grad and len(pl_module.trainer.optimizers) == 1:  # with several, each trains a part
             self._warn_once(
                 "The folding regularizer's term depends on no weight that is trained, so it pushes nothing: all that counts is "
                 "frozen."
@@ -157,13 +157,13 @@ class Regularization:
         return term
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, *, is_new: bool) -> None:
-        """Log the last term, if it is new or Lightning forgot it, as it does when an epoch ends."""
+        """Log the last term if it is new, or if an epoch has ended, after which Lightning forgets it."""
         if is_new or trainer.current_epoch != self._logged_epoch:
             self._logged_epoch = trainer.current_epoch
             pl_module.log_dict(self._scalars, on_step=True, on_epoch=False, batch_size=1)
 
     def first_scalars(self) -> dict[str, float]:
-        """Return the first values of a fit, once; nothing before there are any, and after that."""
+        """Return the first values of a fit, in the first call after they exist; else an empty dict."""
         if self._is_described or SOFT_CHI not in self._scalars:
             return {}
         self._is_described = True
@@ -183,22 +183,22 @@ class Regularization:
 
 
 class TrainingProgress:
-    """Share of a training that has passed.
+    """Progress of a training, as a share.
 
     Args:
         trainer: The Trainer.
-        pl_module: Module that it fits.
-        regularizer: Regularizer whose schedule has an end.
+        pl_module: The fitted module.
+        regularizer: The regularizer, whose schedule may end with the training.
 
     Raises:
-        MisconfigurationException: If the schedule ends with the training, and that has no end that could be known.
+        MisconfigurationException: If the schedule ends with the training, and the training's end is unknown.
     """
 
     def __init__(self, trainer: Trainer, pl_module: LightningModule, regularizer: FoldingRegularizer) -> None:
         self._is_manual = not pl_module.automatic_optimization
         self._until_epoch = regularizer.until_epoch
         self._all = trainer.estimated_stepping_batches if self._until_epoch is None else math.inf
-        if self._all < 0 and trainer.max_epochs is not None:  # a loader without length, so that epochs are all that is known
+        if self._all < 0 and trainer.max_epochs is not None:  # a loader without length: only epochs are known
             self._until_epoch = trainer.max_epochs
         endless = regularizer.schedule == "constant" and regularizer.until == 1
         if self._until_epoch is None and math.isinf(self._all) and not endless:
@@ -208,16 +208,16 @@ class TrainingProgress:
             )
 
     def progress(self, trainer: Trainer) -> float:
-        """Return the share of the training that has passed, or of the way to the epoch at which the schedule ends."""
+        """Return the share of training that has passed, in [0, 1], up to the epoch at which the schedule ends if it has one."""
         if self._until_epoch is not None:
             return min(1.0, trainer.current_epoch / self._until_epoch)
         if not self._is_manual:
             return min(1.0, trainer.global_step / max(1.0, self._all))
-        # Here the steps of all optimizers are counted, and towards `max_steps` too, but `_all` counts batches.
+        # With manual optimization, `global_step` and `max_steps` count the steps of all optimizers, but `_all` counts batches.
         of_steps = trainer.global_step / trainer.max_steps if trainer.max_steps > 0 else 0.0
         return min(1.0, max(of_steps, logged_step(trainer) / max(1.0, self._all)))
 
 
 def _said(error: Exception) -> str:
-    """Return what an error says, with its name where it is none of ours: a `KeyError` says only the key."""
+    """Return an error's message, with its class unless it is one of this package's: a `KeyError` contains only the key."""
     return str(error) if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: {error}."

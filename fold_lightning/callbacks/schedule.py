@@ -1,25 +1,26 @@
-"""The schedule of measurements: at due epochs and steps, as long as measuring takes a small share of the training's time."""
+"""The schedule of measurements: due epochs and steps, limited to a share of the training's time."""
 
 from __future__ import annotations
 
 import time
 
 FREE_SECONDS = 10.0
-"""Seconds that all measurements of a run may take in any case: below it there is no use in sparing any."""
+"""Total seconds of a run's measurements below which none is skipped, because little time would be saved."""
 
 
 class Schedule:
-    """Decides whether a measurement is made now.
+    """Schedule that decides when to measure.
 
-    Which inputs are measured never depends on it, only how often.
+    It affects how often is measured, and never which inputs.
 
     Args:
-        every_n_epochs: Epochs from one measurement to the next.
-        every_n_train_steps: Optimizer steps from one to the next, besides epochs; None measures at epochs only.
-        max_overhead: Share of the training's time that measuring may take; None sets no limit.
+        every_n_epochs: Number of epochs from one measurement to the next.
+        every_n_train_steps: Number of optimizer steps from one to the next, in addition to epochs; None measures at epochs
+            only.
+        max_overhead: Maximum share of the training's time for measuring; None sets no limit.
 
     Attributes:
-        seconds_spent: Time that measuring has taken so far, in s, those of the run before a checkpoint too.
+        seconds_spent: Seconds of measuring so far, including those before the checkpoint that a run resumed from.
     """
 
     def __init__(self, every_n_epochs: int, every_n_train_steps: int | None, max_overhead: float | None) -> None:
@@ -30,7 +31,7 @@ class Schedule:
         self.start_training()
 
     def lift_limit(self) -> None:
-        """Measure whatever is due: something decides by the values."""
+        """Remove the limit, because a callback monitors the values."""
         self._limit = None
 
     def start_training(self) -> None:
@@ -38,12 +39,12 @@ class Schedule:
         self._began, self._spent_at_start = time.perf_counter(), self.seconds_spent
 
     def epoch_is_due(self, epoch: int) -> bool:
-        """Return whether to measure in an epoch, counted from 1: always while nothing has been measured."""
+        """Return whether to measure in an epoch, counted from 1; always True before the first measurement."""
         passed = epoch // self._every_n_epochs > self._epoch // self._every_n_epochs
         return self._step < 0 or ((passed or epoch == self._epoch) and self.is_affordable())
 
     def step_is_planned(self, step: int) -> bool:
-        """Return whether to measure after an optimizer step, counted from 1, if that is affordable: the same in all processes."""
+        """Return whether a measurement is planned after an optimizer step, counted from 1; equal in all processes."""
         every = self._every_n_train_steps
         return every is not None and step % every == 0 and step > max(0, self._step)
 
@@ -52,31 +53,31 @@ class Schedule:
         return step == self._step
 
     def spend(self, seconds: float) -> None:
-        """Count time that was taken beside measurements."""
+        """Add seconds to the time spent on measuring."""
         self.seconds_spent += seconds
 
     def record(self, seconds: float, *, epoch: int | None, step: int) -> None:
-        """Keep what a measurement took, and when it was made; an epoch of None is not over."""
+        """Record a measurement's duration and time; `epoch` is None within an epoch."""
         self.spend(seconds)
         self._last_seconds = seconds
         self._epoch, self._step = self._epoch if epoch is None else epoch, step
 
     def state(self) -> dict[str, float]:
-        """Return what a checkpoint keeps."""
+        """Return the state for a checkpoint."""
         seconds = {"seconds": self._training_seconds(), "spent": self.seconds_spent, "last": self._last_seconds}
         return seconds | {"epoch": self._epoch, "step": self._step}
 
     def restore(self, state: dict[str, float]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state from a checkpoint."""
         self._seconds_before, self.seconds_spent = state["seconds"], state["spent"]
         self._last_seconds = state.get("last", 0.0)
         self._epoch, self._step = int(state["epoch"]), int(state["step"])
         self.start_training()
 
     def is_affordable(self) -> bool:
-        """Return whether measuring takes no more than its share of the time with two more measurements as long as the last.
+        """Return whether measuring stays within its share with two more measurements that take as long as the last.
 
-        They are the next one and that at the end of training, which is always made.
+        The two are the next one and the one at the end of training, which is never skipped.
         """
         limit, after = self._limit, self.seconds_spent + 2 * self._last_seconds
         return limit is None or after <= max(FREE_SECONDS, limit * self._training_seconds())

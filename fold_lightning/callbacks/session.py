@@ -1,4 +1,4 @@
-"""One fit, validation or test under a monitor: its sample, its measures, and their last values."""
+"""One fit, validation or test with a monitor: its sample, its measures, and their last values."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from fold_lightning.probes import ProbeSet, ProbeSource
 SECONDS = "monitor/seconds"
 
 LONG_SECONDS = 60.0
-"""Seconds of a measurement from which on a warning says what takes them."""
+"""Seconds of a measurement above which a warning reports the time of each source."""
 
 MAX_KEPT_BYTES = 2**26
-"""Bytes of items that a checkpoint keeps, where they can't be read again: 64 MiB."""
+"""Maximum size of the items that a checkpoint keeps if they can't be read again, in bytes: 64 MiB."""
 
 
 class Session:
@@ -46,8 +46,8 @@ class Session:
 
     Attributes:
         values: Tag -> last value.
-        sample: Inputs and segments of the run; None until there are some.
-        is_measuring: Whether a measurement is under way or was interrupted.
+        sample: Inputs and segments of the run; None until it is drawn.
+        is_measuring: Whether a measurement is running or was interrupted.
     """
 
     def __init__(self, settings: Settings, trainer: Trainer, regularizer: Mapping[str, Any] | None = None) -> None:
@@ -73,13 +73,13 @@ class Session:
         self._once = OnceWarner()
 
     def begin(self, trainer: Trainer, model: LightningModule, loaders: Any, *, together: bool = False) -> None:
-        """Take the sample, and refuse what can't be measured.
+        """Draw the sample, and raise if the model or the data can't be measured.
 
         Args:
             trainer: The Trainer.
             model: The model.
             loaders: Loaders of the data to take inputs from.
-            together: Whether a batch holds one of every loader, as in training.
+            together: Whether a batch combines a batch of every loader, as in training.
         """
         at = time.perf_counter()
         check_not_sharded(trainer.strategy, model)
@@ -91,13 +91,13 @@ class Session:
                 lambda: self._probe_source.read(trainer, model, loaders, together=together)
             )
         if probes is None:
-            self._probe_source.restart()  # the batches of the sanity check come again
+            self._probe_source.restart()  # the batches of the sanity check are repeated
         else:
             self._take(trainer, model, probes)
         self._schedule.spend(self._processes.broadcast(time.perf_counter() - at))
 
     def try_to_begin(self, trainer: Trainer, model: LightningModule, loaders: Any) -> None:
-        """Take the sample of a validation or test alone, for which what can't be measured is no reason to end."""
+        """Draw the sample of a validation or test; a failure only warns."""
         with self._once.failures(trainer):
             self.begin(trainer, model, loaders)
 
@@ -110,7 +110,7 @@ class Session:
         self._schedule.start_training()
 
     def collect(self, trainer: Trainer, model: LightningModule, batch: Any) -> None:
-        """Keep what is needed of a batch of a stream."""
+        """Collect inputs from a batch of a stream, while more are needed."""
         if trainer.is_global_zero and not self.is_full:
             with undisturbed():
                 self._probe_source.collect(trainer, model, batch)
@@ -121,7 +121,7 @@ class Session:
         return self.sample is not None or self._probe_source.is_full
 
     def take_passed(self, trainer: Trainer, model: LightningModule) -> bool:
-        """Take the sample from the batches of a stream that have passed, and return whether there is one."""
+        """Draw the sample from the collected batches of a stream, and return whether there is one."""
         with undisturbed():
             probes = self._processes.compute_on_first(lambda: self._probe_source.from_stream(model))
         if probes is not None:
@@ -143,7 +143,7 @@ class Session:
     def try_to_measure(
         self, trainer: Trainer, model: LightningModule, *, step: int, epoch: int | None = None
     ) -> dict[str, float]:
-        """Measure, and return the new values; what fails costs a warning, and its last values stay.
+        """Measure, and return the new values; a failure warns, and keeps the last values.
 
         Args:
             trainer: The Trainer.
@@ -156,7 +156,7 @@ class Session:
             if self.sample is None and not self.take_passed(trainer, model) and epoch is not None:
                 raise RuntimeError("no batch with inputs has passed yet.")
             values = {} if self.sample is None else self.measure(trainer, model, step=step, epoch=epoch)
-        except Exception as error:  # an interruption leaves the mark
+        except Exception as error:  # not an interruption: `is_measuring` then stays True
             self._once.warn_of_failure(trainer, error)
             values = {}
         self.is_measuring = False
@@ -165,14 +165,14 @@ class Session:
     def measure(
         self, trainer: Trainer, model: LightningModule, *, step: int, epoch: int | None = None, is_first: bool = False
     ) -> dict[str, float]:
-        """Measure, write what goes to TensorBoard alone, and return the new values.
+        """Measure, write output for TensorBoard alone, and return the new values.
 
         Args:
             trainer: The Trainer.
             model: The model as it is.
             step: Step on the loggers' axis.
             epoch: Number of the epoch that ends, counted from 1; None within one.
-            is_first: Whether it is the measurement before training, in which a failure is raised.
+            is_first: Whether this is the measurement before training, in which a failure raises.
         """
         assert self.sample is not None
         begin, values = time.perf_counter(), dict[str, float]()
@@ -208,7 +208,7 @@ class Session:
         return values
 
     def write_scalars(self, trainer: Trainer, values: dict[str, float], *, step: int) -> None:
-        """Give values to the loggers, where `self.log` does not: before training, between epochs, and when training is over."""
+        """Write values to the loggers where `self.log` does not: before training, between epochs and after training."""
         if not values or not trainer.is_global_zero:
             return
         with self._once.failures(trainer):
@@ -219,13 +219,13 @@ class Session:
                 self._board.describe(values, self.descriptions(), step)
 
     def describe_scalars(self, trainer: Trainer, values: dict[str, float], descriptions: dict[str, str]) -> None:
-        """Give TensorBoard the first values of tags that `self.log` logs, with what they mean."""
+        """Write the first values of tags that `self.log` logs to TensorBoard, with their descriptions."""
         if values and trainer.is_global_zero:
             with self._once.failures(trainer):
                 self._board.describe(values, descriptions, logged_step(trainer, is_counted=True))
 
     def name_metrics(self, trainer: Trainer, tags: Iterable[str]) -> None:
-        """Name the tags of the user's validation beside the monitor's as those that compare runs, once."""
+        """Name the metrics of the HPARAMS page, once: the monitor's tags and those of the user's validation."""
         if self._has_named_metrics or self.sample is None or not trainer.is_global_zero:
             return
         self._has_named_metrics, descriptions = True, self.descriptions()
@@ -233,7 +233,7 @@ class Session:
             self._board.name_metrics([tag for tag in tags if tag not in descriptions], descriptions)
 
     def end(self, trainer: Trainer, *, is_finished: bool) -> None:
-        """Draw what is not drawn yet, and leave the embeddings."""
+        """Draw the last measurement unless it is drawn, and write its embeddings."""
         self.name_metrics(trainer, ())
         if trainer.is_global_zero:
             with self._once.failures(trainer), self._once.caught():
@@ -243,7 +243,7 @@ class Session:
                     self._board.finish()
 
     def values_for_callbacks(self) -> dict[str, float]:
-        """Return the last value of every tag, NaN for those that have none yet."""
+        """Return the last value of every tag, NaN for tags without one."""
         return dict.fromkeys(self.descriptions(), math.nan) | self.values
 
     def descriptions(self) -> dict[str, str]:
@@ -252,7 +252,7 @@ class Session:
         return found | (self._measures.descriptions() if self.sample is not None else possible_tags())
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps, so that a run goes on with the same sample and schedule."""
+        """Return the state for a checkpoint, from which a run resumes with the same sample and schedule."""
         if self.sample is None:
             return dict(self._restored)
         probes = self.sample.probes
@@ -264,7 +264,7 @@ class Session:
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint, before training begins."""
+        """Restore the state from a checkpoint, before training begins."""
         if not {"values", "num_measured", "schedule"} <= state.keys():
             rank_zero_warn("FoldingMonitor begins anew: the checkpoint's state of it is of another version.")
             return
@@ -274,7 +274,7 @@ class Session:
             self._probe_source.restore(state["probes"])
 
     def _take(self, trainer: Trainer, model: LightningModule, probes: ProbeSet) -> None:
-        """Draw the sample from what was read, choose the method, and check all that will be measured."""
+        """Draw the sample from the probes, choose the method, and check that everything can be measured."""
         settings, probes = self._settings, self._probe_source.attach(probes)
         inputs = probes.model_input.prepare(model, probes.items[:1])
         sample = Sample.draw(probes, inputs, settings, self._class_names)
@@ -299,12 +299,12 @@ class Session:
         if how := probes.model_input.describe():
             rank_zero_info(f"fold_lightning {how}.")
             chosen["inputs"] = how
-        if trainer.is_global_zero and trainer.state.fn == "fit":  # a test of other data does not describe the run
+        if trainer.is_global_zero and trainer.state.fn == "fit":  # a test uses other data
             with self._once.failures(trainer):
                 self._write_hyperparameters(trainer, chosen)
 
     def _check_awaited_tags(self, trainer: Trainer) -> None:
-        """Raise if a callback or a learning-rate schedule decides by a tag of the monitor that this run can't have."""
+        """Raise if a callback or a learning-rate schedule monitors a tag of this callback that this run does not log."""
         available, awaited = self.descriptions(), self._awaited_tags(trainer)
         for tag, who in awaited.items():
             if tag not in available:
@@ -330,5 +330,5 @@ class Session:
 
 
 def _rounded(value: float) -> float:
-    """Return a value as `self.log` rounds it, so that loggers get the same whichever way it takes."""
+    """Round a value as `self.log` does, so that loggers get equal values in both ways."""
     return float(torch.tensor(value))

@@ -14,13 +14,13 @@ from fold_lightning.probes import FaceSubspace, check_face_subspace
 Method = Literal["auto", "exact", "uniform"]
 
 INPUTS_PER_SEGMENT = 8
-"""Inputs read for each segment, so that most pairs of classes find theirs."""
+"""Number of inputs read per segment, so that most pairs of classes have inputs for it."""
 
 SEEDS = 2**32
-"""Number of seeds that NumPy takes."""
+"""Number of seeds that NumPy accepts."""
 
 NOT_LOGGED = ("measure_at_start", "probes", "batch_to_inputs", "forward", "figures")
-"""Arguments that are no hyperparameters: objects, and what changes no value."""
+"""Arguments that are no hyperparameters: objects, and settings that change no value."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Settings:
     """The arguments of `FoldingMonitor`, which describes them.
 
     Raises:
-        ValueError: If a number is out of range, or a word is none of the choices.
+        ValueError: If a number is out of range, or a word is not one of the choices.
         TypeError: If an argument is of another kind.
         ModuleNotFoundError: If figures are wanted and matplotlib is not installed.
     """
@@ -97,12 +97,12 @@ class Settings:
 
     @property
     def maps(self) -> bool:
-        """True if maps of regions are made: as figures, and for TensorBoard's Folding tab, which needs no matplotlib."""
+        """True if maps of regions are made, as figures and for TensorBoard's Folding tab, which needs no matplotlib."""
         return self.faces and self.figures is not False
 
     @property
     def num_items(self) -> int:
-        """Number of items of a data set to read."""
+        """Number of items to read from a data set."""
         return max(
             INPUTS_PER_SEGMENT * self.num_segments if self.folding else 2,
             self.num_inputs if self.codes or self.units else 2,

@@ -1,4 +1,4 @@
-"""One measurement without a fit: the numbers of a trained model."""
+"""One measurement of a trained model, without a fit."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ from fold_lightning.probes import HookCopy, batch_transfer, device_of, flat_load
 
 
 def measure(model: nn.Module, data: Any, **arguments: Any) -> dict[str, float]:
-    """Measure a trained model once, and return what `FoldingMonitor` would log of it in ``trainer.validate``.
+    """Measure a trained model once, and return the values that `FoldingMonitor` would log in ``trainer.validate``.
 
-    The sample is the monitor's, read as a validation step would get it. The model, its mode and all random states stay as they were.
+    The sample is the monitor's, and batches are read as a validation step gets them. The model, its mode and all random states
+    are left unchanged.
 
     Args:
-        model: Any module, such as a LightningModule; where it is, it is measured.
-        data: Inputs (B, ...), a pair of inputs and class labels, a dict of columns with a row for each input, a map-style data set,
-            a data loader or another iterable of batches, or a data module, whose validation loader is taken, or else that of test
-            or of training. Tensors or NumPy arrays. A list is one of batches if the model takes its first element as one, else of
-            items. Items of a data set, of a dict or list, and of a loader that is read by index are drawn by the seed; of inputs
-            that are given all may be ends of segments, and codes and regions are those of a draw; of batches that pass they are
-            the first ones. Inputs with NaN or infinite values are left out.
-        arguments: Arguments of `FoldingMonitor`, such as ``method="exact"`` or ``segments_per_pair=10``; those of its schedule and
-            its figures change nothing.
+        model: Any module, such as a LightningModule; it is measured on its own device.
+        data: Tensors or NumPy arrays: inputs (B, ...), a pair of inputs and class labels, a dict of columns with one row per
+            input, a map-style data set, a data loader or another iterable of batches, or a data module (its validation loader,
+            else test, else training). A list holds batches if the model takes its first element as a batch, else items. Items
+            that can be read by index (of a data set, dict, list or loader) are drawn by the seed; from other batches the first
+            items are taken. All given inputs may be ends of segments, and codes and regions are those of a random draw. Inputs
+            with NaN or infinite values are left out.
+        arguments: Arguments of `FoldingMonitor`, such as ``method="exact"`` or ``segments_per_pair=10``; those of the schedule
+            and of figures have no effect.
 
     Returns:
         Tag -> value, as listed in `FoldingMonitor`, "monitor/seconds" included.
@@ -44,7 +45,7 @@ def measure(model: nn.Module, data: Any, **arguments: Any) -> dict[str, float]:
     Raises:
         ValueError: If an argument is out of range, the data hold fewer than two inputs, or the model does not take them or can't be
             measured.
-        TypeError: If the data are of no kind that is understood, an argument is of another kind, or there is none of that name.
+        TypeError: If the data are of an unknown kind, an argument has the wrong type, or there is no argument of that name.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -63,7 +64,7 @@ def measure(model: nn.Module, data: Any, **arguments: Any) -> dict[str, float]:
     else:
         choice = {"batch_to_inputs": settings.batch_to_inputs, "forward": settings.forward}
         probes, loaders = split_data(model, data, choice)
-    module = cast(LightningModule, model)  # of which measuring asks nothing that another module lacks
+    module = cast(LightningModule, model)  # measuring uses only what every module has
     session = Session(replace(settings, probes=probes), trainer)
     session.begin(trainer, module, loaders)
     if session.sample is None:
@@ -72,7 +73,7 @@ def measure(model: nn.Module, data: Any, **arguments: Any) -> dict[str, float]:
 
 
 def _check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Raise for arguments that a monitor does not take, and for the one that `data` stands for."""
+    """Raise for arguments that `FoldingMonitor` does not take, and for `probes`, which `data` replaces."""
     if arguments.get("probes") is not None:
         raise TypeError("`measure` takes its inputs from `data`: pass them there, without `probes=`.")
     known = [name for name in signature(FoldingMonitor).parameters if name != "probes"]
@@ -83,8 +84,8 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 def _idle_trainer(device: torch.device) -> Trainer:
-    """Return a Trainer that runs nothing: its strategy, precision and limits say how a batch is read."""
-    log = rank_zero_module.log  # which tells what hardware a new Trainer finds
+    """Return a Trainer that runs nothing: its strategy, precision and limits determine how batches are read."""
+    log = rank_zero_module.log  # a new Trainer logs the hardware that it finds
     level = log.level
     log.setLevel(logging.WARNING)
     try:
@@ -101,7 +102,7 @@ def _idle_trainer(device: torch.device) -> Trainer:
 
 
 def _pass_batches(session: Session, trainer: Trainer, model: LightningModule, loaders: Any) -> None:
-    """Let batches of a stream pass until there are enough."""
+    """Collect batches of a stream until there are enough."""
     hooks = HookCopy(model, trainer.strategy.root_device)
     loader = flat_loaders(loaders)[0]
     generators = [generator] if (generator := getattr(loader, "generator", None)) is not None else []

@@ -1,4 +1,4 @@
-"""Output to TensorBoard alone: descriptions, histograms, figures, tables, embeddings, the page's layout, hyperparameters."""
+"""Output for TensorBoard alone: descriptions, histograms, figures, tables, embeddings, layout of charts, hyperparameters."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_HISTORY = 2**18
-"""Numbers kept for a figure of all measurements so far, 2 MiB; beyond, every other measurement is forgotten."""
+"""Maximum number of values kept for a figure of all measurements so far, 2 MiB; beyond it, every second measurement is
+dropped."""
 
 REGULARIZER_CHARTS = {
     "soft chi": ["regularizer/soft_chi"],
@@ -41,13 +42,14 @@ REGULARIZER_CHARTS = {
 
 
 class TensorBoard:
-    """The TensorBoard loggers among the loggers of a run; does nothing where there is none.
+    """Writer to the TensorBoard loggers among the loggers of a run; without one, it does nothing.
 
     Args:
         loggers: All loggers of the run.
         draws: Whether figures are drawn.
-        always: Whether they, and the tables that take as long, are made at every measurement, and not at the 1st, 2nd, 4th, 8th,
-            ... and at the end; the embeddings, which are larger, are left at every measurement too then, and not at the end alone.
+        always: Whether to make figures, tables that take as long, and embeddings at every measurement; else figures and tables
+            are made at the 1st, 2nd, 4th, 8th, ... measurement and at the end, and embeddings only at the end, because they are
+            larger.
     """
 
     def __init__(self, loggers: Iterable[Logger], *, draws: bool, always: bool) -> None:
@@ -59,18 +61,18 @@ class TensorBoard:
         self._histories: dict[str, dict[int, Tensor]] = {}
         self._hyperparameters: list[dict[str, hparams.Value]] = []
         for board in self._boards:
-            board._default_hp_metric = False  # else a model that saves hyperparameters gets a curve of -1, "hp_metric"
+            board._default_hp_metric = False  # else a model that saves hyperparameters gets a curve "hp_metric" of -1
 
     def __contains__(self, logger: Logger) -> bool:
         return logger in self._boards
 
     def begin(self, hyperparameters: Mapping[str, Any], measures: Iterable[Measure], about: Mapping[str, Any]) -> None:
-        """Add to the hyperparameters of the run, and write which curves the page shows in one chart.
+        """Write the monitor's hyperparameters, and the layout of charts.
 
         Args:
-            hyperparameters: Arguments of the monitor, and what it chose.
+            hyperparameters: Arguments of the monitor, and its choices.
             measures: Measures of the run.
-            about: How the run is measured, for the Folding tab.
+            about: Description of the measurement, for the Folding tab.
         """
         self._hyperparameters = []
         for board in self._boards:
@@ -88,7 +90,7 @@ class TensorBoard:
             writer.add_custom_scalars(layout)
 
     def name_metrics(self, tags: Iterable[str], descriptions: Mapping[str, str]) -> None:
-        """Name the metrics by which runs are compared on the HPARAMS page: some of the monitor's tags, then others.
+        """Name the metrics of the HPARAMS page: some of the monitor's tags, then others.
 
         Args:
             tags: Tags of the user's validation.
@@ -101,14 +103,14 @@ class TensorBoard:
         self._hyperparameters = []
 
     def describe(self, scalars: Mapping[str, float], descriptions: Mapping[str, str], step: int) -> None:
-        """Write scalars with what they mean, which TensorBoard shows beside their curves."""
+        """Write scalars with their descriptions, which TensorBoard shows next to the curves."""
         for writer in self._writers():
             for tag, value in scalars.items():
                 summary = _described(scalar(tag, value), "scalars", DATA_CLASS_SCALAR, descriptions.get(tag, ""))
                 writer._get_file_writer().add_summary(summary, step)
 
     def write(self, results: Sequence[MeasureResult], number: int, step: int) -> None:
-        """Write the histograms and tables of a measurement, and its figures and embeddings where they are due.
+        """Write the histograms and tables of a measurement, and its figures and embeddings if they are due.
 
         Args:
             results: Results of the measurement.
@@ -133,7 +135,7 @@ class TensorBoard:
                 self._embed(results, step)
 
     def end(self, results: Sequence[MeasureResult], step: int) -> None:
-        """Draw what is not drawn yet, and leave the embeddings."""
+        """Draw the last measurement unless it is drawn, and write its embeddings."""
         try:
             self._draw(results)
         finally:
@@ -141,7 +143,7 @@ class TensorBoard:
                 self._embed(results, step)
 
     def _remember(self, results: Sequence[MeasureResult], step: int) -> None:
-        """Keep the values of which figures show all measurements."""
+        """Keep the values for figures of all measurements."""
         for result in results if self._draws and self._boards else ():
             for tag, (values, _) in result.growing_figures.items():
                 self._histories[tag] = thinned(self._histories.get(tag, {}) | {step: values.cpu()})
@@ -155,7 +157,7 @@ class TensorBoard:
                     writer.add_embedding(_as_text(embedding.bits.cpu()), metadata=metadata, global_step=step, tag=tag)
 
     def _draw(self, results: Sequence[MeasureResult]) -> None:
-        """Write figures, and tables that take as long; one that fails leaves the others, and is raised when they are written."""
+        """Write figures, and tables that take as long; an error is raised only after all others are written."""
         step, self._undrawn = self._undrawn, None
         if step is None or not self._boards:
             return
@@ -171,7 +173,7 @@ class TensorBoard:
             raise errors[0]
 
     def _summaries(self, result: MeasureResult) -> Iterator[Callable[[], Summary | None]]:
-        """Yield functions that make a result's tables that take long, and its figures."""
+        """Yield functions that make the summaries of a result's slow tables and its figures."""
         for name, make in result.drawn_tables.items():
             yield partial(_summary_of, table_summary, name, make)
         if self._draws:
@@ -181,7 +183,7 @@ class TensorBoard:
                 yield partial(_summary_of, picture_summary, tag, partial(draw_all, self._histories[tag]))
 
     def finish(self) -> None:
-        """Mark that training came to its end."""
+        """Mark the run as finished."""
         for board in self._boards:
             self._add(board, hparams.session_end())
 
@@ -198,7 +200,7 @@ def _summary_of(summarize: Callable[[str, Any], Summary], name: str, make: Calla
 
 
 def table_summary(name: str, table: Mapping[str, Any]) -> Summary:
-    """Return the summary in which a table goes to an event file, as bytes in a tensor of the Folding tab's own."""
+    """Return the summary of a table for the Folding tab, as bytes in a tensor."""
     plugin = SummaryMetadata.PluginData(plugin_name=_tables.PLUGIN)
     metadata = SummaryMetadata(plugin_data=plugin, data_class=DATA_CLASS_TENSOR)
     tensor = TensorProto(dtype=DT_STRING, string_val=[_tables.pack(table)])
@@ -206,7 +208,7 @@ def table_summary(name: str, table: Mapping[str, Any]) -> Summary:
 
 
 def picture_summary(tag: str, figure: Figure) -> Summary:
-    """Return the summary in which a figure goes to an event file, as PNG."""
+    """Return the summary of a figure, as PNG."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=figure.dpi)
     width, height = (int(size) for size in figure.get_size_inches() * figure.dpi)
@@ -215,7 +217,7 @@ def picture_summary(tag: str, figure: Figure) -> Summary:
 
 
 def thinned(history: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """Return step -> values of the last measurement and of earlier ones, at most `MAX_HISTORY` numbers where these are several.
+    """Drop every second measurement until at most `MAX_HISTORY` values or two measurements are left; keep the last one.
 
     Example:
         >>> import torch
@@ -229,7 +231,7 @@ def thinned(history: Mapping[int, Tensor]) -> dict[int, Tensor]:
 
 
 def _described(summary: Summary, plugin: str, data_class: int, description: str | None = None) -> Summary:
-    """Add to a summary what its tag means; None takes the description of a measure's histograms and figures."""
+    """Add a description to a summary; None looks up that of a measure's histogram or figure."""
     (value,) = summary.value
     if description is None:
         description = next((cls.pictures[value.tag] for cls in MEASURES if value.tag in cls.pictures), "")
@@ -240,7 +242,7 @@ def _described(summary: Summary, plugin: str, data_class: int, description: str 
 
 
 def _as_text(bits: Tensor) -> np.ndarray[Any, Any]:
-    """Return bits (B, N) as lines (B, 1) of a table: `add_embedding` turns numbers to text one by one, which is slow."""
+    """Return bits (B, N) as lines of text (B, 1), because `add_embedding` converts numbers to text one by one, which is slow."""
     characters = np.full((len(bits), 2 * bits.shape[1]), ord("\t"), dtype=np.uint32)
     characters[:, ::2] = ord("0") + bits.numpy()
     characters[:, -1:] = 0  # the end of a string

@@ -1,4 +1,4 @@
-"""Questions to a Trainer: whether it validates, its step, and which tags something waits for."""
+"""State of a Trainer: whether it validates, its step, and the tags that callbacks monitor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def will_validate(trainer: Trainer) -> bool:
     if not has_validation_data(trainer):
         return False
     every, interval, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch, trainer.num_training_batches
-    if interval is None or math.isinf(batches):  # after so many seconds, or at the end of a stream
+    if interval is None or math.isinf(batches):  # validation after some seconds, or at the end of a stream
         return True
     first = interval if every is None or interval <= batches else batches
     if every is not None:
@@ -23,23 +23,23 @@ def will_validate(trainer: Trainer) -> bool:
 
 
 def has_validation_data(trainer: Trainer) -> bool:
-    """Return whether there are validation batches; a loader may be there and empty, or not yet be there before a later epoch."""
+    """Return whether there are, or may be, validation batches: a loader may be empty, or be made only in a later epoch."""
     batches = trainer.num_val_batches
     return trainer.enable_validation and (not batches or sum(batches) > 0)
 
 
 def logged_step(trainer: Trainer, *, is_counted: bool = False) -> int:
-    """Return the step at which Lightning writes what is logged now; `global_step` counts every optimizer of a step.
+    """Return the step at which Lightning logs now; unlike `global_step` it does not count the steps of each optimizer.
 
     Args:
         trainer: The Trainer.
-        is_counted: Whether the last step has been counted already, as when an epoch or training ends.
+        is_counted: Whether the last step has already been counted, as at the end of an epoch or of training.
     """
     return max(0, trainer.fit_loop.epoch_loop._batches_that_stepped - is_counted)
 
 
 def awaited_tags(trainer: Trainer) -> dict[str, str]:
-    """Return the tags by which a callback or a learning-rate schedule decides, and which of them does."""
+    """Return tag -> name of the callback or learning-rate schedule that monitors it."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # which Lightning does not declare
     named = [(getattr(callback, "monitor", None), type(callback).__name__) for callback in callbacks]
     named += [

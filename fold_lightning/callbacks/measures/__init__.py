@@ -1,7 +1,7 @@
-"""The measures that a monitor makes: one object in one file each.
+"""The measures of a monitor, one class per file.
 
-A new measure is a file beside these and a line in `MEASURES`. Its tags, their descriptions, its place on TensorBoard's page and the
-values that callbacks find before the first measurement derive from it.
+A new measure is a new file here and a line in `MEASURES`. Its tags, their descriptions, its charts in TensorBoard and the
+values that callbacks get before the first measurement derive from its class.
 """
 
 from fold_lightning.callbacks.measures.base import LAYER, Measure, MeasureResult

@@ -1,4 +1,4 @@
-"""The base of all measures: what a measure says of itself, takes, and gives."""
+"""The base class of all measures, and their results."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LAYER = "<layer>"
-"""Stands in a tag for the name of each layer."""
+"""Placeholder in a tag for the name of each layer."""
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """Codes bool (B, N) for TensorBoard's projector, and class labels (B,) if there are some."""
+    """Codes bool (B, N) for TensorBoard's projector, and class labels (B,), or None."""
 
     bits: Tensor
     labels: Tensor | None
@@ -32,17 +32,18 @@ class Embedding:
 
 @dataclass(frozen=True)
 class MeasureResult:
-    """The values of a measure at one moment.
+    """Result of one measurement of a measure.
 
     Attributes:
         scalars: Tag -> finite number.
         histograms: Tag -> values (n,) and the edges of their bins.
-        figures: Tag -> function that draws, or returns None where there is nothing to see; called at once or not at all.
-        growing_figures: Tag -> values (n,), and a function of step -> values that draws all measurements so far.
-        embeddings: Function that returns tag -> embedding, called at once or when training ends.
-        tables: Name -> columns, for TensorBoard's Folding tab and `read_log`, which returns them by these names. A measure bounds
-            their bytes itself, as by `bounded`.
-        drawn_tables: Name -> function that makes a table which takes as long as a figure; called when figures are due, or not at all.
+        figures: Tag -> function that draws, or returns None if there is nothing to see; called immediately or never.
+        growing_figures: Tag -> values (n,), and a function that draws all measurements so far from a mapping step -> values.
+        embeddings: Function that returns tag -> embedding; called immediately or when training ends.
+        tables: Name -> columns, for TensorBoard's Folding tab and `read_log`, which returns them by these names. The measure
+            limits their size, for instance with `bounded`.
+        drawn_tables: Name -> function that makes a table which takes as long as a figure; called when figures are due, or
+            never.
     """
 
     scalars: Mapping[str, float] = field(default_factory=dict)
@@ -55,17 +56,17 @@ class MeasureResult:
 
 
 class Measure(ABC):
-    """A measure of a run: it is updated with what a source sees of this process's rows, and computes for all processes.
+    """A measure of a run: it is updated with observations of this process's rows, and computes values for all processes.
 
     Attributes:
         tags: Tag -> description, for all scalars that the measure may log; `<layer>` stands for a layer's name.
-        charts: Title -> tags that TensorBoard's page shows in one chart, as regular expressions.
-        pictures: Tag of a histogram or figure -> description, which TensorBoard shows above it.
-        source: Source of what it is updated with.
+        charts: Title -> tags that TensorBoard shows in one chart, as regular expressions.
+        pictures: Tag of a histogram or figure -> its description in TensorBoard.
+        source: Source of its observations.
 
     Args:
         sample: Inputs and segments of the run.
-        source: Its source.
+        source: Source of its observations.
     """
 
     tags: ClassVar[Mapping[str, str]] = {}
@@ -79,26 +80,26 @@ class Measure(ABC):
     @classmethod
     @abstractmethod
     def create(cls, sources: Sources) -> Measure | None:
-        """Return the measure for a run; None if the run does not want it or its sample has no use for it."""
+        """Return the measure for a run; None if the settings exclude it or the sample does not allow it."""
 
     @abstractmethod
     def reset(self, device: torch.device) -> None:
-        """Forget what was seen; states go to a device."""
+        """Clear all states, and move them to a device."""
 
     @abstractmethod
     def update(self, seen: Any) -> None:
-        """Take some of this process's rows, as the source sees them."""
+        """Add the source's observations of some of this process's rows."""
 
     @abstractmethod
     def compute(self, model: LightningModule) -> MeasureResult:
-        """Return the values of what all processes have seen.
+        """Return the result over the rows of all processes.
 
         Args:
-            model: The model as it is, for what is only drawn.
+            model: The current model, for figures and embeddings.
         """
 
     def available_tags(self) -> dict[str, str]:
-        """Return the tags that this run may log, with their descriptions; `<layer>` is filled in where layers are known."""
+        """Return the tags that this run may log, with their descriptions; `<layer>` is replaced by each layer's name."""
         layers = self.source.layers
         tags: dict[str, str] = {}
         for tag, description in self.tags.items():
@@ -108,7 +109,7 @@ class Measure(ABC):
 
 
 class Table(GatheredMetric):
-    """Rows of numbers from all processes, in the order of their row numbers."""
+    """Rows of numbers from all processes, sorted by row index."""
 
     index: list[Tensor]
     values: list[Tensor]
@@ -119,7 +120,7 @@ class Table(GatheredMetric):
         self.add_list("values", torch.empty(0, dtype=torch.float64))
 
     def update(self, index: Tensor, values: Tensor) -> None:
-        """Add rows (n, columns) with their numbers int64 (n,)."""
+        """Add rows (n, columns) with their indices int64 (n,)."""
         self.index.append(index.to(self.device))
         self.values.append(values.to(self.device, torch.float64).flatten())
 

@@ -13,8 +13,8 @@ from fold_lightning.callbacks.measures.sources import InputSource, SeenCodes, So
 from fold_lightning.metrics import DistinctCodes
 
 EMBEDDED_BITS = 2**21
-"""Bits of an embedding, which TensorBoard keeps as text of 2 bytes each: 4 MiB, and once more for all layers. Of wide networks
-fewer inputs are taken."""
+"""Maximum number of bits of an embedding, which TensorBoard stores as text of 2 bytes each: 4 MiB, and the same again for all
+layers together. Wide networks get fewer inputs."""
 
 
 class DistinctCodesMeasure(Measure):
@@ -62,7 +62,7 @@ class DistinctCodesMeasure(Measure):
         return {tag: description for tag, description in super().available_tags().items() if tag not in missing}
 
     def _embeddings(self, model: LightningModule) -> dict[str, Embedding]:
-        """Return the codes by all units, and by those of each layer where there are several."""
+        """Return the codes of all units, and of each layer if there are several."""
         sample, settings = self.sample, self.sample.settings
         count = min(self.source.num_rows, max(2, EMBEDDED_BITS // self.source.num_units))
         codes = activation_codes(

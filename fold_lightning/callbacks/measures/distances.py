@@ -1,4 +1,4 @@
-"""Distances of codes: how far apart inputs of one class lie, and inputs of different classes."""
+"""Distances of codes between inputs of one class, and of different classes."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from fold_lightning.callbacks.measures.sources import SeenRegions
 
 
 class BorderDistancesMeasure(RegionMeasure):
-    """Mean and median distance from inputs to the borders of their regions, which moves with training where face counts stay."""
+    """Mean and median distance from inputs to the borders of their regions, which changes in training even if face counts do not."""
 
     tags = {
         "regions/distance_mean": "Mean distance from an input to the border of its region, in the unit of the inputs.",

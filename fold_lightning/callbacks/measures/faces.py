@@ -13,7 +13,7 @@ from fold_lightning.figures import count_edges, plot_face_counts
 
 
 class FacesMeasure(RegionMeasure):
-    """Mean and maximum number of faces, against the bound of their mean over all regions of a network."""
+    """Mean and maximum number of faces, with the bound of the mean over all regions of a network."""
 
     tags = {
         "faces/mean": "Mean number of faces of the regions around the inputs; over points it may exceed the bound.",

@@ -1,4 +1,4 @@
-"""Folding along segments: chi, Phi_N, regions, by layer."""
+"""Folding along segments: chi, Phi_N, regions, overall and by layer."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from fold_lightning.probes import name_of_class
 CHI_BINS = [i / 50 for i in range(51)]
 
 MAX_WALKS = 512
-"""Segments whose walks are in the table of walks, evenly spaced."""
+"""Maximum number of segments whose walks are in the table of walks; evenly spaced."""
 
 WALK_BYTES = 2**18
-"""Bytes of that table before it is compressed, 256 KiB, of which each walk has an equal share."""
+"""Maximum size of the table of walks before compression, 256 KiB; each walk has an equal share."""
 
 POINT_BYTES = 16
-"""Bytes of a point of a walk there: four numbers of 4 bytes."""
+"""Bytes of a point of a walk in this table: four numbers of 4 bytes."""
 
 MAX_WALK_POINTS = 512
-"""Points of a walk there: as many as a chart of it shows."""
+"""Maximum number of points of a walk in this table: as many as its chart shows."""
 
 
 class FoldingMeasure(Measure):
@@ -118,7 +118,7 @@ class FoldingMeasure(Measure):
 
     @property
     def _walked(self) -> Tensor:
-        """int64 (W,), the segments whose walks are kept for the tab."""
+        """Segments int64 (W,) whose walks are kept for the Folding tab."""
         count = self.source.num_rows
         most = min(count, MAX_WALKS)
         return torch.arange(most) * (count - 1) // max(1, most - 1)
@@ -128,7 +128,7 @@ class FoldingMeasure(Measure):
         return min(MAX_WALK_POINTS, WALK_BYTES // POINT_BYTES // max(1, len(self._walked))) - 1  # and its start
 
     def _segments(self, measures: PerSegment) -> Columns:
-        """Return a row for each segment: its ends among the inputs, their classes, and its measures."""
+        """Return one row per segment: its ends among the inputs, their classes, and its measures."""
         segments = self.sample.segments
         ends = {"start": segments.start, "end": segments.end}
         if segments.start_class is not None and segments.end_class is not None:
@@ -140,7 +140,7 @@ class FoldingMeasure(Measure):
         return table | ({"regions": measures.regions.int().numpy()} if self._counts_regions else {})
 
     def _walks(self) -> Columns:
-        """Return a row for each point that is kept of a walk, the first of which is its start."""
+        """Return one row per point of a walk, of which the first is the start."""
         profiles = self._profiles.compute().view(len(self._walked), -1, 3)
         profiles = torch.cat([profiles.new_zeros(len(profiles), 1, 3), profiles], 1)
         segment, point = (~profiles[:, :, 0].isnan()).nonzero(as_tuple=True)
@@ -154,13 +154,13 @@ class FoldingMeasure(Measure):
 
 
 def _layers(measures: PerSegment) -> Columns:
-    """Return a row for each layer: its name, and the mean chi through its bits alone."""
+    """Return one row per layer: its name, and the mean chi of its bits alone."""
     means = [float(summarize_folding(chi, "mean")) for chi in measures.by_layer.values()]
     return {"layer": np.array(list(measures.by_layer), dtype=np.str_), "chi": np.array(means)}
 
 
 def _pairs(matrix: Tensor, classes: Tensor) -> Columns:
-    """Return a row for each ordered pair of classes that has segments, and the folding between them."""
+    """Return one row per ordered pair of classes with segments: the classes, and the folding between them."""
     start, end = (~matrix.isnan()).nonzero(as_tuple=True)
     sides = {"start_class": classes[start], "end_class": classes[end]}
     pairs = {name: small_integers(side.numpy()) for name, side in sides.items()}

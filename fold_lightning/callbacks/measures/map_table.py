@@ -11,19 +11,19 @@ from fold_lightning._tables import Table as Columns
 from fold_lightning.slice_maps import SliceMap
 
 MAP_BYTES = 2**18
-"""Bytes of the table before it is compressed, 256 KiB: a map of 3,000 regions of which 1,000 are divided between classes, or of
-4,000."""
+"""Maximum size of the table before compression, 256 KiB: a map of 3,000 regions, 1,000 of them divided between classes, or of
+4,000 undivided ones."""
 
 
 def map_table(found: SliceMap | str, labels: Tensor | None) -> Columns:
-    """Return a map as columns: one row a region, one a corner of its polygon, one a vertex, one an input.
+    """Return a map as columns with one row per region, per corner of a region's polygon, per vertex or per input.
 
-    Of R regions there are at most 2 R + 4 vertices of 16 bytes and 6 R corners of 2, so that 3,000 take 180 KiB. Where the parts of
-    regions by class would make it more than 256 KiB, they are left out.
+    R regions have at most 2 R + 4 vertices of 16 bytes and 6 R corners of 2 bytes, so that 3,000 take 180 KiB. The parts of
+    regions by class are left out if the table would exceed `MAP_BYTES` with them.
 
     Args:
-        found: The map, or why there is none.
-        labels: Classes int64 (I,) of its inputs; None without labels.
+        found: The map, or the reason why there is none.
+        labels: Classes int64 (I,) of the map's inputs; None without labels.
     """
     if isinstance(found, str):
         return {"reason": np.asarray(found)}
@@ -40,7 +40,7 @@ def map_table(found: SliceMap | str, labels: Tensor | None) -> Columns:
 
 
 def _parts_by_class(found: SliceMap) -> Columns:
-    """Return the parts of the regions in which several classes are predicted, and the borders of classes, with all vertices."""
+    """Return the parts by class of regions with several predicted classes, the borders of classes, and all vertices."""
     pieces = found.by_class()
     is_part = torch.bincount(pieces.regions, minlength=len(found))[pieces.regions] > 1
     polygons = [polygon for polygon, counts in zip(pieces.polygons, is_part.tolist(), strict=True) if counts]
@@ -59,7 +59,7 @@ def _parts_by_class(found: SliceMap) -> Columns:
 
 
 def _numbered(vertices: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Return vertices (V, 2) and those of points (P, 2) that are none of them, and the number int64 (P,) of each point."""
+    """Return vertices (V, 2) extended by new ones among points (P, 2), and the index int64 (P,) of each point."""
     everything, place = torch.cat([vertices, points]).unique(dim=0, return_inverse=True)
     number = torch.full((len(everything),), -1)
     number[place[: len(vertices)]] = torch.arange(len(vertices))
@@ -69,6 +69,6 @@ def _numbered(vertices: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _numbers(column: Tensor) -> Array:
-    """Return numbers of rows in 2 bytes each where these hold them all."""
+    """Return row indices in 2 bytes each if all of them fit."""
     small = column.numel() == 0 or int(column.max()) < 2**15
     return column.short().numpy() if small else small_integers(column.numpy())

@@ -1,4 +1,4 @@
-"""The base of measures of regions around inputs: a table with a row for each region."""
+"""The base class of measures of regions around inputs: a table with one row per region."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fold_lightning.callbacks.measures.sources import RegionSource, Sources
 
 
 class RegionMeasure(Measure):
-    """A measure of the regions around inputs, or of their slices, which its tags name."""
+    """A measure of the regions around inputs, or of slices of these; the descriptions of its tags say which."""
 
     source: RegionSource
 

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_REGIONS, FEWEST_REGIONS = 4_000, 24
-"""Regions that a map may have, of small networks and of large ones."""
+"""Maximum number of regions of a map, for small and for large networks."""
 
 MAX_WORK = 2**23
-"""Regions times units times layers of a map, for passes over its vertices grow with each."""
+"""Maximum of regions times units times layers of a map, because passes over its vertices grow with each factor."""
 
 
 class SliceMeasure(Measure):
-    """The regions of a plane through three inputs of different classes, zoomed on the first where there are many."""
+    """Regions of a plane through three inputs of different classes, zoomed in on the first if there are many."""
 
     pictures = {
         "regions/slice": "All activation regions of a plane through three inputs, zoomed on the first where there are "
@@ -52,7 +52,7 @@ class SliceMeasure(Measure):
     def compute(self, model: LightningModule) -> MeasureResult:
         rows = rows_of_different_classes(self.sample.probes.labels, len(self.sample.probes))
         labels = None if self.sample.probes.labels is None else self.sample.probes.labels[rows]
-        found = cache(lambda: self._map(model, rows))  # one map for both, made when the first of them is due
+        found = cache(lambda: self._map(model, rows))  # one map for all, made when it is first needed
         return MeasureResult(
             figures={
                 "regions/slice": lambda: self._draw(found(), labels, "distance"),
@@ -63,7 +63,7 @@ class SliceMeasure(Measure):
 
     def _draw(self, found: SliceMap | str, labels: Tensor | None, color: MapColor) -> Figure | None:
         if color == "class" and not (isinstance(found, SliceMap) and _has_borders(found)):
-            return None  # deep in a zoom all is of one class
+            return None  # zoomed in on a single class
         if isinstance(found, str):
             return plot_message(found)
         class_names = self.sample.class_names
@@ -71,9 +71,9 @@ class SliceMeasure(Measure):
         return plot_slice_map(found, color=color, names=names, class_names=class_names or None)
 
     def _map(self, model: LightningModule, rows: Tensor) -> SliceMap | str:
-        """Return the map of the plane through some items, or through the first alone if they have none of their own.
+        """Return the map of the plane through three items, or of one through the first if they lie on a line or are fewer.
 
-        Where there is no map, say why.
+        If there is no map, return the reason.
         """
         inputs, forward = self.sample.inputs(model, rows), self.sample.probes.model_input.forward
         codes = activation_codes(model, inputs[:1], forward=forward)
@@ -94,7 +94,7 @@ def _has_borders(found: SliceMap) -> bool:
 
 
 def rows_of_different_classes(labels: Tensor | None, count: int) -> Tensor:
-    """Return the first items, at most three int64 (n,), of as many classes as there are.
+    """Return the indices int64 (n,) of up to three items, from as many classes as possible.
 
     Example:
         >>> rows_of_different_classes(torch.tensor([4, 4, -1, 0, 4]), 5)
@@ -109,7 +109,7 @@ def rows_of_different_classes(labels: Tensor | None, count: int) -> Tensor:
 
 
 def input_names(found: SliceMap, labels: list[int], class_names: Sequence[str]) -> list[str]:
-    """Return the names of inputs: their class, and the class that the model takes them for where that is another one."""
+    """Return the names of inputs: their class, and the predicted class if it differs."""
     regions = found.find(found.marks).tolist()
     predicted = found.predictions.tolist() if found.scores is not None else []
     names = []

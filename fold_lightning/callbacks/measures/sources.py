@@ -1,4 +1,4 @@
-"""The sample of a run, and the sources that show its segments, inputs and regions to measures."""
+"""The sample of a run, and the sources that observe its segments, inputs and regions for measures."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from fold_lightning.regions import NoPolytopes, activation_regions, boundary_dis
 from fold_lightning.walks import SampledDistances, Walks, sampled_distances, segment_walks
 
 BITS_AT_ONCE = 2**26
-"""Bits of codes in memory at once, a byte each: 64 MiB."""
+"""Maximum number of bits of codes in memory at once, one byte each: 64 MiB."""
 
 HALF_SPACES_AT_ONCE = 2**21
-"""Numbers in the normals of the regions whose faces are counted at once: 16 MiB."""
+"""Maximum number of elements of the normals of regions whose faces are counted at once: 16 MiB."""
 
 
 class LeftOut(Exception):
-    """A source has nothing to show of this network; the message says why."""
+    """Signal that a source can't observe this network; the message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Sample:
     """Inputs and segments of a run, the same at every measurement.
 
     Attributes:
-        probes: Items of the data, their labels, and how the model is called on them.
+        probes: Items of the data, their labels, and the way to call the model on them.
         segments: Segments between items.
         faces: Slices in which faces are counted, around the first items.
         settings: Arguments of the monitor.
-        method: How segments are walked, "exact" or "uniform".
-        class_names: Names of classes 0, 1, ..., of all that occur; none where they are not known.
+        method: Method of walks, "exact" or "uniform".
+        class_names: Names of classes 0, 1, ...; empty unless every class that occurs has a name.
     """
 
     probes: ProbeSet
@@ -54,13 +54,13 @@ class Sample:
 
     @classmethod
     def draw(cls, probes: ProbeSet, inputs: Tensor, settings: Settings, class_names: tuple[str, ...] = ()) -> Sample:
-        """Draw what a run looks at, by the seed alone.
+        """Draw the sample of a run, by the seed alone.
 
         Args:
             probes: Items to draw from.
-            inputs: One or more of them as the model gets them (B, ...).
+            inputs: One or more of these as the model's inputs (B, ...).
             settings: Arguments of the monitor.
-            class_names: Names of classes; fewer than the items have are none.
+            class_names: Names of classes; ignored unless every class of the items has one.
         """
         segments = draw_segments(
             probes.labels,
@@ -69,7 +69,7 @@ class Sample:
             per_pair=settings.segments_per_pair,
             seed=settings.seed,
         )
-        all_inputs = inputs[:1].expand(len(probes), *inputs.shape[1:])  # of which only the shape is read
+        all_inputs = inputs[:1].expand(len(probes), *inputs.shape[1:])  # only its shape is read
         faces = FaceProbes.around(all_inputs, settings.num_regions, settings.face_subspace, settings.seed)
         has_names = probes.labels is not None and bool((probes.labels < len(class_names)).all())
         # the method is chosen later
@@ -77,7 +77,7 @@ class Sample:
 
     @cached_property
     def order(self) -> Tensor:
-        """Numbers int64 (n,) of the items in the order in which inputs and regions are taken, which given ones are drawn into."""
+        """Indices int64 (n,) of the items in the order in which inputs and regions use them; shuffled if the user gave the items."""
         count = len(self.probes)
         generator = torch.Generator().manual_seed(self.settings.seed)
         return torch.randperm(count, generator=generator) if self.probes.is_given else torch.arange(count)
@@ -94,13 +94,13 @@ class Sample:
         return None if self.known_labels is None else self.known_labels.unique()
 
     def inputs(self, model: LightningModule, rows: Tensor | slice) -> Tensor:
-        """Return items as the model gets them (B, ...), on its device."""
+        """Return items as the model's inputs (B, ...), on its device."""
         return self.probes.model_input.prepare(model, self.probes.items[rows])
 
 
 @dataclass(frozen=True)
 class SeenSegments:
-    """Some segments: their rows int64 (S,), their walks or the distances that these consist of, and the measures of them."""
+    """Observation of segments: their indices int64 (S,), their walks or sampled distances, and their measures."""
 
     rows: Tensor
     walks: Walks | SampledDistances
@@ -109,12 +109,12 @@ class SeenSegments:
 
 @dataclass(frozen=True)
 class SeenCodes:
-    """Codes of B inputs.
+    """Observation of B inputs.
 
     Attributes:
         codes: The codes.
-        labels: Class int64 (B,) of each; negative for none; None without labels.
-        correct: bool (B,), classified correctly; None where the model's output is no logits of the classes.
+        labels: Class int64 (B,) of each input, negative for an unlabelled one; None without labels.
+        correct: Whether each input is classified correctly, bool (B,); None if the model's output is not logits of the classes.
     """
 
     codes: ActivationCodes
@@ -124,12 +124,12 @@ class SeenCodes:
 
 @dataclass(frozen=True)
 class SeenRegions:
-    """Regions around some inputs.
+    """Observation of the regions around B inputs.
 
     Attributes:
-        rows: int64 (B,), the numbers of the inputs.
-        counts: int64 (B,), numbers of faces.
-        distances: float64 (B,), distances of the inputs from the borders of their regions.
+        rows: Indices int64 (B,) of the inputs.
+        counts: Numbers of faces, int64 (B,).
+        distances: Distances of the inputs from the borders of their regions, float64 (B,).
     """
 
     rows: Tensor
@@ -138,10 +138,10 @@ class SeenRegions:
 
 
 class Source(ABC):
-    """Rows of a sample, and how some of them are seen.
+    """Rows of a sample, and the way to observe them.
 
     Attributes:
-        noun: Word for its rows.
+        noun: Word for the rows, for messages.
         num_rows: Number of rows.
         layers: Names of the layers that count, once the source has been checked.
     """
@@ -155,19 +155,19 @@ class Source(ABC):
 
     @abstractmethod
     def check(self, model: LightningModule) -> None:
-        """Look at as little as shows whether the model can be measured.
+        """Observe as few rows as show whether the model can be measured.
 
         Raises:
-            LeftOut: If there is nothing to see, which is no fault.
+            LeftOut: If this network can't be observed in this way, which is no error.
         """
 
     @abstractmethod
     def look(self, model: LightningModule, rows: Tensor) -> Iterator[Any]:
-        """Yield what is seen of rows int64 (n,), chunk by chunk."""
+        """Yield observations of rows int64 (n,), chunk by chunk."""
 
 
 class SegmentSource(Source):
-    """The walks of segments."""
+    """Source of walks of segments."""
 
     noun = "segments"
 
@@ -178,12 +178,12 @@ class SegmentSource(Source):
         if len(rows):
             walks = self._distances(model, rows) if self.is_uniform else self.walk(model, rows)
             measures = PerSegment.of(walks)
-            self.layers = list(measures.by_layer)  # a network may grow while it trains
+            self.layers = list(measures.by_layer)  # a network may grow during training
             yield SeenSegments(rows, walks, measures)
 
     @property
     def is_uniform(self) -> bool:
-        """True if walks are by equidistant points."""
+        """True if walks use equidistant points."""
         return self.sample.method == "uniform"
 
     def walk(self, model: LightningModule, rows: Tensor) -> Walks:
@@ -206,7 +206,7 @@ class SegmentSource(Source):
 
 
 class InputSource(Source):
-    """The codes of inputs, and whether they are classified correctly.
+    """Source of the codes of inputs, and of whether they are classified correctly.
 
     Attributes:
         num_units: Number of bits of a code, once the source has been checked.
@@ -218,7 +218,7 @@ class InputSource(Source):
 
     @cached_property
     def num_classes(self) -> int | None:
-        """Number of classes, if the labels name some."""
+        """Number of classes; None without labels."""
         labels = self.sample.known_labels
         if labels is None or len(labels) == 0:
             return None
@@ -251,7 +251,7 @@ class InputSource(Source):
 
 
 class RegionSource(Source):
-    """The numbers of faces of the regions around inputs."""
+    """Source of the numbers of faces of regions around inputs, and of distances to their borders."""
 
     noun = "regions"
     _numbers = 1
@@ -291,5 +291,5 @@ class Sources:
 
 
 def _chunks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Return rows in chunks of a size, at least 1; no chunk where a process has no rows."""
+    """Split rows into chunks of a size, at least 1; without rows there is no chunk."""
     return rows.split(max(1, size)) if len(rows) else ()

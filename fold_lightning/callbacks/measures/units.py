@@ -1,4 +1,4 @@
-"""Activity of units: which never switch on, which are always on."""
+"""Activity of units: shares of units that are never, always or sometimes active."""
 
 from __future__ import annotations
 
