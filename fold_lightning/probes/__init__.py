@@ -1,4 +1,4 @@
-"""Probes: the inputs at which a monitor looks, and the segments between them."""
+"""Probes: the inputs that a monitor measures, and the segments between them."""
 
 from fold_lightning.probes.batch_transfer import HookCopy, batch_transfer
 from fold_lightning.probes.batches import BatchToInputs, split_batch

@@ -1,4 +1,4 @@
-"""The tensors in a batch of any form: where they are, and how to put other tensors in their places."""
+"""The tensors in a batch of any form: their paths, and their replacement by other tensors."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from torch import Tensor, nn
 
 Path = tuple[Any, ...]
-"""Keys, indices and attribute names on the way from a batch to one of its tensors."""
+"""Keys, indices and attribute names that lead from a batch to one of its tensors."""
 
 MAX_DEPTH = 6
-"""Nesting to which a batch is searched; batches of real libraries are 2 or 3 deep."""
+"""Maximum nesting depth to which a batch is searched; batches of existing libraries have depth 2 or 3."""
 
 
 def parts_of(value: Any) -> dict[Any, Any] | None:
-    """Return the parts of a container by key, index or attribute name; None for a value that is no container.
+    """Return the parts of a container by key, index or attribute name; None for other values.
 
     Containers are mappings, named tuples, tuples, lists, dataclasses, objects that are read by key (a `Data` of
     torch_geometric), and objects with tensors as attributes.
@@ -33,13 +33,13 @@ def parts_of(value: Any) -> dict[Any, Any] | None:
         return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
     if _is_read_by_key(value):
         keys = value.keys() if callable(value.keys) else value.keys
-        return {key: value[key] for key in sorted(keys, key=str)}  # torch_geometric gives them in any order
+        return {key: value[key] for key in sorted(keys, key=str)}  # torch_geometric returns them in any order
     attributes = {name: item for name, item in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
     return attributes if any(isinstance(item, Tensor) for item in attributes.values()) else None
 
 
 def tensors_by_path(value: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
-    """Yield the tensors of a batch in its order, each with its path.
+    """Yield (path, tensor) for each tensor of a batch, in the batch's order.
 
     Example:
         >>> import torch
@@ -86,7 +86,7 @@ def _with_parts(value: Any, parts: dict[Any, Any]) -> Any:
         if by_key:
             made[key] = part
         else:
-            object.__setattr__(made, key, part)  # which a frozen dataclass lets pass
+            object.__setattr__(made, key, part)  # also works for a frozen dataclass
     return made
 
 
@@ -117,7 +117,7 @@ def code_for(batch: Any, path: Path) -> str:
 
 
 def describe_batch(batch: Any) -> str:
-    """Return the kind of a batch and the tensors in it, for an error message."""
+    """Describe the type of a batch and the tensors in it, for an error message."""
     tensors = [f"{code_for(batch, path)} {describe_tensor(tensor)}" for path, tensor in tensors_by_path(batch)]
     if isinstance(batch, Tensor):
         return f"a {describe_tensor(batch)} tensor"

@@ -1,4 +1,4 @@
-"""From a loader to a validation step: the hooks that a batch passes through."""
+"""Hooks that a batch passes through between a loader and a validation step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fold_lightning.lightning_packages import in_both_packages
 
 @contextmanager
 def validation_stage(trainer: Trainer) -> Iterator[None]:
-    """Let the Trainer say that it validates, and give back what it said; a Trainer that tests says that it tests."""
+    """Set the Trainer's stage to validation, unless it is testing, and restore it afterwards."""
     stage = trainer.state.stage
     if stage is not RunningStage.TESTING:
         trainer.state.stage = RunningStage.VALIDATING
@@ -31,11 +31,11 @@ def validation_stage(trainer: Trainer) -> Iterator[None]:
 
 
 class HookCopy(ModelCopy):
-    """Copies a module, its data module and what they hold; parameters are shared.
+    """Copies of a module, its data module and the objects they hold; parameters are shared.
 
     Args:
         module: The user's module.
-        device: Device of the module's own tensors; others stay where they are.
+        device: Device of the module's own tensors; other tensors keep theirs.
     """
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:
@@ -46,16 +46,16 @@ class HookCopy(ModelCopy):
 
 
 def batch_transfer(trainer: Trainer, module: nn.Module, copied: HookCopy, dataloader_idx: int = 0) -> Callable[[Any], Any]:
-    """Return the function that takes a batch of a loader to what a step gets, in the Trainer's precision, on its device.
+    """Return a function that converts a loader's batch to a step's batch, in the Trainer's precision and on its device.
 
-    The hooks of the module or data module run on copies, so that whatever they change is not changed for training. A module that has
-    none gets Lightning's.
+    The hooks of the module or data module run on copies, so that their side effects do not reach training. A module without
+    hooks gets Lightning's defaults.
 
     Args:
         trainer: The Trainer.
-        module: The module that it trains, or any other.
-        copied: Makes the copies.
-        dataloader_idx: Number of the loader, which the hooks get.
+        module: The module that the Trainer trains, or any other.
+        copied: Copier of the module and the data module.
+        dataloader_idx: Index of the loader, which is passed to the hooks.
     """
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
     device = trainer.strategy.root_device
@@ -70,7 +70,7 @@ def batch_transfer(trainer: Trainer, module: nn.Module, copied: HookCopy, datalo
 
     def as_a_step_gets_it(batch: Any) -> Any:
         batch = trainer.precision_plugin.convert_input(batch)
-        batch = before(batch, dataloader_idx)  # by position, as Lightning does: users name arguments as they like
+        batch = before(batch, dataloader_idx)  # by position, as Lightning does, because users may rename arguments
         batch = transfer(batch, device, dataloader_idx)
         return after(batch, dataloader_idx)
 

@@ -1,4 +1,4 @@
-"""The inputs and labels of a batch, found by its form alone."""
+"""The inputs and labels of a batch, found by its form alone, without a model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INPUT_NAMES = frozenset(
 )
 
 SIDE_NAMES = ("mask", "masks", "weight", "weights", "length", "lengths", "index", "idx", "position_ids")
-"""Ends of the names of tensors that accompany inputs: they are looked at last."""
+"""Endings of the names of tensors that accompany inputs; these are tried last."""
 
 BatchToInputs = Callable[[Any], Any]
 
@@ -34,10 +34,10 @@ def split_batch(batch: Any, batch_to_inputs: BatchToInputs | None = None) -> tup
     """Return the inputs (B, ...) of a batch, and its class labels int64 (B,) or None.
 
     A batch is a tensor, or a dict, tuple, list, named tuple, dataclass or object with tensors, nested or not. The inputs of a
-    tuple or list are in its first part. Among several floating-point tensors, one that is named like inputs ("x", "image", ...)
-    comes first, then one of two or more dimensions, then the first one; masks and weights come last. Labels are a tensor that is
-    named so ("y", "label", "target", ...), or the first one with a number per row after the first part of a tuple or list; they
-    are classes as of `as_classes`.
+    tuple or list are in its first part. Among several floating-point tensors, one with a name of inputs ("x", "image", ...) is
+    preferred, then one with two or more dimensions, then the first one; masks and weights come last. Labels are a tensor with a
+    name of labels ("y", "label", "target", ...), or the first tensor with one number per row after the first part of a tuple or
+    list; `as_classes` converts them to classes.
 
     Args:
         batch: The batch.
@@ -74,10 +74,10 @@ HINT = (
 
 
 def input_paths(batch: Any) -> list[Path]:
-    """Return the paths to tensors that may be the inputs, likeliest first; labels are left out.
+    """Return the paths to tensors that may be the inputs, most likely first; labels are left out.
 
-    Those named like inputs come first, then those of two or more dimensions, then others; masks, weights and lengths come last.
-    Otherwise the order is the batch's.
+    Tensors with a name of inputs come first, then those with two or more dimensions, then others; masks, weights and lengths
+    come last. Otherwise the order is the batch's.
     """
     found = [
         (_rank(path, tensor), path)
@@ -92,22 +92,22 @@ def _rank(path: Path, tensor: Tensor) -> tuple[bool, bool, bool]:
 
 
 def is_side(path: Path) -> bool:
-    """Return whether a tensor's name says that it accompanies inputs."""
+    """Return whether a tensor has the name of one that accompanies inputs, such as a mask."""
     return bool(path) and str(path[-1]).lower().endswith(SIDE_NAMES)
 
 
 def _may_be_labels(tensor: Tensor) -> bool:
-    """Return whether a tensor has one number per row, or one-hot rows: tables and images further on are no labels."""
+    """Return whether a tensor has one number per row, or one-hot rows, unlike tables and images."""
     return tensor.dim() == 1 or (tensor.dim() == 2 and (tensor.shape[1] == 1 or as_classes(tensor, len(tensor)) is not None))
 
 
 def label_path(batch: Any, inputs: Path, num_taken: int = 1) -> Path | None:
-    """Return the path to the labels of a batch; None if nothing seems to be labels.
+    """Return the path to the labels of a batch; None if no tensor seems to be labels.
 
     Args:
         batch: The batch.
         inputs: Path to its inputs.
-        num_taken: Parts of a tuple or list, from the first, that are no labels since the model takes them.
+        num_taken: Number of first parts of a tuple or list that are no labels, because the model takes them.
     """
     found = list(tensors_by_path(batch))
     for path, _ in found:

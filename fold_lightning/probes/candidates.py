@@ -1,4 +1,4 @@
-"""Ways in which a model may take a batch, likeliest first."""
+"""Candidate calls of a model with a batch, most likely first."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Candidate:
 
     Attributes:
         inputs: Path to the tensor.
-        part: Path to the part of the batch that the model gets.
-        style: How it gets that.
-        keys: Entries of the part that it gets; None for the whole part.
-        step: Name of the step that gets the batch, where the style is "step".
+        part: Path to the part of the batch that is passed to the model.
+        style: How the part is passed.
+        keys: Entries of the part that are passed; None for the whole part.
+        step: Name of the step that is called with the batch, for style "step".
     """
 
     inputs: Path
@@ -51,7 +51,7 @@ class Candidate:
         return f"model({code})"
 
     def num_taken(self, batch: Any) -> int:
-        """Return how many parts of a batch, from the first, are no labels since the model takes them."""
+        """Return the number of first parts of a batch that are no labels, because the model takes them."""
         keys = list(parts_of(batch) or {})
         if self.style == "positional" and not self.part and self.keys is not None:
             return len(self.keys)
@@ -59,13 +59,13 @@ class Candidate:
 
 
 def candidates(model: nn.Module, batch: Any, forward: Forward) -> Iterator[Candidate]:
-    """Yield ways in which a model may take a batch, in the order in which they are to be tried.
+    """Yield candidate calls of a model with a batch, in the order in which to try them.
 
-    For each tensor that may be the inputs, as of `input_paths` (integers only where the model has an `nn.Embedding`): entries of
-    a part that have the names of two or more of the model's parameters, as keywords; the tensor alone; the parts of the batch that
-    hold it, from the innermost to all of it; their entries as keywords; their entries as positional arguments. Labels are left out
-    where the model does not ask for them. A callable `forward` gets the tensor alone. When all of these are through, each tensor
-    comes in the whole batch for the model's own step, which may prepare a batch before the model gets it.
+    For each path of `input_paths` (integer tensors only if the model has an `nn.Embedding`), these are: entries of a part as
+    keywords, if two or more have names of the model's parameters; the tensor alone; the parts of the batch that contain it,
+    from the innermost to the whole batch; their entries as keywords; their entries as positional arguments. Labels are left out
+    unless the model requires them. A callable `forward` gets the tensor alone. Last come calls of the model's own step with the
+    whole batch, because a step may prepare a batch before it calls the model.
     """
     takes_ids = has_embedding(model) and not callable(forward)
     parameters = _parameters(model, forward)
@@ -73,7 +73,7 @@ def candidates(model: nn.Module, batch: Any, forward: Forward) -> Iterator[Candi
     paths: list[Path] = []
     for path in input_paths(batch):
         tensor = part_at(batch, path)
-        if is_side(path) and has_integers:  # images of bytes with floating-point weights, which are not walked in their stead
+        if is_side(path) and has_integers:  # of uint8 images with floating-point weights, the weights are not the inputs
             break
         if not tensor.is_floating_point() and not (takes_ids and tensor.dtype.itemsize > 1):
             has_integers = True
@@ -98,7 +98,7 @@ def candidates(model: nn.Module, batch: Any, forward: Forward) -> Iterator[Candi
 
 
 def _parameters(model: nn.Module, forward: Forward) -> list[inspect.Parameter]:
-    """Return what the function takes that is called with a batch; nothing if that can't be read."""
+    """Return the parameters of the function that is called with a batch; none if its signature can't be read."""
     try:
         function = original_module(model).forward if forward is None else forward_function(model, forward)
         function = function.forward if isinstance(function, nn.Module) else function

@@ -1,4 +1,4 @@
-"""Class labels: what counts as one in a batch, in a sample, and in a model's output."""
+"""Class labels of a batch and of a sample, and classes predicted by a model's output."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from typing import Any
 from torch import Tensor
 
 MIN_TARGETS = 32
-"""Labelled inputs below which integer labels are always classes: a few inputs of many classes all have different labels."""
+"""Number of labelled inputs below which labels that occur once still count as classes, because a few inputs of many classes may
+all have different labels."""
 
 SEEN_SHARE = 0.8
-"""Share of the different labels that a sample of equal classes would show, from which on a sample is one of as many classes as the
-model has outputs: an output of 5 numbers with labels of 4 classes is one, an embedding of 8 is none."""
+"""Share of the outputs that have labels, and of the different labels expected from equally frequent classes, from which on the
+model's outputs count as one per class: 5 outputs with labels of 4 classes do, an embedding of 8 numbers does not."""
 
 LEAST_LIKELY = 0.01
-"""Probability that all labels of a sample are as small as they are, from which on a few labels may be a sample of as many equal
-classes as the model has outputs: 8 different digits are none of the 784 classes that an autoencoder of images would have."""
+"""If labels as small as a sample's have at least this probability with one equally frequent class per output, the model's
+outputs may count as one per class: 8 different digits are no sample of 784 classes, the outputs of an autoencoder of images."""
 
 MAX_NAME = 40
-"""Characters of the name of a class that are kept."""
+"""Maximum number of characters of a class name."""
 
 MAX_NESTED = 8
-"""Data sets within data sets, as of `Subset`, in which names of classes are looked for."""
+"""Maximum nesting of data sets, as in `Subset`, to which class names are searched."""
 
 
 def as_classes(labels: Any, count: int) -> Tensor | None:
-    """Return labels as classes int64 (B,); None for labels that are no classes.
+    """Convert labels to classes int64 (B,); None for labels that are no classes.
 
     Classes are integers or booleans (B,) or (B, 1), zeros and ones of any dtype, and one-hot rows (B, C).
 
@@ -47,15 +48,15 @@ def as_classes(labels: Any, count: int) -> Tensor | None:
 
 
 def without_targets(labels: Tensor | None, num_outputs: int | None = None) -> Tensor | None:
-    """Return the class labels of a sample; None for integers that are targets of a regression, or number the inputs.
+    """Return the class labels of a sample; None for integers that are regression targets, or indices of the inputs.
 
-    Labels are classes where each is one of the model's outputs. Labels of several negative values are targets, as are more than two
-    different ones where the model returns one number; of the rest, those of which more than half of at least 32 are the label of no
-    other input: of 1,000 inputs of 1,000 classes about a third are.
+    Several different negative values mean targets, and so do more than two different labels of a model that returns one number.
+    Otherwise, labels that are all below the number of outputs are classes. Of the rest, at least 32 labels are targets if more
+    than half of them occur once: of 1,000 inputs of 1,000 classes, about a third do.
 
     Args:
         labels: int64 (B,), negative where an input has no class.
-        num_outputs: Numbers that the model returns for an input; None if that is not known.
+        num_outputs: Number of the model's outputs per input; None if unknown.
 
     Example:
         >>> import torch
@@ -127,7 +128,7 @@ def num_classes_of(labels: Tensor, num_outputs: int | None) -> int:
 
     Args:
         labels: Labels int64 (B,), B at least 1, none negative.
-        num_outputs: Numbers that the model returns for an input; None if that is not known.
+        num_outputs: Number of the model's outputs per input; None if unknown.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""The regions whose faces are counted, and in which slice."""
+"""The regions, or slices of regions, whose faces are counted."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fold_lightning.regions import random_directions
 FaceSubspace = Literal["auto", "whole"]
 
 MAX_WHOLE_FEATURES = 4
-"""Input features up to which the faces of whole regions are affordable at every measurement."""
+"""Maximum number of input features with which faces of whole regions are affordable at every measurement."""
 
 SLICE_DIMENSIONS = 2
-"""Dimensions of the slices where inputs have more features."""
+"""Number of dimensions of slices for inputs with more features."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class FaceProbes:
     """Regions around the first inputs of a sample, or slices of them.
 
     Attributes:
-        num_regions: Number of inputs, the first ones, around which faces are counted.
-        subspace: k, dimensions of the slices; None for whole regions.
-        num_features: Numbers in an input.
+        num_regions: Number of inputs, from the first, around which faces are counted.
+        subspace: Number k of dimensions of the slices; None for whole regions.
+        num_features: Number of features of an input.
         seed: Seed of the slices.
 
     Example:
@@ -47,7 +47,7 @@ class FaceProbes:
 
         Args:
             inputs: Inputs (B, ...), of which only the shape is read.
-            num_regions: Number of regions, if there are so many inputs.
+            num_regions: Maximum number of regions.
             subspace: k, "whole", or "auto": whole regions up to 4 features, slices of 2 dimensions beyond.
             seed: Seed of the slices.
         """
@@ -66,7 +66,7 @@ class FaceProbes:
         return self.subspace or self.num_features
 
     def describe(self) -> str:
-        """Return what the faces are of, for a reader of the curves."""
+        """Describe the regions whose faces are counted, for a reader of the curves."""
         what = f"random slices of {self.subspace} dimensions through inputs" if self.subspace else "whole regions around inputs"
         features = f"{self.num_features} feature{'s' * (self.num_features != 1)}"
         return (
@@ -76,10 +76,10 @@ class FaceProbes:
 
 
 def check_face_subspace(subspace: object) -> None:
-    """Raise if `FaceProbes.around` has no meaning for this subspace.
+    """Raise if `FaceProbes.around` does not take this subspace.
 
     Raises:
-        ValueError: If it is none of its choices.
+        ValueError: If it is not "auto", "whole" or an integer of at least 1.
     """
     if subspace not in get_args(FaceSubspace) and not is_integer(subspace, 1):
         raise ValueError(f"`face_subspace` must be 'auto', 'whole' or an integer of at least 1, got {subspace!r}.")

@@ -1,4 +1,4 @@
-"""Calls of a model that vary one tensor of a batch and hold the others at the values of one row."""
+"""Calls of a model in which one tensor of a batch varies and the others are held at the values of one row."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class HeldCall:
     """A `forward=` that puts inputs into a part of a batch, and calls the model with that.
 
     Attributes:
-        held: The part; its tensors with one row per input have one row left.
-        path: Path in it to the tensor that varies.
-        rows: Paths in it to tensors with one row per input.
+        held: The part; its tensors with one row per input are reduced to one row.
+        path: Path in the part to the tensor that varies.
+        rows: Paths in the part to tensors with one row per input.
         style: How the model is called.
         method: Name of the method, submodule or step to call; None calls the model.
-        embedding: Path of the `nn.Embedding` whose output is replaced by the inputs; None where inputs take the tensor's place.
+        embedding: Path of the `nn.Embedding` whose output is replaced by the inputs; None if the inputs replace the tensor.
     """
 
     held: Any
@@ -62,20 +62,20 @@ class HeldCall:
         tensor = tensor.to(inputs.device, dtype)
         if path in self.rows:
             tensor = tensor.expand(len(inputs), *tensor.shape[1:])
-        tensor = tensor.clone()  # a model may write into what it gets
+        tensor = tensor.clone()  # a model may write into its arguments
         if path not in self.rows:
             return tensor
-        # The mark lets the rows grow with a batch that grows inside.
+        # With this mark, a walk that adds rows to the batch during a pass repeats the tensor's row for them.
         return mark_rows(tensor, constant=True) if has_input_rows(inputs) else tensor
 
 
 def hold_rows(part: Any, path: Path, num_rows: int) -> tuple[Any, frozenset[Path]]:
-    """Return a part of a batch with one row of each tensor that has one per input, on the CPU, and the paths to these.
+    """Reduce each tensor with one row per input to one row; return the part, on the CPU, and the paths to these tensors.
 
     Args:
-        part: The part, which stays as it is.
-        path: Path in it to the tensor that varies.
-        num_rows: B.
+        part: A part of a batch, which is not changed.
+        path: Path in the part to the tensor that varies.
+        num_rows: Batch size B.
     """
     rows = frozenset(at for at, tensor in tensors_by_path(part) if tensor.dim() > 0 and len(tensor) == num_rows)
     rows |= {path}
@@ -88,7 +88,7 @@ def hold_rows(part: Any, path: Path, num_rows: int) -> tuple[Any, frozenset[Path
 
 @contextmanager
 def _replaced_output(module: nn.Module, output: Tensor) -> Iterator[None]:
-    """Let a module return this output in place of its own."""
+    """Replace a module's output in this context."""
     handle = module.register_forward_hook(lambda *_: output)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The items of several batches, up to a number and a size."""
+"""Collection of items from several batches, up to a number and a size."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 MAX_ITEM_BYTES = 2**28
-"""Bytes of items that are kept, 256 MiB: 1,000 images of 3 x 224 x 224 float32 numbers take 574 MiB, so 445 of them are kept."""
+"""Maximum size of the kept items in bytes, 256 MiB: of 1,000 float32 images of 3 x 224 x 224, which take 574 MiB, 445 are
+kept."""
 
 
 class ItemCollector:
-    """Collects items and labels of batches, on the CPU, without NaN and infinite values.
+    """Collector of items and labels of batches, on the CPU, without NaN and infinite values.
 
     Args:
-        count: Most items to keep.
-        max_bytes: Most bytes of items to keep; at least two items are kept.
+        count: Maximum number of items to keep.
+        max_bytes: Maximum size of the kept items, in bytes; at least two items are kept.
 
     Attributes:
-        num_other_shapes: Items that were left out since their shape or dtype is not that of the first.
-        num_not_finite: Items that were left out for NaN and infinite values.
+        num_other_shapes: Number of items left out because their shape or dtype differs from the first item's.
+        num_not_finite: Number of items left out because of NaN or infinite values.
 
     Example:
         >>> sample = ItemCollector(count=3)
@@ -66,7 +67,7 @@ class ItemCollector:
         """The items (B, ...)."""
         if self._table is None:
             return torch.empty(0)
-        # A checkpoint of a part of a table would keep all of it.
+        # A clone, because a checkpoint of a slice would keep the whole table.
         return self._table if self.is_full else self._table[: self._num_items].clone()
 
     @property
@@ -87,10 +88,10 @@ class ItemCollector:
 
 
 def finite_items(items: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Return the items without NaN and infinite values, and their labels."""
+    """Return the items that have no NaN or infinite values, and their labels."""
     if not items.is_floating_point() or items.numel() == 0:
         return items, labels
-    least, most = items.flatten(1).aminmax(dim=1) if items.dim() > 1 else (items, items)  # NaN is both
+    least, most = items.flatten(1).aminmax(dim=1) if items.dim() > 1 else (items, items)  # NaN makes both NaN
     good = least.isfinite() & most.isfinite()
     if bool(good.all()):
         return items, labels

@@ -24,15 +24,15 @@ from torch.utils.data import (
 from fold_lightning.activations.structural_copy import StructuralCopy
 
 DEFAULT_BATCH_SIZE = 32
-"""Items that are collated together where a loader does not say how many."""
+"""Batch size if a loader does not define one."""
 
 
 class Unreadable(Exception):
-    """Items cannot be read by index; the cause says why."""
+    """Error for items that can't be read by index; its cause gives the reason."""
 
 
 def raising_unreadable(batches: Iterable[Any]) -> Iterator[Any]:
-    """Yield batches, and raise `Unreadable` for whatever fails in reading them."""
+    """Yield batches, and raise `Unreadable` if reading them fails."""
     try:
         yield from batches
     except Exception as error:
@@ -49,29 +49,29 @@ def flat_loaders(loaders: Any) -> list[Any]:
 
 
 def is_read_by_index(loader: Any) -> bool:
-    """Return whether a loader makes batches of items that can be read by index, and has some."""
+    """Return whether a loader's items can be read by index, and there are some."""
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
         return False
     try:
         return len(loader.dataset) > 0  # type: ignore[arg-type]
-    except (TypeError, NotImplementedError, AttributeError):  # of a data set that does not tell its length
+    except (TypeError, NotImplementedError, AttributeError):  # a data set without length
         return False
 
 
 def first_map_style(loaders: Any) -> DataLoader[Any] | None:
-    """Return the first loader that is read by index, of one or of nested lists and dicts; None if none is."""
+    """Return the first loader whose items can be read by index, among nested lists and dicts of loaders; None if there is none."""
     return next(filter(is_read_by_index, flat_loaders(loaders)), None)
 
 
 @dataclass
 class ItemReader:
-    """Reads items of a loader from a copy of its data set, so that training finds it as it was.
+    """Reader of a loader's items from a copy of its data set, so that the original is not changed for training.
 
     Args:
         dataset: The copy of the data set.
-        collate: The copy of the function that makes a batch of a list of items.
-        indices: Indices of the items to be read, in order.
-        batch_size: Items that are collated together.
+        collate: The copy of the loader's `collate_fn`.
+        indices: Indices of the items to read, in order.
+        batch_size: Number of items that are collated together.
     """
 
     dataset: Any
@@ -86,11 +86,11 @@ class ItemReader:
         """Choose items of a loader.
 
         Args:
-            loader: A loader that is read by index.
-            count: Most items to read.
-            seed: Seed of the choice among more.
-            max_batches: Batches, from the first, to which the loader is limited.
-            copied: Makes the copies.
+            loader: A loader whose items can be read by index.
+            count: Maximum number of items to read.
+            seed: Seed by which items are chosen if there are more.
+            max_batches: Number of first batches to which the loader is limited.
+            copied: Copier of the data set and of the loader's functions.
         """
         dataset: Any = copied(loader.dataset)
         collate, batches = copied(loader.collate_fn), copied(loader.batch_sampler)
@@ -102,23 +102,23 @@ class ItemReader:
         return cls(dataset, collate, choose_items(among, count, seed), batch_size)
 
     def batches(self) -> Iterator[Any]:
-        """Yield batches of the items, the last one as large as what is left."""
+        """Yield batches of the items; the last one may be smaller."""
         for first in range(0, len(self.indices), self.batch_size):
             yield self.read(self.indices[first : first + self.batch_size])
 
     def read(self, indices: list[Any]) -> Any:
-        """Return a batch of some items."""
-        if callable(at_once := getattr(self.dataset, "__getitems__", None)):  # as a loader does
+        """Return a batch of the items with these indices."""
+        if callable(at_once := getattr(self.dataset, "__getitems__", None)):  # as a data loader does
             return self.collate(at_once(indices))
         return self.collate([self.dataset[index] for index in indices])
 
 
 def read_batches(form: Any, readers: dict[int, ItemReader]) -> Iterator[Any]:
-    """Yield batches of a loader; of lists and dicts of loaders, lists and dicts of batches, until the first has no more.
+    """Yield batches in the form of the loaders: one batch, or lists and dicts of them, until the first loader is exhausted.
 
     Args:
-        form: A loader, or lists and dicts of loaders.
-        readers: Reader of each loader, by its id.
+        form: A loader, or nested lists and dicts of loaders.
+        readers: Id of a loader -> its reader.
     """
     if isinstance(form, Mapping):
         together = zip(*(read_batches(part, readers) for part in form.values()), strict=False)
@@ -130,13 +130,13 @@ def read_batches(form: Any, readers: dict[int, ItemReader]) -> Iterator[Any]:
 
 
 def max_batches(trainer: Trainer, number: int, loader: DataLoader[Any], together: bool) -> float:
-    """Return the batches of a loader to which the Trainer is limited.
+    """Return the number of a loader's batches to which the Trainer is limited.
 
     Args:
         trainer: The Trainer.
-        number: Number of the loader among those of its kind.
+        number: Index of the loader among those of its kind.
         loader: The loader.
-        together: Whether it is a loader of training.
+        together: Whether it is a training loader.
     """
     if together:
         counts, limit = [trainer.num_training_batches] * (number + 1), trainer.limit_train_batches
@@ -150,7 +150,7 @@ def max_batches(trainer: Trainer, number: int, loader: DataLoader[Any], together
 
 
 def choose_items(indices: Sequence[Any], count: int, seed: int) -> list[Any]:
-    """Return `count` of some indices in random order, without repetition; all of them if there are no more."""
+    """Return up to `count` of the indices in random order, without repetition."""
     if len(indices) == 0:
         raise ValueError("The data set is empty, got 0 items: give one that holds at least 2 inputs.")
     order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))[:count]
@@ -158,18 +158,18 @@ def choose_items(indices: Sequence[Any], count: int, seed: int) -> list[Any]:
 
 
 def seed_everything(seed: int) -> None:
-    """Let a data set that augments its items give the same ones in each run."""
+    """Seed all random generators, so that a data set with random augmentation gives the same items in each run."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
 
 
 def _indices_read(batches: Any, num_items: int, max_batches: float) -> Sequence[Any]:
-    """Return the indices of the items that a sampler of batches reads, in all processes together."""
+    """Return the indices of the items that a batch sampler reads, over all processes."""
     if type(batches) is BatchSampler:
         sampler = batches.sampler
         most = int(min(num_items, max_batches * batches.batch_size))
-        if type(sampler) is RandomSampler:  # any of the items may be in the first batches
+        if type(sampler) is RandomSampler:  # the first batches may contain any item
             return range(num_items)
         if isinstance(sampler, DistributedSampler) and type(sampler).__iter__ is DistributedSampler.__iter__:
             return range(num_items if sampler.shuffle else min(num_items, most * sampler.num_replicas))

@@ -1,4 +1,4 @@
-"""The way from a batch to the inputs that are measured."""
+"""The conversion of a batch to the inputs that are measured."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from fold_lightning.probes.trials import Trial, device_of, try_candidates
 
 @dataclass(frozen=True, eq=False)
 class ModelInput:
-    """The way from a batch to the inputs that are measured, chosen once.
+    """The conversion of a batch to the inputs that are measured, chosen once.
 
     Attributes:
-        inputs: Path in a batch to the inputs, or to the token ids that are walked in their embedding.
+        inputs: Path in a batch to the inputs, or to the token ids whose embeddings are the inputs.
         labels: Path to the labels; None if there are none.
         forward: `forward=` of `segment_walks`, `activation_codes` and `activation_regions`.
         batch_to_inputs: The user's function of a batch.
-        embedding: Path of the `nn.Embedding` in whose output inputs are walked; None for floating-point inputs.
-        num_outputs: Numbers that the model returns for an input; None if it returns no tensor (B, C).
+        embedding: Path of the `nn.Embedding` whose outputs are the inputs; None for floating-point inputs.
+        num_outputs: Number of the model's outputs per input; None if it returns no tensor (B, C).
         text: `describe()`.
 
     Example:
@@ -53,24 +53,22 @@ class ModelInput:
     def choose(
         cls, model: nn.Module, batch: Any, *, batch_to_inputs: BatchToInputs | None = None, forward: Forward = None
     ) -> ModelInput:
-        """Choose how a model takes a batch, by trying it on a replica of the model.
+        """Choose how to call a model with a batch, by trying calls on a replica of the model.
 
-        Tensors are tried in the order of `input_paths`: those named like inputs, then those of two or more dimensions, then
-        others; masks, weights and lengths last, labels never. Each is tried with entries of its part as keywords, where two or
-        more have names of the model's parameters; alone; in the parts of the batch that hold it, innermost first; with their
-        entries as any keywords; with their entries as positional arguments; and last in the batch that the module's own
-        `validation_step` or `training_step` gets, up to its call of `forward`. The first call that meets activations which
-        depend on the tensor, row by row, is taken; if none does, the first call that the model takes.
+        Calls are tried in the order of `candidates`: for each tensor, most likely inputs first, with entries of its part as
+        keywords, alone, in the parts of the batch that contain it, and with entries as positional arguments; last in the
+        module's own `validation_step` or `training_step`, up to its call of `forward`. The first call is chosen in which
+        activations depend on the tensor, row by row; if there is none, the first call that the model takes.
 
         Args:
-            model: The user's model, which stays as it is.
-            batch: A batch as a step gets it, which stays as it is.
+            model: The user's model, which is not changed.
+            batch: A batch as a step gets it, which is not changed.
             batch_to_inputs: Function of the batch that returns inputs or (inputs, labels).
-            forward: How to call the model, as of `activation_codes`. A callable gets a tensor alone.
+            forward: How to call the model, as in `activation_codes`. A callable gets a tensor alone.
 
         Raises:
             TypeError: If the batch holds no tensor that may be the inputs.
-            ValueError: If the model takes none of them; it says so if they are one input without a batch dimension.
+            ValueError: If the model takes none of them; the message says whether a batch dimension is missing.
         """
         batch = unpack(batch, batch_to_inputs, model)
         trials, chosen = try_candidates(model, batch, forward)
@@ -89,11 +87,11 @@ class ModelInput:
 
         Args:
             batch: A batch of the same form.
-            model: The user's model. If it is given, `batch_to_inputs` runs on copies of itself and of the batch, with a copy of
-                the model where it refers to that.
+            model: The user's model. If it is given, copies of `batch_to_inputs`, of the batch, and of the model that the
+                function may refer to are used.
 
         Raises:
-            TypeError: If the batch holds no tensor where the inputs were in the first one.
+            TypeError: If the batch has no tensor at the path of the inputs.
         """
         batch = unpack(batch, self.batch_to_inputs, model)
         try:
@@ -111,13 +109,13 @@ class ModelInput:
         return items, labels
 
     def prepare(self, model: nn.Module, items: Tensor) -> Tensor:
-        """Return the floating-point inputs (B, ...) of items, on the model's device; token ids by the embedding as it is now."""
+        """Return the floating-point inputs (B, ...) of items, on the model's device; token ids go through the current embedding."""
         if self.embedding is not None:
             return embed(model, self.embedding, items)
         return items.to(device_of(model))
 
     def describe(self) -> str:
-        """Return what is walked in and what is held; "" where the model takes the batch's first tensor alone."""
+        """Describe the inputs and the held tensors; "" if the model takes the batch's first tensor alone."""
         return self.text
 
     def __getstate__(self) -> dict[str, Any]:
@@ -125,7 +123,7 @@ class ModelInput:
         return vars(self) | {"batch_to_inputs": None} | ({"forward": None} if is_users else {})
 
     def with_callables(self, batch_to_inputs: BatchToInputs | None, forward: Forward) -> ModelInput:
-        """Return the same way with the user's functions, which pickling leaves out."""
+        """Return a copy with the user's functions, which pickling leaves out."""
         is_ours = isinstance(self.forward, HeldCall)
         return replace(self, batch_to_inputs=batch_to_inputs, forward=self.forward if is_ours else forward)
 
@@ -134,7 +132,7 @@ class ModelInput:
         return [tensor for _, tensor in tensors_by_path(self.forward.held)] if isinstance(self.forward, HeldCall) else []
 
     def with_held(self, tensors: list[Tensor]) -> ModelInput:
-        """Return the same way with other tensors held, as `held_tensors` gave them."""
+        """Return a copy with other held tensors, in the order of `held_tensors`."""
         if not isinstance(self.forward, HeldCall) or len(tensors) != len(self.held_tensors()):
             return self
         others = iter(tensors)
@@ -143,7 +141,7 @@ class ModelInput:
 
 
 def unpack(batch: Any, batch_to_inputs: BatchToInputs | None, model: nn.Module | None) -> Any:
-    """Return what the user's function makes of a batch; with a model, on copies of whatever it might change."""
+    """Apply the user's function to a batch; with a model, run on copies of everything that it might change."""
     if batch_to_inputs is None or model is None:
         return batch if batch_to_inputs is None else batch_to_inputs(batch)
     copied = ModelCopy(model, device_of(model), None, shares_parameters=True)
@@ -151,7 +149,7 @@ def unpack(batch: Any, batch_to_inputs: BatchToInputs | None, model: nn.Module |
     with undisturbed(), preserved_random_state(*copied.shared_generators):
         try:
             batch = copy.deepcopy(batch)
-        except Exception:  # a batch that cannot be copied is trusted to be read only
+        except Exception:  # a batch that can't be copied is passed itself
             return function(batch)
         return function(batch)
 
@@ -170,7 +168,7 @@ def _describe(batch: Any, chosen: Trial, labels: Path | None) -> str:
 
 
 def _single_input(model: nn.Module, trials: list[Trial], batch: Any, forward: Forward) -> str:
-    """Return the sentence that says that a batch is one input, if the model takes it as one; else ""."""
+    """Return an error message if the model takes the batch as one input without a batch dimension; else ""."""
     for path in dict.fromkeys(trial.candidate.inputs for trial in trials if trial.candidate.style == "tensor"):
         single = part_at(batch, path).detach()[None]
         if not single.is_floating_point() or not single.numel():

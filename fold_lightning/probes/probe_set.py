@@ -1,4 +1,4 @@
-"""The sample of a run: items, labels, and how the model takes them."""
+"""The sample of a run: items, labels, and the conversion to the model's inputs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fold_lightning.probes.model_input import ModelInput
 
 @dataclass(frozen=True, eq=False)
 class ProbeSet:
-    """Items that a run measures, from its beginning to its end.
+    """Items that are measured throughout a run.
 
     Attributes:
         items: Items (B, ...) on the CPU: inputs, or token ids that `model_input` embeds.
         labels: Class labels int64 (B,) on the CPU, negative where an item has none; None without classes.
-        model_input: How the model takes items.
-        is_stream: Whether the items are of batches that passed, which do not come again.
-        is_given: Whether the items are the user's own, in an order that may mean something; others were drawn or passed.
+        model_input: Conversion of items to the model's inputs.
+        is_stream: Whether the items are from batches of a stream, which can't be read again.
+        is_given: Whether the items are the user's own tensors, whose order may not be random.
     """
 
     items: Tensor
@@ -34,9 +34,9 @@ class ProbeSet:
     def __len__(self) -> int:
         return len(self.items)
 
-    @cached_property  # every checkpoint asks for it
+    @cached_property  # every checkpoint reads it
     def fingerprint(self) -> str:
-        """A hash that is the same for the same probes, in another process too."""
+        """Hash of the probes, reproducible across processes."""
         digest = hashlib.blake2b(digest_size=16)
         for part in (self.items, self.labels, *self.model_input.held_tensors()):
             if part is not None:
@@ -46,9 +46,9 @@ class ProbeSet:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of `state()`."""
+        """Size of `state()` in bytes."""
         return sum(part.nbytes for part in (self.items, self.labels, *self.model_input.held_tensors()) if part is not None)
 
     def state(self) -> dict[str, Any]:
-        """Return plain tensors from which `ProbeSource.restore` makes the same probes, with a batch of the same form."""
+        """Return plain tensors from which `ProbeSource.restore` rebuilds the probes, given a batch of the same form."""
         return {"items": self.items, "labels": self.labels, "held": self.model_input.held_tensors()}

@@ -16,7 +16,7 @@ MAX_EVEN_PAIRS = 128
 """Ordered pairs of classes (11 classes have 110) up to which each pair has equally many segments."""
 
 MAX_SEGMENTS = 1_000_000
-"""Segments of one sample, whose indices take 32 MB; `per_pair` may ask for more where classes are many."""
+"""Maximum number of segments of a sample, whose indices take 32 MB; limits `per_pair` with many classes."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Segments:
         return len(self.start)
 
     def between_classes(self) -> BetweenClasses | None:
-        """Return the numbers of the classes of each segment; None without labels."""
+        """Return the class indices of each segment; None without labels."""
         if self.start_class is None or self.end_class is None or self.classes is None:
             return None
         classes = self.classes
         return BetweenClasses(classes, *(torch.searchsorted(classes, side) for side in (self.start_class, self.end_class)))
 
     def describe(self) -> str:
-        """Return how many segments there are, and between how many pairs of classes."""
+        """Describe the number of segments, in all and per pair of classes."""
         between = self.between_classes()
         if between is None:
             return f"{len(self)} segments between random inputs, without classes"
@@ -63,12 +63,12 @@ class Segments:
 
 @dataclass(frozen=True)
 class BetweenClasses:
-    """The classes of segments, numbered.
+    """Class indices of segments.
 
     Attributes:
         classes: int64 (C,), ascending.
-        start: int64 (S,), number of the class in which each segment starts.
-        end: int64 (S,), number of the class in which each segment ends.
+        start: int64 (S,), index in `classes` of the class in which each segment starts.
+        end: int64 (S,), index in `classes` of the class in which each segment ends.
     """
 
     classes: Tensor
@@ -79,8 +79,8 @@ class BetweenClasses:
 def class_segments(labels: Any, *, per_pair: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Draw equally many segments between inputs of each ordered pair of classes, as the monitor does.
 
-    Phi_N grows with the number of segments of a pair, for it takes the largest chi of each: only values of equal `per_pair` compare.
-    Inputs are drawn with replacement, so that a pair of small classes may have a segment twice.
+    Phi_N grows with the number of segments per pair, because it takes the largest chi of each pair: only values with equal
+    `per_pair` are comparable. Inputs are drawn with replacement, so a pair of small classes may have a segment twice.
 
     Args:
         labels: Integer classes (B,), negative where an input has none: a tensor, an array or a list.
@@ -88,7 +88,7 @@ def class_segments(labels: Any, *, per_pair: int, seed: int = 0) -> tuple[Tensor
         seed: Seed of the draw.
 
     Returns:
-        The indices of the inputs at which the segments start, int64 (S,), and of those at which they end.
+        Indices int64 (S,) of the inputs at which the segments start, and of the inputs at which they end.
 
     Raises:
         ValueError: If there are fewer than two classes, or more than 1,000,000 segments.
@@ -121,17 +121,17 @@ def class_segments(labels: Any, *, per_pair: int, seed: int = 0) -> tuple[Tensor
 
 
 def draw_segments(labels: Tensor | None, num_items: int, *, count: int, per_pair: int | None = None, seed: int = 0) -> Segments:
-    """Draw segments between inputs, spread evenly over the ordered pairs of different classes where there are labels.
+    """Draw segments between inputs, spread evenly over the ordered pairs of different classes if there are labels.
 
     Time and memory grow with the number of inputs and of segments, not with the number of pairs.
 
     Args:
         labels: int64 (B,), negative where an input has no class. None, or fewer than two classes, gives segments between any
             two inputs; otherwise inputs without a class are left out.
-        num_items: B.
-        count: Number of segments. It is raised so that each ordered pair of classes has equally many, while there are at most 128
-            pairs; with more pairs, `count` segments go between as many different ones as possible.
-        per_pair: Segments of each ordered pair of classes, instead of `count`. Without two classes `count` holds.
+        num_items: Number B of inputs.
+        count: Number of segments. With at most 128 ordered pairs of classes, it is raised so that each pair has equally many;
+            with more, the segments go between as many different pairs as possible.
+        per_pair: Number of segments per ordered pair of classes, instead of `count`; without two classes, `count` is used.
         seed: Seed of the draw.
 
     Raises:
@@ -160,12 +160,12 @@ def draw_segments(labels: Tensor | None, num_items: int, *, count: int, per_pair
 
 
 def draw_pairs(num_classes: int, count: int, per_pair: int | None, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw ordered pairs of different classes, and return the numbers of their classes, each int64 (S,).
+    """Draw ordered pairs of different classes, and return the indices of their classes, each int64 (S,).
 
     Args:
-        num_classes: C, at least 2.
-        count: Number of pairs to draw, as of `draw_segments`.
-        per_pair: How often each pair comes, instead of `count`.
+        num_classes: Number C of classes, at least 2.
+        count: Number of pairs to draw, as in `draw_segments`.
+        per_pair: How often each pair is drawn, instead of `count`.
         seed: Seed of the draw.
     """
     num_pairs = num_classes * (num_classes - 1)
@@ -184,7 +184,7 @@ def draw_pairs(num_classes: int, count: int, per_pair: int | None, seed: int) ->
 
 
 def check_several(num_items: int, num_not_finite: int = 0) -> None:
-    """Raise if there are too few inputs for a segment, beside some that hold NaN or infinite values."""
+    """Raise if there are too few inputs for a segment; the message reports inputs with NaN or infinite values."""
     if num_items >= 2:
         return
     got = f"Segments need at least 2 inputs to go between, got {num_items}"
@@ -194,6 +194,6 @@ def check_several(num_items: int, num_not_finite: int = 0) -> None:
 
 
 def _one_of_each(wanted: Tensor, sizes: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the place of a random input of each wanted class, among inputs that are ordered by class."""
+    """Return the position of a random input of each wanted class, among inputs that are sorted by class."""
     first = (sizes.cumsum(0) - sizes)[wanted]
     return first + (torch.rand(len(wanted), generator=generator, dtype=torch.float64) * sizes[wanted]).long()

@@ -1,4 +1,4 @@
-"""The source of probes: the user's own, items of a loader, or batches that pass."""
+"""The source of probes: the user's own, items of a loader, or batches of a stream."""
 
 from __future__ import annotations
 
@@ -37,18 +37,19 @@ from fold_lightning.probes.trials import device_of
 from fold_lightning.probes.user_probes import is_tensors, user_batches, user_probes
 
 LONG_START = 5.0
-"""Seconds of reading after which a message says, once, how long the start took."""
+"""Seconds of reading above which a message reports the time."""
 
 
 class ProbeSource:
-    """The place that probes are taken from: the user's own, items of a loader, or the first batches of a stream.
+    """Source of probes: the user's own, items of a loader, or the first batches of a stream.
 
     Args:
-        count: Number of inputs to look for.
-        seed: Seed of the choice among more.
-        probes: The user's own: inputs (B, ...), inputs and labels, or a map-style data set; None takes those of a loader.
+        count: Maximum number of inputs.
+        seed: Seed by which items are chosen if there are more.
+        probes: The user's own probes: inputs (B, ...), inputs and labels, or a map-style data set; None takes items of a
+            loader.
         batch_to_inputs: Function of a batch that returns inputs or (inputs, labels).
-        forward: How to call the model, as of `activation_codes`.
+        forward: How to call the model, as in `activation_codes`.
     """
 
     def __init__(
@@ -68,29 +69,29 @@ class ProbeSource:
         self._kept: dict[str, Any] | None = None
 
     def class_names(self, loaders: Any) -> tuple[str, ...]:
-        """Return the names of classes that the data set of the probes has; none where it has none."""
+        """Return the class names of the probes' data set; empty if it has none."""
         try:
             return class_names_of(next(iter(flat_loaders(loaders)), None) if self._probes is None else self._probes)
-        except Exception:  # a property of the user's
+        except Exception:  # in a property of the user's data set
             return ()
 
     def read(self, trainer: Trainer, model: LightningModule, loaders: Any, *, together: bool) -> ProbeSet | None:
-        """Return the user's probes, or items of the first loader that is read by index.
+        """Return the user's probes, or items of the first loader that can be read by index.
 
-        Items are read as a validation step would get them, and no more than the Trainer's limits of batches give.
+        Items are read as a validation step would get them, within the Trainer's limits of batches.
 
         Args:
-            trainer: The Trainer, which stays as it is.
-            model: The module that it trains, which stays as it is.
-            loaders: Loaders of a validation, of a test, or of training: one, or lists and dicts of them. None takes those of a
-                validation that the Trainer has not loaded yet.
-            together: Whether each batch holds one of every loader, as in training.
+            trainer: The Trainer, which is not changed.
+            model: The module that it trains, which is not changed.
+            loaders: Validation, test or training loaders: one, or nested lists and dicts. None if the Trainer has not loaded
+                them yet.
+            together: Whether each batch combines a batch of every loader, as in training.
 
         Returns:
-            The probes; None if batches must pass first.
+            The probes; None if batches must be collected first.
 
         Raises:
-            TypeError: If a batch holds no inputs.
+            TypeError: If a batch has no inputs.
             ValueError: If the model does not take them.
         """
         begin = time.perf_counter()
@@ -109,12 +110,12 @@ class ProbeSource:
         return found
 
     def collect(self, trainer: Trainer, model: LightningModule, batch: Any) -> None:
-        """Keep the first inputs of batches that pass, where no loader can be read by index.
+        """Collect the first inputs of a stream's batches, if no loader can be read by index.
 
         Args:
-            trainer: The Trainer that passes them.
-            model: The module that gets them, which stays as it is.
-            batch: A batch as a step gets it, which stays as it is.
+            trainer: The Trainer that runs the step.
+            model: The module, which is not changed.
+            batch: A batch as a step gets it, which is not changed.
         """
         if self._probes is not None or self.is_full:
             return
@@ -123,16 +124,16 @@ class ProbeSource:
                 self._model_input = self._choose(model, batch)
             if self._kept is None:
                 self._passing.add(*self._model_input.split(batch, model))
-        except Exception as error:  # raised when the inputs are asked for, and not in the middle of a step
+        except Exception as error:  # raised by `from_stream`, not in the middle of a step
             self._odd = self._odd or error
 
     @property
     def is_full(self) -> bool:
-        """True if enough batches have passed."""
+        """True if enough batches have been collected."""
         return self._model_input is not None if self._kept is not None else self._passing.is_full
 
     def from_stream(self, model: nn.Module) -> ProbeSet | None:
-        """Return the inputs that have passed; None if none have.
+        """Return the collected inputs; None if there are none.
 
         Raises:
             TypeError: If a batch held no inputs.
@@ -148,15 +149,15 @@ class ProbeSource:
         return self._probe_set(self._passing, self._model_input, is_stream=True)
 
     def restart(self) -> None:
-        """Forget what has passed: the stream begins again."""
+        """Discard the collected inputs, because the stream begins again."""
         self._passing, self._model_input, self._odd = ItemCollector(self._count), None, None
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take the items that a checkpoint kept, as `ProbeSet.state` gave them; the first batch shows how the model takes them."""
+        """Restore the items of `ProbeSet.state` from a checkpoint; the first batch determines how to call the model."""
         self._kept = None if self._probes is not None else state
 
     def attach(self, probes: ProbeSet) -> ProbeSet:
-        """Return probes of another process with the user's functions, which pickling leaves out."""
+        """Add the user's functions to probes from another process, because pickling leaves them out."""
         chosen = probes.model_input.with_callables(self._batch_to_inputs, self._forward)
         return ProbeSet(probes.items, probes.labels, chosen, probes.is_stream, probes.is_given)
 
@@ -165,7 +166,7 @@ class ProbeSource:
         try:
             return ModelInput.choose(model, batch, batch_to_inputs=function, forward=self._forward)
         except TypeError:
-            if not unpacks:  # tensors that are taken as they are: no function of a batch could help
+            if not unpacks:  # the user's own tensors: `batch_to_inputs` does not apply
                 check_inputs(batch if isinstance(batch, Tensor) else batch[0], finite=False)
             raise
 
@@ -201,7 +202,7 @@ class ProbeSource:
         return self.from_stream(model) if self.is_full or (self._odd is not None and len(self._passing) == 0) else None
 
     def _forms(self, loaders: Any, together: bool) -> list[Any]:
-        """Return the loaders of which a batch may be one: whether those of a validation come together is not known."""
+        """Return the forms of loaders to try, because it is unknown whether a validation batch combines all loaders."""
         first = first_map_style(loaders)
         if self._batch_to_inputs is None:
             return [first]
@@ -212,7 +213,7 @@ class ProbeSource:
         wanted = flat_loaders(form)
         with undisturbed(), validation_stage(trainer):
             try:
-                seed_everything(self._seed)  # samplers of the user's may draw
+                seed_everything(self._seed)  # the user's samplers may draw random numbers
                 readers = {
                     id(loader): ItemReader.of_loader(
                         loader, self._count, self._seed, max_batches(trainer, number, loader, together), copied
@@ -231,7 +232,7 @@ class ProbeSource:
     def _gather_padded(
         self, model: nn.Module, batches: Callable[[], Iterable[Any]], readers: dict[int, ItemReader]
     ) -> tuple[ItemCollector, ModelInput]:
-        """Gather items of batches; where batches are padded to different lengths, of all items in one batch."""
+        """Gather items of batches; if batches are padded to different lengths, collate all items in one batch."""
 
         def gather(*, of_any_shape: bool) -> tuple[ItemCollector, ModelInput]:
             seed_everything(self._seed)
@@ -245,7 +246,7 @@ class ProbeSource:
             for reader in readers.values():
                 reader.batch_size = len(reader.indices)
             return gather(of_any_shape=True)
-        except Unreadable:  # they cannot be collated together: those of the first one's shape are kept
+        except Unreadable:  # they can't be collated together: items with the first one's shape are kept
             for key, size in sizes.items():
                 readers[key].batch_size = size
             return gather(of_any_shape=True)
@@ -274,7 +275,7 @@ class ProbeSource:
 
 
 def _check_finite(sample: ItemCollector) -> None:
-    """Raise if too few items are left, and say how many hold NaN or infinite values."""
+    """Raise if too few items are left, and report the number of items with NaN or infinite values."""
     check_several(len(sample), sample.num_not_finite)
     if sample.num_not_finite:
         rank_zero_info(f"fold_lightning leaves out {sample.num_not_finite} inputs, which hold NaN or infinite values.")

@@ -1,4 +1,4 @@
-"""The step of a LightningModule, up to its call of `forward`: for batches that it prepares before the model gets them."""
+"""Calls of a LightningModule's step up to its call of `forward`, for steps that prepare a batch before the model gets it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fold_lightning.activations.replica import original_module
 from fold_lightning.lightning_packages import in_both_packages
 
 
-class ForwardReturned(BaseException):  # which no `except Exception` of a step catches
-    """Ends a step when the model's `forward` has returned; the argument is the output."""
+class ForwardReturned(BaseException):  # a step's `except Exception` does not catch it
+    """Signal that ends a step when the model's `forward` has returned; the argument is the output."""
 
 
 def step_names(model: nn.Module) -> list[str]:
-    """Return the names of a module's own steps that may be called, the likeliest first.
+    """Return the names of a module's own steps that may be called, most likely first.
 
-    A `training_step` that optimizes by hand is left out, for it reaches the optimizers before it calls the model.
+    A `training_step` with manual optimization is left out, because it uses the optimizers before it calls the model.
 
     Example:
         >>> class Module(LightningModule):
@@ -36,7 +36,7 @@ def step_names(model: nn.Module) -> list[str]:
 
 
 def call_step(model: nn.Module, name: str, batch: Any) -> Any:
-    """Call a step with a batch, and return the first output of the model's `forward`; the rest of the step does not run.
+    """Call a step with a batch, and return the output of its first call of `forward`; the rest of the step does not run.
 
     Args:
         model: A replica of a LightningModule.
@@ -65,7 +65,7 @@ def call_step(model: nn.Module, name: str, batch: Any) -> Any:
 
 
 def _numbers(step: Any) -> list[int]:
-    """Return what a step gets behind the module and the batch: the numbers of the batch and of the loader, if it wants them."""
+    """Return the step's arguments after the module and the batch: `batch_idx` and `dataloader_idx`, as far as it takes them."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(step).parameters.values()
     wanted = sum(parameter.kind in kinds for parameter in parameters) - 2

@@ -1,4 +1,4 @@
-"""Token ids as inputs: which module embeds them, and their embeddings."""
+"""Token ids as inputs: the module that embeds them, and their embeddings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fold_lightning.activations.replica import ModelCopy, original_module
 
 @contextmanager
 def noted_embeddings(model: nn.Module, ids: Tensor) -> Iterator[list[str]]:
-    """Note the paths of the `nn.Embedding` modules that are called with these ids, on a replica of the model."""
+    """Record the paths of the `nn.Embedding` modules of a replica that are called with these ids."""
     found: list[str] = []
 
     def note(path: str) -> object:
@@ -39,15 +39,15 @@ def noted_embeddings(model: nn.Module, ids: Tensor) -> Iterator[list[str]]:
 
 
 def has_embedding(model: nn.Module) -> bool:
-    """Return whether a model has a module that takes token ids."""
+    """Return whether a model has an `nn.Embedding`."""
     return any(isinstance(module, nn.Embedding) for module in model.modules())
 
 
 def embed(model: nn.Module, path: str, ids: Tensor) -> Tensor:
-    """Return the embeddings (B, ..., D) of token ids (B, ...) by the model's weights as they are now.
+    """Return the embeddings (B, ..., D) of token ids (B, ...), with the model's current weights.
 
     Args:
-        model: The user's model, which stays as it is.
+        model: The user's model, which is not changed.
         path: Path of the embedding.
         ids: Token ids, on any device.
     """
@@ -58,7 +58,7 @@ def embed(model: nn.Module, path: str, ids: Tensor) -> Tensor:
     with undisturbed():
         if type(embedding) is nn.Embedding and embedding.max_norm is None and not embedding._forward_hooks:
             return functional.embedding(ids, weight.detach())
-        # A limit on norms is kept by writing into the weights, which must be those of a copy.
+        # `max_norm` is enforced by writing into the weights, so a copy is used.
         is_read_only = embedding.max_norm is None
         copied = ModelCopy(
             embedding, weight.device, None if is_read_only else torch.float64, shares_parameters=is_read_only

@@ -1,4 +1,4 @@
-"""Trials of calls on a replica of a model: does it take them, and does an activation depend on the tensor that varies."""
+"""Trials of calls on a replica of a model: whether it takes them, and whether activations depend on the tensor that varies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fold_lightning.probes.held_call import HeldCall, hold_rows
 from fold_lightning.probes.token_embedding import embed, noted_embeddings
 
 MAX_REASON = 160
-"""Characters of a model's own error message that are repeated for each call that was tried."""
+"""Maximum number of characters of a model's error message that are reported for each call that was tried."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Trial:
 
     Attributes:
         candidate: The call.
-        call: The `forward=` that makes it; None for the model's plain call with the tensor.
+        call: The `forward=` for it; None for the model's plain call with the tensor.
         embedding: Path of the embedding whose output varies; None for floating-point inputs.
         held_paths: Paths in the batch to the tensors that are held.
-        num_outputs: Numbers that the model returned for an input; None if it returned no tensor (B, C).
+        num_outputs: Number of the model's outputs per input; None if it returned no tensor (B, C).
         refusal: Why it failed; "" if the model took it.
         is_clear: Whether activations depend on the tensor, row by row, so that no other call needs to be tried.
     """
@@ -48,7 +48,7 @@ class Trial:
 
 
 def try_candidates(model: nn.Module, batch: Any, forward: Forward) -> tuple[list[Trial], Trial | None]:
-    """Try calls until one is clear, and return all that were tried and the chosen one, if the model took any."""
+    """Try calls until one is clear; return all trials and the chosen one, or None if the model took no call."""
     tried: list[Trial] = []
     device = device_of(model)
     switch = _Switch(forward)
@@ -57,7 +57,7 @@ def try_candidates(model: nn.Module, batch: Any, forward: Forward) -> tuple[list
     if not found:
         return [], None
     with evaluate_on_replica(model, torch.empty(0, device=device), through) as replica, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # measuring warns again
+        warnings.simplefilter("ignore")  # the measurement repeats the warnings
         for candidate in found:
             trial = _try(model, replica, switch, candidate, batch, device)
             tried.append(trial)
@@ -72,7 +72,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 class _Switch:
-    """A `forward=` that makes one call after another, so that one replica serves all trials."""
+    """A `forward=` whose call can be replaced, so that one replica serves all trials."""
 
     def __init__(self, forward: Forward) -> None:
         self.forward = forward
@@ -116,16 +116,16 @@ def _try(model: nn.Module, replica: Replica, switch: _Switch, candidate: Candida
         three = record_pass(replica, rows)
     except InputsRefused as error:
         return Trial(candidate, refusal=_reason(error))
-    except ValueError:  # the model takes it, and measuring it says why it cannot be measured
+    except ValueError:  # the model takes it, and the measurement raises the reason why it can't be measured
         return trial(num_outputs, is_clear=True)
     is_clear = bool(two.met) and all(_has_rows(name, two, three) for name in two.met)
-    if candidate.style == "step" and not is_clear:  # a step takes any tensor of its batch, also one that it does not use
+    if candidate.style == "step" and not is_clear:  # a step also takes a batch in which an unused tensor varies
         return Trial(candidate, refusal="no activation that depends on it was met")
     return trial(num_outputs, is_clear=is_clear)
 
 
 def _held_call(candidate: Candidate, batch: Any, method: str | None) -> tuple[HeldCall, tuple[Path, ...]]:
-    """Return the call of a candidate, and the paths in the batch to the tensors that it holds."""
+    """Return the call of a candidate, and the paths in the batch to the held tensors."""
     part, path = part_at(batch, candidate.part), candidate.inputs[len(candidate.part) :]
     prefix = candidate.part
     places: dict[Any, Any] = {}
@@ -151,7 +151,7 @@ class _Embedding:
 
 
 def _embedding_of(replica: Replica, ids: Tensor) -> _Embedding:
-    """Return which embedding takes token ids, when the model is called with them."""
+    """Return the embedding that takes token ids when the model is called with them, or a refusal."""
     reason = "no `nn.Embedding` takes it as it is"
     replica.reset()
     with noted_embeddings(replica.module, ids) as found:
@@ -166,7 +166,7 @@ def _embedding_of(replica: Replica, ids: Tensor) -> _Embedding:
 
 
 def _has_rows(layer: str, two: StructurePass, three: StructurePass) -> bool:
-    """Return whether a layer grows from two rows to three: a model that takes two views also takes a tensor, as two rows."""
+    """Return whether a layer grows with the batch, from two rows to three; a model of two views may take two rows as its views."""
     if layer not in three.met:
         return False
     small, large = two.met[layer].z.shape, three.met[layer].z.shape

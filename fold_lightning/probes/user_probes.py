@@ -1,4 +1,4 @@
-"""Probes that the user gives: inputs, inputs and labels, or a map-style data set."""
+"""The user's own probes: inputs, inputs and labels, or a map-style data set."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fold_lightning.probes.loaders import DEFAULT_BATCH_SIZE, ItemReader, choose
 
 
 def user_batches(probes: Any, count: int, seed: int, copied: StructuralCopy) -> tuple[Iterator[Any], int]:
-    """Return batches of the user's probes, and the number of probes in all.
+    """Return batches of the user's probes, and the total number of probes.
 
     Args:
         probes: Tensors or a map-style data set, as `user_probes` returns them.
-        count: Items to read of a data set.
-        seed: Seed of their choice.
-        copied: Makes the copy of a data set that is read in its stead.
+        count: Maximum number of items to read from a data set.
+        seed: Seed by which these are chosen.
+        copied: Copier of the data set, so that the copy is read.
     """
     if is_tensors(probes):
         return iter([probes]), len(probes if isinstance(probes, Tensor) else probes[0])
@@ -34,13 +34,13 @@ def user_batches(probes: Any, count: int, seed: int, copied: StructuralCopy) -> 
 
 
 def user_probes(probes: Any, name: str = "probes") -> Any:
-    """Return the user's probes as a tensor, a pair of tensors, or the map-style data set that they are.
+    """Convert the user's probes to a tensor or a pair of tensors; return a map-style data set itself.
 
-    NumPy arrays and what converts to one, such as data frames, become tensors.
+    NumPy arrays, and values that convert to one, such as data frames, become tensors.
 
     Args:
         probes: Inputs (B, ...), a pair of inputs and class labels, or a map-style data set.
-        name: Name of the user's argument, for errors.
+        name: Name of the user's argument, for error messages.
 
     Raises:
         TypeError: If they are none of these.
@@ -62,12 +62,12 @@ def user_probes(probes: Any, name: str = "probes") -> Any:
 
 
 def is_tensors(probes: Any) -> bool:
-    """Return whether probes are inputs, or inputs and labels, which are taken as they are: all of them, and not unpacked."""
+    """Return whether probes are a tensor or a pair of tensors, which are all used, without `batch_to_inputs`."""
     return isinstance(probes, Tensor) or (is_pair(probes) and all(isinstance(part, Tensor) for part in probes))
 
 
 def is_pair(probes: Any) -> bool:
-    """Return whether probes are inputs and their labels: two parts, of which the second may be None or a list."""
+    """Return whether probes are a pair of inputs and labels; the labels may be None or a list."""
     return (
         isinstance(probes, (tuple, list))
         and len(probes) == 2
@@ -77,7 +77,7 @@ def is_pair(probes: Any) -> bool:
 
 
 def is_array(value: Any) -> bool:
-    """Return whether a value is a tensor, or converts to an array as a data frame does."""
+    """Return whether a value is a tensor, or converts to an array like a data frame."""
     return not isinstance(value, type) and (
         isinstance(value, Tensor) or (hasattr(value, "__array__") and hasattr(value, "shape"))
     )
@@ -116,13 +116,13 @@ def _as_labels(value: Any, inputs: Tensor, name: str) -> Tensor:
 
 
 def _as_tensor(value: Any) -> Tensor | None:
-    """Return an array as a tensor, without a copy where none is needed; None if it holds no numbers."""
+    """Convert an array to a tensor, without a copy if possible; None if it holds no numbers."""
     if isinstance(value, Tensor):
         return value
     array = np.ascontiguousarray(value) if np.ndim(value) else np.asarray(value)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the array is read-only: nothing writes it
+            warnings.simplefilter("ignore")  # about a read-only array, which is never written
             return torch.as_tensor(array)
     except TypeError:  # of text or objects
         return None
