@@ -1,4 +1,4 @@
-"""The regularizer: folding made differentiable, and pushed while a network trains."""
+"""The regularizer: a differentiable measure of folding, by which training is pushed to more folding."""
 
 from fold_lightning.regularizer.held import HeldGradient
 from fold_lightning.regularizer.schedules import Schedule

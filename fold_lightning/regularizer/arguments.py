@@ -14,11 +14,11 @@ from fold_lightning.regularizer.pairs import Between
 from fold_lightning.regularizer.schedules import check_schedule
 
 LEAST = {"warm_steps": 0, "every_n_steps": 1, "num_segments": 1, "num_points": 3, "seed": 0}
-"""Least value of each integer argument; 2 points cannot turn back."""
+"""Minimum of each integer argument; walks of 2 points can't turn back."""
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Raise unless the arguments of a `FoldingRegularizer`, by name, make sense.
+    """Raise unless the arguments of a `FoldingRegularizer`, by name, are valid.
 
     Raises:
         ValueError: If a number is out of range, or a name unknown.

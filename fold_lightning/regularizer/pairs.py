@@ -13,15 +13,15 @@ Between = Literal["classes", "same", "any"]
 def draw_pairs(
     count: int, labels: Tensor | None, num_segments: int, between: Between, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Draw the indices int64 (S,) of the inputs at which random segments start and end.
+    """Draw random segments: the indices int64 (S,) of the inputs at which they start and end.
 
     Args:
-        count: B, how many inputs there are, at least 1.
+        count: Number B of inputs, at least 1.
         labels: Integers (B,), negative where an input has none; None without labels.
-        num_segments: S.
-        between: Inputs of different "classes", of the "same" class, or "any" inputs. Where labels allow no such segment, any inputs
-            are taken; of a single input, segments of length 0.
-        generator: Of random numbers, on the CPU.
+        num_segments: Number S of segments.
+        between: Segments connect inputs of different "classes", of the "same" class, or "any" inputs. If labels allow no such
+            segment, any inputs are connected; with a single input, segments have length 0.
+        generator: Random generator, on the CPU.
 
     Example:
         >>> start, end = draw_pairs(4, torch.tensor([0, 0, 1, -1]), 100, "classes", torch.Generator().manual_seed(0))

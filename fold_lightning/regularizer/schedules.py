@@ -13,7 +13,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda progress: 1.0 - progress,
     "cosine": lambda progress: (1.0 + math.cos(math.pi * progress)) / 2,
 }
-"""By name: from progress in [0, 1) to a factor of the weight."""
+"""Name -> function from progress in [0, 1] to a factor of the weight."""
 
 
 def check_schedule(schedule: Any) -> None:
@@ -26,12 +26,12 @@ def check_schedule(schedule: Any) -> None:
 
 
 def strength(schedule: Schedule, progress: float, until: float) -> float:
-    """Return the factor of the weight at some progress, in [0, 1]; a named schedule is 0 from `until` on.
+    """Return the factor of the weight at a progress in [0, 1]; a named schedule is 0 from `until` on.
 
-    A schedule of the user's own gets the progress as it is, and says itself when it ends.
+    A user's function gets the progress itself, and `until` does not apply to it.
 
     Raises:
-        ValueError: If a schedule of the user's own returns anything but a finite number.
+        ValueError: If a user's function returns anything but a finite number.
 
     Example:
         >>> [strength("cosine", progress, until=0.5) for progress in (0.0, 0.25, 0.5, 0.75)]
@@ -40,7 +40,7 @@ def strength(schedule: Schedule, progress: float, until: float) -> float:
         (1.0, 1.5)
     """
     if isinstance(schedule, str):
-        past = progress >= until and until < 1.0  # a constant one that has no end has none at the last step either
+        past = progress >= until and until < 1.0  # a constant schedule without end does not end at the last step either
         return 0.0 if past else SCHEDULES[schedule](min(progress / until, 1.0))
     factor = schedule(progress)
     try:

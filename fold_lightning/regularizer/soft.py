@@ -1,4 +1,4 @@
-"""Soft folding: chi of a sampled walk whose bits are numbers between 0 and 1, so that it has a gradient.
+"""Soft folding: chi of a sampled walk with bits between 0 and 1, so that it has a gradient.
 
 "The Space Between" (Lewandowski et al. 2025) outlines a regularizer of folding; all formulas here are this project's own.
 """
@@ -11,20 +11,21 @@ import torch
 from torch import Tensor
 
 BLUR = 8.0
-"""Temperature of the soft maximum in units (bits), times that of the bits."""
+"""Temperature of the soft maximum over distances, in units (bits), as a multiple of the temperature of the bits."""
 
 SMALLEST_SPREAD = 0.01
-"""Least spread of a layer, in spreads of the layer with the largest, so that gradients of layers that are nearly 0 stay bounded."""
+"""Minimum standard deviation of a layer, as a share of the largest layer's, so that gradients of layers that are nearly 0 are
+bounded."""
 
 SMALLEST_VARIANCE = 1e-20
 
 
 def soft_bits(layers: Iterable[tuple[tuple[float, ...], Tensor]], temperature: float) -> Tensor:
-    """Return soft bits between 0 and 1, ``sigmoid((z - threshold) / (t s))`` of each pre-activation.
+    """Return the soft bit ``sigmoid((z - threshold) / (t s))``, between 0 and 1, of each pre-activation.
 
-    ``t`` is the temperature and ``s`` the standard deviation of all pre-activations of the layer, so that neither the scale of the
-    weights nor that of the inputs matters, but at least a hundredth of the largest ``s`` of all layers. As ``t`` tends to 0 they
-    tend to the bits, where ``z`` is not the threshold.
+    ``t`` is the temperature, and ``s`` the standard deviation of all pre-activations of the layer, so that the scales of
+    weights and inputs do not matter; ``s`` is at least a hundredth of the largest layer's. As ``t`` tends to 0, soft bits tend
+    to the bits, unless ``z`` equals the threshold.
 
     Args:
         layers: The thresholds and pre-activations (B, n) of each layer.
@@ -43,7 +44,7 @@ def soft_bits(layers: Iterable[tuple[tuple[float, ...], Tensor]], temperature: f
     variances: list[Tensor] = []
     for thresholds, z in layers:
         wide.append((thresholds, z if z.dtype == torch.float64 else z.float()))
-        # What rounding leaves of equal numbers is no spread: without this floor it would look like folding.
+        # Without this floor, differences of equal numbers by rounding would look like folding.
         floor = torch.finfo(z.dtype).eps * wide[-1][1].detach().square().mean() + SMALLEST_VARIANCE
         variances.append(wide[-1][1].var(correction=0) + floor)
     variance = torch.stack(variances)
@@ -59,20 +60,21 @@ def soft_bits(layers: Iterable[tuple[tuple[float, ...], Tensor]], temperature: f
 def soft_folding(bits: Tensor, temperature: float, damping: float = 8.0) -> Tensor:
     """Return the folding of walks through soft bits, ``(r2 - r1) / (r2 + D t N)``, with a damping ``D``.
 
-    With distances ``d(p, q) = sum |p - q|`` over units, ``r2`` is the sum of those from each point to the next, and ``r1`` the mean
-    of those from the first point to each, weighted by ``softmax(d / (8 t))``, so never above ``r2``. As the temperature ``t``
-    tends to 0, and soft bits to bits, it tends to chi of the same points (`space_folding` of `Walks.from_codes`).
+    With distances ``d(p, q) = sum |p - q|`` over units, ``r2`` is the sum of distances from each point to the next, and ``r1``
+    the mean of distances from the first point to each other one, weighted by ``softmax(d / (8 t))``, and so at most ``r2``. As
+    the temperature ``t`` tends to 0, and soft bits to bits, the folding tends to chi of the same points (`space_folding` of
+    `Walks.from_codes`).
 
-    The damping (this project's finding) makes it move the exact measure without harm. Undamped, the quotient rewards a small ``r1``,
-    codes that classes share, as well as a large ``r2``, and accuracy falls; damped, it grows mostly by walks that turn back.
+    The damping (this project's finding) lets the term raise the exact chi without harm to accuracy. Undamped, the quotient also
+    rewards a small ``r1``, that is, codes that classes share, and accuracy falls; damped, it grows mostly if walks turn back.
 
     Args:
         bits: (S, T, N), S walks of T points, T at least 2, through N units, in [0, 1].
-        temperature: ``t``, that of the bits.
+        temperature: ``t``, the temperature of the bits.
         damping: ``D``, at least 0.
 
     Returns:
-        (S,), in [0, 1), without unit; 0 for a walk that stays where it is.
+        (S,), in [0, 1), without unit; 0 for a walk of equal points.
 
     Example:
         >>> tent = torch.tensor([[[0.0, 1, 1], [0, 1, 0], [1, 0, 0], [1, 0, 1]]])

@@ -1,4 +1,4 @@
-"""The regularizer: a term that rewards folding, and its push on the gradient of a task."""
+"""The regularizer: a term that rewards folding, and its push on a task's gradient."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ Known = WeakKeyDictionary[nn.Module, tuple[Any, ModelStructure]]
 
 
 class FoldingRegularizer(nn.Module):
-    """A push towards more folding of the network's input space, by a term that is differentiable in its weights.
+    """Regularizer towards more folding of the network's input space, by a term that is differentiable in the weights.
 
-    The term is ``weight * schedule(progress) * (1 - soft chi)``, where soft chi is the mean `soft_folding` of random segments between
-    inputs of the batch, between different classes where labels are there. Chi itself is piecewise constant in the weights. "The
-    Space Between" (Lewandowski et al. 2025) outlines such a term, strongest early in training; the formula and its defaults are this
-    project's own, chosen by what they do to the exact chi after training.
+    The term is ``weight * schedule(progress) * (1 - soft chi)``, where soft chi is the mean `soft_folding` of random segments
+    between inputs of the batch, which connect different classes if there are labels. Chi itself is piecewise constant in the
+    weights. "The Space Between" (Lewandowski et al. 2025) outlines such a term, strongest early in training; the formula and
+    its defaults are this project's own, chosen by their effect on the exact chi after training.
 
-    `push` lets it act. In every n-th step it takes the term's gradient anew and scales it to length 1; in every step it adds that,
-    ``share * weight * schedule(progress)`` times as long as the task's gradient, to the task's. So the same share acts on every
-    activation, optimizer and scale of the loss, and no spike in every n-th step upsets Adam's second moments or is clipped away. Over
-    the first `warm_steps` steps the share rises from 0. A call gives the term itself, for a loss.
+    `push` adds the term's gradient to the task's, in every step, scaled to ``share * weight * schedule(progress)`` times the
+    length of the task's gradient. It recomputes the term's gradient only in every n-th step. So one share suits every
+    activation, optimizer and scale of the loss, and there are no spikes in every n-th step, which would disturb Adam's second
+    moments or be clipped away. Over the first `warm_steps` steps the share rises from 0. Calling the regularizer returns the
+    term itself, for a loss.
 
-    One forward pass takes the points of all segments. It runs in evaluation mode, with gradients, in the model's dtype and autocast
-    context, up to the last layer that counts; modes, buffers (batch norm's statistics) and random states are as before.
-    Segments are drawn by a generator of its own from `seed` and the number of terms that were drawn before, which its `state_dict`
-    keeps with the progress; in evaluation mode (`regularizer.eval()`) the same ones come again. A weight of 0 makes no pass at all.
+    The points of all segments go through one forward pass. It runs in evaluation mode, with gradients, in the model's dtype and
+    autocast context, up to the last layer that counts; modes, buffers (batch norm's statistics) and random states are not
+    changed. Segments depend on `seed` and the number of earlier draws, which `state_dict` keeps together with the progress; in
+    evaluation mode (`regularizer.eval()`) the same segments are drawn again. With a weight of 0 there is no pass.
 
-    `FoldingMonitor(regularize=True)` does the following for any LightningModule. By hand::
+    `FoldingMonitor(regularize=True)` does the following for any LightningModule. Without it::
 
         regularizer = FoldingRegularizer()
         for step, (inputs, labels) in enumerate(batches):
@@ -53,32 +54,34 @@ class FoldingRegularizer(nn.Module):
             optimizer.step()
 
     Args:
-        weight: Of the term, and a factor of the push; below 0 it discourages folding, and 0 makes no pass at all.
-        share: Length of the push at weight 1 over that of the task's gradient; above 0. None lets the flag add the term to the loss
-            instead, as it does where gradients are sharded (FSDP, DeepSpeed).
-        warm_steps: Number of the first steps over which the push rises to its length. Take all of a training of less than a hundred:
-            with 20 of 79 steps, a GELU network lost 7 points of accuracy, with 80 none.
-        schedule: "cosine", "linear" (from the whole weight to none) or "constant"; or a function of the progress in [0, 1] that
-            returns a factor of the weight.
-        until: The share of the training after which a named schedule is 0, in (0, 1].
-        until_epoch: The epoch at which the schedule ends instead; needs `FoldingMonitor`, which knows the epochs.
-        every_n_steps: `push` takes the term's gradient anew in every n-th step, for that costs less and folds as well. Where the flag
-            adds the term to the loss, it does so in every n-th step, n-fold. It changes nothing of a call.
-        num_segments: S, segments in a batch; few are enough, for each step draws others.
-        num_points: T, equidistant points on each, its ends among them; at least 3, for 2 cannot turn back.
-        temperature: t, of soft bits in spreads of their layer, and of what else `soft_folding` softens. Above 0.
-        damping: How much longer walks are taken to be, in `soft_folding`, so that it pays to turn back rather than to stay near; 0
-            is known to cost accuracy, and takes what rounding makes of equal inputs for folding.
-        between: Segments go between inputs of different "classes", of the "same" class, or "any". Without labels, any.
-        layers: Whose bits count: a layer's name, a glob pattern or several of them; None counts every activation.
-        seed: Of the choice of segments.
+        weight: Weight of the term, and a factor of the push; below 0 it discourages folding.
+        share: Length of the push at weight 1, divided by that of the task's gradient; above 0. With None, `FoldingMonitor` adds
+            the term to the loss instead, as it does if gradients are sharded (FSDP, DeepSpeed).
+        warm_steps: Number of first steps over which the push rises to its full length. In a training of less than 100 steps,
+            take all of them: with 20 of 79 steps, a GELU network lost 7 points of accuracy, with 80 none.
+        schedule: "cosine" or "linear" (both fall from the whole weight to 0), "constant", or a function that returns a factor
+            of the weight from the progress in [0, 1].
+        until: Share of the training after which a named schedule is 0, in (0, 1].
+        until_epoch: Epoch at which the schedule ends, instead of `until`; only with `FoldingMonitor`, which knows the epochs.
+        every_n_steps: `push` recomputes the term's gradient in every n-th step, which costs less and folds as much. If
+            `FoldingMonitor` adds the term to the loss, it does so in every n-th step, multiplied by n. Calls are not affected.
+        num_segments: Number S of segments per batch; few are enough, because each step draws others.
+        num_points: Number T of equidistant points per segment, including its ends; at least 3, because 2 can't turn back.
+        temperature: Temperature t of `soft_bits`, in standard deviations of the layer, and of `soft_folding`; above 0.
+        damping: Damping D of `soft_folding`: a length added to each walk's, so that turning back raises soft chi more than
+            staying near the start; 0 costs accuracy, and counts rounding differences between equal inputs as folding.
+        between: Segments connect inputs of different "classes", of the "same" class, or "any"; without labels, any.
+        layers: Layers whose bits count: a name, a glob pattern or several of them; None counts every activation.
+        seed: Seed by which segments are drawn.
 
     Attributes:
-        progress: How much of the training has passed, in [0, 1]; drives the schedule. `FoldingMonitor` sets it, otherwise you.
-        draws: The number of the next term's draw; the seed and it say which segments it takes. A call in training mode counts
-            it up, and `FoldingMonitor` sets it by the step.
+        progress: Share of the training that has passed, in [0, 1], for the schedule; set by `FoldingMonitor`, or by the user
+            without it.
+        draws: Index of the next draw of segments, which depends on it and the seed. A call in training mode increments it;
+            `FoldingMonitor` sets it by the step.
         soft_chi: The soft chi of the last term, a tensor without gradient; None before the first.
-        num_skipped: How many terms were left out, by `push` or `FoldingMonitor`, because they or their gradients were not finite.
+        num_skipped: Number of terms that `push` or `FoldingMonitor` left out, because they failed or were not finite, or their
+            gradients were not.
 
     Raises:
         ValueError: If a number is out of range, or a name unknown.
@@ -149,24 +152,24 @@ class FoldingRegularizer(nn.Module):
 
     @property
     def current_weight(self) -> float:
-        """Weight by the schedule at the present progress."""
+        """Scheduled weight at the current progress."""
         return self.weight * strength(self.schedule, self.progress, self.until) if self.weight else 0.0
 
     def forward(self, model: nn.Module, inputs: Tensor, labels: Tensor | None = None, *, forward: Any = None) -> Tensor:
         """Return the term of a batch.
 
         Args:
-            model: The network, wherever its activations are.
-            inputs: Floating-point inputs (B, ...), B at least 1, where the model is and in the dtype that it takes.
+            model: The network.
+            inputs: Floating-point inputs (B, ...), B at least 1, on the model's device and in its dtype.
             labels: Class labels, integers (B,), negative where an input has none; None if there are none.
             forward: How to call the model: a callable of `(model, inputs)` or of `(inputs)`, or the name of a method or submodule.
 
         Returns:
-            A tensor (), with gradients, finite where the pre-activations are; 0 where the present weight is.
+            A tensor () with gradients, finite if the pre-activations are; 0 if the current weight is.
 
         Raises:
-            ValueError: For an empty batch, for labels of another shape, and what `activation_codes` raises at the first call with
-                a model.
+            ValueError: For an empty batch, for labels of another shape, and for the errors of `activation_codes`, at the first
+                call with a model.
             TypeError: For inputs that are not a floating-point tensor, or labels that are not integers.
         """
         check_batch(inputs, labels)
@@ -181,11 +184,11 @@ class FoldingRegularizer(nn.Module):
         return weight * (1 - chi)
 
     def push(self, model: nn.Module, inputs: Tensor, labels: Tensor | None = None, *, forward: Any = None) -> None:
-        """Add the push of a step to the gradients of the model's parameters, after the task's backward pass.
+        """Add the push to the gradients of the model's parameters, after the task's backward pass.
 
-        Call it in every step, before gradients are clipped; it does not matter whether they are still scaled. Parameters that are
-        frozen or have no gradient stay as they are. It pushes one model; take another regularizer for another. Of a
-        `DistributedDataParallel` all processes call it, and push by the mean of their terms' gradients.
+        Call it in every step, before gradients are clipped, and before or after they are unscaled. Parameters that are frozen
+        or have no gradient are not changed. Use one regularizer per model. All processes of a `DistributedDataParallel` must
+        call it, and push by the mean of their terms' gradients.
 
         Args:
             model: As of a call.
@@ -223,29 +226,29 @@ class FoldingRegularizer(nn.Module):
         self._held.push(parameters, self.share * weight, self.warm_steps)
 
     def check(self, model: nn.Module, inputs: Tensor, labels: Tensor | None = None, *, forward: Any = None) -> None:
-        """Raise what a call would raise for the model or the schedule, whatever the weight; draw no segments."""
+        """Raise the errors that a call would raise for the batch, the model or the schedule, at any weight; draw no segments."""
         for tenth in range(11):
             strength(self.schedule, tenth / 10, self.until)
         check_batch(inputs, labels)
         self._inspect(model, inputs, forward)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return what `state_dict` keeps: the progress, and the held gradient."""
+        """Return the state for `state_dict`: progress, number of draws, number of terms left out, and held gradient."""
         state = {"progress": self.progress, "draws": self.draws, "num_skipped": self.num_skipped}
         return state | {"held": self._held.state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Go on from such a state."""
+        """Restore a state from `get_extra_state`."""
         self.progress, self.draws, self.num_skipped = state["progress"], state["draws"], state["num_skipped"]
-        if "held" in state:  # that of an older version has none
+        if "held" in state:  # an older version's state has none
             self._held.restore(state["held"])
 
     def extra_repr(self) -> str:
-        """Return the arguments that matter most, for the `repr`."""
+        """Return the main arguments, for the `repr`."""
         return f"weight={self.weight:g}, share={self.share}, schedule={self.schedule!r}, temperature={self.temperature:g}"
 
     def forget(self) -> None:
-        """Inspect the model anew at the next call: it may be altered between trainings."""
+        """Inspect models again at their next call, because they may change between trainings."""
         self._known = WeakKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -253,11 +256,11 @@ class FoldingRegularizer(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.forget()  # copies look at their model anew
+        self.forget()  # copies inspect their model again
 
     def _points(self, inputs: Tensor, labels: Tensor | None) -> Tensor:
-        """Return equidistant points (S * T, ...) on segments that no other call has drawn."""
-        # A generator on the CPU sees the lowest 32 bits of its seed alone: seeds start far apart among them.
+        """Draw new segments, and return equidistant points (S * T, ...) on them."""
+        # A CPU generator uses only the lowest 32 bits of its seed: the factor spreads seeds over them.
         generator = torch.Generator().manual_seed((self.seed * 2_654_435_761 + self.draws) % 2**32)
         self.draws += self.training
         sides = draw_pairs(len(inputs), labels, self.num_segments, self.between, generator)
@@ -266,7 +269,7 @@ class FoldingRegularizer(nn.Module):
         return torch.lerp(start, end, t.view(-1, *[1] * (inputs.dim() - 1))).flatten(0, 1)
 
     def _inspect(self, model: nn.Module, inputs: Tensor, forward: Any) -> ModelStructure:
-        """Return the structure of the model, inspected once."""
+        """Return the structure of a model, which is inspected once."""
         known = self._known.get(model)
         if known is None or known[0] is not forward:
             check_inputs(inputs)
