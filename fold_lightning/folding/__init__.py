@@ -1,4 +1,4 @@
-"""Folding: the range of a walk through codes against its length, and the folding of a network between classes."""
+"""Folding: the range of a walk through codes compared with its length, and the folding of a network between classes."""
 
 from fold_lightning.folding.along_walks import (
     Statistic,

@@ -1,4 +1,4 @@
-"""Folding: the range of a walk through codes against its length."""
+"""Folding of a walk through codes: its range compared with its length."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def walk_range(walks: Walks) -> Tensor:
 def walk_length(walks: Walks) -> Tensor:
     """Return the sum of Hamming distances from code to code along each walk.
 
-    ``r2 = sum_i d_H(pi_i, pi_{i+1})`` in "On Space Folds of ReLU Neural Networks" (Lewandowski et al. 2025): how often any
-    unit switches.
+    ``r2 = sum_i d_H(pi_i, pi_{i+1})`` in "On Space Folds of ReLU Neural Networks" (Lewandowski et al. 2025): the number of
+    switches of units.
 
     Args:
         walks: S walks.
@@ -79,14 +79,15 @@ def summarize_folding(chi: Tensor, statistic: Statistic = "mean") -> Tensor:
 
     Args:
         chi: Folding of S segments, (S,).
-        statistic: "mean" or "max" over all of them; "median" of the non-zero ones, as third parties report Space Folds to
-            aggregate (the mean of the two middle values where their number is even; 0 if none folds); "fraction" that folds.
+        statistic: "mean" or "max" over all of them; "median" over the non-zero ones, as third parties report that Space Folds
+            aggregates (the mean of the two middle values if their number is even; 0 if none folds); "fraction" of segments that
+            fold.
 
     Returns:
-        float64, without unit; NaN for no segments.
+        float64 (), without unit; NaN for no segments.
 
     Raises:
-        ValueError: If the statistic is another.
+        ValueError: For another statistic.
 
     Example:
         >>> chi = torch.tensor([0.0, 0.2, 0.4, 0.0])
@@ -109,11 +110,11 @@ def summarize_folding(chi: Tensor, statistic: Statistic = "mean") -> Tensor:
 
 
 def folding_profile(walks: Walks, i: int) -> Tensor:
-    """Return how the folding of segment `i` grows along it: chi of the walk up to each of its codes.
+    """Return chi of segment `i` as it grows along the walk: chi of the part up to each code.
 
     Args:
         walks: S walks.
-        i: Number of the segment.
+        i: Index of the segment.
 
     Returns:
         float64 (steps + 1,), one value for each code; the first is 0, the last is the segment's chi.

@@ -1,4 +1,4 @@
-"""The folding of a whole network: chi of segments between classes, by ordered pairs and in one number."""
+"""Folding of a whole network between classes: a matrix over ordered pairs of classes, and one number."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def global_folding(
     within: Aggregate = "max",
     across: Aggregate = "median",
 ) -> tuple[Tensor, Tensor]:
-    """Return Phi_N, the folding of a network between classes, and the matrix of class pairs behind it.
+    """Return Phi_N, the folding of a network between classes, and the matrix over class pairs that it aggregates.
 
     ``Phi[c, c']`` is the maximum (or median, or mean) of the non-zero chi of the segments from class c to class c', and
     ``Phi_N`` the median (or maximum, or mean) of ``Phi[c, c']`` over the ordered pairs ``c != c'``. "The Space Between"
@@ -29,17 +29,18 @@ def global_folding(
     a third party's account of "On Space Folds of ReLU Neural Networks" (2025): "aggregated median of maximas of non-zero space
     folding across all pairs".
 
-    A pair whose segments do not fold has 0. A pair without segments, such as those of a class without inputs, is NaN and
-    left out. The diagonal is in the matrix, but not in Phi_N. Without a pair of two classes, as with a single class, Phi_N is NaN.
+    A pair whose segments do not fold has 0. A pair without segments, such as one with a class without inputs, is NaN in the
+    matrix and left out of Phi_N. The diagonal is in the matrix, but not in Phi_N. Without a pair of different classes with
+    segments, Phi_N is NaN.
 
     Args:
         chi: Folding of S segments, (S,), in [0, 1), as from `space_folding`.
         start_class: int64 (S,), the class in which each segment starts.
         end_class: int64 (S,), the class in which it ends.
         num_classes: C; classes are 0 to C - 1.
-        within: How the segments of one pair are aggregated: "max", "median" or "mean", of those that fold.
-        across: How pairs are aggregated. Medians are NumPy's, the mean of the two middle values; means are sums in the order
-            given, so their last digit depends on it.
+        within: How the segments of one pair are aggregated: "max", "median" or "mean" over those that fold.
+        across: How pairs are aggregated: "max", "median" or "mean". Medians are NumPy's, the mean of the two middle values.
+            Means sum in the given order, so their last digit depends on it.
 
     Returns:
         Phi_N, float64 (), and the matrix, float64 (C, C), rows for the start.
@@ -65,12 +66,12 @@ def global_folding(
 
 
 def fold_within(chi: Tensor, group: Tensor, num_groups: int, within: Aggregate) -> Tensor:
-    """Return the folding of each group of segments, float64 (G,): 0 where none folds, NaN where there are none.
+    """Return the folding of each group of segments, float64 (G,): 0 if none folds, NaN for an empty group.
 
     Args:
         chi: float64 (S,).
         group: int64 (S,), from 0 to G - 1.
-        num_groups: G.
+        num_groups: Number G of groups.
         within: "max", "median" or "mean" of the segments that fold.
     """
     is_empty = torch.bincount(group, minlength=num_groups) == 0
@@ -85,7 +86,7 @@ def fold_within(chi: Tensor, group: Tensor, num_groups: int, within: Aggregate) 
 
 
 def fold_across(matrix: Tensor, across: Aggregate) -> Tensor:
-    """Return one number, float64 (), over the ordered pairs of different classes with segments; NaN if there is none.
+    """Aggregate the ordered pairs of different classes that have segments, float64 (); NaN if there is none.
 
     Args:
         matrix: float64 (C, C), NaN for pairs without segments.
@@ -102,7 +103,7 @@ def fold_across(matrix: Tensor, across: Aggregate) -> Tensor:
 
 
 def check_aggregates(within: str, across: str) -> None:
-    """Raise unless both values are aggregates."""
+    """Raise unless both values are names of aggregates."""
     check_choice("within", within, get_args(Aggregate))
     check_choice("across", across, get_args(Aggregate))
 
@@ -113,7 +114,7 @@ def check_num_classes(num_classes: int) -> None:
 
 
 def pairs_of(start_class: Tensor, end_class: Tensor, num_classes: int) -> Tensor:
-    """Check the classes of segments, and return the number int64 (S,) of each segment's ordered pair."""
+    """Check the classes of segments, and return the index int64 (S,) of each segment's ordered pair."""
     num_segments = len(start_class) if isinstance(start_class, Tensor) and start_class.dim() else 0
     for name, classes in (("start_class", start_class), ("end_class", end_class)):
         check_classes(name, classes, num_segments, num_classes)
@@ -132,12 +133,12 @@ def check_folding(chi: Tensor, pair: Tensor) -> Tensor:
 
 
 def _means(values: Tensor, group: Tensor, number: Tensor) -> Tensor:
-    """Return the mean of each group, summed in the order given; 0 for an empty one."""
+    """Return the mean of each group, summed in the given order; 0 for an empty one."""
     return torch.bincount(group, weights=values, minlength=len(number)) / number.clamp(min=1)
 
 
 def _medians(values: Tensor, group: Tensor, number: Tensor) -> Tensor:
-    """Return NumPy's median of each group, 0 for an empty one; ``number`` (G,) counts the values of each."""
+    """Return NumPy's median of each group, 0 for an empty one; ``number`` (G,) is the size of each group."""
     order = torch.argsort(values)
     values = values[order[torch.argsort(group[order], stable=True)]]
     first = number.cumsum(0) - number

@@ -1,4 +1,4 @@
-"""Measures of each segment's walk as one row: a walk is reduced to it before it is kept or sent between processes."""
+"""Measures of each segment as one row, to which a walk is reduced before it is stored or sent between processes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class PerSegment:
     Attributes:
         chi: The space folding measure.
         regions: Number of regions on the segment.
-        exact: 1 where the walk verified itself, else 0.
-        complete: 1 where it was walked to its end, else 0.
-        resolution: Of the walk, in t.
-        by_layer: Layer name -> chi through its bits alone.
+        exact: 1 if the walk is exact and verified, else 0.
+        complete: 1 if the walk reached the end, else 0.
+        resolution: Resolution of the walk, as a share of the segment's length.
+        by_layer: Layer name -> chi of its bits alone.
     """
 
     chi: Tensor
@@ -71,17 +71,17 @@ class PerSegment:
 
     @property
     def rows(self) -> Tensor:
-        """Return all measures, float64 (S, 5 + layers)."""
+        """All measures, float64 (S, 5 + layers)."""
         of_walks = [self.chi, self.regions, self.exact, self.complete, self.resolution]
         return torch.stack([*of_walks, *self.by_layer.values()], dim=1)
 
     @classmethod
     def from_rows(cls, rows: Tensor, layers: list[str]) -> PerSegment:
-        """Return the measures in rows of this form."""
+        """Return the measures from the rows of `rows`."""
         chi, regions, exact, complete, resolution, *by_layer = rows.unbind(1)
         return cls(chi, regions, exact, complete, resolution, dict(zip(layers, by_layer, strict=True)))
 
 
 def _folding(from_start: Tensor, from_previous: Tensor) -> Tensor:
-    """Return chi of walks whose codes have these distances (..., T - 1) from the first code and from the one before."""
+    """Return chi of walks, from the distances (..., T - 1) of their codes from the first code and from the previous one."""
     return folding_of(from_start.amax(-1), from_previous.sum(-1))

@@ -1,4 +1,4 @@
-"""Profiles of walks: distances from the first code along the way, thinned to a fixed number of points."""
+"""Profiles of walks: distances from the first code along the walk, thinned to a fixed number of points."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from fold_lightning.walks.events import distances_from_start, step_ends
 
 
 def thinned_profiles(walks: Walks | SampledDistances, num_points: int) -> Tensor:
-    """Return position, distance and length of each walk after some of its steps.
+    """Return position, distance and length after some of the steps of each walk.
 
-    The last step is kept, and of each of equally long groups of steps the nearest to the first code and the farthest from it: so the
-    folding of the whole walk follows from the points that are left, and no peak is lost.
+    Steps are divided into equally long groups. The last step is kept, and from each group the nearest to the first code and the
+    farthest from it, so that the kept points give the folding of the whole walk and show every peak.
 
     Args:
-        walks: S walks, or the distances between the codes of their points.
-        num_points: Largest number of points of a walk, at least 3.
+        walks: S walks, or sampled distances between their codes.
+        num_points: Maximum number of points of a walk, at least 3.
 
     Returns:
-        float64 (S, num_points, 3): position in [0, 1], Hamming distance from the first code, and number of switches so far; after the
-        last step NaN.
+        float64 (S, num_points, 3): position in [0, 1], Hamming distance from the first code, and number of switches so far; NaN
+        after the last step.
 
     Example:
         >>> there_and_back = Walks.from_codes(torch.tensor([[[False], [True], [False]]]))
@@ -41,7 +41,7 @@ def thinned_profiles(walks: Walks | SampledDistances, num_points: int) -> Tensor
 
 
 def _steps_of_walks(walks: Walks) -> tuple[int, Tensor, Tensor, Tensor, Tensor]:
-    """Return the number of segments, and of each step its segment, position, distance from the first code and switches so far."""
+    """Return the number of segments, and each step's segment, position, distance from the first code and switches so far."""
     segment = walks.segment
     distance = distances_from_start(segment, walks.unit, walks.num_segments, walks.num_units)
     length = _rank(segment, walks.num_segments) + 1
@@ -58,13 +58,13 @@ def _steps_of_distances(distances: SampledDistances) -> tuple[int, Tensor, Tenso
 
 
 def _kept(segment: Tensor, distance: Tensor, num_segments: int, num_points: int) -> Tensor:
-    """Return the steps int64 to keep, ascending, at most so many of each segment."""
+    """Return the indices int64 of the steps to keep, ascending, at most `num_points` per segment."""
     count, place = torch.bincount(segment, minlength=num_segments), torch.arange(len(segment), device=segment.device)
     rank, groups = _rank(segment, num_segments), (num_points - 1) // 2
     group = segment * groups + rank * groups // count[segment].clamp(min=1)
     spread = len(segment) + 1
     size = num_segments * groups
-    high, low = distance * spread - place, distance * spread + place  # of equal ones the first
+    high, low = distance * spread - place, distance * spread + place  # the first of equal ones
     farthest = high.new_zeros(size).scatter_reduce_(0, group, high, "amax", include_self=False)
     nearest = low.new_zeros(size).scatter_reduce_(0, group, low, "amin", include_self=False)
     is_last = torch.ones_like(segment, dtype=torch.bool)
@@ -75,6 +75,6 @@ def _kept(segment: Tensor, distance: Tensor, num_segments: int, num_points: int)
 
 
 def _rank(segment: Tensor, num_segments: int) -> Tensor:
-    """Return how many earlier rows have the same segment, which ascends."""
+    """Return each row's index within its segment; segments ascend."""
     count = torch.bincount(segment, minlength=num_segments)
     return torch.arange(len(segment), device=segment.device) - (count.cumsum(0) - count)[segment]
