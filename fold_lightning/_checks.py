@@ -1,4 +1,4 @@
-"""Checks of arguments, each written once."""
+"""Checks of arguments, shared by all modules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def is_integer(value: Any, least: int) -> bool:
-    """Return whether a value is an integer of at least `least`; True is no integer.
+    """Return whether a value is an integer of at least `least`; a bool is no integer.
 
     Example:
         >>> is_integer(1, 1), is_integer(True, 1), is_integer(1.0, 1)
@@ -20,7 +20,7 @@ def is_integer(value: Any, least: int) -> bool:
 
 
 def check_integer(name: str, value: Any, least: int, *, below: int | None = None) -> None:
-    """Raise unless a value is an integer of at least `least`, and less than `below`; True is no integer.
+    """Raise unless a value is an integer of at least `least`, and less than `below`; a bool is no integer.
 
     Raises:
         TypeError: If it is no integer.
@@ -45,7 +45,7 @@ def check_bool(name: str, value: Any) -> None:
     """Raise unless a value is True or False.
 
     Raises:
-        TypeError: If it is anything else.
+        TypeError: If it is neither.
     """
     if not isinstance(value, bool):
         raise TypeError(f"`{name}` must be True or False, got {value!r}.")
@@ -68,17 +68,17 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
 
 
 def check_function(name: str, value: Any) -> None:
-    """Raise unless a value can be called.
+    """Raise unless a value is callable.
 
     Raises:
-        TypeError: If it can't.
+        TypeError: If it is not.
     """
     if not callable(value):
         raise TypeError(f"`{name}` must be a function, got {value!r}.")
 
 
 def check_classes(name: str, classes: Any, num_rows: int, num_classes: int) -> None:
-    """Raise unless a value holds a class from 0 to C - 1 for each of some rows.
+    """Raise unless a value is a tensor (num_rows,) of classes from 0 to `num_classes` - 1.
 
     Raises:
         TypeError: If it is no tensor of integers.

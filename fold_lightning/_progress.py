@@ -1,4 +1,4 @@
-"""Progress bars, written once."""
+"""Progress bars, shared by all modules."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from tqdm.auto import tqdm
 
 
 def progress_bar(total: int | None, noun: str, shown: bool) -> tqdm[Any]:
-    """Return a progress bar, a context manager; it is shown on a terminal or in a notebook alone, and only if it is wanted.
+    """Return a progress bar, a context manager; it is shown only on a terminal or in a notebook, and only if `shown`.
 
     Args:
-        total: Number of things; None where that is not known.
+        total: Number of things; None if unknown.
         noun: Name of the things.
-        shown: Whether it is wanted.
+        shown: Whether to show it.
 
     Example:
         >>> with progress_bar(3, "segments", False) as bar:

@@ -1,7 +1,7 @@
-"""Tables of a measurement as bytes, the way they lie in TensorBoard's event files, and back.
+"""Conversion of a measurement's tables to bytes, for TensorBoard's event files, and back.
 
-A table is a mapping from names to arrays whose first dimensions agree, or that have none. Its bytes are a compressed NumPy archive
-without pickled objects, so that whoever reads them runs no code of the file.
+A table is a mapping from names to arrays that have equally many rows, or no dimension. Its bytes are a compressed NumPy archive
+without pickled objects, so that reading it runs no code from the file.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ Array = np.ndarray[Any, Any]
 Table = dict[str, Array]
 
 PLUGIN = "fold_lightning"
-"""Name of the plugin of TensorBoard whose tensors these are."""
+"""Name of the TensorBoard plugin that reads the tables."""
 
 PREFIX = f"{PLUGIN}/"
-"""Beginning of their tags; the table's name follows."""
+"""Prefix of a table's tag; the table's name follows."""
 
 ABOUT = "about"
-"""Table that is written once, when training begins: how the run is measured."""
+"""Name of the table that describes how a run is measured; it is written once, when training begins."""
 
 TABLE_BYTES = 2**17
-"""Bytes of a table before it is compressed, 128 KiB, if it does not say otherwise."""
+"""Default maximum size of a table before compression, in bytes: 128 KiB."""
 
 NUM_ROWS = "num_rows"
-"""Column without rows that says how many there were, where rows were left out."""
+"""Name of a scalar column with the original number of rows, present if rows were left out."""
 
 
 def pack(table: Mapping[str, Any]) -> bytes:
-    """Return a table as bytes; columns are arrays, numbers or text.
+    """Convert a table to bytes; columns are arrays, lists, numbers or text.
 
     Example:
         >>> unpack(pack({"chi": [0.5, 0.25], "method": "exact"}))
@@ -46,10 +46,10 @@ def pack(table: Mapping[str, Any]) -> bytes:
 
 
 def unpack(data: bytes) -> Table:
-    """Return the table that `pack` made these bytes of.
+    """Convert bytes from `pack` back to a table.
 
     Raises:
-        ValueError: If they are no table, or hold objects that would have to be unpickled.
+        ValueError: If the bytes are no table, or contain pickled objects.
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
@@ -59,7 +59,7 @@ def unpack(data: bytes) -> Table:
 
 
 def bounded(table: Mapping[str, Array], max_bytes: int = TABLE_BYTES) -> Table:
-    """Return a table of at most so many bytes: evenly spaced rows of it, and their whole number as `num_rows`.
+    """Limit a table to `max_bytes`, by evenly spaced rows; if rows are left out, `num_rows` has their original number.
 
     Example:
         >>> bounded({"chi": np.arange(6.0)}, max_bytes=24)
@@ -75,6 +75,6 @@ def bounded(table: Mapping[str, Array], max_bytes: int = TABLE_BYTES) -> Table:
 
 
 def small_integers(column: Array) -> Array:
-    """Return integers in 4 bytes each where these hold them all, else in 8."""
+    """Convert integers to int32 if all of them fit, else to int64."""
     fits = not column.size or (column.min() >= -(2**31) and column.max() < 2**31)
     return column.astype(np.int32 if fits else np.int64)

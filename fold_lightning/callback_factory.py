@@ -1,6 +1,6 @@
-"""The function that Lightning's entry point for callbacks calls whenever a Trainer is made.
+"""The function that Lightning's entry point for callbacks calls whenever a Trainer is created.
 
-It imports the rest of the package only where the environment asks for a monitor, so that it costs nothing elsewhere.
+It imports the rest of the package only if an environment variable asks for a monitor, so that it costs nothing otherwise.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def callbacks() -> list[Any]:
     if os.environ.get(VARIABLE, "").strip().lower() in OFF:
         return []
     try:
-        from fold_lightning import FoldingMonitor  # noqa: F401  # joins it with the callbacks of `pytorch_lightning`
+        from fold_lightning import FoldingMonitor  # noqa: F401  # makes it a callback of `pytorch_lightning` too
         from fold_lightning.callbacks.environment import EnvironmentMonitor
 
         return [EnvironmentMonitor()]

@@ -1,7 +1,7 @@
-"""Lightning's two packages, `lightning.pytorch` and `pytorch_lightning`, which hold the same classes twice.
+"""Lightning's two packages, `lightning.pytorch` and `pytorch_lightning`, which define the same classes twice.
 
-`pytorch_lightning` is never imported here, for that moves the messages of `lightning.pytorch` to its own logger: only a package
-that the user has imported counts.
+`pytorch_lightning` is never imported here, because that redirects the messages of `lightning.pytorch` to its own logger. It
+counts only if the user has imported it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 
 def in_both_packages(cls: type) -> tuple[type, ...]:
-    """Return a class of `lightning.pytorch`, and that of `pytorch_lightning` where the user has imported it.
+    """Return a class of `lightning.pytorch`, and its `pytorch_lightning` twin if the user has imported that package.
 
     Example:
         >>> from lightning.pytorch import Callback
@@ -25,9 +25,9 @@ def in_both_packages(cls: type) -> tuple[type, ...]:
 
 
 def derive_from_both(derived: type, cls: type) -> None:
-    """Make a class that derives from one of `lightning.pytorch` derive from that of `pytorch_lightning` too, once imported.
+    """Make a subclass of a `lightning.pytorch` class a subclass of its `pytorch_lightning` twin too, if that is imported.
 
-    The command line of `pytorch_lightning` takes no other callbacks, and may be imported after this package.
+    The command line of `pytorch_lightning` accepts only its own callbacks, and may be imported after this package.
     """
     if derived.__bases__ != in_both_packages(cls):
         derived.__bases__ = in_both_packages(cls)

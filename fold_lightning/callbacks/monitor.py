@@ -97,8 +97,8 @@ class FoldingMonitor(AnyCallback):
             epochs only.
         measure_at_start: Whether to measure before training.
         max_overhead: Maximum share of the training's time for measuring, including the next measurement and the one at the end;
-            due epochs beyond it are skipped. None measures every due epoch. The limit applies once measuring takes more than 10
-            s in total, and not if a callback or a learning-rate schedule monitors one of the tags.
+            due epochs beyond it are skipped. None measures every due epoch. The limit applies only above 10 s of measuring in
+            total, and not if a callback or a learning-rate schedule monitors one of the tags.
         layers: Layers whose bits count: a name, a glob pattern or several of them; None counts every activation.
         probes: Inputs to measure: a tensor (B, ...), a pair of inputs and class labels, or a map-style dataset; None takes the
             validation data.
