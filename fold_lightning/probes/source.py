@@ -63,9 +63,9 @@ class ProbeSource:
     ) -> None:
         self._count, self._seed, self._probes = count, seed, probes
         self._batch_to_inputs, self._forward = batch_to_inputs, forward
-        self._passing = ItemCollector(count)
+        self._collected = ItemCollector(count)
         self._model_input: ModelInput | None = None
-        self._odd: Exception | None = None
+        self._first_error: Exception | None = None
         self._kept: dict[str, Any] | None = None
 
     def class_names(self, loaders: Any) -> tuple[str, ...]:
@@ -123,14 +123,14 @@ class ProbeSource:
             if self._model_input is None:
                 self._model_input = self._choose(model, batch)
             if self._kept is None:
-                self._passing.add(*self._model_input.split(batch, model))
+                self._collected.add(*self._model_input.split(batch, model))
         except Exception as error:  # raised by `from_stream`, not in the middle of a step
-            self._odd = self._odd or error
+            self._first_error = self._first_error or error
 
     @property
     def is_full(self) -> bool:
         """True if enough batches have been collected."""
-        return self._model_input is not None if self._kept is not None else self._passing.is_full
+        return self._model_input is not None if self._kept is not None else self._collected.is_full
 
     def from_stream(self, model: nn.Module) -> ProbeSet | None:
         """Return the collected inputs; None if there are none.
@@ -142,15 +142,15 @@ class ProbeSource:
         if self._kept is not None and self._model_input is not None:
             chosen = self._model_input.with_held(self._kept["held"])
             return ProbeSet(self._kept["items"], self._kept["labels"], chosen, is_stream=True)
-        if self._odd is not None and len(self._passing) == 0:
-            raise self._odd
-        if (len(self._passing) == 0 and not self._passing.num_not_finite) or self._model_input is None:
+        if self._first_error is not None and len(self._collected) == 0:
+            raise self._first_error
+        if (len(self._collected) == 0 and not self._collected.num_not_finite) or self._model_input is None:
             return None
-        return self._probe_set(self._passing, self._model_input, is_stream=True)
+        return self._probe_set(self._collected, self._model_input, is_stream=True)
 
     def restart(self) -> None:
         """Discard the collected inputs, because the stream begins again."""
-        self._passing, self._model_input, self._odd = ItemCollector(self._count), None, None
+        self._collected, self._model_input, self._first_error = ItemCollector(self._count), None, None
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore the items of `ProbeSet.state` from a checkpoint; the first batch determines how to call the model."""
@@ -181,7 +181,7 @@ class ProbeSource:
         return self._probe_set(sample, chosen) if unpacks else ProbeSet(sample.items, sample.labels, chosen, is_given=True)
 
     def _from_loaders(self, trainer: Trainer, model: LightningModule, loaders: Any, together: bool) -> ProbeSet | None:
-        odd: Exception | None = None
+        first_error: Exception | None = None
         may_pass = False
         for form in self._forms(loaders, together):
             if not flat_loaders(form) or not all(map(is_read_by_index, flat_loaders(form))):
@@ -196,10 +196,12 @@ class ProbeSource:
                     f"({error.__cause__!r})."
                 )
             except Exception as error:
-                odd = odd or error
-        if odd is not None and not may_pass:
-            raise odd
-        return self.from_stream(model) if self.is_full or (self._odd is not None and len(self._passing) == 0) else None
+                first_error = first_error or error
+        if first_error is not None and not may_pass:
+            raise first_error
+        return (
+            self.from_stream(model) if self.is_full or (self._first_error is not None and len(self._collected) == 0) else None
+        )
 
     def _forms(self, loaders: Any, together: bool) -> list[Any]:
         """Return the forms of loaders to try, because it is unknown whether a validation batch combines all loaders."""
