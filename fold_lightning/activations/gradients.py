@@ -52,7 +52,7 @@ def pre_activations(
 
 @contextmanager
 def _kept_in_memory() -> Iterator[None]:
-    """Turn gradient checkpointing off, because it would repeat the pass during backward, outside the contexts of this one."""
+    """Turn gradient checkpointing off, because it would repeat the pass in backward, after this context has ended."""
     before = {name: getattr(checkpoint, name) for name in STAND_INS if hasattr(checkpoint, name)}
     try:
         for name in before:

@@ -65,7 +65,7 @@ MAX_BYTES = 2**27
 """Memory of a noisy pass, in bytes."""
 
 TENSORS_AT_ONCE = 6
-"""Number of tensors as large as the widest for which memory of a pass is estimated, noisy or not."""
+"""Number of tensors as large as the widest that a pass, noisy or not, is assumed to hold, to estimate its memory."""
 
 
 class Noise:

@@ -124,7 +124,8 @@ def _are_multiples(tensors: list[Tensor]) -> bool:
     if len(tensors) != 2 or tensors[0].shape != tensors[1].shape or tensors[0].shape[:1] < (2,):
         return False
     (x, y), (multiple_of_x, multiple_of_y) = (tensor[:2] for tensor in tensors)
-    are_alike = torch.allclose(x * y.flatten()[:1], y * x.flatten()[:1], rtol=1e-9, atol=0)  # then nothing follows
+    # For proportional inputs, every tensor may look like a multiple.
+    are_alike = torch.allclose(x * y.flatten()[:1], y * x.flatten()[:1], rtol=1e-9, atol=0)
     return not are_alike and torch.allclose(x * multiple_of_y, y * multiple_of_x, rtol=1e-9, atol=0)
 
 

@@ -40,7 +40,7 @@ class Comparison:
     above: bool
 
     def is_of(self, tensor: Any) -> bool:
-        """Return whether the mask compares these values."""
+        """Return whether the mask compares the values of this tensor."""
         if not isinstance(tensor, Tensor) or self.tensor._version != self.version:
             return False
         same_memory = tensor.shape == self.tensor.shape and tensor.stride() == self.tensor.stride()

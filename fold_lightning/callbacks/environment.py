@@ -1,4 +1,4 @@
-"""The monitor that an environment variable adds; it switches itself off where a monitor of the user's would raise."""
+"""The monitor that an environment variable adds; it switches itself off where a monitor added by the user would raise."""
 
 from __future__ import annotations
 

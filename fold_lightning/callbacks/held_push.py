@@ -26,8 +26,8 @@ class HeldPush(Regularization):
     """Push on the gradients of each optimizer, by the rule of `FoldingRegularizer.push`.
 
     With automatic optimization, gradients are pushed after they have been accumulated, averaged over processes and unscaled,
-    and before they are clipped. With manual optimization, they are pushed in `optimizer.step()`, after `training_step` has
-    changed them. The term is computed on the current batch, the last of accumulated ones; its gradient is the mean over
+    and before they are clipped. With manual optimization, they are pushed in `optimizer.step()`, after any changes by
+    `training_step`. The term is computed on the current batch, the last of accumulated ones; its gradient is the mean over
     processes. Each optimizer has its own held gradient and count of steps.
     """
 

@@ -123,7 +123,9 @@ class Regularization:
             inputs, labels = split_batch(batch, self._batch_to_inputs)
             self.regularizer.check(pl_module, inputs, labels, forward=self._forward)
         except Exception as error:
-            raise MisconfigurationException(f"`regularize=` can't use the first batch. {_said(error)} {BY_HAND}") from error
+            raise MisconfigurationException(
+                f"`regularize=` can't use the first batch. {_error_text(error)} {BY_HAND}"
+            ) from error
         if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
             rank_zero_warn(
                 "LBFGS evaluates the loss several times in a step, and the folding regularizer acts on each differently: its line "
@@ -135,7 +137,7 @@ class Regularization:
         try:
             return split_batch(batch, self._batch_to_inputs)
         except Exception as error:  # of the user's `batch_to_inputs`
-            self._leave_out(_said(error))
+            self._leave_out(_error_text(error))
             return None
 
     def _term(self, pl_module: LightningModule, inputs: tuple[Tensor, Tensor | None]) -> Tensor | None:
@@ -218,6 +220,6 @@ class TrainingProgress:
         return min(1.0, max(of_steps, logged_step(trainer) / max(1.0, self._all)))
 
 
-def _said(error: Exception) -> str:
-    """Return an error's message, with its class unless it is one of this package's: a `KeyError` contains only the key."""
+def _error_text(error: Exception) -> str:
+    """Return an error's message, preceded by its class unless it is a TypeError or ValueError: a `KeyError` says only the key."""
     return str(error) if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: {error}."

@@ -11,7 +11,7 @@ FREE_SECONDS = 10.0
 class Schedule:
     """Schedule that decides when to measure.
 
-    It affects how often is measured, and never which inputs.
+    It affects how often inputs are measured, never which ones.
 
     Args:
         every_n_epochs: Number of epochs from one measurement to the next.
@@ -31,7 +31,7 @@ class Schedule:
         self.start_training()
 
     def lift_limit(self) -> None:
-        """Remove the limit, because a callback monitors the values."""
+        """Remove the limit, because a callback or a learning-rate schedule monitors the values."""
         self._limit = None
 
     def start_training(self) -> None:

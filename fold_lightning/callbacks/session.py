@@ -147,7 +147,7 @@ class Session:
 
         Args:
             trainer: The Trainer.
-            model: The model as it is.
+            model: The current model.
             step: Step on the loggers' axis.
             epoch: Number of the epoch that ends, counted from 1; None within one.
         """
@@ -169,7 +169,7 @@ class Session:
 
         Args:
             trainer: The Trainer.
-            model: The model as it is.
+            model: The current model.
             step: Step on the loggers' axis.
             epoch: Number of the epoch that ends, counted from 1; None within one.
             is_first: Whether this is the measurement before training, in which a failure raises.

@@ -75,7 +75,7 @@ def without_targets(labels: Tensor | None, num_outputs: int | None = None) -> Te
 
 
 def class_names_of(dataset: Any) -> tuple[str, ...]:
-    """Return the names of classes that a data set has in `classes`, as torchvision's do, or the one that it is a part of; else none.
+    """Return the class names in a data set's `classes`, as torchvision has them, or in that of the data set it wraps; else ().
 
     Example:
         >>> from types import SimpleNamespace as Dataset
@@ -91,19 +91,19 @@ def class_names_of(dataset: Any) -> tuple[str, ...]:
 
 
 def name_of_class(label: int, names: Sequence[str]) -> str:
-    """Return the name of a class: its number where names are not known."""
+    """Return the name of a class, or its number if it has no name."""
     return names[label] if 0 <= label < len(names) else str(label)
 
 
 def predicted_classes(output: Any, num_classes: int) -> Tensor | None:
-    """Return the class int64 (B,) that a model's output gives to each input; None if its numbers are not one per class.
+    """Return the class int64 (B,) that a model's output predicts for each input; None if the output does not score the classes.
 
-    Understood are logits or probabilities (B, C), one logit (B,) or (B, 1) for two classes, or one probability where all numbers lie
-    in [0, 1]; a tuple that begins with one of these, and a dict or object with `logits`.
+    Accepted are logits or probabilities (B, C), one logit (B,) or (B, 1) for two classes, or one probability where all numbers
+    lie in [0, 1]; a tuple that begins with one of these, and a dict or object with `logits`.
 
     Args:
         output: Output of the model.
-        num_classes: C. An output of another width, such as an embedding, gives no classes.
+        num_classes: Number C of classes. An output of another width, such as an embedding, gives no classes.
 
     Example:
         >>> import torch
@@ -124,7 +124,7 @@ def predicted_classes(output: Any, num_classes: int) -> Tensor | None:
 
 
 def num_classes_of(labels: Tensor, num_outputs: int | None) -> int:
-    """Return the number of classes: as many as the largest label says, or as the model has outputs where a sample may lack some.
+    """Return the number of classes: the largest label plus 1, or the number of outputs if the sample may lack some classes.
 
     Args:
         labels: Labels int64 (B,), B at least 1, none negative.
@@ -139,7 +139,7 @@ def num_classes_of(labels: Tensor, num_outputs: int | None) -> int:
     num_labelled = int(labels.max()) + 1
     if num_outputs is None or num_outputs <= num_labelled:
         return num_labelled
-    expected = num_outputs * (1 - (1 - 1 / num_outputs) ** len(labels))  # different labels among so many of equal classes
+    expected = num_outputs * (1 - (1 - 1 / num_outputs) ** len(labels))  # different labels, if classes are equally frequent
     share = num_labelled / num_outputs
     reaches_most = share >= SEEN_SHARE or share ** len(labels) >= LEAST_LIKELY
     return num_outputs if reaches_most and len(labels.unique()) >= SEEN_SHARE * expected else num_labelled

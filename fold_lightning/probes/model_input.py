@@ -30,7 +30,7 @@ class ModelInput:
         batch_to_inputs: The user's function of a batch.
         embedding: Path of the `nn.Embedding` whose outputs are the inputs; None for floating-point inputs.
         num_outputs: Number of the model's outputs per input; None if it returns no tensor (B, C).
-        text: `describe()`.
+        text: Result of `describe`.
 
     Example:
         >>> import torch

@@ -13,7 +13,7 @@ from torch import Tensor
 from fold_lightning._checks import check_integer
 
 MAX_EVEN_PAIRS = 128
-"""Ordered pairs of classes (11 classes have 110) up to which each pair has equally many segments."""
+"""Maximum number of ordered pairs of classes (11 classes have 110) with which each pair has equally many segments."""
 
 MAX_SEGMENTS = 1_000_000
 """Maximum number of segments of a sample, whose indices take 32 MB; limits `per_pair` with many classes."""

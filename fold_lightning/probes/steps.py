@@ -65,7 +65,7 @@ def call_step(model: nn.Module, name: str, batch: Any) -> Any:
 
 
 def _numbers(step: Any) -> list[int]:
-    """Return the step's arguments after the module and the batch: `batch_idx` and `dataloader_idx`, as far as it takes them."""
+    """Return the step's arguments after the batch, all 0: `batch_idx` if it takes one, `dataloader_idx` if that is required."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(step).parameters.values()
     wanted = sum(parameter.kind in kinds for parameter in parameters) - 2

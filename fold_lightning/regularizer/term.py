@@ -191,14 +191,14 @@ class FoldingRegularizer(nn.Module):
         call it, and push by the mean of their terms' gradients.
 
         Args:
-            model: As of a call.
-            inputs: As of a call.
-            labels: As of a call.
-            forward: As of a call.
+            model: As in a call.
+            inputs: As in a call.
+            labels: As in a call.
+            forward: As in a call.
 
         Raises:
-            ValueError: If `share` is None, and as of a call.
-            TypeError: As of a call.
+            ValueError: If `share` is None, and as in a call.
+            TypeError: As in a call.
 
         Example:
             >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
