@@ -43,7 +43,7 @@ def hamming_distance(a: Tensor, b: Tensor, *, threshold: int | None = None) -> T
         ``(..., 1, B, N)``) are computed by a matrix product, which needs little more memory than the distances.
 
     Raises:
-        ValueError: If the codes have different numbers of units or do not broadcast, or `threshold` is no integer of at least 1.
+        ValueError: If the codes have different numbers of units or do not broadcast, or `threshold` is not an integer of at least 1.
         TypeError: If the codes are not bool.
 
     Example:

@@ -77,7 +77,7 @@ def region_shapes(
 
     Raises:
         ValueError: If the regions have more than 4 dimensions, the box is empty, or `cut` is unknown.
-        TypeError: If `regions` are no `ActivationRegions`.
+        TypeError: If `regions` is not an `ActivationRegions`.
 
     Example:
         >>> from fold_lightning import activation_regions

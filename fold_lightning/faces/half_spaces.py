@@ -17,7 +17,7 @@ from fold_lightning.regions import ActivationRegions
 NONE, WALL = -1, -2
 
 FAR_AWAY = 1e8
-"""Distance of the walls from the point, in median distances of the planes; faces farther away are not found."""
+"""Distance of the walls, which bound every polytope, in median distances of the planes; faces farther away are not found."""
 
 UNREACHED = 1e12
 """Distance beyond which a plane's normal counts as 0 up to rounding, in units of the distance of the first layer's farthest plane."""
@@ -30,7 +30,7 @@ UNSEEN = 1e-12
 
 SPANNED = 1e-6
 """Least diagonal element of the Cholesky factor, as a share of the largest, at which the normals surely span all coordinates. The
-factor is that of a matrix of products, which keeps half the digits."""
+factor is that of a Gram matrix, which keeps half the digits."""
 
 UNTOUCHED = 1e-10
 """Largest coefficient that counts as 0 in the coordinates of the first layer, as a share of the row's largest."""
@@ -64,7 +64,7 @@ class Rows:
     def with_walls(self) -> Rows:
         """Return the rows and d + 1 walls around them, at the distance `FAR_AWAY`.
 
-        Because of rounding, parallel planes meet far away. A plane that cuts off something only beyond the walls is no face.
+        Because of rounding, parallel planes meet far away. A plane that cuts off something only beyond the walls is not a face.
         """
         b, _, d = self.normals.shape
         eye = torch.eye(d, dtype=self.normals.dtype, device=self.normals.device)
@@ -147,8 +147,8 @@ def in_first_layer_coordinates(rows: Rows, first: int) -> tuple[Tensor, Rows]:
 def in_their_span(rows: Rows) -> Rows:
     """Return rows in coordinates of the normals' span, if that has fewer dimensions than the space.
 
-    In a direction that all rows are constant along up to rounding, a point would move as far as the walls. There rounding makes
-    any plane through a corner cut something off.
+    Along a direction in which only rounding changes the rows, a point would move as far as the walls. There rounding makes any plane
+    through a corner cut something off.
     """
     if rows.normals.shape[1] < rows.normals.shape[2]:
         triangle = torch.linalg.qr(rows.normals.mT).R
@@ -162,9 +162,9 @@ def in_their_span(rows: Rows) -> Rows:
 
 
 def _spans_all(normals: Tensor) -> bool:
-    """Return whether the normals (B, M, d) of every region span all coordinates that it has.
+    """Return whether the normals (B, M, d) of every region span all coordinates that the region has.
 
-    Decided by the Cholesky factors of the matrices of their products.
+    The Cholesky factors of the normals' Gram matrices decide.
     """
     products = normals.mT @ normals
     diagonal = torch.diagonal(products, dim1=1, dim2=2)

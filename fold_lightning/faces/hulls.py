@@ -1,4 +1,4 @@
-"""Convex hulls that rule out most rows that are no faces, in few dimensions."""
+"""Convex hulls that rule out most rows that are not faces, in few dimensions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def facets_of_hull(points: np.ndarray) -> np.ndarray | None:
 
 
 def inside_polygons(points: Tensor) -> Tensor:
-    """Return a mask bool (B, M) of points (B, M, 2) that are surely no corners of their hull.
+    """Return a mask bool (B, M) of points (B, M, 2) that are surely not corners of their hull.
 
     They lie inside the polygon of the points that are farthest in a few directions, by at least `WELL_INSIDE`.
     """
@@ -54,7 +54,7 @@ def inside_polygons(points: Tensor) -> Tensor:
 
 
 def inside_hulls(points: Tensor, real: Tensor) -> Tensor:
-    """Return a mask bool (B, M) of points (B, M, d) inside the hull of all points: their rows are no faces.
+    """Return a mask bool (B, M) of points (B, M, d) inside the hull of all points: their rows are not faces.
 
     No hull is computed, and the mask is False, in fewer than 3 dimensions, in more than `MOST_DIMENSIONS`, or for few rows.
     """

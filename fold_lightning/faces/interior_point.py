@@ -2,7 +2,7 @@
 
 The program of a row seeks the point farthest across the row's plane that satisfies all other rows. A step costs one matrix product
 for all programs of a polytope. A program stops before its optimum, as soon as it has a proof: a point across the plane proves that
-the row is a face, a combination of other rows that implies the row proves that it is none.
+the row is a face, a combination of other rows that implies the row proves that it is not.
 """
 
 from __future__ import annotations

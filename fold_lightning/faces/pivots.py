@@ -1,9 +1,9 @@
 """Simplex pivots in few dimensions: one linear program for each row, of all polytopes at once.
 
 The program of a row seeks the point farthest across the row's plane that satisfies all other rows. Its basis is d rows whose cone
-contains the row's dual point. Their combination may imply the row, which proves that it is no face. The ray through the point z where
-their planes meet may meet the row first, which proves that it is one. A pivot puts the row that z violates most into the basis.
-Combinations and rays are checked as proofs by themselves, so rounding within the basis makes no answer wrong.
+contains the row's dual point. Their combination may imply the row, which proves that it is not a face. The ray through the point z
+where their planes meet may meet the row first, which proves that it is a face. A pivot puts the row that z violates most into the
+basis. Combinations and rays are checked as proofs by themselves, so rounding within the basis makes no answer wrong.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OVERSTEPPED = 1e-13
 """Excess of a row's height at z over 1 above which z violates the row."""
 
 PIVOT = 1e-11
-"""Least pivot, as a share of the product of the lengths of the vectors that it is the scalar product of."""
+"""Least pivot, which is a scalar product, as a share of the product of its two vectors' lengths."""
 
 CLEAR = 1.5
 """Ratio of the distances at which a ray meets the first other row and its own row, at which no better ray is sought."""

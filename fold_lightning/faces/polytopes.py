@@ -99,7 +99,7 @@ def ready_polytopes(regions: ActivationRegions) -> tuple[Tensor, Polytopes]:
 
 
 def without_redundant(points: Tensor, rows: Rows) -> Polytopes:
-    """Return the polytopes of dual points, without rows that are surely no faces.
+    """Return the polytopes of dual points, without rows that are surely not faces.
 
     These are equal planes except the first, and rows whose points lie inside the hull of the others.
     """

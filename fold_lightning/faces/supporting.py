@@ -44,8 +44,8 @@ def supporting_units(
     - A unit that is constant on the region has no face: its normal is 0 up to rounding, or its plane is 1e12 times as far away as
       the farthest plane of the first layer.
     - Of planes that agree to 1e-9 of their distance from the region's analytic center, only the first is a face.
-    - A plane is no face if it cuts off at most 1e-10 of that distance, or touches the region in less than d - 1 dimensions.
-    - A plane is no face if it cuts off something only beyond 1e8 times the median distance of the planes, where rounding makes
+    - A plane is not a face if it cuts off at most 1e-10 of that distance, or touches the region in less than d - 1 dimensions.
+    - A plane is not a face if it cuts off something only beyond 1e8 times the median distance of the planes, where rounding makes
       parallel planes meet.
     - A region without interior, such as a single point, has no faces.
 
@@ -62,7 +62,7 @@ def supporting_units(
 
     Raises:
         ValueError: If `method` is unknown, `num_steps` is less than 1, or a half-space is not finite.
-        TypeError: If `regions` are no `ActivationRegions`, or `num_steps` is no integer.
+        TypeError: If `regions` is not an `ActivationRegions`, or `num_steps` is not an integer.
         RuntimeError: If a linear program can't be solved, because its numbers differ too much in size.
 
     Example:
@@ -99,19 +99,19 @@ def face_counts(
     over regions that contain data may be larger, because inputs fall more often into large regions.
 
     Args:
-        regions: As of `supporting_units`.
-        method: As of `supporting_units`.
-        num_steps: As of `supporting_units`.
-        seed: As of `supporting_units`.
-        progress: As of `supporting_units`.
+        regions: See `supporting_units`.
+        method: See `supporting_units`.
+        num_steps: See `supporting_units`.
+        seed: See `supporting_units`.
+        progress: See `supporting_units`.
 
     Returns:
         int64 (B,), at most N.
 
     Raises:
-        ValueError: As of `supporting_units`.
-        TypeError: As of `supporting_units`.
-        RuntimeError: As of `supporting_units`.
+        ValueError: See `supporting_units`.
+        TypeError: See `supporting_units`.
+        RuntimeError: See `supporting_units`.
 
     Example:
         >>> from fold_lightning import activation_regions

@@ -1,4 +1,4 @@
-"""Region graphs as a data class: regions, shared faces, and distances in faces."""
+"""The data class of region graphs: regions, shared faces, and distances in faces."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class RegionGraph:
 
         Raises:
             IndexError: If there is no such region.
-            ValueError: If the search stopped before it connected them.
+            ValueError: If the search stopped before it connected the two regions.
         """
         for region in (a, b):
             if not 0 <= region < self.num_regions:

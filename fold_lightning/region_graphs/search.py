@@ -56,7 +56,7 @@ def region_graph(
         start: Inputs (B, ...) to start from, usually one.
         max_regions: Number of regions at which to stop. Then `complete` is False, a warning says so, and the faces of the regions
             found are still counted.
-        forward: How to call the model, as of `activation_regions`.
+        forward: How to call the model, as in `activation_regions`.
         progress: Whether to show a progress bar on a terminal.
 
     Returns:
@@ -64,7 +64,7 @@ def region_graph(
 
     Raises:
         ValueError: If the network curves, pools or clamps, a region of `start` has no interior, or `max_regions` is less than 1.
-        TypeError: If `start` is no floating-point tensor, or `max_regions` is no integer.
+        TypeError: If `start` is not a floating-point tensor, or `max_regions` is not an integer.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU())
@@ -152,7 +152,7 @@ class _Search:
     def _around(self, first: int, count: int) -> tuple[ActivationRegions, Tensor, Tensor]:
         """Return some regions in coordinates relative to a point inside each, their codes, and the points.
 
-        A point that rounding has put on a plane is moved inside; in a thin region far away a step of 1e-10 may do so.
+        A point that rounding has put on a plane is moved inside; in a thin region far away, planes may be only 1e-10 apart.
         """
         self._points, self._codes = [torch.cat(self._points)], [torch.cat(self._codes)]
         points, codes = (parts[0][first : first + count] for parts in (self._points, self._codes))
@@ -222,7 +222,7 @@ class _Search:
     def _look_behind(
         self, regions: ActivationRegions, bits: Tensor, points: Tensor, center: Tensor, way: Tensor, unit: Tensor
     ) -> tuple[Tensor, int]:
-        """Find the regions behind faces, one face of each region given.
+        """Find the regions behind faces, one face for each given region.
 
         Try a point inside the region of the code with the face's unit switched, then points closer and closer to the face.
 

@@ -130,7 +130,7 @@ def activation_regions(
     Raises:
         ValueError: If the network curves before a layer that counts, inputs are not finite or on another device than the model, a
             pattern matches no layer, or `subspace` has the wrong shape or is not orthonormal.
-        TypeError: If `inputs` is no floating-point tensor.
+        TypeError: If `inputs` is not a floating-point tensor.
         MemoryError: If the half-spaces need more memory than the machine has.
 
     Example:
@@ -166,7 +166,7 @@ def random_directions(count: int, subspace: int, features: int, seed: int) -> Te
     """Return random orthonormal directions, float64 (count, subspace, features).
 
     Raises:
-        ValueError: If `subspace` is no integer from 1 to `features`.
+        ValueError: If `subspace` is not an integer from 1 to `features`.
 
     Example:
         >>> directions = random_directions(5, 2, 3, seed=0)

@@ -29,7 +29,7 @@ def stream_regions(
     its distance from the border take 8 bytes each.
 
     Args:
-        model: A module of piecewise linear operations, as of `activation_regions`.
+        model: A module of piecewise linear operations, as in `activation_regions`.
         inputs: Floating-point inputs (B, ...), on the model's device.
         batch_size: Number of inputs per batch; None takes as many as have 32 MiB of half-spaces.
         progress: Whether to show a progress bar on a terminal.
@@ -41,7 +41,7 @@ def stream_regions(
 
     Raises:
         ValueError: As `activation_regions` does; if `batch_size` is less than 1.
-        TypeError: As `activation_regions` does; if `batch_size` is no integer.
+        TypeError: As `activation_regions` does; if `batch_size` is not an integer.
 
     Example:
         >>> import torch

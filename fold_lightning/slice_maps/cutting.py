@@ -158,7 +158,7 @@ class _Ranking:
         return best if self.ranks == 1 else np.argsort(-values, axis=2, kind="stable")[..., : self.ranks]
 
     def _blocks(self, rows: int) -> Iterator[slice]:
-        """Yield slices of the lanes for which memory is bounded."""
+        """Yield slices of the lanes that need bounded memory."""
         size = max(1, BLOCK_BYTES // (8 * max(1, rows * self.values.shape[2])))
         for begin in range(0, self.values.shape[1], size):
             yield slice(begin, begin + size)

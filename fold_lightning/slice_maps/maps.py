@@ -1,4 +1,4 @@
-"""Making a map of the activation regions in a plane."""
+"""Maps of the activation regions in a plane, from a model and inputs."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def slice_map(
         ValueError: If inputs lie on a line, have fewer than 2 features or are not finite; if the network curves before its last
             activation; if `window` holds more than `max_regions` regions; or if it reaches more than three million times as far
             from the first input as the farthest line of this input's region, or the farthest other input.
-        TypeError: If `inputs` is no floating-point tensor, or `max_regions` is no integer.
-        MemoryError: If the values of the units that bend in the window, at its vertices, or the codes need more than 1 GiB.
+        TypeError: If `inputs` is not a floating-point tensor, or `max_regions` is not an integer.
+        MemoryError: If the codes, or the values at all vertices of the units that bend in the window, need more than 1 GiB.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU())

@@ -1,4 +1,4 @@
-"""Maps of activation regions as a data class: polygons, codes, edges and scores."""
+"""The data class of slice maps: polygons, codes, edges and scores."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SliceMap:
         edge_ends: int64 (E, 2), the two vertices of each edge.
         edge_units: int64 (E,), the first unit whose bit switches across an edge; -1 where only max pooling or a clamp bends. Several
             units may switch: `codes[edges[e, 0]] != codes[edges[e, 1]]` gives all of them.
-        scores: float64 (V, C), the model's output at the vertices minus its mean over the classes; None if the output is no matrix
+        scores: float64 (V, C), the model's output at the vertices minus its mean over the classes; None if the output is not a matrix
             (inputs, classes), or not affine in each region.
         layers: Layer name -> its columns of the codes.
         window: (x0, x1, y0, y1), in coordinates of the plane.

@@ -185,7 +185,7 @@ class Checkpointed(nn.Module):
 
 
 class Random(nn.Module):
-    """A part that draws random numbers: in training only, or always, so that it is no function of its input."""
+    """A part that draws random numbers: in training only, or always, so that it is not a function of its input."""
 
     def __init__(self, source: str, always: bool = False) -> None:
         super().__init__()

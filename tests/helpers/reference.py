@@ -285,7 +285,7 @@ def faces_one_by_one(normals: Tensor, offsets: Tensor) -> list[bool]:
 
 
 def faces_by_least_squares(normals: Tensor, slacks: Tensor) -> list[bool]:
-    """Return the faces by Farkas' lemma: a row is no face if it is a nonnegative combination of the other rows and 1."""
+    """Return the faces by Farkas' lemma: a row is not a face if it is a nonnegative combination of the other rows and 1."""
     rows = torch.cat([normals, slacks[:, None]], 1).numpy()
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     one = np.eye(rows.shape[1])[-1:]
