@@ -1,10 +1,10 @@
-"""Folding on Lightning's command line: every argument of the monitor is one of the configuration.
+"""The monitor with LightningCLI: every argument of the monitor can be set in the configuration or on the command line.
 
     python examples/cli.py fit --config examples/cli.yaml
     python examples/cli.py fit --config examples/cli.yaml --trainer.max_epochs=5 --trainer.callbacks.layers="net.*"
     python examples/cli.py fit --trainer.callbacks.help=fold_lightning.FoldingMonitor
 
-In a project of your own the `callbacks` of `cli.yaml` are all it takes.
+Your own project needs only the `callbacks` of `cli.yaml`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 class Network(Classifier):
-    """A network of hidden layers for the digits.
+    """A fully connected network for the digits.
 
     Args:
         side: Pixels along a side of an image.
-        activation: Of its hidden layers.
-        depth: How many there are.
-        width: Units of each.
+        activation: Activation of the hidden layers.
+        depth: Number of hidden layers.
+        width: Units of each hidden layer.
     """
 
     def __init__(self, side: int = 8, activation: str = "relu", depth: int = 6, width: int = 64) -> None:
@@ -37,8 +37,8 @@ class Digits(LightningDataModule):
     """Scikit-learn's digits, or MNIST.
 
     Args:
-        folder: Of MNIST's four IDX files; without one the bundled digits.
-        batch_size: Of the training.
+        folder: Folder with MNIST's four IDX files; None takes the bundled digits.
+        batch_size: Batch size of the training.
     """
 
     def __init__(self, folder: Path | None = None, batch_size: int = 64) -> None:

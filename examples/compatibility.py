@@ -1,11 +1,11 @@
-"""Train models of packages that ship LightningModules under ``FOLD_LIGHTNING=1``, and print what the monitor made of them.
+"""Train models of packages that ship LightningModules under ``FOLD_LIGHTNING=1``, and print what the monitor measured.
 
     python examples/compatibility.py              # every package that is installed
     python examples/compatibility.py darts chemprop
 
 Each function below is a package's usual training code on tiny synthetic data, without a line for the monitor. It runs in two
-processes, with the variable and without it, and the trained weights of both are compared. A table in Markdown is printed, and
-with `--values` the last value of each tag. `docs/compatibility.md` has the table and the command that installs the packages.
+processes, with and without the variable, whose trained weights are compared. The script prints a table in Markdown, and with
+`--values` the last value of each tag. `docs/compatibility.md` has the table and the command that installs the packages.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ import yaml
 from torch import nn
 
 MAX_REFUSAL = 260
-"""Characters of a message that the table shows."""
+"""Most characters of a message in the table."""
 
 QUIET: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 
 
 def monthly_sales() -> Any:
-    """A table with four series of 60 months."""
+    """Return a table with four series of 60 months."""
     import pandas
 
     month = np.tile(np.arange(60), 4)
@@ -47,7 +47,7 @@ def monthly_sales() -> Any:
 
 
 def forecast_with(name: str, **options: Any) -> nn.Module:
-    """Train a model of pytorch-forecasting as its tutorials do."""
+    """Train a model of pytorch-forecasting, as its tutorials do."""
     import pytorch_forecasting
     from lightning.pytorch import Trainer
 
@@ -222,7 +222,7 @@ def train(name: str) -> None:
 
 
 def run(function: Callable[[], nn.Module], folder: Path, variable: str) -> tuple[str, str, str]:
-    """Return the name of a trained model's class, a hash of its weights, and all that its process wrote."""
+    """Return the name of a trained model's class, a hash of its weights, and the output of its process."""
     folder.mkdir()
     command = [sys.executable, __file__, "--train", function.__name__]
     environment = os.environ | {"FOLD_LIGHTNING": variable, "COLUMNS": "1000"}
@@ -233,7 +233,7 @@ def run(function: Callable[[], nn.Module], folder: Path, variable: str) -> tuple
 
 
 def logged(folder: Path) -> tuple[dict[str, str], dict[str, float]]:
-    """Return what the monitor chose, and the last values of its tags, from what TensorBoard was given."""
+    """Return the monitor's choices and the last values of its tags, from the TensorBoard log."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     chosen, values = dict[str, str](), dict[str, float]()
@@ -249,13 +249,13 @@ def logged(folder: Path) -> tuple[dict[str, str], dict[str, float]]:
 
 
 def tags_in_short(values: dict[str, float]) -> str:
-    """Return how many tags of each folder there are."""
+    """Return the number of tags in each tag folder, as text."""
     folders = Counter(tag.split("/")[0] for tag in values)
     return ", ".join(f"{count} {folder}" for folder, count in folders.items())
 
 
 def refusals(said: str) -> str:
-    """Return the lines in which the monitor says what it does not measure."""
+    """Return the monitor's messages about what it does not measure."""
     lines = re.findall(r"(?:(?:The )?FoldingMonitor (?:that|could)|fold_lightning measures no).*", said)
     in_short = [line if len(line) < MAX_REFUSAL else f"{line[:MAX_REFUSAL].rstrip()} ..." for line in dict.fromkeys(lines)]
     return " ".join(in_short).replace("|", r"\|")

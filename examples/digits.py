@@ -2,7 +2,7 @@
 
     python examples/digits.py [--data-dir FOLDER] [--model mlp] [--activation relu] [--epochs 60] [--depth 6] [--width 64]
 
-Without a folder of MNIST's IDX files it takes scikit-learn's bundled digits. Then look at the curves:
+Without a folder with MNIST's IDX files, it trains on scikit-learn's bundled digits. Then look at the curves:
 
     tensorboard --logdir logs
 """
@@ -31,7 +31,7 @@ from fold_lightning import FoldingMonitor
 
 
 class Classifier(LightningModule):
-    """Any network that takes flattened images and gives logits."""
+    """LightningModule around a network that takes flattened images and returns logits."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Classifier(LightningModule):
 
 
 class History(Callback):
-    """Keeps what the table at the end shows."""
+    """Callback that records the values of the table at the end."""
 
     columns = (
         *("val/accuracy", "folding/chi_mean", "folding/phi", "folding/fraction", "folding/regions"),
@@ -71,7 +71,7 @@ class History(Callback):
         self.rows.append((trainer.current_epoch + 1, values))
 
     def table(self, most: int = 12) -> Table:
-        """At most so many epochs, the last among them."""
+        """Return a table of at most `most` evenly spaced epochs, including the last."""
         table = Table("epoch", *(name.partition("/")[2] for name in self.columns), title="Folding during training")
         every = -(-len(self.rows) // most)
         for epoch, values in self.rows[::-1][::every][::-1]:
@@ -80,7 +80,7 @@ class History(Callback):
 
 
 def positive(text: str) -> int:
-    """An integer of at least 1."""
+    """Return the integer of at least 1 that a text gives."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
@@ -108,11 +108,11 @@ def main() -> None:
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"digits.py: {error}")
 
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data is in memory already
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data are in memory
     model = Classifier(net)
     history = History()
     logger = TensorBoardLogger(arguments.log_dir, name="digits")
-    # Epochs of the bundled digits take so little time that a share of it would leave most of them out.
+    # Epochs of the bundled digits are so short that a limit on the share of time would skip most of them.
     monitor = FoldingMonitor(num_segments=arguments.segments, max_overhead=0.05 if arguments.data_dir else None)
     trainer = Trainer(
         max_epochs=arguments.epochs or (3 if arguments.data_dir else 60),

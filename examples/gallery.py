@@ -2,8 +2,8 @@
 
     python examples/gallery.py [--checkpoint logs/digits/version_0/checkpoints/FILE.ckpt] [--out gallery]
 
-The checkpoint is one of `digits.py`, with the same `--model`, `--activation`, `--depth`, `--width` and `--data-dir`; the figure of
-folding over time needs the log of its run, which is looked for beside it. Without a checkpoint a small network is trained first.
+The checkpoint is one of `digits.py`; pass the same `--model`, `--activation`, `--depth`, `--width` and `--data-dir`. The figure of
+folding over time needs the log of this run, which is sought in the run's folder. Without a checkpoint, a small network is trained.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ if TYPE_CHECKING:
 Data = tuple[Tensor, Tensor]
 
 NUM_REGIONS, NUM_CODES = 64, 500
-"""Inputs whose faces are counted, and whose codes are looked at."""
+"""Number of inputs whose faces are counted, and of inputs whose codes are computed."""
 
 MAX_REGIONS = {"distance": 3_000, "class": 20_000}
-"""Regions of a map; by class more are legible, for the borders between classes are few."""
+"""Most regions of a map; by class more are legible, because there are few borders between classes."""
 
 
 def train(net: nn.Module, data: Data, test: Data, epochs: int, folder: Path) -> Path:
@@ -78,7 +78,7 @@ def load(net: nn.Module, checkpoint: Path) -> Path:
 
 
 def three_inputs(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """One input of each of three classes, classified right where one is."""
+    """Return one input of each of three classes, a correctly classified one if there is one."""
     with torch.no_grad():
         right = net(images).argmax(1) == labels
     rows = [(labels == label).nonzero().squeeze(1) for label in labels.unique()[:3]]
@@ -86,7 +86,7 @@ def three_inputs(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def gallery(net: nn.Module, images: Tensor, labels: Tensor, log_dir: Path) -> Iterator[tuple[str, Callable[[], Figure]]]:
-    """Yield the name of each figure, and how it is drawn."""
+    """Yield the name of each figure, and a function that draws it."""
     start, end = class_segments(labels, per_pair=1)
     walks = segment_walks(net, images[start], images[end])
     num_classes = int(labels.max()) + 1
@@ -158,7 +158,7 @@ def main() -> None:
         try:
             draw().savefig(file, dpi=120)
             print(file)
-        except (ValueError, FileNotFoundError) as error:  # a curved network has no polytopes, a checkpoint perhaps no log
+        except (ValueError, FileNotFoundError) as error:  # a curved network has no polytopes, and a checkpoint may have no log
             print(f"No {name}: {error}")
 
 

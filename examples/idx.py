@@ -1,4 +1,4 @@
-"""Images and labels in the IDX format of MNIST and its kin, and scikit-learn's digits as the embedded default."""
+"""Images and labels in the IDX format of MNIST and similar data sets, with scikit-learn's bundled digits as the default."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ FILES = {
 
 
 def load_images(folder: Path | None) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Training and test images and labels of a folder of IDX files; of scikit-learn's digits without one."""
+    """Return training and test images and labels from a folder of IDX files, or scikit-learn's digits without one."""
     return (load_split(folder, "train"), load_split(folder, "test")) if folder else load_digits()
 
 
 def load_split(folder: Path, split: str) -> tuple[Tensor, Tensor]:
-    """Images float32 (B, rows * columns) in [0, 1] and labels int64 (B,) of a folder's "train" or "test" files.
+    """Return images float32 (B, rows * columns) in [0, 1] and labels int64 (B,) from a folder's "train" or "test" files.
 
     Raises:
-        FileNotFoundError: If a file is missing, gzipped or not.
+        FileNotFoundError: If there is neither a file nor its gzipped form.
         ValueError: If a file is damaged.
     """
     images, labels = (read_idx(_find(folder, name)) for name in FILES[split])
@@ -38,7 +38,7 @@ def load_split(folder: Path, split: str) -> tuple[Tensor, Tensor]:
 
 
 def read_idx(path: Path) -> Tensor:
-    """A file of unsigned bytes in IDX format: two zeros, a type, the number of dimensions, their sizes, the data."""
+    """Read a file of unsigned bytes in IDX format: two zeros, a type, the number of dimensions, their sizes, the data."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
@@ -56,7 +56,7 @@ def read_idx(path: Path) -> Tensor:
 
 
 def load_digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Scikit-learn's 1,797 digits of 8 x 8 pixels: (training images, labels), (test images, labels), 1,437 and 360."""
+    """Return scikit-learn's digits of 8 x 8 pixels: 1,437 training images with labels, and 360 test images with labels."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

@@ -1,4 +1,4 @@
-"""Small networks of the kinds that people train: fully connected, convolutional, residual, and a vision transformer."""
+"""Small networks of common kinds: fully connected, convolutional, residual, and a vision transformer."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
-"""By the names that `build` takes; "swiglu" is one more."""
+"""Name that `build` takes -> activation; `build` also takes "swiglu"."""
 
 MODELS = ("mlp", "cnn", "resnet", "vit")
 
 
 class SwiGLU(nn.Module):
-    """A linear layer whose outputs are gated: silu(gate) * value."""
+    """A linear layer with gated outputs: silu(gate) * value."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Attention(nn.Module):
 
 
 class Patches(nn.Module):
-    """An image (B, 1, s, s) as tokens (B, T, d): its patches, with their places added, behind one more for the class."""
+    """Tokens (B, T, d) of an image (B, 1, s, s): a class token, then the patches with position embeddings."""
 
     def __init__(self, side: int, patch: int, width: int) -> None:
         super().__init__()
@@ -75,21 +75,21 @@ class Patches(nn.Module):
 
 
 class First(nn.Module):
-    """The first token."""
+    """Selection of the first token."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, 0]
 
 
 def build(model: str, activation: str, side: int, depth: int, width: int) -> nn.Sequential:
-    """A classifier of flattened images (B, side * side) into ten classes.
+    """Return a classifier of flattened images (B, side * side) into ten classes.
 
     Args:
         model: One of `MODELS`.
         activation: One of `ACTIVATIONS`, or "swiglu" (for "mlp" and "vit").
         side: Pixels along a side of the image.
         depth: Hidden layers, or blocks.
-        width: Units of a layer; the "cnn" and "resnet" have an eighth as many channels.
+        width: Units of a layer; "cnn" and "resnet" have an eighth of this number of channels.
     """
     if activation == "swiglu" and model not in ("mlp", "vit"):
         raise ValueError("swiglu goes with mlp and vit: a gate needs two linear layers.")
@@ -111,7 +111,7 @@ def build(model: str, activation: str, side: int, depth: int, width: int) -> nn.
 
 
 def lenet(side: int) -> nn.Sequential:
-    """LeNet-5 for flattened grey images, with ReLU and max pooling."""
+    """Return LeNet-5 for flattened grey images, with ReLU and max pooling."""
     rest = ((side - 4) // 2 - 4) // 2
     return nn.Sequential(
         nn.Unflatten(1, (1, side, side)),
@@ -122,7 +122,7 @@ def lenet(side: int) -> nn.Sequential:
 
 
 def convolutions(side: int, activation: str, depth: int = 3, channels: int = 16) -> nn.Sequential:
-    """Convolutions of full planes for flattened grey images, and average pooling to 7 x 7."""
+    """Return convolutions at full resolution for flattened grey images, with average pooling to 7 x 7 at the end."""
     layers: list[nn.Module] = [nn.Unflatten(1, (1, side, side))]
     for inputs in (1, *[channels] * (depth - 1)):
         layers += [nn.Conv2d(inputs, channels, 3, padding=1), ACTIVATIONS[activation]()]
@@ -130,7 +130,7 @@ def convolutions(side: int, activation: str, depth: int = 3, channels: int = 16)
 
 
 def pooled(side: int, *channels: int, hidden: int) -> nn.Sequential:
-    """A convolution and max pooling for each number of channels, and a hidden layer, for flattened grey images."""
+    """Return convolutions, each with max pooling, of given numbers of channels, and a hidden layer, for flattened grey images."""
     layers: list[nn.Module] = [nn.Unflatten(1, (1, side, side))]
     for inputs, outputs in pairwise((1, *channels)):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
@@ -139,7 +139,7 @@ def pooled(side: int, *channels: int, hidden: int) -> nn.Sequential:
 
 
 def resnet(side: int, blocks: int) -> nn.Sequential:
-    """A residual network for flattened grey images: stages of 16, 32 and 64 channels, of so many blocks each (1: ResNet-8)."""
+    """Return a residual network for flattened grey images: stages of 16, 32 and 64 channels with `blocks` blocks (1: ResNet-8)."""
     layers: list[nn.Module] = [nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
     for inputs, outputs in ((16, 16), (16, 32), (32, 64)):
         for block in range(blocks):
@@ -148,7 +148,7 @@ def resnet(side: int, blocks: int) -> nn.Sequential:
 
 
 def vgg16(side: int) -> nn.Sequential:
-    """VGG16 with batch norm for flattened grey images, and two hidden layers of 512 behind it ("classifier")."""
+    """Return VGG16 with batch norm for flattened grey images, then two hidden layers of 512 units ("classifier")."""
     layers: list[nn.Module] = []
     channels, pixels = 1, side
     for stage in ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)):
@@ -162,7 +162,7 @@ def vgg16(side: int) -> nn.Sequential:
 
 
 def resnet18(side: int) -> nn.Sequential:
-    """ResNet-18 in its form for small images, grey and flattened, and two hidden layers of 512 behind it ("classifier")."""
+    """Return ResNet-18 for small flattened grey images, then two hidden layers of 512 units ("classifier")."""
     layers: list[nn.Module] = [nn.Conv2d(1, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
     channels = 64
     for wide in (64, 128, 256, 512):
@@ -174,7 +174,7 @@ def resnet18(side: int) -> nn.Sequential:
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions and a skip connection, halving the image where the channels grow."""
+    """Two convolutions and a skip connection; halves the image if the number of channels grows."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

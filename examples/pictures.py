@@ -1,4 +1,4 @@
-"""Pictures that examples leave in a file, where matplotlib is installed."""
+"""Figures that examples save to files, if matplotlib is installed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def save(draw: Callable[[], object], file: Path) -> None:
-    """Draws, and says where the picture is, or what it would need."""
+    """Draw a figure into a file, and print its path, or print that matplotlib is missing."""
     try:
         draw()
     except ModuleNotFoundError:

@@ -2,7 +2,7 @@
 
     python examples/digits.py && python examples/screenshots.py [--log-dir logs] [--out docs/images]
 
-Needs Chromium, and `pip install playwright`, which drives it.
+Needs Chromium and `pip install playwright`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 MAP = "regions/slice"
 
 SECONDS = 120
-"""Time for TensorBoard to read a log and for the tab to draw it."""
+"""Seconds that TensorBoard may take to read a log and the tab to draw it."""
 
 
 def save_tab(log_dir: Path, file: Path, chromium: str, width: int, height: int) -> None:
-    """Save the top of the Folding tab of a folder of runs."""
+    """Save a picture of the top of the Folding tab for a folder of runs."""
     from playwright.sync_api import sync_playwright
 
     board = program.TensorBoard()
@@ -34,13 +34,13 @@ def save_tab(log_dir: Path, file: Path, chromium: str, width: int, height: int) 
         page.goto(f"{address}#fold_lightning")
         frame = page.wait_for_selector("iframe", timeout=1000 * SECONDS).content_frame()
         frame.wait_for_selector("body[data-drawn]", timeout=1000 * SECONDS)
-        frame.wait_for_timeout(2000)  # until lines and cells are where they belong
+        frame.wait_for_timeout(2000)  # until lines and cells have stopped moving
         page.screenshot(path=file)
         browser.close()
 
 
 def save_map(log_dir: Path, file: Path) -> None:
-    """Save the last map that a run drew; of several runs that of the newest log."""
+    """Save the last map that a run drew; of several runs, that with the newest log."""
     logs = sorted(log_dir.rglob("*.tfevents.*"), key=lambda path: path.stat().st_mtime)
     if not logs:
         raise ValueError(f"Expected logs in {log_dir}, got none: train with `python examples/digits.py` first.")

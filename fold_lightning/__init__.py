@@ -1,4 +1,4 @@
-"""Watch how a neural network folds its input space while Lightning trains it."""
+"""Measure how a neural network folds its input space while Lightning trains it."""
 
 from importlib import import_module
 from importlib.metadata import version
@@ -78,7 +78,7 @@ _MODULES = {
     "tensorboard_tab": ("read_log",),
     "walks": ("Walks", "segment_walks", "stream_walks"),
 }
-"""Module -> its public names, imported when they are first asked for: Lightning imports this file for every Trainer."""
+"""Module -> its public names, imported on first use because Lightning imports this package for every Trainer."""
 
 
 def __getattr__(name: str) -> Any:
@@ -89,7 +89,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = import_module(f"fold_lightning.{module}")
     if module == "callbacks":
-        found.derive_from_both_packages()  # `pytorch_lightning` may have been imported since
+        found.derive_from_both_packages()  # `pytorch_lightning` may have been imported meanwhile
     return getattr(found, name)
 
 

@@ -1,4 +1,4 @@
-"""Codes, one bit for each hidden unit: counts and distances."""
+"""Counts and Hamming distances of codes, which have one bit for each hidden unit."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from torch import Tensor
 from fold_lightning._checks import is_integer
 
 MAX_PAIR_BYTES = 2**28
-"""Bytes of intermediate values where codes are compared with codes, 256 MiB."""
+"""Most bytes of intermediate values when codes are compared, 256 MiB."""
 
 SUMMED_BYTES = 9
-"""Bytes of a unit of two codes that are compared: their difference, and the int64 that torch makes of it to sum them."""
+"""Bytes per unit and pair of codes: one for the comparison, and 8 for the int64 that torch makes of it for the sum."""
 
 MIN_PRODUCT_ROWS = 32
-"""Codes on each side from which the distances of all pairs come from a matrix product. With 16 codes of 512 units on each side
-broadcasting takes 0.07 ms and the product 0.13 ms, with 64 they take 2.9 ms and 0.25 ms."""
+"""Fewest codes on each side for which the distances of all pairs are computed by a matrix product. For 16 codes of 512 units on each
+side, broadcasting takes 0.07 ms and the product 0.13 ms; for 64 codes, 2.9 ms and 0.25 ms."""
 
 MAX_EXACT_FLOAT = 2**24
-"""Largest integer up to which all integers are exact in float32, so units that one product may sum."""
+"""Most units that one float32 product may sum: all integers up to this one are exact in float32."""
 
 MAX_UINT8 = 255
-"""Codes whose bits uint8 can sum: 1,000 codes of 100,000 units take 0.1 s, summed as int64 2 s."""
+"""Most codes whose bits are summed in uint8. The sum of 1,000 codes of 100,000 units takes 0.1 s in uint8 and 2 s in int64."""
 
 
 def hamming_distance(a: Tensor, b: Tensor, *, threshold: int | None = None) -> Tensor:
     """Return the number of units in which two codes differ.
 
-    ``d_H`` in "ReLU Code Space" (Shepeleva et al. 2020, Definitions 1 and 2). With a threshold it is the truncated
-    distance ``min(d_H, threshold)``; ``threshold=2`` gives the paper's adjacency distance: 0 for the same region, 1 for
-    codes one unit apart, 2 for everything else.
+    This is ``d_H`` in "ReLU Code Space" (Shepeleva et al. 2020, Definitions 1 and 2). With a threshold it is the truncated distance
+    ``min(d_H, threshold)``. ``threshold=2`` gives the paper's adjacency distance: 0 for equal codes, 1 for codes that differ in one
+    unit, 2 for all others.
 
     Args:
         a: Codes, bool ``(..., N)`` with N units along the last dimension.
@@ -39,12 +39,11 @@ def hamming_distance(a: Tensor, b: Tensor, *, threshold: int | None = None) -> T
         threshold: Largest distance that is returned, at least 1; None does not truncate.
 
     Returns:
-        int64 ``(...)``. All pairs of many codes (``a[:, None]`` and ``b``, or ``(..., A, 1, N)`` and ``(..., 1, B, N)``) are
-        computed by a matrix product, and take little more memory than the distances themselves.
+        int64 ``(...)``. The distances of all pairs of many codes (``a[:, None]`` and ``b``, or ``(..., A, 1, N)`` and
+        ``(..., 1, B, N)``) are computed by a matrix product, which needs little more memory than the distances.
 
     Raises:
-        ValueError: If the codes have different numbers of units or do not broadcast, or the threshold is no integer of
-            at least 1.
+        ValueError: If the codes have different numbers of units or do not broadcast, or `threshold` is not an integer of at least 1.
         TypeError: If the codes are not bool.
 
     Example:
@@ -94,7 +93,7 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _distance_by_comparison(a: Tensor, b: Tensor) -> Tensor:
-    """Return the distances of codes with equally many dimensions, unit by unit."""
+    """Return the distances of codes with the same number of dimensions, by broadcasting."""
     shape = torch.broadcast_shapes(a.shape, b.shape)
     if len(shape) < 2 or SUMMED_BYTES * shape.numel() <= MAX_PAIR_BYTES:
         return (a != b).sum(-1)
@@ -106,7 +105,7 @@ def _distance_by_comparison(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _write_all_distances(a: Tensor, b: Tensor, distance: Tensor) -> None:
-    """Write the distance of each of A codes to each of B, int64 (A, B): |a| + |b| - 2 a.b."""
+    """Write the distances |a| + |b| - 2 a.b between A and B codes into int64 (A, B)."""
     torch.add(a.sum(1)[:, None], b.sum(1), out=distance)
     units = min(MAX_EXACT_FLOAT, max(1, MAX_PAIR_BYTES // (4 * (len(a) + len(b)))))
     rows = max(1, MAX_PAIR_BYTES // (16 * len(b)))
@@ -118,7 +117,7 @@ def _write_all_distances(a: Tensor, b: Tensor, distance: Tensor) -> None:
 
 
 def count_active(bits: Tensor) -> Tensor:
-    """Return how many of B codes have a 1 for each unit.
+    """Return the number of codes, out of B, in which each unit has a 1.
 
     Args:
         bits: Codes, bool (B, N).
@@ -138,7 +137,7 @@ def count_active(bits: Tensor) -> Tensor:
 
 
 def check_bits(bits: Tensor) -> None:
-    """Raise unless codes are bool (B, N)."""
+    """Raise a TypeError or ValueError unless codes are bool (B, N)."""
     _check_bool(bits)
     if bits.dim() != 2:
         raise ValueError(f"Codes must have shape (inputs, units), got {tuple(bits.shape)}: flatten the rest into units.")

@@ -1,4 +1,4 @@
-"""128-bit fingerprints of codes, by which different ones are counted."""
+"""128-bit fingerprints of codes, with which distinct codes are counted."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ LOW_HALF = 0xFFFFFFFF
 """Mask of the low half of a 64-bit number."""
 
 PACKING_FACTOR = 0x0102040810204080
-"""Factor that packs eight bytes of 0 or 1 into bits: they are the highest byte of the product, the first byte lowest."""
+"""Factor that packs eight bytes of 0 or 1 into the highest byte of the product, with the first byte in the lowest bit."""
 
 CHUNK_BYTES = 2**21
-"""Bytes of codes that are hashed at a time, 2 MiB, so that intermediate values stay in the processor's cache."""
+"""Bytes of codes that are hashed at once, 2 MiB, so that intermediate values stay in the processor's cache."""
 
 SORTED_AT_ONCE = 2**21
-"""Fingerprints that are sorted at a time, 32 MiB; sorting takes several times the memory of its numbers."""
+"""Number of fingerprints (32 MiB) above which they are sorted in 16 parts, because sorting needs several times their memory."""
 
 
 def code_fingerprints(bits: Tensor) -> Tensor:
     """Return a 128-bit hash of each code, the same on every device, in every process and with every version of PyTorch.
 
-    The bits are cut into 32-bit words w_j; each quarter of the hash is the upper half of ``r_0 + sum_j r_j w_j mod 2^64``, with
-    64-bit numbers r of its own that are random and fixed once and for all (SHAKE-256). This family of hashes is strongly
-    universal (Lemire and Kaser, "Strongly universal string hashing is fast", 2014): over the choice of r, two different
-    codes collide with probability 2^-128, so some two of n codes do with a probability of at most n^2 / 2^129, 1.5e-21 for a
-    billion codes. Equal codes have equal fingerprints. Codes constructed to collide are not excluded.
+    The bits are cut into 32-bit words w_j. Each quarter of the hash is the upper half of ``r_0 + sum_j r_j w_j mod 2^64``, where
+    each quarter has its own random 64-bit numbers r, which are fixed (SHAKE-256). This family of hashes is strongly universal
+    (Lemire and Kaser, "Strongly universal string hashing is fast", 2014): over the choice of r, two different codes collide with
+    probability 2^-128. So the probability of any collision among n codes is at most n^2 / 2^129, which is 1.5e-21 for a billion
+    codes. Equal codes have equal fingerprints. There is no protection against codes constructed to collide.
 
     Args:
         bits: Codes, bool (B, N).
@@ -45,7 +45,7 @@ def code_fingerprints(bits: Tensor) -> Tensor:
 
     Raises:
         TypeError: If the codes are not bool.
-        ValueError: If the codes are not (B, N).
+        ValueError: If the codes do not have shape (B, N).
 
     Example:
         >>> import torch
@@ -62,7 +62,7 @@ def code_fingerprints(bits: Tensor) -> Tensor:
 
 
 def distinct_fingerprints(fingerprints: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the different fingerprints, and how often each occurs.
+    """Return the distinct fingerprints, and how often each occurs.
 
     Args:
         fingerprints: int64 (B, 2).
@@ -71,7 +71,7 @@ def distinct_fingerprints(fingerprints: Tensor) -> tuple[Tensor, Tensor]:
         int64 (D, 2), ascending by their first halves, and int64 (D,).
 
     Raises:
-        ValueError: If they are not int64 (B, 2).
+        ValueError: If `fingerprints` are not int64 (B, 2).
 
     Example:
         >>> import torch
@@ -91,15 +91,15 @@ def distinct_fingerprints(fingerprints: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def distinct_in_groups(fingerprints: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the different fingerprints of each group.
+    """Return the distinct fingerprints of each group.
 
     Args:
         fingerprints: int64 (B, 2).
-        groups: Integer (B,), the group of each.
+        groups: Integer (B,), the group of each fingerprint.
 
     Returns:
-        The fingerprints, int64 (D, 2), and the group of each, (D,). Those of a group lie side by side, or in 16 places where
-        there are many.
+        The fingerprints, int64 (D, 2), and the group of each, (D,). The fingerprints of a group are consecutive, or in up to 16 runs
+        if there are more than `SORTED_AT_ONCE` fingerprints.
 
     Example:
         >>> import torch
@@ -117,7 +117,7 @@ def distinct_in_groups(fingerprints: Tensor, groups: Tensor) -> tuple[Tensor, Te
 
 
 def _shares(fingerprints: Tensor) -> Iterator[Tensor | slice]:
-    """Yield indices of fingerprints in ranges of their first half, to bound the memory of sorting; of all if they are few."""
+    """Yield masks of fingerprints in 16 ranges of their first half, to bound the memory of sorting; one slice of all if few."""
     if len(fingerprints) <= SORTED_AT_ONCE:
         yield slice(None)
         return
@@ -134,12 +134,12 @@ def _distinct(fingerprints: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _in_order(fingerprints: Tensor, *groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Return an order in which equal fingerprints of a group are side by side, and whether each is the first of them there."""
+    """Return an order in which equal fingerprints of a group are consecutive, and a mask of the first of each in it."""
     first, second = fingerprints.T
     groups = tuple(group for group in groups if len(group) and group.amin() < group.amax())
     order = _lexicographic_order(first, *groups)
     same = _same_as_before(order, fingerprints, *(group[:, None] for group in groups))
-    if bool((same[0][:, 0] & ~same[0][:, 1]).any()):  # probability 2^-64 for each pair: equal ones may be apart
+    if bool((same[0][:, 0] & ~same[0][:, 1]).any()):  # probability 2^-64 per pair: equal fingerprints may be apart
         order = _lexicographic_order(second, first, *groups)
         same = _same_as_before(order, fingerprints, *(group[:, None] for group in groups))
     is_first = torch.ones(len(order), dtype=torch.bool, device=order.device)
@@ -148,12 +148,12 @@ def _in_order(fingerprints: Tensor, *groups: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _same_as_before(order: Tensor, *keys: Tensor) -> list[Tensor]:
-    """Return where the numbers of each key (n, k) are those of the row before it in an order: bool (n - 1, k) each."""
+    """Return masks bool (n - 1, k), True where a key (n, k) equals the row before it in an order."""
     return [(ordered := key[order])[1:] == ordered[:-1] for key in keys]
 
 
 def _lexicographic_order(*keys: Tensor) -> Tensor:
-    """Return the order by the last key, within it by the one before, and so on."""
+    """Return the order that sorts by the last key, then by the one before it, and so on."""
     order = torch.argsort(keys[0])
     for key in keys[1:]:
         order = order[torch.argsort(key[order], stable=True)]
@@ -171,6 +171,6 @@ def _fingerprints(bits: Tensor, random: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _random_numbers(words: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return r_0 and the factor of each word, for the four quarters of a fingerprint, int64 (words + 1, 4)."""
+    """Return r_0 and the factor r_j of each word for the four quarters of a fingerprint, int64 (words + 1, 4)."""
     stream = hashlib.shake_256(b"fold_lightning code fingerprints").digest(8 * 4 * (words + 1))
     return np.frombuffer(stream, dtype="<i8").astype(np.int64).reshape(words + 1, 4)

@@ -1,4 +1,4 @@
-"""Shapes of regions in few dimensions: their vertices, volume and number of simplices."""
+"""Shapes of regions in few dimensions: vertices, volume and number of simplices."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from fold_lightning.regions import ActivationRegions, check_regions
 Cut = Literal["unbounded", "all"]
 
 MOST_DIMENSIONS = 4
-"""Dimensions up to which vertices are listed; polytopes of more have too many."""
+"""Most dimensions in which vertices are listed; in more, a polytope has too many."""
 
 OWN_VERTICES = 0.1
-"""Distance of a vertex, as a share of that of the walls, from which on it is the walls' and the region unbounded."""
+"""Distance of a vertex, as a share of the walls' distance, at which it counts as a corner of the walls: the region is unbounded."""
 
 MIN_CUT_OF_BOX = 1e-12
-"""Least depth that a plane cuts off a box, as a share of the box's largest coordinate."""
+"""Least depth at which a plane counts as cutting a box, as a share of the box's largest coordinate."""
 
 FLAT = 1e-12
-"""Volume of a simplex, as a share of the polytope's, that counts as 0."""
+"""Largest volume of a simplex that counts as 0, as a share of the polytope's volume."""
 
 
 @dataclass(frozen=True, eq=False)
 class RegionShape:
-    """Shape of one region, or of its part in a box.
+    """Shape of a region, or of its part in a box.
 
     Attributes:
         vertices: float64 (V, d), in the coordinates of the region; none for a region without interior.
-        volume: In d dimensions; infinite for an unbounded region that no box cuts.
-        num_simplices: Of a Delaunay triangulation of the vertices; 0 where the volume is 0 or infinite.
-        bounded: Whether the region itself is.
+        volume: Volume in d dimensions; infinite for an unbounded region that no box cuts.
+        num_simplices: Number of simplices of a Delaunay triangulation of the vertices; 0 where the volume is 0 or infinite.
+        bounded: Whether the region itself, without the box, is bounded.
     """
 
     vertices: Tensor
@@ -64,20 +64,20 @@ def region_shapes(
 ) -> list[RegionShape]:
     """Return vertices, volume and number of simplices of each region, by Qhull.
 
-    "Deep ReLU Networks Have Surprisingly Simple Polytopes" (Fan et al. 2023) measures how simple a region is by the number of
-    simplices it falls into. That number depends on the triangulation; here it is that of Delaunay's (this project's own).
+    "Deep ReLU Networks Have Surprisingly Simple Polytopes" (Fan et al. 2023) measures the simplicity of a region by the number of
+    simplices in a triangulation of it. That number depends on the triangulation, which is Delaunay's here (this project's own).
 
     Args:
         regions: B regions of at most 4 dimensions.
-        box: The lower and the upper bound of every coordinate, where regions are cut; in a slice, coordinates are 0 at the input.
-        cut: What the box cuts: the "unbounded" regions, or "all".
+        box: Lower and upper bound of every coordinate, at which regions are cut; in a slice, coordinates are 0 at the input.
+        cut: Which regions the box cuts: only the "unbounded" ones, or "all".
 
     Returns:
         B shapes.
 
     Raises:
-        ValueError: If there are more dimensions, or the box is empty.
-        TypeError: If these are no regions.
+        ValueError: If the regions have more than 4 dimensions, the box is empty, or `cut` is unknown.
+        TypeError: If `regions` is not an `ActivationRegions`.
 
     Example:
         >>> from fold_lightning import activation_regions
@@ -105,14 +105,14 @@ def region_shapes(
 
 
 def _half_spaces(regions: ActivationRegions) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield normals, slacks and center of each region: ``normals . x <= slacks`` around the center."""
+    """Yield normals, slacks and center of each region, ``normals . x <= slacks`` relative to the center."""
     rows = rows_of(regions)
     for normals, slacks, real, center in zip(rows.normals, rows.slacks, rows.real, regions.centers, strict=True):
         yield normals[real], slacks[real], center
 
 
 def _shape(normals: Tensor, slacks: Tensor, center: Tensor, box: tuple[float, float] | None, cut: Cut) -> RegionShape:
-    """Return the shape of ``normals . x <= slacks`` around a center."""
+    """Return the shape of a region ``normals . x <= slacks`` relative to a center."""
     if box is not None and cut == "all":
         vertices = _cut(normals, slacks, center, box)
         within = len(vertices) > 0 and bool(((vertices + center > box[0]) & (vertices + center < box[1])).all())
@@ -130,7 +130,7 @@ def _shape(normals: Tensor, slacks: Tensor, center: Tensor, box: tuple[float, fl
 
 
 def _cut(normals: Tensor, slacks: Tensor, center: Tensor, box: tuple[float, float]) -> Tensor:
-    """Return the vertices of the part in a box."""
+    """Return the vertices of a region's part in a box, relative to the center."""
     if len(center) == 2:
         polygon = _clipped(normals.cpu().numpy(), slacks.cpu().numpy(), *((bound - center).cpu().numpy() for bound in box))
         return torch.from_numpy(polygon).to(normals)
@@ -142,7 +142,7 @@ def _cut(normals: Tensor, slacks: Tensor, center: Tensor, box: tuple[float, floa
 def _clipped(normals: np.ndarray, slacks: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Return the corners (V, 2) of the part of a rectangle in half-planes.
 
-    It is cut by one after the other, the one that cuts off most first.
+    The half-planes cut one after the other, the deepest cut first.
     """
     corners = np.array([low, [high[0], low[1]], high, [low[0], high[1]]])
     nothing = MIN_CUT_OF_BOX * np.abs(corners).max()
@@ -157,7 +157,7 @@ def _clipped(normals: np.ndarray, slacks: np.ndarray, low: np.ndarray, high: np.
 
 
 def _below(corners: np.ndarray, heights: np.ndarray) -> np.ndarray:
-    """Return the corners of the part of a convex polygon below a line; heights (V,) of its corners are above the line."""
+    """Return the corners of the part of a convex polygon below a line, given heights (V,) of its corners above the line."""
     stays, behind = heights <= 0, np.roll(corners, -1, axis=0)
     crosses = stays != np.roll(stays, -1)
     share = heights / np.where(crosses, heights - np.roll(heights, -1), 1.0)
@@ -167,7 +167,7 @@ def _below(corners: np.ndarray, heights: np.ndarray) -> np.ndarray:
 
 
 def _vertices(normals: Tensor, slacks: Tensor) -> tuple[Tensor, bool]:
-    """Return the vertices (V, d) of ``normals . x <= slacks``, and whether it is bounded; a polytope without interior has none."""
+    """Return the vertices (V, d) of ``normals . x <= slacks``, none if it has no interior, and whether it is bounded."""
     n, d = normals.shape
     if n == 0:
         return normals.new_empty(0, d), False
@@ -188,14 +188,14 @@ def _vertices(normals: Tensor, slacks: Tensor) -> tuple[Tensor, bool]:
 
 
 def _simplex_volumes(vertices: np.ndarray) -> np.ndarray:
-    """Return the volumes of the simplices of a triangulation."""
+    """Return the volumes of the simplices in the Delaunay triangulation of vertices (V, d)."""
     d = vertices.shape[1]
     if d == 1:
         length: np.ndarray = np.ptp(vertices, axis=0)
         return length
     try:
         simplices = Delaunay(vertices / np.abs(vertices).max()).simplices
-    except QhullError:  # as flat as rounding makes it
+    except QhullError:  # flat up to rounding
         return np.zeros(1)
     corners = vertices[simplices]
     sizes: np.ndarray = np.abs(np.linalg.det(corners[:, 1:] - corners[:, :1])) / math.factorial(d)

@@ -1,4 +1,4 @@
-"""Faces of activation regions: the half-spaces that bound a region, proved row by row."""
+"""Faces of activation regions: the half-spaces that are not redundant, each proved in float64."""
 
 from fold_lightning.faces.supporting import face_counts, supporting_units
 

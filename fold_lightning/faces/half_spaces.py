@@ -1,6 +1,7 @@
-"""The half-spaces of many regions as rows, and the coordinates in which there is least to do.
+"""Half-spaces of many regions as rows, in coordinates that keep the linear programs small.
 
-Of each region only rows remain that can't be told at sight, in as few dimensions as they span, around a point off all planes.
+Rows that are faces for an obvious reason are taken out. The others are given in as few dimensions as they span, around a point
+that lies on no plane.
 """
 
 from __future__ import annotations
@@ -16,32 +17,33 @@ from fold_lightning.regions import ActivationRegions
 NONE, WALL = -1, -2
 
 FAR_AWAY = 1e8
-"""Distance of the walls, in median distances of the planes; no face lies behind them."""
+"""Distance of the walls, which bound every polytope, in median distances of the planes; faces farther away are not found."""
 
 UNREACHED = 1e12
-"""Distance of a plane, in those of the first layer's farthest, from which on its normal is the rounding of 0."""
+"""Distance beyond which a plane's normal counts as 0 up to rounding, in units of the distance of the first layer's farthest plane."""
 
 DEPENDENT = 1e6
-"""Condition number of the first layer from which on its pre-activations do not serve as coordinates."""
+"""Largest condition number of the first layer at which its pre-activations serve as coordinates."""
 
 UNSEEN = 1e-12
-"""Reach of normals in a direction, as a share of their largest, up to which the direction is not in their span."""
+"""Singular value of the normals, as a share of the largest, up to which its direction counts as outside their span."""
 
 SPANNED = 1e-6
-"""Cholesky factor, as a share of the largest, from which on normals surely span a coordinate: squares keep half the digits."""
+"""Least diagonal element of the Cholesky factor, as a share of the largest, at which the normals surely span all coordinates. The
+factor is that of a Gram matrix, which keeps half the digits."""
 
 UNTOUCHED = 1e-10
-"""Coefficient in the coordinates of the first layer, as a share of the row's largest, that counts as 0."""
+"""Largest coefficient that counts as 0 in the coordinates of the first layer, as a share of the row's largest."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The half-spaces ``normals . x <= slacks`` of B regions, in some coordinates x around a point of each.
+    """The half-spaces ``normals . x <= slacks`` of B regions, in coordinates x whose origin is a point of the region.
 
     Attributes:
-        normals: float64 (B, M, d), outwards, of length 1; 0 for rows that are none.
-        slacks: float64 (B, M), at least 0; 1 for rows that are none.
-        index: int64 (B, M), which row of its region each is; `NONE` for none, `WALL` for a wall far away.
+        normals: float64 (B, M, d), pointing outwards, of length 1; 0 for padding.
+        slacks: float64 (B, M), at least 0; 1 for padding.
+        index: int64 (B, M), the number of each row among its region's half-spaces; `NONE` for padding, `WALL` for a wall.
     """
 
     normals: Tensor
@@ -50,7 +52,7 @@ class Rows:
 
     @property
     def real(self) -> Tensor:
-        """Rows that are there and not padding, bool (B, M)."""
+        """Mask of the rows that are not padding, bool (B, M)."""
         return self.index != NONE
 
     @property
@@ -60,10 +62,9 @@ class Rows:
         return own.nanmedian(1, keepdim=True).values.nan_to_num(1.0)
 
     def with_walls(self) -> Rows:
-        """Return the rows, and d + 1 walls around them at the distance `FAR_AWAY`.
+        """Return the rows and d + 1 walls around them, at the distance `FAR_AWAY`.
 
-        Planes that should be parallel are so but for rounding, and would meet each other at the other end of the world: what a plane
-        cuts off behind the walls does not make it a face.
+        Because of rounding, parallel planes meet far away. A plane that cuts off something only beyond the walls is not a face.
         """
         b, _, d = self.normals.shape
         eye = torch.eye(d, dtype=self.normals.dtype, device=self.normals.device)
@@ -73,23 +74,23 @@ class Rows:
         return Rows(torch.cat([self.normals, walls], 1), torch.cat([self.slacks, slacks], 1), torch.cat([self.index, index], 1))
 
     def keeping(self, keep: Tensor) -> Rows:
-        """Return the rows that a mask (B, M) keeps, without gaps."""
+        """Return the rows where a mask (B, M) is True, moved to the front."""
         order, there = compact(keep)
         normals = gather_rows(self.normals, order) * there[..., None]
         return Rows(normals, self.slacks.gather(1, order).where(there, 1.0), self.index.gather(1, order).where(there, NONE))
 
     def moved(self, steps: Tensor) -> Rows:
-        """Return the rows around points that are steps (B, d) away."""
+        """Return the rows with the origin moved by steps (B, d)."""
         return replace(self, slacks=self.slacks - torch.einsum("bmd,bd->bm", self.normals, steps))
 
     def in_coordinates(self, normals: Tensor) -> Rows:
-        """Return the rows with normals in other coordinates around the same points, without those whose normal is 0 there."""
+        """Return the rows with normals in other coordinates of the same origin; rows whose normal is 0 there become padding."""
         length = normals.norm(dim=2)
         return _of_length_1(normals, self.slacks, self.index, length, self.real & (length > UNTOUCHED))
 
 
 def rows_of(regions: ActivationRegions) -> Rows:
-    """Return all half-spaces but those of units that are constant on their region."""
+    """Return all half-spaces except those of units that are constant on their region."""
     length, slacks = regions.normals.norm(dim=2), regions.slacks.clamp(min=0)
     first = next(part for part in regions.layers.values() if part.stop > part.start)
     real = length > 0
@@ -100,22 +101,24 @@ def rows_of(regions: ActivationRegions) -> Rows:
 
 
 def _of_length_1(normals: Tensor, slacks: Tensor, index: Tensor, length: Tensor, real: Tensor) -> Rows:
-    """Return rows divided by the lengths of their normals, without those where a mask (B, M) is False."""
+    """Return rows divided by the lengths of their normals; rows where a mask (B, M) is False become padding."""
     divisor = length.where(real, torch.inf)
     return Rows(normals / divisor[..., None], (slacks / length).where(real, 1.0), index.where(real, NONE))
 
 
 def in_first_layer_coordinates(rows: Rows, first: int) -> tuple[Tensor, Rows]:
-    """Take the pre-activations of the first layer as coordinates, where they are independent and all rows depend on them alone.
+    """Take the pre-activations of the first layer as coordinates, if they are independent and determine all rows.
 
-    A row that alone has its coordinate, as those of inactive ReLU have, is a face: nothing else bounds that coordinate.
+    A first-layer row whose coordinate no later row uses is a face, because nothing else bounds that coordinate. Units of inactive
+    ReLU have such rows.
 
     Args:
-        rows: All rows of B regions, in their order.
-        first: n, how many of them are the first layer's.
+        rows: All rows of B regions, in the order of the units.
+        first: Number of rows of the first layer.
 
     Returns:
-        bool (B, N), which rows are faces for that reason, and the other rows; in the coordinates that these still have.
+        bool (B, N), the rows that are faces for that reason; and the other rows, in the coordinates that they use. If the
+        pre-activations do not serve as coordinates, no row is such a face and the rows are unchanged.
     """
     lone = torch.zeros_like(rows.real)
     normals, own = rows.normals, rows.normals[:, :first]
@@ -142,10 +145,10 @@ def in_first_layer_coordinates(rows: Rows, first: int) -> tuple[Tensor, Rows]:
 
 
 def in_their_span(rows: Rows) -> Rows:
-    """Return rows in coordinates of the normals' span, where that is less than all dimensions.
+    """Return rows in coordinates of the normals' span, if that has fewer dimensions than the space.
 
-    Along a direction that no row sees but by rounding, a point would go as far as the walls, where rounding makes any plane through
-    a corner cut something off.
+    Along a direction in which only rounding changes the rows, a point would move as far as the walls. There rounding makes any plane
+    through a corner cut something off.
     """
     if rows.normals.shape[1] < rows.normals.shape[2]:
         triangle = torch.linalg.qr(rows.normals.mT).R
@@ -159,9 +162,9 @@ def in_their_span(rows: Rows) -> Rows:
 
 
 def _spans_all(normals: Tensor) -> bool:
-    """Return whether the normals (B, M, d) of each region span all coordinates that it has.
+    """Return whether the normals (B, M, d) of every region span all coordinates that the region has.
 
-    The Cholesky factors of their products tell.
+    The Cholesky factors of the normals' Gram matrices decide.
     """
     products = normals.mT @ normals
     diagonal = torch.diagonal(products, dim1=1, dim2=2)
@@ -172,12 +175,12 @@ def _spans_all(normals: Tensor) -> bool:
 
 
 def directions_inside(rows: Rows) -> tuple[Tensor, Tensor]:
-    """Return steps that lead off all planes, for points that lie on some.
+    """Return steps into the interior for points that lie on planes.
 
-    A step leads away from these planes, half the way to the next one.
+    A step leads away from these planes, halfway to the next one.
 
     Returns:
-        bool (B,), True for regions with an interior, and the steps (B, d), 0 for other points.
+        bool (B,), True for regions with an interior; and the steps (B, d), 0 for points that lie on no plane.
     """
     interior = torch.ones(len(rows.slacks), dtype=torch.bool, device=rows.slacks.device)
     steps = torch.zeros_like(rows.normals[:, 0])
@@ -194,13 +197,13 @@ def directions_inside(rows: Rows) -> tuple[Tensor, Tensor]:
 
 
 def some_direction(vectors: Tensor) -> Tensor:
-    """Return a direction (d,) drawn by a fixed seed: vectors (..., d) that agree along it almost surely agree."""
+    """Return a random direction (d,) of a fixed seed: vectors (..., d) with equal products with it are almost surely equal."""
     direction = torch.randn(vectors.shape[-1], generator=torch.Generator().manual_seed(0), dtype=vectors.dtype)
     return direction.to(vectors.device)
 
 
 def scatter_mask(mask: Tensor, columns: Tensor, width: int) -> Tensor:
-    """Return the mask bool (B, width) that is True in the columns int64 (B, M) where a mask (B, M) is True."""
+    """Return a mask bool (B, width), True in those of the columns int64 (B, M) where a mask (B, M) is True."""
     wide = torch.zeros(len(mask), width + 1, dtype=torch.bool, device=mask.device)
     return wide.scatter(1, columns.where(mask, width), True)[:, :width]
 
@@ -211,9 +214,9 @@ def gather_rows(vectors: Tensor, rows: Tensor) -> Tensor:
 
 
 def compact(keep: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the places int64 (B, m) that a mask (B, M) keeps, in front, and a mask of those that are filled.
+    """Return the columns int64 (B, m) where a mask (B, M) is True, and a mask of the entries that are filled.
 
-    Places that are not filled are 0.
+    Each row's columns come first, in their order; entries that are not filled are 0.
     """
     count = keep.sum(1, keepdim=True)
     most = min(keep.shape[1], max(1, int(count.max())))

@@ -1,4 +1,4 @@
-"""Hulls by Qhull, which in few dimensions tell at once most of the rows that are no faces."""
+"""Convex hulls that rule out most rows that are not faces, in few dimensions."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
 MOST_DIMENSIONS = 7
-"""Dimensions up to which hulls are made; beyond, a hull has more facets than linear programs of its rows take steps."""
+"""Most dimensions in which hulls are computed; in more, their many facets cost more than linear programs."""
 
 FEWEST_ROWS = 64
-"""Rows from which on hulls are made; linear programs of fewer rows are as fast."""
+"""Fewest rows for which hulls are computed; for fewer rows linear programs are as fast."""
 
 INSIDE = 1e-12
-"""Least distance of a point inside the hull from its facets; no point is farther than 1 from 0."""
+"""Least distance from the facets at which a point counts as inside the hull; no point is farther than 1 from 0."""
 
 DIRECTIONS = 16
+"""Directions whose farthest points make the polygon."""
 
 WELL_INSIDE = 1e-6
-"""Depth inside a polygon from which on a point is no corner of the hull, nor equal to one up to rounding."""
+"""Depth inside a polygon at which a point is neither a corner of the hull nor equal to one up to rounding."""
 
 
 def facets_of_hull(points: np.ndarray) -> np.ndarray | None:
-    """Return the facets (normal, offset) of the hull of points (M, d); None if it is flat up to rounding."""
+    """Return the facets (normal, offset) of the hull of points (M, d), by Qhull; None if it is flat up to rounding."""
     if points.shape[1] == 1:
         return np.array([[1.0, -points.max()], [-1.0, points.min()]])
     try:
@@ -36,9 +37,9 @@ def facets_of_hull(points: np.ndarray) -> np.ndarray | None:
 
 
 def inside_polygons(points: Tensor) -> Tensor:
-    """Return a mask bool (B, M) of points (B, M, 2) that are no corners of their hull.
+    """Return a mask bool (B, M) of points (B, M, 2) that are surely not corners of their hull.
 
-    They lie well inside the polygon of the points that are farthest in a few directions.
+    They lie inside the polygon of the points that are farthest in a few directions, by at least `WELL_INSIDE`.
     """
     angles = torch.arange(DIRECTIONS, device=points.device).to(points) * (2 * math.pi / DIRECTIONS)
     farthest = (torch.stack([angles.cos(), angles.sin()], dim=1) @ points.mT).argmax(2)
@@ -53,9 +54,9 @@ def inside_polygons(points: Tensor) -> Tensor:
 
 
 def inside_hulls(points: Tensor, real: Tensor) -> Tensor:
-    """Return a mask bool (B, M) of points (B, M, d) inside the hull of the others: their rows are no faces.
+    """Return a mask bool (B, M) of points (B, M, d) inside the hull of all points: their rows are not faces.
 
-    It is False everywhere in many dimensions, and where there are few rows.
+    No hull is computed, and the mask is False, in fewer than 3 dimensions, in more than `MOST_DIMENSIONS`, or for few rows.
     """
     inside = torch.zeros_like(real)
     m, d = points.shape[1:]

@@ -1,8 +1,8 @@
-"""Linear programs for all undecided rows of all polytopes at once, each until it proves its answer.
+"""Linear programs of all undecided rows of all polytopes at once, by an interior-point method.
 
-The program of a row goes as far across its plane as the other rows let it. Each step of an interior-point method costs one matrix
-product for all programs of a polytope, and none need reach its optimum: a point across the plane proves a face, a combination of
-other rows that implies it proves that it is none.
+The program of a row seeks the point farthest across the row's plane that satisfies all other rows. A step costs one matrix product
+for all programs of a polytope. A program stops before its optimum, as soon as it has a proof: a point across the plane proves that
+the row is a face, a combination of other rows that implies the row proves that it is not.
 """
 
 from __future__ import annotations
@@ -18,36 +18,37 @@ from fold_lightning.faces.polytopes import CHUNK_BYTES, COMBINATION_ROUNDING, MI
 from fold_lightning.faces.ray_shooting import met_alone
 
 STEPS = 24
-"""Steps of a program: what 20 do not answer is a tie, which 60 do not either, and a solver of its own is faster."""
+"""Most steps of a program. One that 20 steps do not answer is a tie, which 60 steps do not answer either; a separate solver is
+faster for it."""
 
 AT_ONCE = 256
-"""Linear programs of a polytope that run at once; the faces that they meet on their way need none of their own."""
+"""Linear programs of a polytope that run at once. They also prove other faces, whose programs need not run."""
 
 TEMPORARIES = 8
-"""Tensors (B, U, M) that are held at once."""
+"""Tensors (B, U, M) that are in memory at once."""
 
-TO_THE_WALL = 0.95
-"""Length of a step, as a share of the one to the first wall."""
+BOUNDARY_SHARE = 0.95
+"""Length of a step, as a share of the step at which the first slack or weight becomes 0."""
 
 DENSE_MIN_PROGRAMS = 4
-"""Dimensions for each linear program from which on its normal matrix is computed by itself, not from
-all products of two coordinates."""
+"""Dimensions per linear program above which each normal matrix is computed separately, not from shared products of coordinates."""
 
 BLOCK = 8
-"""Columns of the normal matrices that are computed at once, from the diagonal down."""
+"""Rows of the normal matrices that are computed at once, up to the diagonal."""
 
 
 @dataclass
 class Programs:
     """Linear programs, U of each of B polytopes.
 
-    Each maximizes ``own . z`` where ``points . z <= 1`` holds for all rows but the own one, which is relaxed to 2.
+    Each maximizes ``own . z`` over ``points . z <= 1``, where ``own`` is the point of the row that the program decides. That row
+    is relaxed to ``own . z <= 2``.
 
     Attributes:
-        rows: int64 (B, U), the own row of each program.
+        rows: int64 (B, U), the row that each program decides: its own row.
         open: bool (B, U), True for programs that are not answered yet.
-        slacks: (B, U, M) of the rows at a point inside, above 0.
-        weights: (B, U, M) of the rows, above 0, whose combination is the own row.
+        slacks: (B, U, M), slacks of the rows at a point inside, above 0.
+        weights: (B, U, M), weights of the rows, above 0, whose combination is the own row.
     """
 
     rows: Tensor
@@ -56,11 +57,11 @@ class Programs:
     weights: Tensor
 
     @classmethod
-    def begun(cls, polytopes: Polytopes, rows: Tensor, there: Tensor) -> Programs:
-        """Return programs at the point 0, with the weights nearest to equal ones that give the own row and stay above 0.
+    def begin(cls, polytopes: Polytopes, rows: Tensor, there: Tensor) -> Programs:
+        """Return programs that start at the point 0, with nearly equal positive weights that give the own row.
 
-        The points' Gram matrix is nearly the identity and their sum nearly 0, so that there are such weights unless the polytope
-        reaches to the walls; then the steps have to bring them about.
+        Such weights exist where the points' Gram matrix is nearly the identity and their sum nearly 0. If the polytope reaches to
+        the walls, the first weights do not give the own row, and the steps correct them.
         """
         points = polytopes.points
         gram = _gram_factors(polytopes)
@@ -73,7 +74,7 @@ class Programs:
         return cls(rows, there, slacks, (mu * centered + products) * polytopes.real[:, None])
 
     def still_open(self) -> Programs:
-        """Return the programs that are not answered, without gaps."""
+        """Return the programs that are not answered, moved to the front."""
         order, there = compact(self.open)
         if order.shape[1] == self.rows.shape[1]:
             return self
@@ -81,12 +82,12 @@ class Programs:
 
 
 def decided(polytopes: Polytopes, undecided: Tensor) -> tuple[Tensor, Tensor]:
-    """Return faces, and rows that are none, among the rows that a mask (B, M) names.
+    """Return the faces, and the redundant rows, among the rows that a mask (B, M) selects.
 
-    The faces may hold rows that the mask does not name.
+    The faces may include rows that the mask does not select.
 
-    A predictor and a corrector a step, as Mehrotra's; feasible from the start, in the metric of the analytic center (this project's
-    own). A row that neither cuts by `MIN_CUT` nor stays away by it, as far as numbers tell, is in neither mask.
+    Each step is a predictor and a corrector, as in Mehrotra's method; programs are feasible from the start and run in the metric of
+    the analytic center (this project's own). A row that rounding does not let decide is in neither mask.
 
     Returns:
         Two masks bool (B, M).
@@ -96,7 +97,7 @@ def decided(polytopes: Polytopes, undecided: Tensor) -> tuple[Tensor, Tensor]:
     while (left := undecided & ~faces & ~redundant & ~tried).any():
         rows, there = (part[:, :size] for part in compact(left))
         tried |= scatter_mask(there, rows, left.shape[1])
-        programs = Programs.begun(polytopes, rows, there)
+        programs = Programs.begin(polytopes, rows, there)
         for _ in range(STEPS):
             found, none = step(polytopes, programs)
             faces |= found
@@ -109,7 +110,7 @@ def decided(polytopes: Polytopes, undecided: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def step(polytopes: Polytopes, programs: Programs) -> tuple[Tensor, Tensor]:
-    """Move all programs one step, and return the faces and the redundant rows that this proves, bool (B, M) each."""
+    """Move all programs by one step, and return the faces and the redundant rows that this proves, bool (B, M) each."""
     points, slacks, weights = polytopes.points, programs.slacks, programs.weights
     own = gather_rows(points, programs.rows)
     stiffness = weights / slacks
@@ -117,9 +118,9 @@ def step(polytopes: Polytopes, programs: Programs) -> tuple[Tensor, Tensor]:
     programs.open = programs.open & (failed == 0)
 
     approach = _solved(factors, own) @ points.mT
-    implied = stiffness * approach  # the predictor's weights, which give the own row but for rounding
+    implied = stiffness * approach  # the predictor's weights, which give the own row up to rounding
     redundant = (implied >= 0).all(2) & _imply(implied, own, polytopes, programs.rows)
-    onward, onward_weights = _to_the_wall(slacks, approach, 1.0), _to_the_wall(weights, weights - implied, 1.0)
+    onward, onward_weights = _step_to_boundary(slacks, approach, 1.0), _step_to_boundary(weights, weights - implied, 1.0)
     count = polytopes.real.sum(1)[:, None, None]
     gap = (weights * slacks).sum(2, keepdim=True) / count
     then = ((weights + onward_weights * (implied - weights)) * (slacks - onward * approach)).sum(2, keepdim=True) / count
@@ -128,15 +129,15 @@ def step(polytopes: Polytopes, programs: Programs) -> tuple[Tensor, Tensor]:
 
     approach = _solved(factors, own - correction @ points) @ points.mT
     change = stiffness * approach - weights + correction
-    programs.slacks = slacks - _to_the_wall(slacks, approach, TO_THE_WALL) * approach
-    programs.weights = weights + _to_the_wall(weights, -change, TO_THE_WALL) * change
+    programs.slacks = slacks - _step_to_boundary(slacks, approach, BOUNDARY_SHARE) * approach
+    programs.weights = weights + _step_to_boundary(weights, -change, BOUNDARY_SHARE) * change
     redundant |= _imply(programs.weights, own, polytopes, programs.rows)
-    # Walls make up for the rounding of a combination that implies a row without them, and take more for it than that is worth.
+    # Walls may correct the rounding of a combination at a cost above `MIN_CUT`: such a combination is tried without them too.
     alone = programs.weights * polytopes.own[:, None]
     redundant |= _imply(alone, own, polytopes, programs.rows, POINT_ROUNDING)
     relaxed = torch.ones_like(programs.slacks).scatter(2, programs.rows[..., None], 2.0)
     reached = relaxed - programs.slacks  # heights along the rays from 0 through the programs' points
-    distance = reached.norm(dim=2)  # for the points' Gram matrix is the identity
+    distance = reached.norm(dim=2)  # a length of z, because the points' Gram matrix is the identity
     across = _own(programs.slacks, programs.rows) < 1 - MIN_CUT - POINT_ROUNDING * distance
     width = points.shape[1]
     faces = scatter_mask(across & programs.open, programs.rows, width)
@@ -147,10 +148,10 @@ def step(polytopes: Polytopes, programs: Programs) -> tuple[Tensor, Tensor]:
 def _imply(weights: Tensor, own: Tensor, polytopes: Polytopes, rows: Tensor, rounding: float = COMBINATION_ROUNDING) -> Tensor:
     """Return whether combinations of the other rows imply the own rows, bool (B, U), up to `MIN_CUT`.
 
-    The share of the own row in a combination is divided out.
+    The own row's share of a combination is divided out.
 
-    A combination that misses the own row by rounding implies it a little worse: no point of a bounded polytope is farther from the
-    center than it has rows, in the center's metric.
+    A combination may miss the own row by rounding. The bound that it implies is then larger by at most this distance times the
+    number of rows: no point of a bounded polytope is farther from the center, in the center's metric.
     """
     missing: Tensor = (own - weights @ polytopes.points).norm(dim=2)
     loss = missing * polytopes.real.sum(1, keepdim=True)
@@ -163,8 +164,8 @@ def _own(values: Tensor, rows: Tensor) -> Tensor:
     return values.gather(2, rows[..., None])[..., 0]
 
 
-def _to_the_wall(values: Tensor, decrease: Tensor, part: float) -> Tensor:
-    """Return the longest step of at most 1 that decreases no value by more than a part of it."""
+def _step_to_boundary(values: Tensor, decrease: Tensor, part: float) -> Tensor:
+    """Return the longest step of at most 1 that decreases no value by more than the given part of it."""
     steps: Tensor = (part * values / decrease).where(decrease > 0, 1.0)
     return steps.amin(2, keepdim=True).clamp(max=1.0)
 
@@ -183,7 +184,7 @@ def _gram_factors(polytopes: Polytopes) -> Tensor:
 def _normal_matrices(stiffness: Tensor, points: Tensor) -> Tensor:
     """Return the lower triangles of the matrices ``sum_j stiffness_j p_j p_j^T`` (B, U, d, d).
 
-    For many programs all products ``p p^T`` are computed first.
+    With many programs, the products ``p p^T`` are computed first and shared.
     """
     d, num_programs = points.shape[2], stiffness.shape[1]
     if DENSE_MIN_PROGRAMS * num_programs < d and 8 * stiffness.numel() * d <= CHUNK_BYTES:

@@ -1,4 +1,4 @@
-"""Linear programs, one at a time, for what nothing faster decides."""
+"""Linear programs, solved one at a time where no faster method decides."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
-TOLERANCES = (1e-10, 1e-7)  # the smallest that HiGHS takes, then its usual one
+TOLERANCES = (1e-10, 1e-7)  # the smallest that HiGHS accepts, then its default
 
 POINT_ROUNDING = 1e-14
-"""Distance by which the rounding of rows may move a plane at a point, as a share of the point's distance from
-the center, in its metric."""
+"""Distance by which rounding may move a plane at a point, as a share of the point's distance from the center, in its metric."""
 
 MARGIN = 1e-9
-"""Least depth of a point inside, as a share of the size of its coordinates."""
+"""Least depth at which a point counts as inside, as a share of the size of its coordinates."""
 
 
 def direction_inside(normals: Tensor) -> Tensor | None:
-    """Return a direction float64 (d,) that leads from planes with outward normals (n, d) inwards; None if there is none."""
+    """Return a direction float64 (d,) that leads inwards from planes with outward normals (n, d); None if there is none."""
     return _deepest(normals, normals.new_zeros(len(normals)), (-1, 1))
 
 
 def deepest_point(normals: Tensor, slacks: Tensor) -> Tensor | None:
     """Return the point float64 (d,) of ``normals . x <= slacks`` that is farthest from the planes; None if none is inside.
 
-    Normals (n, d) have length 1. Points that are farther inside than every plane is from 0 count as equal.
+    Normals (n, d) have length 1. Depths above the largest absolute slack count as equal.
     """
     size = float(slacks.abs().max()) or 1.0
     point = _deepest(normals, slacks / size, (None, None))
@@ -36,7 +35,7 @@ def deepest_point(normals: Tensor, slacks: Tensor) -> Tensor | None:
 
 
 def _deepest(normals: Tensor, slacks: Tensor, bounds: tuple[int | None, int | None]) -> Tensor | None:
-    """Return the point with coordinates in some bounds that is farthest inside, at a depth of at most 1; None if there is none."""
+    """Return the deepest point with coordinates in the bounds, at a depth of at most 1; None if no point is inside."""
     n, d = normals.shape
     limits = np.hstack([normals.cpu().numpy(), np.ones((n, 1))])
     result = _solve(np.r_[np.zeros(d), -1.0], limits, slacks.cpu().numpy(), [bounds] * d + [(None, 1)])
@@ -44,13 +43,13 @@ def _deepest(normals: Tensor, slacks: Tensor, bounds: tuple[int | None, int | No
 
 
 def gain(points: Tensor, i: int) -> float:
-    """Return the height up to which ``{z : points @ z <= 1}`` would reach along row i without that row, at most 2.
+    """Return the largest ``points[i] @ z`` over ``{z : points @ z <= 1}`` without row i, at most 2.
 
-    The row's plane is at height 1.
+    The row's own plane is at height 1, so row i is a face if the result is larger.
 
-    The row is relaxed and the program goes as far across it as the other rows let it ("Characterizing the Discrete Geometry of ReLU
-    Networks", Gaines and Bi 2026, with the row relaxed by 1 in these units). The program's point may overstep other rows by what
-    HiGHS tolerates, which adds up where many planes meet in a corner; so it is drawn back until it oversteps none, and by rounding.
+    The program maximizes the height with the row relaxed by 1 ("Characterizing the Discrete Geometry of ReLU Networks", Gaines and
+    Bi 2026). HiGHS tolerates a point that violates other rows a little, and where many planes meet in a corner this adds up. So the
+    point is scaled back until it violates none, and rounding is subtracted.
 
     Args:
         points: float64 (M, d), dual points.

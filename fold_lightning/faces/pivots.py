@@ -1,9 +1,9 @@
-"""Simplex pivots in few dimensions: one program for each row, of all polytopes at once.
+"""Simplex pivots in few dimensions: one linear program for each row, of all polytopes at once.
 
-The program of a row seeks the point across its plane that the other rows let be the farthest. Its basis is d rows whose cone holds
-the row's dual point: as weights they may imply the row, and the point z where their planes meet is a ray that may meet the row first.
-A pivot takes in the row that z oversteps most. Rays and weights are proofs by themselves, so that rounding within the basis makes no
-answer wrong.
+The program of a row seeks the point farthest across the row's plane that satisfies all other rows. Its basis is d rows whose cone
+contains the row's dual point. Their combination may imply the row, which proves that it is not a face. The ray through the point z
+where their planes meet may meet the row first, which proves that it is a face. A pivot puts the row that z violates most into the
+basis. Combinations and rays are checked as proofs by themselves, so rounding within the basis makes no answer wrong.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from fold_lightning.faces.linear_programs import POINT_ROUNDING
 from fold_lightning.faces.polytopes import CHUNK_BYTES, COMBINATION_ROUNDING, MIN_CUT, Polytopes
 
 MAX_DIMENSIONS = 7
-"""Dimensions up to which pivots are made; beyond, an interior-point method takes fewer steps."""
+"""Most dimensions for pivots; in more, an interior-point method takes fewer steps."""
 
 MAX_PIVOTS = 64
-"""Pivots of a program; most need fewer than ten, and what is open then is left to other methods."""
+"""Most pivots of a program. Most programs need fewer than ten; other methods decide the rows that are left."""
 
 ARTIFICIAL = 1e-12
-"""Length of the d artificial points that a basis begins with; the hull of the dual points reaches farther."""
+"""Length of the d artificial points of the first basis, short enough to lie inside the hull of the dual points."""
 
 OVERSTEPPED = 1e-13
-"""Excess of z over a row of height 1 from which on z is no optimum."""
+"""Excess of a row's height at z over 1 above which z violates the row."""
 
 PIVOT = 1e-11
-"""Least pivot, as a part of the lengths of the vectors whose product it is."""
+"""Least pivot, which is a scalar product, as a share of the product of its two vectors' lengths."""
 
 CLEAR = 1.5
-"""Least ratio of the distances at which a ray meets the other rows and its own, for a ray along which a face is crossed."""
+"""Ratio of the distances at which a ray meets the first other row and its own row, at which no better ray is sought."""
 
 NEARER_WALLS = ((1e2, 1.01), (1e5, 1.0001), (FAR_AWAY, 1.0))
-"""Distances of walls, in median distances of the planes, between which crossings are looked for, and the ratio of heights that
-is enough."""
+"""Distances of walls, in median distances of the planes, within which crossings are sought, and the ratio of heights that a
+crossing then needs."""
 
 TEMPORARIES = 4
-"""Tensors (B, U, M) that are held at once."""
+"""Tensors (B, U, M) that are in memory at once."""
 
 
 @dataclass
@@ -49,12 +49,12 @@ class Bases:
     """Bases of U programs of each of B polytopes.
 
     Attributes:
-        rows: int64 (B, U), the own row of each.
-        open: bool (B, U), programs that are not answered.
-        basis: int64 (B, U, d), the rows in each basis; M stands for artificial points.
-        inverse: (B, U, d, d), of the matrix whose columns are the basis' points.
-        best: (B, U), the largest ratio of the own row's height along a ray to that of all others.
-        rays: (B, U, d), the ray that has it.
+        rows: int64 (B, U), the row that each program decides: its own row.
+        open: bool (B, U), True for programs that are not answered yet.
+        basis: int64 (B, U, d), the rows in each basis; M stands for an artificial point.
+        inverse: (B, U, d, d), inverse of the matrix whose columns are the dual points of the basis.
+        best: (B, U), the largest ratio found of the own row's height along a ray to the largest height of the other rows.
+        rays: (B, U, d), the ray with that ratio.
     """
 
     rows: Tensor
@@ -66,7 +66,7 @@ class Bases:
 
     @classmethod
     def begin(cls, polytopes: Polytopes, rows: Tensor, there: Tensor) -> Bases:
-        """Start at d artificial points around the direction of each own point, orthogonal to each other."""
+        """Return programs whose bases are d orthogonal artificial points around the direction of the own row's point."""
         own = gather_rows(polytopes.points, rows)
         d = own.shape[2]
         middle = own.new_full((d,), d**-0.5)
@@ -77,7 +77,7 @@ class Bases:
         return cls(rows, there, basis, directions / ARTIFICIAL, torch.zeros_like(own[..., 0]), torch.zeros_like(own))
 
     def keeping(self, order: Tensor, there: Tensor) -> Bases:
-        """Return the programs (B, u) that an order names; only some of its places are taken."""
+        """Return the programs at the columns (B, u) of an order; entries where a mask is False are padding."""
         inverse = gather_rows(self.inverse.flatten(2), order).view(*order.shape, *self.inverse.shape[2:])
         rows, best = self.rows.gather(1, order), self.best.gather(1, order)
         return Bases(
@@ -86,23 +86,24 @@ class Bases:
 
 
 def pivoted(polytopes: Polytopes, undecided: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which of the rows that a mask (B, M) names are proved to be faces, and which to be none: two masks bool (B, M)."""
+    """Return the rows of a mask (B, M) that are proved to be faces, and those proved redundant: two masks bool (B, M)."""
     ratios, _, redundant = _programs(polytopes, undecided, 1.0)
     faces = ratios > 1 + MIN_CUT
     return faces & polytopes.own, redundant & ~faces & polytopes.own
 
 
 def crossing_points(polytopes: Polytopes, faces: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a point on each of some faces, near 0 and yet far from the other planes in units of their distances from 0.
+    """Return a point on each of some faces, far from the other planes relative to their distances from 0.
 
-    Of an unbounded face the farthest from the other planes may be at the walls; walls are nearer first.
+    On an unbounded face the point farthest from the other planes may lie at the walls. So nearer walls are tried first, to keep the
+    point near 0.
 
     Args:
         polytopes: B polytopes.
         faces: bool (B, M), some of their faces.
 
     Returns:
-        bool (B, M), the faces on which there is one, and the points (B, M, d).
+        bool (B, M), the faces on which a point was found; and the points (B, M, d).
     """
     crossed = torch.zeros_like(faces)
     crossings = torch.zeros_like(polytopes.points)
@@ -126,11 +127,11 @@ def _programs(polytopes: Polytopes, wanted: Tensor, enough: float) -> tuple[Tens
     Args:
         polytopes: B polytopes.
         wanted: bool (B, M), rows to answer.
-        enough: Ratio of heights at which a ray needs no better one.
+        enough: Ratio of heights at which no better ray is sought.
 
     Returns:
-        For each row the largest ratio found (B, M) of its height along a ray to that of all others, the ray (B, M, d), and which rows
-        others imply, bool (B, M).
+        For each row the largest ratio found (B, M) of its height along a ray to the largest height of the others, and the ray
+        (B, M, d); and the rows that others imply, bool (B, M).
     """
     width = wanted.shape[1]
     ratios, redundant = torch.zeros_like(polytopes.points[..., 0]), torch.zeros_like(wanted)
@@ -155,7 +156,7 @@ def _programs(polytopes: Polytopes, wanted: Tensor, enough: float) -> tuple[Tens
 
 
 def _gathered(bases: Bases, ratios: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
-    """Put what programs have found at their rows."""
+    """Return the ratios (B, M) and rays (B, M, d) with the results of some programs written at their rows."""
     width = ratios.shape[1]
     place = bases.rows.where(bases.best > 0, width)
     wide, wide_rays = torch.cat([ratios, ratios[:, :1]], dim=1), torch.cat([rays, rays[:, :1]], dim=1)
@@ -164,14 +165,14 @@ def _gathered(bases: Bases, ratios: Tensor, rays: Tensor) -> tuple[Tensor, Tenso
 
 
 def _highest_other(polytopes: Polytopes, bases: Bases, rays: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the largest height (B, U) of the rows other than the own along each ray, and the row that has it."""
+    """Return the largest height (B, U) of the rows other than the own row along each ray, and which row has it."""
     heights = rays @ polytopes.points.mT
     highest, row = heights.scatter_(2, bases.rows[..., None], -torch.inf).max(2)
     return highest, row
 
 
 def _keep_better(polytopes: Polytopes, bases: Bases, rays: Tensor, rivals: Tensor) -> None:
-    """Keep rays (B, U, d) that meet the own row in less of the others' distance (of heights `rivals`) than those so far."""
+    """Keep rays (B, U, d) whose ratio of the own row's height to the highest other (`rivals`) is the largest so far."""
     own = (gather_rows(polytopes.points, bases.rows) * rays).sum(2) - POINT_ROUNDING * rays.norm(dim=2)
     largest = rays.abs().amax(2)
     ratio = (own / rivals.clamp(min=1e-9).maximum(1e-9 * largest)).nan_to_num(0.0)
@@ -181,7 +182,7 @@ def _keep_better(polytopes: Polytopes, bases: Bases, rays: Tensor, rivals: Tenso
 
 
 def _pivot(polytopes: Polytopes, bases: Bases) -> Tensor:
-    """Exchange one row of each basis; return which own rows (B, U) the weights of the bases imply."""
+    """Exchange one row of each basis, and return which own rows the bases imply, bool (B, U)."""
     points = polytopes.points
     own = gather_rows(points, bases.rows)
     weights = (bases.inverse @ own[..., None])[..., 0]
@@ -208,10 +209,10 @@ def _pivot(polytopes: Polytopes, bases: Bases) -> Tensor:
 
 
 def _implied(polytopes: Polytopes, bases: Bases, own: Tensor, weights: Tensor) -> Tensor:
-    """Return whether the rows of each basis, with these weights (B, U, d), imply the own row to a tie: bool (B, U).
+    """Return whether the rows of each basis, with weights (B, U, d), imply the own row up to `MIN_CUT`: bool (B, U).
 
-    A combination that misses the own row by rounding implies it a little worse: no point of a bounded polytope is farther from the
-    center than it has rows, in the center's metric.
+    A combination may miss the own row by rounding. The bound that it implies is then larger by at most this distance times the
+    number of rows: no point of a bounded polytope is farther from the center, in the center's metric.
     """
     implied = bases.open & (weights.clamp(min=0).sum(2) < 1 + MIN_CUT)
     region, place = implied.nonzero(as_tuple=True)
@@ -220,7 +221,7 @@ def _implied(polytopes: Polytopes, bases: Bases, own: Tensor, weights: Tensor) -
     basis = basis.where(is_row, 0)
     count = polytopes.real.sum(1)[region]
     certain = torch.zeros_like(is_row[:, 0])
-    # Walls make up for the rounding of a combination that implies a row without them, and take more for it than that is worth.
+    # Walls may correct the rounding of a combination at a cost above `MIN_CUT`: such a combination is tried without them too.
     for usable, rounding in ((is_row, COMBINATION_ROUNDING), (is_row & polytopes.own[region[:, None], basis], POINT_ROUNDING)):
         some = weights[region, place].clamp(min=0) * usable
         combination = (some[..., None] * polytopes.points[region[:, None], basis]).sum(1)
@@ -231,7 +232,7 @@ def _implied(polytopes: Polytopes, bases: Bases, own: Tensor, weights: Tensor) -
 
 
 def _row(matrices: Tensor, row: Tensor) -> Tensor:
-    """Return a row (B, U, d) of each of some matrices (B, U, d, d)."""
+    """Return one row (B, U, d) of each matrix (B, U, d, d)."""
     d = matrices.shape[3]
     found: Tensor = matrices.gather(2, row[..., None, None].expand(-1, -1, 1, d))[:, :, 0]
     return found

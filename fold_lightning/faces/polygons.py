@@ -1,4 +1,4 @@
-"""Faces of intervals and polygons, without linear programs: the corners of the convex hull of the dual points."""
+"""Faces of intervals and polygons: the corners of the convex hull of the dual points, without linear programs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from fold_lightning.faces.half_spaces import compact, gather_rows, scatter_mask
 from fold_lightning.faces.polytopes import MIN_CUT, Polytopes
 
 FIRST_DIRECTIONS = 16
+"""Directions whose farthest points are the first corners of the hull."""
 
 ON_EDGE = 1e-14
-"""Height above an edge of the hull up to which a point is on it, in lengths of the edge's normal; no point is longer than 1."""
+"""Height up to which a point counts as on an edge of the hull, in lengths of the edge's normal; no point is longer than 1."""
 
 PARALLEL = 1e-12
-"""Height above an edge up to which its sign is rounding, in lengths of the edge's normal times those of the point."""
+"""Height above an edge that may be rounding, as a share of the length of the edge's normal times that of the point."""
 
 
 def interval_faces(polytopes: Polytopes) -> Tensor:
-    """Return the faces bool (B, M) of polytopes of one dimension: the nearest row on either side."""
+    """Return the faces bool (B, M) of polytopes of one dimension: the nearest row on each side."""
     points = polytopes.points[..., 0]
     ends = torch.stack([points.argmax(1), points.argmin(1)], dim=1)
     there = torch.stack([points.amax(1) > 0, points.amin(1) < 0], dim=1)
@@ -29,12 +30,12 @@ def interval_faces(polytopes: Polytopes) -> Tensor:
 
 
 def polygon_faces(polytopes: Polytopes) -> tuple[Tensor, Tensor]:
-    """Return the faces, and the rows that are none, of polytopes of two dimensions.
+    """Return the faces and the redundant rows of polytopes of two dimensions.
 
-    A corner that hardly stands out is in neither mask.
+    A corner of the hull that stands out by less than `MIN_CUT` is in neither mask.
 
-    The hull grows from its corners in a few directions: the farthest point across each of its edges is another corner, until no
-    edge has one (Quickhull's way, for all polygons at once).
+    The hull starts with the farthest points in a few directions. The farthest point outside each edge becomes another corner, until
+    no edge has a point outside (Quickhull, for all polygons at once).
 
     Returns:
         Two masks bool (B, M).
@@ -62,7 +63,7 @@ def polygon_faces(polytopes: Polytopes) -> tuple[Tensor, Tensor]:
 def _rings(points: Tensor, corners: Tensor) -> list[Tensor]:
     """Return the corner before each corner, the corner, and the one after, counter-clockwise, int64 (B, V) each.
 
-    The corners of polygons that have fewer than V are repeated.
+    The corners of polygons with fewer than V corners are repeated.
     """
     order, there = compact(corners)
     at = gather_rows(points, order)
@@ -74,7 +75,7 @@ def _rings(points: Tensor, corners: Tensor) -> list[Tensor]:
 
 
 def _edges(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the outward normals (B, V, 2) of edges that run counter-clockwise, and their heights (B, V) above 0."""
+    """Return the outward normals (B, V, 2) of counter-clockwise edges, and the heights (B, V) of the edges along them."""
     along = end - start
     normals = torch.stack([along[..., 1], -along[..., 0]], dim=2)
     return normals, (normals * start).sum(2)

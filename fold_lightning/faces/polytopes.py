@@ -1,7 +1,7 @@
-"""Polytopes around 0, whose faces are the corners of a convex hull.
+"""Polytopes around 0, whose faces are the corners of a convex hull of dual points.
 
-A half-space that strictly contains a point is ``p . z <= 1`` in coordinates around that point: one dual point p for each row. A row
-is a face if its point is a corner of the convex hull of 0 and all points.
+In coordinates z around a point strictly inside, each half-space is ``p . z <= 1``, with a dual point p for each row. A row is a face
+if its dual point is a corner of the convex hull of 0 and all dual points.
 """
 
 from __future__ import annotations
@@ -27,27 +27,29 @@ from fold_lightning.faces.hulls import inside_hulls, inside_polygons
 from fold_lightning.regions import ActivationRegions
 
 EQUAL = 1e-9
-"""Distance of two planes, as a share of theirs from the center, up to which they are one plane."""
+"""Distance of two planes up to which they count as equal, as a share of their distance from the center."""
 
 MIN_CUT = 1e-10
-"""Least depth that a face cuts off, as a share of its distance from the center."""
+"""Least depth that a plane must cut off to be a face, as a share of its distance from the center."""
 
 NEWTON_STEPS = 60
+"""Most Newton steps towards the analytic center."""
 
 CHUNK_BYTES = 2**27
-"""Bytes of the tensors that are held at once for a chunk of rows, 128 MiB."""
+"""Bytes of the tensors that are in memory at once for a chunk of rows, 128 MiB."""
 
 COMBINATION_ROUNDING = 1e-11
-"""Largest distance of a combination of rows from the row that it has to give."""
+"""Largest distance between a combination of rows and the row that it implies, in the center's metric."""
 
 RIDGE = 1e-15
-"""Share of the largest diagonal element that is added to diagonals first, so that Cholesky factors exist; then ten times as much."""
+"""Share of the largest diagonal element that is added to the diagonal so that Cholesky factors exist; ten times as much after each
+failure."""
 
 CENTERED = 0.5
-"""Newton decrement from which on a point is near enough to the center."""
+"""Newton decrement below which a point is close enough to the analytic center."""
 
 CENTER_BALL = 10.0
-"""Radius of the ball that keeps the center of an unbounded region near, in median distances of the planes."""
+"""Radius of the ball that bounds how far away the center of an unbounded region lies, in median distances of the planes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +57,8 @@ class Polytopes:
     """B polytopes ``{z : points[b, j] . z <= 1 for all j}`` of d dimensions around 0.
 
     Attributes:
-        points: float64 (B, M, d), no two alike; 0 for rows that are none.
-        rows: int64 (B, M), which row of its region each is; `NONE` for none, `WALL` for a wall far away.
+        points: float64 (B, M, d), all different; 0 for padding.
+        rows: int64 (B, M), the number of each row among its region's half-spaces; `NONE` for padding, `WALL` for a wall.
     """
 
     points: Tensor
@@ -64,28 +66,28 @@ class Polytopes:
 
     @property
     def real(self) -> Tensor:
-        """Rows that are there and not padding, bool (B, M)."""
+        """Mask of the rows that are not padding, bool (B, M)."""
         return self.rows != NONE
 
     @property
     def own(self) -> Tensor:
-        """Rows that are the region's and not walls, bool (B, M)."""
+        """Mask of the region's own rows, without walls and padding, bool (B, M)."""
         return self.rows >= 0
 
     def keeping(self, keep: Tensor) -> Polytopes:
-        """Return the polytopes of the rows that a mask (B, M) keeps, without gaps."""
+        """Return the polytopes of the rows where a mask (B, M) is True, moved to the front."""
         order, there = compact(keep)
         points = gather_rows(self.points, order) * there[..., None]
         return Polytopes(points, self.rows.gather(1, order).where(there, NONE))
 
 
 def ready_polytopes(regions: ActivationRegions) -> tuple[Tensor, Polytopes]:
-    """Return the faces that are known at sight, and the polytopes that the other rows make.
+    """Return the faces that need no further test, and the polytopes of the other rows.
 
-    Of equal planes only the first is kept, and a region without interior keeps no rows: it has no faces.
+    Of equal planes only the first is kept. A region without interior has no faces, so none of its rows are kept.
 
     Returns:
-        bool (B, N), the faces found so far, and the polytopes.
+        bool (B, N), the faces found so far; and the polytopes.
     """
     rows = rows_of(regions)
     first = next((part.stop for part in regions.layers.values() if part.stop > part.start), 0)
@@ -97,12 +99,12 @@ def ready_polytopes(regions: ActivationRegions) -> tuple[Tensor, Polytopes]:
 
 
 def without_redundant(points: Tensor, rows: Rows) -> Polytopes:
-    """Return the polytopes of dual points without rows that can't be faces.
+    """Return the polytopes of dual points, without rows that are surely not faces.
 
-    These are all but the first of equal planes, and those whose points lie inside the hull of the others.
+    These are equal planes except the first, and rows whose points lie inside the hull of the others.
     """
     polytopes = Polytopes(points, rows.index)
-    if points.shape[2] == 2:  # in a slice nearly all rows are far away: nothing more is done with them
+    if points.shape[2] == 2:  # in a slice nearly all rows are far away and end here
         polytopes = polytopes.keeping(polytopes.real & ~inside_polygons(points))
     keep = first_of_equals(polytopes.points, polytopes.real)
     return polytopes.keeping(keep & ~inside_hulls(polytopes.points, keep))
@@ -113,31 +115,32 @@ class Frame:
     """Coordinates z of B polytopes: ``center + inverse(cholesky).mT @ z``.
 
     Attributes:
-        center: float64 (B, d).
-        cholesky: float64 (B, d, d), of the metric.
+        center: float64 (B, d), the analytic centers.
+        cholesky: float64 (B, d, d), Cholesky factors of the metric at the centers.
     """
 
     center: Tensor
     cholesky: Tensor
 
     def steps(self, z: Tensor) -> Tensor:
-        """Return the steps from the centers (B, U, d) that coordinates z (B, U, d) stand for."""
+        """Return the steps (B, U, d) from the centers to the points with coordinates z (B, U, d)."""
         steps: Tensor = torch.linalg.solve_triangular(self.cholesky.mT, z.mT, upper=True)
         return steps.mT
 
 
 def dual_points(rows: Rows, ball: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Frame]:
-    """Return the rows' dual points, from the analytic center and in its metric.
+    """Return the rows' dual points with respect to the analytic center, in the metric at that center.
 
-    There the planes lie all around at like distances, so that rays find many and numbers keep their size: the points' Gram matrix
-    is the identity, but for a ball that keeps the center of an unbounded region near (this project's own).
+    In this metric the planes lie around the center at similar distances, so rays meet many of them and numbers stay of similar size:
+    the points' Gram matrix is the identity, except for the term of a ball, which keeps the center of an unbounded region near (this
+    project's own).
 
     Args:
-        rows: Rows around points off all planes.
-        ball: Where the ball lies (B, d), and its radius (B, 1) or (); None takes one around the points.
+        rows: Rows around points that lie on no plane.
+        ball: Center (B, d) and radius (B, 1) or () of the ball; None takes a ball around the points.
 
     Returns:
-        The points float64 (B, M, d), 0 for rows that are none, and where their coordinates lie.
+        The dual points float64 (B, M, d), 0 for padding; and the frame of their coordinates.
     """
     normals, slacks = rows.normals, rows.slacks
     x = normals.new_zeros(len(normals), normals.shape[2])
@@ -164,9 +167,9 @@ def dual_points(rows: Rows, ball: tuple[Tensor, Tensor] | None = None) -> tuple[
 
 
 def positive_factors(matrices: Tensor) -> Tensor:
-    """Return Cholesky factors (B, d, d) of matrices that are positive up to rounding.
+    """Return Cholesky factors (B, d, d) of matrices that are positive definite up to rounding.
 
-    The least power of ten that makes them positive is added to their diagonals.
+    If a matrix has none, its diagonal is increased by a share of its largest element, ten times as much until it has.
     """
     factors: Tensor
     factors, failed = torch.linalg.cholesky_ex(matrices)
@@ -181,7 +184,7 @@ def positive_factors(matrices: Tensor) -> Tensor:
 
 
 def first_of_equals(points: Tensor, real: Tensor) -> Tensor:
-    """Return which points (B, M, d) are the first of their equals, bool (B, M); of identical planes the first supports."""
+    """Return a mask bool (B, M), True for the first of equal points (B, M, d): of equal planes only the first is a face."""
     order = torch.argsort((points @ some_direction(points)).where(real, torch.inf), dim=1)
     ordered = gather_rows(points, order)
     apart = (ordered[:, 1:] - ordered[:, :-1]).norm(dim=2) > EQUAL * ordered[:, 1:].norm(dim=2)

@@ -1,4 +1,4 @@
-"""Rays that prove faces: a plane that a ray from inside a polytope meets first, and alone, is a face."""
+"""Rays that prove faces: a plane that a ray from inside a polytope meets first and alone is a face."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from fold_lightning.faces.linear_programs import POINT_ROUNDING
 from fold_lightning.faces.polytopes import CHUNK_BYTES, MIN_CUT, Polytopes
 
 ROUNDS = 6
-"""Times that a direction is moved towards the row that it missed."""
+"""Corrections of a ray towards a row that it missed."""
 
 STEP = 1.5
-"""Length of such a move, in units of the one that would make the ray meet its row and the one that it met at once."""
+"""Length of a correction, in units of the one after which the ray meets its row and the row that it met before at the same point."""
 
 
 def met_alone(heights: Tensor, lengths: Tensor) -> Tensor:
-    """Return the rows that a ray meets first and alone, also up to rounding.
+    """Return the rows that some ray meets first and alone, by a margin above rounding.
 
     Args:
-        heights: (B, R, M), of the rows' points along each ray.
-        lengths: (B, R), of the rays' directions.
+        heights: (B, R, M), heights of the rows' points along each ray: reciprocal distances at which the ray meets the rows.
+        lengths: (B, R), lengths of the rays' directions.
 
     Returns:
         bool (B, M).
@@ -34,9 +34,8 @@ def met_alone(heights: Tensor, lengths: Tensor) -> Tensor:
 def rows_met(polytopes: Polytopes, seed: int = 0) -> Tensor:
     """Return the faces bool (B, M) that rays from the center prove.
 
-    Some rays are random, and one leads towards each row, corrected where it misses.
-
-    A correction moves the direction by the difference of the row's point and that of the plane it met instead (this project's own).
+    Some rays are random; one leads towards each row and is corrected where it misses that row. A correction moves the direction along
+    the difference between the row's point and the point of the plane that it met instead (this project's own).
     """
     points = polytopes.points
     size = max(1, CHUNK_BYTES // (8 * points.shape[0] * points.shape[1]))
@@ -51,7 +50,7 @@ def rows_met(polytopes: Polytopes, seed: int = 0) -> Tensor:
 
 
 def _met_on_the_way(polytopes: Polytopes, own: Tensor, faces: Tensor) -> Tensor:
-    """Return the faces that rays towards rows (B, R) prove, while they are corrected."""
+    """Return the faces that rays towards rows (B, R), and their corrections, prove."""
     points, directions = polytopes.points, gather_rows(polytopes.points, own)
     for _ in range(ROUNDS):
         heights = directions @ points.mT

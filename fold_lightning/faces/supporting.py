@@ -1,4 +1,4 @@
-"""The half-spaces of regions that are faces."""
+"""Faces of regions: which half-spaces are not redundant, and how many."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from fold_lightning.regions import ActivationRegions, check_regions
 Method = Literal["exact", "hit_and_run"]
 
 PRODUCT_BYTES = 2**26
-"""Bytes of the products of all rows of some regions with each other, or with the edges of polygons: 64 MiB."""
+"""Bytes of the products of all rows of a chunk of regions with each other, or with the edges of polygons: 64 MiB."""
 
 FEW_DIMENSIONS_ROWS = 128
-"""Most rows of a region that are left in few dimensions: hulls leave fewer."""
+"""Rows of a region that are assumed to be left in few dimensions, to size chunks; hulls leave fewer."""
 
 
 def supporting_units(
@@ -34,32 +34,36 @@ def supporting_units(
 ) -> Tensor:
     """Return the units whose half-spaces are faces of the region around each input.
 
-    A face is one of dimension d - 1, a facet: without its half-space the region would be another ("Characterizing the Discrete
-    Geometry of ReLU Networks", Gaines and Bi 2026, 3.1). In general position crossing it switches its unit alone. Every answer is
-    proved in float64: a face by a point across its plane that satisfies all other rows, its absence by a combination of other rows
-    that implies it, or either by a linear program of its own where numbers leave that open.
+    A face has dimension d - 1 (a facet): without its half-space the region would be larger ("Characterizing the Discrete Geometry of
+    ReLU Networks", Gaines and Bi 2026, 3.1). In general position, crossing a face switches its unit alone. Every answer is proved in
+    float64: a face by a point across its plane that satisfies all other half-spaces, a redundant half-space by a combination of
+    others that implies it. Where rounding leaves that open, a separate linear program decides.
 
-    What is decided where papers are silent (this project's own): a unit that is constant on the region has no face (its normal is
-    0 up to rounding, or its plane 1e12 times as far as all of the first layer's); of planes that agree to 1e-9
-    of their distance from the region's analytic center the first has it; a plane that cuts off no more than 1e-10 of that distance,
-    or touches the region in less than a face, has none, nor one that cuts only beyond 1e8 times the median distance of the planes,
-    where those meet that are parallel but for rounding; and a region without interior, such as a single point, has none at all.
+    The papers leave some cases open. They are decided as follows (this project's own):
+
+    - A unit that is constant on the region has no face: its normal is 0 up to rounding, or its plane is 1e12 times as far away as
+      the farthest plane of the first layer.
+    - Of planes that agree to 1e-9 of their distance from the region's analytic center, only the first is a face.
+    - A plane is not a face if it cuts off at most 1e-10 of that distance, or touches the region in less than d - 1 dimensions.
+    - A plane is not a face if it cuts off something only beyond 1e8 times the median distance of the planes, where rounding makes
+      parallel planes meet.
+    - A region without interior, such as a single point, has no faces.
 
     Args:
         regions: B regions in d dimensions.
-        method: "exact", or "hit_and_run", a lower bound: the planes that end random chords, which are faces ("Deep ReLU Networks Have
+        method: "exact"; or "hit_and_run", which finds some of the faces, at the ends of random chords ("Deep ReLU Networks Have
             Surprisingly Simple Polytopes", Fan et al. 2023).
-        num_steps: Of hit-and-run: how many chords.
-        seed: Of hit-and-run.
+        num_steps: Number of chords of hit-and-run.
+        seed: Random seed of hit-and-run.
         progress: Whether to show a progress bar on a terminal.
 
     Returns:
-        bool (B, N).
+        bool (B, N), True for the units whose half-space is a face.
 
     Raises:
-        ValueError: If there is no such method, `num_steps` is less than 1, or half-spaces are not finite.
-        TypeError: If these are no regions.
-        RuntimeError: If a linear program can't be solved, for the numbers are too different in size.
+        ValueError: If `method` is unknown, `num_steps` is less than 1, or a half-space is not finite.
+        TypeError: If `regions` is not an `ActivationRegions`, or `num_steps` is not an integer.
+        RuntimeError: If a linear program can't be solved, because its numbers differ too much in size.
 
     Example:
         >>> from fold_lightning import activation_regions
@@ -89,25 +93,25 @@ def supporting_units(
 def face_counts(
     regions: ActivationRegions, *, method: Method = "exact", num_steps: int = 1000, seed: int = 0, progress: bool = False
 ) -> Tensor:
-    """Return the number of faces of the region around each input: that of its `supporting_units`.
+    """Return the number of faces of the region around each input: the number of its `supporting_units`.
 
-    The mean over **all** regions of a network is at most 2d, whatever its width and depth (Gaines and Bi 2026, Theorem 3.4);
-    regions that hold data may have more, for inputs fall into large ones more often.
+    The mean over **all** regions of a network is at most 2d, for every width and depth (Gaines and Bi 2026, Theorem 3.4). The mean
+    over regions that contain data may be larger, because inputs fall more often into large regions.
 
     Args:
-        regions: As of `supporting_units`.
-        method: As of `supporting_units`.
-        num_steps: As of `supporting_units`.
-        seed: As of `supporting_units`.
-        progress: As of `supporting_units`.
+        regions: See `supporting_units`.
+        method: See `supporting_units`.
+        num_steps: See `supporting_units`.
+        seed: See `supporting_units`.
+        progress: See `supporting_units`.
 
     Returns:
         int64 (B,), at most N.
 
     Raises:
-        ValueError: As of `supporting_units`.
-        TypeError: As of `supporting_units`.
-        RuntimeError: As of `supporting_units`.
+        ValueError: See `supporting_units`.
+        TypeError: See `supporting_units`.
+        RuntimeError: See `supporting_units`.
 
     Example:
         >>> from fold_lightning import activation_regions
@@ -121,7 +125,7 @@ def face_counts(
 
 
 def faces_of(polytopes: Polytopes) -> Tensor:
-    """Return the faces bool (B, M).
+    """Return the faces bool (B, M) of polytopes.
 
     Raises:
         RuntimeError: If a linear program can't be solved.
@@ -143,7 +147,7 @@ def settled_faces(polytopes: Polytopes) -> tuple[Tensor, Tensor]:
 
 
 def _proved_faces(polytopes: Polytopes) -> tuple[Tensor, Tensor]:
-    """Return faces, and rows that only a linear program of their own decides: two masks bool (B, M)."""
+    """Return the proved faces, and the rows that only a separate linear program decides: two masks bool (B, M)."""
     dimension = polytopes.points.shape[2]
     if dimension == 1:
         return interval_faces(polytopes), torch.zeros_like(polytopes.own)

@@ -1,4 +1,4 @@
-"""The graph of all regions of a network of few inputs, joined where they share a face."""
+"""Region graphs of networks with few inputs: all activation regions, with an edge for each shared face."""
 
 from fold_lightning.region_graphs.graph import RegionGraph
 from fold_lightning.region_graphs.search import region_graph

@@ -1,4 +1,4 @@
-"""The graph of regions: pairs that share a face, and distances over faces."""
+"""The data class of region graphs: regions, shared faces, and distances in faces."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from torch import Tensor
 from fold_lightning.activations.layers import describe_layers
 
 SEARCHES = 1024
-"""Most breadth-first searches that bound the diameter."""
+"""Most breadth-first searches for the bounds of the diameter."""
 
 
 @dataclass(frozen=True, eq=False)
 class RegionGraph:
-    """The activation regions of a network as nodes, those that share a face as edges.
+    """Graph with activation regions as nodes and an edge for each pair that shares a face.
 
     Attributes:
         codes: bool (R, N), in the order in which the regions were found.
         points: float64 (R, d), a point inside each, flattened.
-        face_counts: int64 (R,), the faces of each, those to regions beyond a limit too.
+        face_counts: int64 (R,), number of faces of each region, including faces to regions that were not kept.
         edges: int64 (E, 2), pairs of regions, the smaller number first.
         layers: Layer name -> its columns of the codes.
-        complete: Whether these are all regions that can be reached.
+        complete: Whether all regions that faces lead to were found.
     """
 
     codes: Tensor
@@ -46,7 +46,7 @@ class RegionGraph:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {each.name: getattr(self, each.name) for each in fields(self)}  # without what is made of them
+        return {each.name: getattr(self, each.name) for each in fields(self)}  # without cached properties
 
     @property
     def num_regions(self) -> int:
@@ -55,19 +55,21 @@ class RegionGraph:
 
     @property
     def mean_faces(self) -> float:
-        """Mean number of faces; over all regions of a network at most 2d (Gaines and Bi 2026, Theorem 3.4)."""
+        """Mean number of faces; at most 2d over all regions of a network (Gaines and Bi 2026, Theorem 3.4)."""
         return float(self.face_counts.double().mean())
 
     def find(self, codes: Tensor) -> Tensor:
-        """Return the regions int64 (B,) that have codes bool (B, N); -1 for a code that was not found."""
+        """Return the regions int64 (B,) with the given codes bool (B, N); -1 for a code that is not in the graph."""
         return torch.tensor([self._number.get(key, -1) for key in code_keys(codes)])
 
     def distance(self, a: int, b: int) -> int:
-        """Return the number of faces between two regions on the shortest way: at least the Hamming distance of their codes.
+        """Return the least number of faces that a path between two regions crosses.
+
+        In general position it is at least the Hamming distance of their codes.
 
         Raises:
             IndexError: If there is no such region.
-            ValueError: If the search was stopped before it joined them.
+            ValueError: If the search stopped before it connected the two regions.
         """
         for region in (a, b):
             if not 0 <= region < self.num_regions:
@@ -81,16 +83,16 @@ class RegionGraph:
 
     @cached_property
     def diameter_bounds(self) -> tuple[int, int]:
-        """Lower and upper bound of the diameter, the largest distance of two regions.
+        """Lower and upper bound of the diameter, the largest distance between two regions.
 
-        The bounds of graphs of up to about a thousand regions are equal.
+        The bounds are equal for graphs of up to about a thousand regions.
 
-        Each breadth-first search bounds the eccentricity of every region by its own and the distance between them; searches start,
-        by turns, where the largest may be and where the least may be, until the bounds meet or enough were made. A graph that is not
-        `complete` warns that the bounds are those of its part.
+        A breadth-first search from a region gives its eccentricity and bounds that of every other region by the distance between
+        them. Searches start in turn at the region whose upper bound is largest and at the one whose lower bound is least, until the
+        bounds meet or `SEARCHES` were made. A graph that is not `complete` warns that the bounds hold for the part found.
 
         Raises:
-            ValueError: If the search was stopped before all regions were joined.
+            ValueError: If the search stopped before it connected all regions.
         """
         if not self.complete:
             warnings.warn(

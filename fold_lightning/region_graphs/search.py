@@ -1,4 +1,4 @@
-"""The breadth-first search for all regions of a network of few inputs, face by face."""
+"""Breadth-first search for all activation regions of a network with few inputs."""
 
 from __future__ import annotations
 
@@ -26,43 +26,45 @@ AT_ONCE = 512
 """Regions whose faces are found in one batch."""
 
 FIRST_STEP, LAST_STEP = 1e-3, 1e-9
-"""Distances beyond a face at which the region behind it is looked for, in lengths of the way to the
-face: from the first, by tenths, to the last."""
+"""First and last distance beyond a face at which a point of the region behind it is tried, in lengths of the step from the center to
+the face. Each distance is a tenth of the one before."""
 
 FAR_REGION_BALL = 1e-2
-"""Least radius of the ball that keeps the center of an unbounded region near, as a share of the distance between region and start:
-of a region far away the center would lie in a corner, where the distances of planes differ too much in size for linear programs,
-and with the whole distance so far outside that faces near the corner look thin."""
+"""Least radius of the ball around the start that keeps the center of an unbounded region near, as a share of the region's distance
+from the start. With a smaller ball, the center of a region far away would lie in a corner, where the distances of planes differ too
+much in size for linear programs. With a ball as large as the distance, it would lie so far out that faces near the corner look
+thin."""
 
 ON_THE_PLANE = 1e-8
-"""Distance from the place of the crossing up to which the plane of a unit may switch with that of the face, in lengths of the way."""
+"""Distance of a unit's plane from the crossing point up to which the unit may switch with the face, in lengths of the step to the
+face."""
 
 
 def region_graph(
     model: nn.Module, start: Tensor, *, max_regions: int = 10_000, forward: Forward = None, progress: bool = True
 ) -> RegionGraph:
-    """Return all activation regions of a network of few inputs that faces join to those of given inputs.
+    """Return the graph of all activation regions that can be reached over faces from the regions of given inputs.
 
-    The search is breadth first. Codes at Hamming distance 1 need not share a face, so edges are taken from `supporting_units`:
-    the region behind a face is looked for where nothing but the face is crossed ("Characterizing the Discrete Geometry of ReLU
-    Networks", Gaines and Bi 2026, searches so). In general position crossing a face switches its unit alone; units whose planes
-    lie in one another switch together. Where a layer is 0 on a whole region (no biases), a face may border several regions; the
-    search meets one through it and the others from behind.
+    The search is breadth first. Two regions whose codes differ in one unit need not share a face, so edges are taken from the faces
+    of each region (as in `supporting_units`). The region behind a face is found at a point just beyond it ("Characterizing the
+    Discrete Geometry of ReLU Networks", Gaines and Bi 2026, searches in this way). In general position, crossing a face switches its
+    unit alone; units with the same plane switch together. Where a layer is 0 on a whole region (no biases), a face may border
+    several regions: the search finds one of them across this face, and the others across their own faces.
 
     Args:
-        model: A module of piecewise linear operations, without max pooling and clamps, on few inputs: d up to about 6.
-        start: Inputs (B, ...) to start from; one, as a rule.
-        max_regions: Where to stop. Then `complete` is False, a warning says so, and the faces of the regions found are counted all
-            the same.
-        forward: How to call the model, as of `activation_regions`.
+        model: A module of piecewise linear operations, without max pooling and clamps, with few inputs: d up to about 6.
+        start: Inputs (B, ...) to start from, usually one.
+        max_regions: Number of regions at which to stop. Then `complete` is False, a warning says so, and the faces of the regions
+            found are still counted.
+        forward: How to call the model, as in `activation_regions`.
         progress: Whether to show a progress bar on a terminal.
 
     Returns:
         The graph.
 
     Raises:
-        ValueError: For a network that curves, pools or clamps, an input whose region has no interior, or a limit less than 1.
-        TypeError: For inputs that are not a floating-point tensor.
+        ValueError: If the network curves, pools or clamps, a region of `start` has no interior, or `max_regions` is less than 1.
+        TypeError: If `start` is not a floating-point tensor, or `max_regions` is not an integer.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU())
@@ -99,12 +101,12 @@ class _Search:
 
     Args:
         replica: The model.
-        structure: Its activations.
-        shape: That of an input.
-        max_regions: How many regions to keep.
+        structure: The model's activations.
+        shape: Shape of an input.
+        max_regions: Most regions to keep.
 
     Attributes:
-        lost: How many faces there are that nothing was found behind.
+        lost: Number of faces behind which no region was found.
         stopped: Whether there are more regions than were kept.
     """
 
@@ -112,15 +114,15 @@ class _Search:
         self.lost = 0
         self.stopped = False
         self._replica, self._structure, self._shape, self._max_regions = replica, structure, shape, max_regions
-        self._number: dict[bytes, int] = {}  # of a code
-        self._behind: dict[bytes, int] = {}  # of a code with the unit of a face switched, where others switch with it
+        self._number: dict[bytes, int] = {}  # code -> region
+        self._behind: dict[bytes, int] = {}  # code with only the face's unit switched -> region, where others switch too
         self._codes: list[Tensor] = []
         self._points: list[Tensor] = []
         self._counts: list[Tensor] = []
         self._edges: list[Tensor] = []
 
     def run(self, start: Tensor) -> Iterator[int]:
-        """Search from points (B, d), and yield how many regions each batch adds."""
+        """Search from points (B, d), and yield the number of regions that each batch adds."""
         rows = rows_of(self._at(start)[0])
         interior, steps = directions_inside(rows)
         if not interior.all():
@@ -143,14 +145,14 @@ class _Search:
         return RegionGraph(codes, points, counts, edges, self._structure.layers, not self.stopped and not self.lost)
 
     def _at(self, points: Tensor) -> tuple[ActivationRegions, Tensor]:
-        """Return the regions around points (B, d), in steps from them, and their codes."""
+        """Return the regions around points (B, d), in coordinates relative to the points, and their codes."""
         normals, slacks, bits, _ = half_spaces(self._replica, self._structure, points.view(-1, *self._shape))
         return ActivationRegions(normals, slacks, torch.zeros_like(points), self._structure.layers), bits
 
     def _around(self, first: int, count: int) -> tuple[ActivationRegions, Tensor, Tensor]:
-        """Return some regions in steps from points inside, their codes, and the points.
+        """Return some regions in coordinates relative to a point inside each, their codes, and the points.
 
-        A point that rounding has put on a plane, which may be a step of 1e-10 in a thin region far away, is moved inside.
+        A point that rounding has put on a plane is moved inside; in a thin region far away, planes may be only 1e-10 apart.
         """
         self._points, self._codes = [torch.cat(self._points)], [torch.cat(self._codes)]
         points, codes = (parts[0][first : first + count] for parts in (self._points, self._codes))
@@ -169,7 +171,7 @@ class _Search:
         return regions, codes, points
 
     def _keep(self, codes: Tensor, points: Tensor) -> Tensor:
-        """Give numbers to new codes, as long as there is room, and return these numbers (K,)."""
+        """Add new codes, up to `max_regions`, and return the numbers (K,) of their regions."""
         fresh = []
         for i, key in enumerate(code_keys(codes)):
             if key in self._number:
@@ -184,7 +186,7 @@ class _Search:
         return torch.arange(len(self._number) - len(fresh), len(self._number))
 
     def _expand(self, numbers: Tensor) -> Tensor:
-        """Count the faces of some regions, and return the numbers of the new ones behind them."""
+        """Count the faces of some regions, and return the numbers of the new regions behind these faces."""
         first = int(numbers[0])
         regions, bits, points = self._around(first, len(numbers))
         rows = rows_of(regions).with_walls()
@@ -220,17 +222,17 @@ class _Search:
     def _look_behind(
         self, regions: ActivationRegions, bits: Tensor, points: Tensor, center: Tensor, way: Tensor, unit: Tensor
     ) -> tuple[Tensor, int]:
-        """Find the regions behind faces.
+        """Find the regions behind faces, one face for each given region.
 
-        Look where the half-spaces of the code with the face's unit switched lie, then nearer and nearer to the face.
+        Try a point inside the region of the code with the face's unit switched, then points closer and closer to the face.
 
         Args:
-            regions: F regions, in steps from the points.
-            bits: Their codes (F, N).
-            points: Points inside (F, d).
-            center: Steps to their centers (F, d).
-            way: Steps from there to the faces (F, d); 0 where the face was not reached.
-            unit: Whose face it is (F,).
+            regions: F regions, in coordinates relative to the points.
+            bits: Codes of the regions (F, N).
+            points: A point inside each (F, d).
+            center: Steps from the points to the centers of the regions (F, d).
+            way: Steps from the centers to the faces (F, d); 0 where no point on the face was found.
+            unit: Unit of each face (F,).
 
         Returns:
             The numbers of new regions, and the number of faces with a region behind them.
@@ -244,7 +246,7 @@ class _Search:
         pending = torch.arange(len(unit))
 
         def visit(beyond: Tensor) -> Tensor:
-            """Keep the regions of points (P, d) where only units that are crossed at the face switched; return the faces left."""
+            """Accept points (P, d) at which only units crossed at the face have switched, and return the faces left."""
             behind, found = self._at(beyond)
             other = found != bits[pending]
             good = ((behind.slacks > 0) | (behind.normals == 0).all(2)).all(1)
@@ -286,17 +288,17 @@ def _switched(bits: Tensor, unit: Tensor) -> Tensor:
 
 
 def _reach(regions: ActivationRegions, way: Tensor) -> Tensor:
-    """Return the share of a way (B, d) that lies within each region, at most 1."""
+    """Return the share of a step (B, d) that lies within each region, at most 1."""
     rate = -torch.einsum("bnd,bd->bn", regions.normals, way)
     reach: Tensor = (regions.slacks / rate).where(rate > 0, 1.0)
     return reach.amin(1).clamp(max=1.0)
 
 
 def _deepest(normals: Tensor, slacks: Tensor) -> Tensor | None:
-    """Return the step (d,) to the deepest point of ``normals . step + slacks >= 0``; None if there is none, or none is found."""
+    """Return the step (d,) to the deepest point of ``normals . step + slacks >= 0``; None if none is found."""
     length = normals.norm(dim=1)
     real = length > 0
     try:
         return deepest_point(-normals[real] / length[real, None], slacks[real] / length[real])
-    except RuntimeError:  # the program can't be solved: the face counts as lost, and what was found stays
+    except RuntimeError:  # the program can't be solved: the face counts as lost
         return None

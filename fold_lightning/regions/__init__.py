@@ -1,7 +1,8 @@
 """Activation regions: the half-spaces that bound the region around each input.
 
-Where every activation is frozen in the piece that an input takes, a piecewise linear network is affine. So one forward pass over
-each input and over a step from it in each direction gives all pre-activations as affine functions, and each unit's sign a half-space.
+A piecewise linear network is affine once every activation is frozen in the linear piece that an input takes. So one forward pass over
+each input, and over a point one step away in each direction, gives all pre-activations as affine functions. The sign of each
+pre-activation then gives one half-space.
 """
 
 from fold_lightning.regions.around_inputs import ActivationRegions, activation_regions, check_regions, random_directions

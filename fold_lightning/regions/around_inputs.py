@@ -1,8 +1,4 @@
-"""Activation regions: the half-spaces that bound the region around each input.
-
-Where every activation is frozen in the piece that an input takes, a piecewise linear network is affine. So one forward pass over
-each input and over a step from it in each direction gives all pre-activations as affine functions, and each unit's sign a half-space.
-"""
+"""Activation regions around inputs, by forward passes with frozen activations."""
 
 from __future__ import annotations
 
@@ -22,24 +18,24 @@ from fold_lightning.activations.rounding import Rounding
 from fold_lightning.regions.frozen_pass import FrozenPass, NoPolytopes
 
 PASS_BYTES = 2**28
-"""Bytes of the largest tensors of a pass over points and their steps, 256 MiB."""
+"""Bytes of the largest tensors in a pass over points and the steps from them, 256 MiB."""
 
 COPIES = 3
-"""Copies of the half-spaces that are held at once, while they are joined."""
+"""Copies of the half-spaces that are in memory at once while parts are concatenated."""
 
 
 @dataclass(frozen=True, eq=False)
 class ActivationRegions:
-    """The closed activation regions around B inputs, each the intersection of N half-spaces in d dimensions.
+    """Closed activation regions around B inputs, each the intersection of N half-spaces in d dimensions.
 
-    Region b is ``{x : normals[b] @ x + offsets[b] >= 0}``; its input lies inside. In a slice, x are the k coordinates along its
-    directions, and the input is their origin.
+    Region b is ``{x : normals[b] @ x + offsets[b] >= 0}`` and contains its input. In a slice, x holds the k coordinates along the
+    directions of the slice, with the input at the origin.
 
     Attributes:
-        normals: float64 (B, N, d), a row for each bit in the order of the codes; 0 for a unit that is constant on the region.
+        normals: float64 (B, N, d), one row per bit in the order of the codes; 0 for a unit that is constant on the region.
         offsets: float64 (B, N).
-        inputs: float64 (B, features), the inputs, flattened.
-        layers: Layer name -> its rows; and those of choices, if they bound the regions.
+        inputs: float64 (B, features), flattened.
+        layers: Layer name -> its rows; also the name of each pooling or clamp whose choices bound the regions -> its rows.
         basis: float64 (B, k, features), orthonormal directions of the slice; None for whole regions.
     """
 
@@ -72,12 +68,12 @@ class ActivationRegions:
 
     @property
     def centers(self) -> Tensor:
-        """Coordinates float64 (B, d) of the inputs."""
+        """Coordinates of the inputs, float64 (B, d); 0 in a slice."""
         return self.inputs if self.basis is None else self.inputs.new_zeros(len(self), self.dimension)
 
     @property
     def slacks(self) -> Tensor:
-        """Affine functions of the half-spaces at the inputs, float64 (B, N), at least 0."""
+        """Values of ``normals @ x + offsets`` at the inputs, float64 (B, N), at least 0 up to rounding."""
         return torch.einsum("bnd,bd->bn", self.normals, self.centers) + self.offsets
 
 
@@ -85,7 +81,7 @@ torch.serialization.add_safe_globals([ActivationRegions, slice])  # for `torch.l
 
 
 def check_regions(regions: Any) -> None:
-    """Raise a TypeError unless a value is regions."""
+    """Raise a TypeError unless a value is an `ActivationRegions`."""
     if not isinstance(regions, ActivationRegions):
         raise TypeError(f"Expected `ActivationRegions`, got {type(regions).__name__}: make them with `activation_regions`.")
 
@@ -102,37 +98,40 @@ def activation_regions(
 ) -> ActivationRegions:
     """Return the half-spaces of the activation region around each input.
 
-    In the region of an input the network is affine, and each unit gives one half-space: its pre-activation stays on the side of
-    the threshold on which it is ("ReLU Code Space", Shepeleva et al. 2020, App. A.3; "Characterizing the Discrete Geometry of ReLU
-    Networks", Gaines and Bi 2026, 3.1). A unit that is exactly on its threshold has bit 0, so its half-space is that below it.
-    Activations of two thresholds give two. Max pooling and clamps are frozen in the choice that they make at the input, which
-    bounds no region: where they choose otherwise inside one, the network bends there, and the half-spaces behind them are those at
-    the input. With `choices` they bound regions too, which then are those in which the network is affine: a row for each element
-    of a window, which says that the winner is as large (this project's readings).
+    In the region of an input the network is affine. Each unit gives one half-space, in which its pre-activation stays on its side of
+    the threshold ("ReLU Code Space", Shepeleva et al. 2020, App. A.3; "Characterizing the Discrete Geometry of ReLU Networks",
+    Gaines and Bi 2026, 3.1). A unit exactly on its threshold has bit 0, so its half-space is the one below the threshold. An
+    activation with two thresholds gives two half-spaces per unit.
 
-    With a `subspace`, regions are cut by k random orthonormal directions through each input, and d becomes k: what can be
-    afforded in image dimensions (this project's own).
+    Max pooling and clamps are frozen in the choice that they make at the input. By default these choices bound no region: where
+    another choice would hold inside a region, the network bends there, and half-spaces of later layers are those that hold around
+    the input. With `choices=True` they bound regions too, so that the network is affine in each region: max pooling then gives one
+    row per element of a window, which says that the winner is at least as large as this element. Both readings are this project's
+    own.
+
+    With a `subspace`, each region is cut along k random orthonormal directions through its input, and d becomes k. In image
+    dimensions this is what time and memory allow (this project's own).
 
     Args:
         model: A module of piecewise linear operations.
         inputs: Floating-point inputs (B, ...), on the model's device.
-        layers: Whose bits count: a layer's name, a glob pattern or a sequence of them; None counts all. The others are frozen all the
-            same, but bound nothing.
+        layers: Layers whose bits count: a name, a glob pattern or a sequence of them; None counts all. Other layers are frozen too,
+            but do not bound regions.
         forward: How to call the model: a callable of `(model, inputs)` or of `(inputs)`, or the name of a method or submodule.
-        subspace: k, from 1 to the number of features; or orthonormal directions of your own (B, k, features), as of
-            `random_directions`; None takes whole regions.
-        choices: Whether the choices of max pooling and clamps bound regions; their rows come after those of the units, by the
+        subspace: Number k of random directions, from 1 to the number of features; or orthonormal directions (B, k, features); None
+            takes whole regions.
+        choices: Whether the choices of max pooling and clamps bound regions. Their rows come after those of the units, under the
             operation's name in `layers`.
-        seed: Of the directions.
+        seed: Random seed of the directions.
 
     Returns:
         The regions, in float64.
 
     Raises:
-        ValueError: For a network that curves before a layer that counts, for inputs that are not finite or elsewhere than the
-            model, for a pattern that meets no layer, or a subspace of another dimension.
-        TypeError: For inputs that are not a floating-point tensor.
-        MemoryError: If there are more half-spaces than the machine has memory for.
+        ValueError: If the network curves before a layer that counts, inputs are not finite or on another device than the model, a
+            pattern matches no layer, or `subspace` has the wrong shape or is not orthonormal.
+        TypeError: If `inputs` is not a floating-point tensor.
+        MemoryError: If the half-spaces need more memory than the machine has.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU())
@@ -167,7 +166,7 @@ def random_directions(count: int, subspace: int, features: int, seed: int) -> Te
     """Return random orthonormal directions, float64 (count, subspace, features).
 
     Raises:
-        ValueError: If there are not so many dimensions.
+        ValueError: If `subspace` is not an integer from 1 to `features`.
 
     Example:
         >>> directions = random_directions(5, 2, 3, seed=0)
@@ -193,7 +192,7 @@ def _basis(subspace: int | Tensor, count: int, features: int, seed: int) -> Tens
 
 
 def _check_memory(numel: int, count: int) -> None:
-    """Raise `MemoryError` if half-spaces take more memory than this machine has."""
+    """Raise a MemoryError if half-spaces need more memory than this machine has."""
     if not hasattr(os, "sysconf"):  # Windows
         return
     needed, there = 8 * COPIES * numel, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -213,19 +212,19 @@ def half_spaces(
     choices: bool = False,
     codes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, int]]:
-    """Return the half-spaces ``normals . step + slacks >= 0`` around points, in as many passes as memory asks for.
+    """Return the half-spaces ``normals . step + slacks >= 0`` around points, in passes of bounded memory.
 
     Args:
         replica: The model.
-        structure: Its activations.
+        structure: The model's activations.
         points: float64 (B, ...), on the model's device.
         basis: float64 (B, k, features), the directions of steps; None takes all coordinates.
-        choices: Whether to add those of max pooling and clamps.
-        codes: Bool (B, bits), of regions whose half-spaces these are in place of the points' own; all activations must count. The
-            slacks of points outside are negative.
+        choices: Whether to add the half-spaces of max pooling and clamps.
+        codes: Bool (B, bits), codes of the regions whose half-spaces are returned; all activations must count. Slacks are negative
+            at points outside these regions. None takes the region of each point.
 
     Returns:
-        The normals (B, N, k), the slacks (B, N), the codes bool (B, bits), and how many rows each kind of choice has.
+        The normals (B, N, k), the slacks (B, N), the codes bool (B, bits), and the number of rows of each choice by its name.
     """
     rows = 1 + (points[0].numel() if basis is None else basis.shape[1])
     numel = rows * max(TENSORS_AT_ONCE * structure.widest, structure.num_units)
@@ -251,9 +250,9 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 def _step_lengths(points: Tensor) -> Tensor:
-    """Return step lengths (B,): powers of 2, about as long as the points.
+    """Return step lengths (B,): powers of 2 of about the size of the points' largest coordinates.
 
-    So a difference of values has as many digits as the values have.
+    With steps of this size, differences of values have as many digits as the values.
     """
     largest = points.flatten(1).abs().amax(1).clamp(min=1.0)
     lengths: Tensor = torch.exp2(torch.ceil(torch.log2(largest)))
@@ -261,7 +260,7 @@ def _step_lengths(points: Tensor) -> Tensor:
 
 
 def _with_steps(points: Tensor, length: Tensor, basis: Tensor | None) -> Tensor:
-    """Return each point followed by the points one step away in each direction: ((1 + k) B, ...)."""
+    """Return each point followed by the points one step away from it in each direction: ((1 + k) B, ...)."""
     flat = points.flatten(1)
     if basis is None:
         rows = flat[:, None].repeat(1, 1 + flat.shape[1], 1)

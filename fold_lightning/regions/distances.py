@@ -11,9 +11,9 @@ from fold_lightning.regions.around_inputs import ActivationRegions, check_region
 def boundary_distances(regions: ActivationRegions) -> Tensor:
     """Return the distance from each input to the border of its region.
 
-    The input lies inside all half-spaces, so this is the least of its distances from their planes, ``(a_i . x + c_i) / |a_i|``; the
-    planes without a face lie farther. The measure is this project's own. For slices it is the distance within the slice, which is
-    at least that in the whole space.
+    The input lies inside all half-spaces, so this is the smallest distance from it to their planes, ``(a_i . x + c_i) / |a_i|``. The
+    nearest plane is always a face. In a slice, the result is the distance within the slice, which is at least that in the whole
+    space. The measure is this project's own.
 
     Args:
         regions: B regions, as from `activation_regions`.
@@ -22,7 +22,7 @@ def boundary_distances(regions: ActivationRegions) -> Tensor:
         float64 (B,), in the unit of the inputs; infinite where no plane bounds the region, 0 for an input on a border.
 
     Raises:
-        TypeError: If these are no regions.
+        TypeError: If `regions` is not an `ActivationRegions`.
 
     Example:
         >>> from fold_lightning import activation_regions

@@ -1,4 +1,4 @@
-"""Forward passes in which one input makes every choice, so that the network is affine around it."""
+"""Forward passes with activations and choices frozen at one input, so that the network is affine."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from fold_lightning.activations.tracking import depends_on_input, tensors_in
 from fold_lightning.walks.piecewise_bends import clamp_bounds
 
 CONSTANT = 100.0
-"""Growth of a constant unit along a step, in roundings of its terms: those of several layers add up."""
+"""Largest change along a step at which a unit counts as constant, in roundings of its terms: those of several layers add up."""
 
 
 class NoPolytopes(ValueError):
-    """A network whose regions are not known to be polytopes."""
+    """Error for a network whose regions are not known to be polytopes."""
 
 
 class FrozenPass(Interception):
-    """A pass over groups of rows in which the first row of a group makes every choice.
+    """A forward pass over groups of rows, each frozen in the linear piece and the choices of its first row.
 
-    So the network is affine in each group.
+    So the network is affine on each group.
 
     Args:
         replica: The model.
-        structure: Its activations.
+        structure: The model's activations.
         rounding: Rounding of the model.
         points: The first row of each group (B, ...); the inputs are B groups of 1 + m rows.
-        choices: Whether to keep those of max pooling and clamps too.
-        codes: Bool (B, bits), of all activations: each group is frozen in the pieces that they name, not in those of its first row;
+        choices: Whether to record the half-spaces of max pooling and clamps too.
+        codes: Bool (B, bits), codes of all activations. Each group is then frozen in the pieces of its code, not of its first row;
             slacks are negative where the first row is not inside.
     """
 
@@ -66,12 +66,12 @@ class FrozenPass(Interception):
 
     @property
     def normals(self) -> list[Tensor]:
-        """Growth of the `slacks` along each other row of its group, for each bit and then each choice: (B, n, m)."""
+        """Change of the `slacks` from the first row to each other row of the group: (B, n, m) for each bit, then for each choice."""
         return [normals for normals, _ in self._of_units + self._of_choices]
 
     @property
     def slacks(self) -> list[Tensor]:
-        """Signed pre-activations less thresholds, and leads of choices, at the first row of each group: (B, n), at least 0 inside."""
+        """Signed pre-activations minus thresholds, then leads of choices, at the first rows: (B, n), at least 0 inside."""
         return [slacks for _, slacks in self._of_units + self._of_choices]
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
@@ -99,7 +99,7 @@ class FrozenPass(Interception):
         return call()
 
     def _split(self, z: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        """Return the first row of each group (B, ...), and the others' differences from it (B, m, ...)."""
+        """Return the first row of each group (B, ...), and the differences of the other rows from it (B, m, ...)."""
         grouped = z.movedim(dim, 0).unflatten(0, (self._groups, -1))
         return grouped[:, 0], grouped[:, 1:] - grouped[:, :1]
 
@@ -108,7 +108,7 @@ class FrozenPass(Interception):
         return together.flatten(0, 1).movedim(0, dim)
 
     def _settled(self, layer: str, thresholds: Thresholds, values: Tensor) -> Tensor:
-        """Return pre-activations, exactly on a threshold where they are so up to rounding."""
+        """Return pre-activations, set to a threshold where they equal it up to rounding."""
         flat = values.flatten(1).clone()
         screen = self._rounding.screen(layer, torch.maximum(self._rounding.size(layer, flat), self._reach))
         for threshold in thresholds:
@@ -117,21 +117,21 @@ class FrozenPass(Interception):
         return flat.view_as(values)
 
     def _bits(self, layer: str, thresholds: Thresholds) -> Tensor:
-        """Return the bits of a layer that the codes name: bool (B, thresholds, units)."""
+        """Return the bits of a layer in the codes: bool (B, thresholds, units)."""
         assert self._codes is not None
         bits: Tensor = self._codes[:, self._structure.layers[layer]].unflatten(1, (len(thresholds), -1))
         return bits
 
     def _inside_pieces(self, layer: str, thresholds: Thresholds, values: Tensor) -> Tensor:
-        """Return values of the shape of others, each in the piece that the codes name."""
+        """Return values in the shape of `values`, each inside the linear piece of the codes."""
         ends = [thresholds[0] - 2, *thresholds, thresholds[-1] + 2]
         middles = values.new_tensor([(low + high) / 2 for low, high in itertools.pairwise(ends)])
         return middles[self._bits(layer, thresholds).sum(1)].view_as(values)
 
     def _without_rounding(self, layer: str, values: Tensor, growth: Tensor) -> Tensor:
-        """Return growths (B, n, m), exactly 0 for units that are constant up to rounding."""
+        """Return changes (B, n, m), set to 0 for units that are constant up to rounding."""
         screen = self._rounding.screen(layer, torch.maximum(self._rounding.size(layer, values), self._reach))
-        row, unit = (growth[:, :, 0].abs() <= screen).nonzero(as_tuple=True)  # most units show along the first step
+        row, unit = (growth[:, :, 0].abs() <= screen).nonzero(as_tuple=True)  # the first step rules most units out
         largest = torch.zeros_like(values)
         largest[row, unit] = growth[row, unit].abs().amax(1)
         is_near = (largest <= screen) & (largest > 0)
@@ -169,7 +169,7 @@ class FrozenPass(Interception):
         return result
 
     def _record_sides(self, name: str, values: Tensor, tangents: Tensor, bounds: list[float]) -> None:
-        """Note on which side of each bound values are."""
+        """Record the side of each bound on which values lie."""
         flat, growth = values.flatten(1), tangents.flatten(2).mT
         for bound in bounds:
             sign = torch.where(flat > bound, 1.0, -1.0)
@@ -193,18 +193,18 @@ class FrozenPass(Interception):
 
 
 def _taken(candidates: Tensor, places: Tensor) -> Tensor:
-    """Return the candidates (B, r, n) at places (B, L, k) that are the same for the r rows of a group: (B, r, L, k)."""
+    """Return the candidates (B, r, n) at places (B, L, k), the same for the r rows of a group: (B, r, L, k)."""
     index = places.flatten(1)[:, None].expand(-1, candidates.shape[1], -1)
     taken: Tensor = candidates.gather(2, index).unflatten(2, places.shape[1:])
     return taken
 
 
 def _leads(choice: Choice, candidates: Tensor, places: Tensor) -> Tensor:
-    """Return by how much each chosen element is ahead of each other one of its lane, or behind it where that ranks before.
+    """Return the lead of each chosen element over each other element of its lane; negated where the other ranks before it.
 
     Args:
-        choice: What is chosen.
-        candidates: From these (B, r, n).
+        choice: The choice.
+        candidates: Its candidates (B, r, n).
         places: The places of the ranked elements (B, L, k).
 
     Returns:
@@ -220,8 +220,8 @@ def _leads(choice: Choice, candidates: Tensor, places: Tensor) -> Tensor:
 
 
 def _towards_the_middle(values: Tensor, thresholds: Thresholds) -> Tensor:
-    """Return a step from each value that stays in its piece; on a threshold the piece is the one below it."""
-    size = torch.exp2(torch.log2(values.abs()).floor()).where(values != 0, 1.0)  # of a value's own digits, none are lost
+    """Return a step from each value that stays in its linear piece; a value on a threshold belongs to the piece below."""
+    size = torch.exp2(torch.log2(values.abs()).floor()).where(values != 0, 1.0)  # adding a smaller power of 2 loses no digits
     step = -size
     for low, high in zip(thresholds, [*thresholds[1:], float("inf")], strict=True):
         inside = values > low

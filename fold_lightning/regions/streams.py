@@ -1,4 +1,4 @@
-"""The regions of a long list of inputs, some inputs at a time."""
+"""Activation regions of many inputs, one batch at a time."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from fold_lightning.activations.inspection import inspect
 from fold_lightning.regions.around_inputs import ActivationRegions, activation_regions, random_directions
 
 BATCH_BYTES = 2**25
-"""Bytes of the half-spaces of a batch, 32 MiB; some copies of them are made on the way."""
+"""Bytes of the half-spaces of a batch, 32 MiB; memory holds several copies of them."""
 
 
 def stream_regions(
     model: nn.Module, inputs: Tensor, *, batch_size: int | None = None, progress: bool = False, **options: Any
 ) -> Iterator[ActivationRegions]:
-    """Yield the regions around a long list of inputs, some inputs at a time, so that memory does not grow with their number.
+    """Yield the regions around many inputs, one batch at a time, so that memory does not grow with their number.
 
-    A region takes 8 bytes for each number of its half-spaces, 10 MB for 1,536 units of 784 features; its number of faces and its
-    distance from the border take 8 bytes each.
+    A region with 1,536 units in 784 features takes 10 MB, 8 bytes for each coefficient of its half-spaces. Its number of faces and
+    its distance from the border take 8 bytes each.
 
     Args:
-        model: A module of piecewise linear operations, as of `activation_regions`.
+        model: A module of piecewise linear operations, as in `activation_regions`.
         inputs: Floating-point inputs (B, ...), on the model's device.
-        batch_size: Number of inputs at a time; None takes as many as have 32 MiB of half-spaces.
+        batch_size: Number of inputs per batch; None takes as many as have 32 MiB of half-spaces.
         progress: Whether to show a progress bar on a terminal.
-        options: Other arguments of `activation_regions`. The random directions of `subspace=k` are drawn for each batch, by `seed`
-            and the number of its first input, so they depend on the batch size.
+        options: Other arguments of `activation_regions`. The random directions of `subspace=k` are drawn for each batch, with `seed`
+            plus the number of its first input as the seed, so they depend on the batch size.
 
     Returns:
-        An iterator of the regions of the first inputs, of the next ones, and so on; the model is read anew for each.
+        An iterator over the regions of each batch. The model's weights are read again for each batch.
 
     Raises:
-        ValueError: As `activation_regions` does; for a batch size less than 1.
-        TypeError: As `activation_regions` does; for a batch size that is no integer.
+        ValueError: As `activation_regions` does; if `batch_size` is less than 1.
+        TypeError: As `activation_regions` does; if `batch_size` is not an integer.
 
     Example:
         >>> import torch

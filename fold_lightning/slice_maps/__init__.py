@@ -1,8 +1,8 @@
-"""Maps of activation regions: every region of a plane's window, as an exact polygon.
+"""Maps of activation regions: every region in a window of a plane, as an exact polygon.
 
-The window is cut layer by layer. A network is continuous, so at a vertex each unit has one value, whichever face asks; where it is
-positive at one end of an edge and negative at the other, its line crosses the edge, and where it crosses two edges of a face, it
-cuts the face. All regions come out, for the time of a few forward passes over their vertices.
+The window is cut layer by layer. A network is continuous, so a unit has one value at a vertex, the same for all polygons there. A
+unit's zero line crosses an edge if its values at the two ends have opposite signs, and cuts a polygon if it crosses two of its edges.
+This finds all regions with one or two forward passes per layer over the vertices.
 """
 
 from fold_lightning.slice_maps.maps import slice_map

@@ -1,4 +1,4 @@
-"""Kinds of arrays, and arrays that grow."""
+"""Array types, and an array that grows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class Stack(Generic[Scalar]):
-    """Rows that are added to at the end, with room for more.
+    """An array that grows by rows at its end, in amortised constant time per row.
 
     Args:
         rows: The first rows.
@@ -25,7 +25,7 @@ class Stack(Generic[Scalar]):
 
     @property
     def rows(self) -> NDArray[Scalar]:
-        """The rows; writing into them changes them."""
+        """The rows added so far, as a view: writing into it changes them."""
         return self._all[: self._size]
 
     def add(self, rows: NDArray[Scalar]) -> None:

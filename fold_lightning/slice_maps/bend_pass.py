@@ -22,7 +22,7 @@ from fold_lightning.activations.tracking import depends_on_input
 from fold_lightning.walks.piecewise_bends import clamp_bounds
 
 ROUNDED = 1e-14
-"""Share of a value below which its difference from another one, or from a bound, may be rounding."""
+"""Difference of a value from another value or a bound that may be rounding, as a share of the value."""
 
 
 class BendPass(Interception):
@@ -30,12 +30,12 @@ class BendPass(Interception):
 
     Args:
         replica: The model.
-        structure: Its activations.
-        number: Number of the place, counted from 0; None goes on to the end.
+        structure: The model's activations.
+        number: Number of the place at which to stop, counted from 0; None runs to the end.
 
     Attributes:
-        count: Number of places met.
-        bend: The last of them.
+        count: Number of places met so far.
+        bend: The place at which the pass stopped.
     """
 
     looks_for_bends = True
@@ -81,7 +81,7 @@ class BendPass(Interception):
 
 @dataclass(frozen=True)
 class UnitsBend:
-    """The pre-activations (B, n) of a layer, and the inputs they are of."""
+    """Pre-activations (B, n) of a layer, and the inputs that give them."""
 
     layer: str
     thresholds: Thresholds
@@ -89,11 +89,11 @@ class UnitsBend:
     inputs: Tensor
 
     def heights(self) -> Tensor:
-        """Return pre-activations less thresholds (B, n), side by side for each threshold."""
+        """Return pre-activations minus each threshold, concatenated over the thresholds: (B, n)."""
         return torch.cat([self.z - threshold for threshold in self.thresholds], dim=1)
 
     def rounding(self, rounding: Rounding) -> Tensor:
-        """Return the heights (n,) or (1,) below which a sign may be wrong."""
+        """Return the heights (n,) or (1,) below which rounding may change a sign."""
         size = torch.maximum(rounding.size(self.layer, self.z), rounding.reach(self.inputs)).amax(0, keepdim=True)
         terms = (rounding.screen(self.layer, size)[0] / SCREEN).expand(self.z.shape[1])
         return torch.cat([CERTAIN * (terms + abs(threshold)) for threshold in self.thresholds])
@@ -101,36 +101,36 @@ class UnitsBend:
 
 @dataclass(frozen=True)
 class ClampBend:
-    """Values (R, ...) that are clamped for B inputs, and the bounds."""
+    """Values (R, ...) that a clamp takes for B inputs, and its bounds."""
 
     x: Tensor
     bounds: list[float | Tensor]
     num_inputs: int
 
     def heights(self) -> Tensor:
-        """Return values less bounds (B, n), side by side for each bound."""
+        """Return values minus each bound, concatenated over the bounds: (B, n)."""
         return torch.cat([(self.x - bound).reshape(self.num_inputs, -1) for bound in self.bounds], dim=1)
 
     def rounding(self, rounding: Rounding) -> Tensor:
-        """Return the heights (1,) below which a sign may be wrong."""
+        """Return the height (1,) below which rounding may change a sign."""
         sizes = [self.x, *(torch.as_tensor(bound) for bound in self.bounds)]
         return self.x.new_tensor([ROUNDED * max(float(size.abs().amax()) for size in sizes)])
 
 
 @dataclass(frozen=True)
 class ChoiceBend:
-    """A choice of elements, in lanes of one or more rows for each of B inputs."""
+    """A choice such as max pooling, of elements in lanes, with one or more rows for each of B inputs."""
 
     choice: Choice
     num_inputs: int
 
     def winners(self) -> Tensor:
-        """Return a number for the element of each rank in each lane, (B, L k)."""
+        """Return the number of the element at each of the k ranks in each of L lanes, (B, L k)."""
         numbers: Tensor = self.choice.rank(self.choice.candidates())[0]
         return numbers.reshape(self.num_inputs, -1)
 
     def values(self, lanes: Tensor) -> Tensor:
-        """Return the elements of some lanes (B, l, s), negative where the smallest are chosen; what a lane lacks repeats another."""
+        """Return the elements of some lanes (B, l, s), negated where the smallest are chosen; short lanes repeat an element."""
         elements = self.choice.elements
         places = torch.where(elements < 0, elements.amax(1, keepdim=True), elements)
         candidates = self.choice.candidates().reshape(self.num_inputs, -1, self.choice.candidates().shape[1])

@@ -1,4 +1,4 @@
-"""The places where a network bends, in the order of a forward pass, and its values there at the vertices of a subdivision."""
+"""Places where a network bends, in the order of a forward pass, and their values at the vertices of a subdivision."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from fold_lightning.slice_maps.bend_pass import ROUNDED, BendPass, ChoiceBend, C
 from fold_lightning.slice_maps.planes import Plane
 
 HELD_BYTES = 2**28
-"""Bytes of the heights of all units of a layer, 256 MiB; of larger layers the units that change sign are found in a first pass."""
+"""Most bytes of the heights of all units of a layer at once, 256 MiB; for larger layers, a first pass finds the units that change
+sign."""
 
 MAP_BYTES = 2**30
-"""Bytes of the heights of the units that change sign at all vertices, 1 GiB; beyond, a map is refused."""
+"""Most bytes of the heights, at all vertices, of the units that change sign, 1 GiB; a map that needs more is refused."""
 
 
 @dataclass(frozen=True)
 class Lines:
-    """Heights above the lines of units or bounds, which cut the window where they are 0.
+    """Heights of units or bounds at the vertices; each cuts the window along the line where it is 0.
 
     Attributes:
         heights: float64 (V, m).
-        rounding: float64 (m,), heights that may be 0.
+        rounding: float64 (m,), absolute heights up to which a height counts as 0.
     """
 
     heights: Floats
@@ -40,12 +41,12 @@ class Lines:
 
 @dataclass(frozen=True)
 class Lanes:
-    """Values of which the largest are chosen.
+    """Elements of lanes at the vertices; the largest elements of each lane are chosen.
 
     Attributes:
-        values: float64 (V, L, s), the elements of each lane; some may stand there twice.
-        rounding: float64 (L,), differences that may be 0.
-        ranks: The number of ranks that decide, from the largest.
+        values: float64 (V, L, s), the elements of each lane; an element may occur twice.
+        rounding: float64 (L,), differences up to which two elements count as equal.
+        ranks: Number of largest elements whose order matters.
     """
 
     values: Floats
@@ -58,11 +59,11 @@ class Bends:
 
     Args:
         replica: The model.
-        structure: Its activations.
-        plane: The plane that is looked at.
+        structure: The model's activations.
+        plane: The plane of the map.
 
     Attributes:
-        only_units: Whether all of them are activations, whose bits tell regions apart.
+        only_units: Whether all places are activations, so that codes alone distinguish the regions.
     """
 
     def __init__(self, replica: Replica, structure: ModelStructure, plane: Plane) -> None:
@@ -78,10 +79,10 @@ class Bends:
         return self._count
 
     def at(self, number: int, points: Floats) -> Lines | Lanes:
-        """Return the values of a bend at points (V, 2) of the plane, of those units and lanes alone that may cut something.
+        """Return the values of a bend at points (V, 2) of the plane, only for units and lanes that may cut a polygon.
 
         Raises:
-            MemoryError: If they need more than `MAP_BYTES`.
+            MemoryError: If the values need more than `MAP_BYTES`.
         """
         first = self._run(number, self.inputs(points[:1]))
         if isinstance(first, ChoiceBend):
@@ -125,7 +126,7 @@ class Bends:
         return (self._run(number, chunk) for chunk in self.chunks(points))
 
     def chunks(self, points: Floats) -> Iterator[Tensor]:
-        """Yield the inputs (B, ...) at points (V, 2) of the plane, as many at once as a pass has memory for."""
+        """Yield the inputs (B, ...) at points (V, 2) of the plane, in chunks for which a pass has memory."""
         rows = 1 if self.structure.is_row_by_row else max(1, CHUNK_BYTES // (8 * TENSORS_AT_ONCE * self.structure.widest))
         for begin in range(0, len(points), rows):
             yield self.inputs(points[begin : begin + rows])
@@ -142,7 +143,7 @@ class Bends:
 
 
 def check_bytes(numbers: int) -> None:
-    """Raise if the values at all vertices need more than `MAP_BYTES`."""
+    """Raise a MemoryError if so many float64 values need more than `MAP_BYTES`."""
     if 8 * numbers > MAP_BYTES:
         raise MemoryError(
             f"The units that bend in this window take {8 * numbers / 2**30:.1f} GiB at its vertices, and at most "

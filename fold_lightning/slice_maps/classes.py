@@ -1,4 +1,4 @@
-"""Regions cut further where the predicted class changes."""
+"""Regions of a map, cut where the predicted class changes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fold_lightning.slice_maps.subdivision import Subdivision
 
 @dataclass(frozen=True, eq=False)
 class ClassPieces:
-    """The parts of regions in which one class is predicted: P convex polygons.
+    """Pieces of regions in which one class is predicted: P convex polygons.
 
     Attributes:
-        polygons: The corners float64 (v, 2) of each, counter-clockwise.
-        regions: int64 (P,), the region of each.
-        predictions: int64 (P,), the class of each.
-        confidences: float64 (P,), the softmax of the scores for that class at the mean of the corners.
-        borders: float64 (K, 2, 2), ends of the straight lines between classes.
+        polygons: Corners float64 (v, 2) of each piece, counter-clockwise.
+        regions: int64 (P,), the region of each piece.
+        predictions: int64 (P,), the predicted class of each piece.
+        confidences: float64 (P,), the softmax probability of that class at the mean of the corners.
+        borders: float64 (K, 2, 2), end points of the straight segments between classes.
     """
 
     polygons: list[Tensor]
@@ -34,11 +34,11 @@ class ClassPieces:
 
 
 def cut_by_class(vertices: Tensor, corners: Tensor, starts: Tensor, scores: Tensor) -> ClassPieces:
-    """Return the parts of polygons in which one class is predicted.
+    """Return the pieces of polygons in which one class is predicted.
 
     Args:
         vertices: float64 (V, 2).
-        corners: int64 (K,), vertices of each polygon in turn, counter-clockwise.
+        corners: int64 (K,), vertices of each polygon, counter-clockwise, one polygon after the other.
         starts: int64 (R + 1,), where each polygon begins in `corners`.
         scores: float64 (V, C), affine in each polygon.
     """

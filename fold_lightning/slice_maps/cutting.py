@@ -1,4 +1,4 @@
-"""Cutting a window into the regions in which a network is affine: bend after bend, line after line."""
+"""Cutting a window into the regions in which a network is affine, one bend and one line at a time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from fold_lightning.slice_maps.bends import Bends, Lanes, Lines, check_bytes
 from fold_lightning.slice_maps.subdivision import Subdivision, TooManyRegions
 
 INTERPOLATED = 1e-12
-"""Share of the largest height in the window below which a height between two vertices is 0: lines that meet in a point."""
+"""Height at a new vertex up to which it counts as 0, as a share of the largest height in the window, so that lines that meet in one
+point share its vertex."""
 
 SPARE = 8
-"""Faces for each region while max pooling is being resolved: its lines cut more than they must, and parts are joined again."""
+"""Faces allowed per region while max pooling cuts: its lines cut too much at first, and parts are merged again."""
 
 BLOCK_BYTES = 2**26
-"""Bytes of the elements of lanes that are compared at once, at all vertices of all faces: 64 MiB."""
+"""Bytes of the elements of lanes that are compared at once, over the vertices of all faces: 64 MiB."""
 
 Window = tuple[float, float, float, float]
 
@@ -27,7 +28,7 @@ def subdivide(bends: Bends, window: Window, max_regions: int) -> Subdivision:
 
     Raises:
         TooManyRegions: If there are more than `max_regions`.
-        MemoryError: If the units that bend there need too much memory.
+        MemoryError: If the units that bend in the window need too much memory.
     """
     subdivision = Subdivision(window, max_regions)
     for number in range(len(bends)):
@@ -58,14 +59,14 @@ def cut_by_lines(subdivision: Subdivision, lines: Lines) -> None:
 
 
 def cut_by_choices(subdivision: Subdivision, lanes: Lanes) -> Integers:
-    """Cut faces until one ranking of each lane holds on each of them, and join the parts that were cut in vain.
+    """Cut faces until each lane has one ranking on each face, and merge parts that need not be separate.
 
-    The ranking at the middle of a face holds on all of it if it holds at its vertices, for the largest of affine functions is
-    convex. Where another element leads at a vertex, the line on which the two are equal cuts the face. Where one ranking holds on
-    both sides of such a line, the parts are joined, and are convex again.
+    The ranking at the center of a face holds on the whole face if it holds at its vertices, because the maximum of affine functions
+    is convex. If another element leads at a vertex, the line on which the two elements are equal cuts the face. If one ranking holds
+    on both sides of such a line, the two parts are merged and their union is convex.
 
     Returns:
-        The face int64 (F,) of the subdivision as it was that each face lies in.
+        int64 (F,), for each new face the face that it was part of before.
     """
     spread = (lanes.values.max(2) - lanes.values.min(2)).max(0, initial=0.0)
     ranking = _Ranking(lanes.values, np.maximum(lanes.rounding, INTERPOLATED * spread), lanes.ranks)
@@ -80,7 +81,7 @@ def cut_by_choices(subdivision: Subdivision, lanes: Lanes) -> Integers:
             origin = np.append(origin, origin[cut.faces])
             ranking.lift(cut.lift(ranking.values))
         root = root[origin]
-        if len(origin) == len(before):  # all that is left is rounding
+        if len(origin) == len(before):  # nothing was cut: only rounding is left
             break
         found = ranking.contradictions(subdivision)
     labels = subdivision.merge(ranking.holds_across(subdivision, root))
@@ -94,8 +95,8 @@ class _Ranking:
 
     Args:
         values: float64 (V, L, s), elements at the vertices of a subdivision.
-        rounding: float64 (L,), differences that may be 0.
-        ranks: The number of ranks k that count, from the largest.
+        rounding: float64 (L,), differences up to which two elements count as equal.
+        ranks: Number k of largest elements whose order matters.
     """
 
     def __init__(self, values: Floats, rounding: Floats, ranks: int) -> None:
@@ -104,7 +105,7 @@ class _Ranking:
 
     @property
     def values(self) -> Floats:
-        """The elements at all vertices by now."""
+        """The elements at all vertices so far."""
         return self._values.rows
 
     def lift(self, values: Floats) -> None:
@@ -113,16 +114,16 @@ class _Ranking:
         self._values.add(values)
 
     def only(self, lanes: Integers) -> tuple[_Ranking, Integers]:
-        """Return the ranking of some lanes alone, and their numbers in it."""
+        """Return the ranking of some lanes only, and the number of each lane in it."""
         kept, numbers = np.unique(lanes, return_inverse=True)
         return _Ranking(self.values[:, kept], self.rounding[kept], self.ranks), numbers
 
     def difference(self, lane: int, first: int, second: int) -> Floats:
-        """Return how far one element leads another at the vertices (V,)."""
+        """Return the difference between two elements at the vertices, (V,)."""
         return _settled(self.values[:, lane, first] - self.values[:, lane, second], self.rounding[lane])
 
     def contradictions(self, subdivision: Subdivision) -> Integers:
-        """Return lane, two elements and face, int64 (K, 4), where one element leads in the middle and the other at a vertex."""
+        """Return (lane, two elements, face) int64 (K, 4) where one element leads at the center and the other at a vertex."""
         faces, vertices = subdivision.incidences()
         found = [np.empty((0, 4), dtype=np.int64)]
         for block in self._blocks(len(faces)):
@@ -138,7 +139,7 @@ class _Ranking:
         return np.unique(np.concatenate(found), axis=0)
 
     def holds_across(self, subdivision: Subdivision, root: Integers) -> Mask:
-        """Return the edges, bool (E,), between parts of one root on which one ranking holds."""
+        """Return a mask bool (E,) of the edges between two parts of one former face that have the same ranking."""
         sides = subdivision.sides
         same: Mask = (sides >= 0).all(1) & (root[sides[:, 0]] == root[sides[:, 1]])
         for block in self._blocks(len(sides)):
@@ -152,19 +153,19 @@ class _Ranking:
         return same
 
     def _ranked(self, values: Floats) -> Integers:
-        """Return the places (n, L, k) of the largest elements."""
+        """Return the indices (n, L, k) of the k largest elements in each lane."""
         best: Integers = values.argmax(2)[..., None]
         return best if self.ranks == 1 else np.argsort(-values, axis=2, kind="stable")[..., : self.ranks]
 
     def _blocks(self, rows: int) -> Iterator[slice]:
-        """Yield slices of the lanes."""
+        """Yield slices of the lanes that need bounded memory."""
         size = max(1, BLOCK_BYTES // (8 * max(1, rows * self.values.shape[2])))
         for begin in range(0, self.values.shape[1], size):
             yield slice(begin, begin + size)
 
 
 def _lines_of(found: Integers) -> Iterator[tuple[int, int, int, Integers]]:
-    """Yield lane, two elements and the faces that the line between these cuts, from rows (K, 4) that are sorted."""
+    """Yield lane, two elements, and the faces that their line cuts, from sorted rows (K, 4) of `contradictions`."""
     begins = np.nonzero((found[1:, :3] != found[:-1, :3]).any(1))[0] + 1
     for part in np.split(found, begins):
         lane, first, second = part[0, :3].tolist()
@@ -172,5 +173,5 @@ def _lines_of(found: Integers) -> Iterator[tuple[int, int, int, Integers]]:
 
 
 def _settled(heights: Floats, rounding: Floats | float) -> Floats:
-    """Return heights with those that may be 0 exactly there."""
+    """Return heights, set to 0 where they are 0 up to rounding."""
     return np.where(np.abs(heights) <= rounding, 0.0, heights)

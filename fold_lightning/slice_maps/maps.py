@@ -1,4 +1,4 @@
-"""The making of a map of activation regions."""
+"""Maps of the activation regions in a plane, from a model and inputs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from fold_lightning.slice_maps.subdivision import Subdivision, TooManyRegions
 from fold_lightning.slice_maps.windows import check_width, check_window, choose_window
 
 COMPARED_AT_ONCE = 2**24
-"""Bits of codes that are compared at once, a byte each: 16 MiB."""
+"""Bits of codes that are compared at once, one byte per bit: 16 MiB."""
 
 CHECKED = 64
-"""Regions in which scores are checked to be affine."""
+"""Most regions in which scores are checked to be affine."""
 
 AFFINE = 1e-9
-"""Difference of a score at an inner point from the mean of the corners, as a share of the largest score, that is rounding."""
+"""Largest difference between a score at a region's center and the mean of that score over the corners, as a share of the largest
+score, at which scores count as affine."""
 
 
 def slice_map(
@@ -44,34 +45,34 @@ def slice_map(
 ) -> SliceMap:
     """Return all activation regions of a window of a plane, as exact polygons.
 
-    The plane goes through three inputs, or through one along two directions. Its window is cut by one layer after the other, as
-    ExactLine (Sotoudeh and Thakur 2019) cuts a segment: pre-activations are evaluated at all vertices, and each unit's line cuts
-    the polygons that it crosses (in a plane this is the project's own). Max pooling and clamps cut too, where they choose
-    otherwise, so that the network is affine in each polygon; a region of one code that falls into several such pieces is several
-    polygons here.
+    The plane goes through three inputs, or through one input along two directions. Its window is cut by one layer after the other:
+    pre-activations are evaluated at all vertices, and each unit's zero line cuts the polygons that it crosses. ExactLine (Sotoudeh
+    and Thakur 2019) cuts a segment in this way; the method for planes is this project's own. Max pooling and clamps cut too, where
+    their choice changes, so that the network is affine in each polygon. A region of one code in which it is not affine becomes
+    several polygons.
 
     Args:
         model: A module of piecewise linear operations.
         inputs: Three inputs (3, ...) that are not on a line, or one (1, ...); of at least 2 features, on the model's device.
-        directions: Two directions (2, ...) from one input, of any length and angle; None takes the coordinates of inputs of 2
-            features, and otherwise random ones.
-        window: The part of the plane that is cut: half the width of a square around the first input, or the least and largest
-            first coordinate, and the least and largest second one. None takes a square around three inputs, half as large again
-            as what they span; where that holds more than `max_regions`, or around one input, a square around the first one with
-            an eighth to two thirds of them, or all that there are.
-        max_regions: Regions beyond which a window is refused. Maps are legible up to about 3,000.
+        directions: Two directions (2, ...) from one input, of any length and angle. None takes the coordinate axes for inputs with
+            2 features, otherwise random directions.
+        window: The part of the plane to map: half the width of a square around the first input, or (x0, x1, y0, y1) in coordinates
+            of the plane. None takes a square around three inputs, 1.5 times as wide as their extent. With one input, or if that
+            square holds more than `max_regions`, None seeks a square around the first input that holds about a third of
+            `max_regions` (at least an eighth), or all regions of the plane if it has fewer.
+        max_regions: Most regions; a window with more is refused. Maps are legible up to about 3,000.
         forward: How to call the model: a callable of `(model, inputs)` or of `(inputs)`, or the name of a method or submodule.
-        seed: Seed of random directions.
+        seed: Random seed of the directions.
 
     Returns:
         The map, on the CPU, in float64.
 
     Raises:
-        ValueError: For inputs on a line, of fewer than 2 features or not finite; for a network that curves before its last
-            activation; for a window with more than `max_regions` regions, or one three million times as wide as
-            the lines around the first input lie apart.
-        TypeError: For inputs that are not a floating-point tensor.
-        MemoryError: If the units that bend in the window need more than 1 GiB at its vertices, or the codes do.
+        ValueError: If inputs lie on a line, have fewer than 2 features or are not finite; if the network curves before its last
+            activation; if `window` holds more than `max_regions` regions; or if it reaches more than three million times as far
+            from the first input as the farthest line of this input's region, or the farthest other input.
+        TypeError: If `inputs` is not a floating-point tensor, or `max_regions` is not an integer.
+        MemoryError: If the codes, or the values at all vertices of the units that bend in the window, need more than 1 GiB.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU())
@@ -84,7 +85,7 @@ def slice_map(
     check_inputs(inputs)
     check_integer("max_regions", max_regions, 1)
     with evaluate_on_replica(model, inputs, forward) as replica:
-        structure = inspect(replica, inputs)  # first, for it knows one input from a batch of three
+        structure = inspect(replica, inputs)  # first: it refuses one input without a batch dimension, which may look like three
         plane = Plane.of(inputs, directions, seed)
         given = None if window is None else check_window(window, plane.marks[0])
         if structure.unknown:
@@ -100,7 +101,7 @@ def slice_map(
 
 
 def _cut(bends: Bends, window: Window, max_regions: int) -> Subdivision:
-    """Return the regions of a window that was given."""
+    """Return the regions of a given window."""
     try:
         return subdivide(bends, window, max_regions)
     except TooManyRegions as error:
@@ -110,7 +111,7 @@ def _cut(bends: Bends, window: Window, max_regions: int) -> Subdivision:
 
 
 def _finished(bends: Bends, window: Window, subdivision: Subdivision) -> SliceMap:
-    """Return the map of a subdivision: codes at inner points, and scores at vertices."""
+    """Return the map of a subdivision, with codes at inner points and scores at vertices."""
     structure, count = bends.structure, subdivision.num_faces
     size = count * structure.num_units
     if size > MAP_BYTES:
@@ -146,7 +147,7 @@ def _finished(bends: Bends, window: Window, subdivision: Subdivision) -> SliceMa
 
 
 def _merged(subdivision: Subdivision, codes: Tensor) -> Tensor:
-    """Join neighbours of one code, which rounding cut, and return the codes of the regions."""
+    """Merge neighbours with the same code, which rounding cut apart, and return the codes of the regions."""
     sides = subdivision.sides
     alike: Mask = np.all(sides >= 0, axis=1)
     alike[alike] = (_first_difference(codes, torch.from_numpy(sides[alike])) < 0).numpy()

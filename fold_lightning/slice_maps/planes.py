@@ -1,4 +1,4 @@
-"""Planes in a network's input space: through three inputs, or through one along two directions."""
+"""Planes in a network's input space, through three inputs or through one along two directions."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import Tensor
 from fold_lightning.regions import random_directions
 
 ON_A_LINE = 16.0
-"""Distance of the third input from the line through two, in roundings of the inputs' dtype, up to which they lie on one line."""
+"""Distance of the third input from the line through the others up to which they count as collinear, in roundings of their dtype."""
 
 
 class InputsOnALine(ValueError):
-    """Three inputs lie on one line, so that no plane is theirs alone."""
+    """Error for three inputs on one line, which determine no plane."""
 
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """A plane in the input space; its point y is the input ``origin + y[0] * basis[0] + y[1] * basis[1]``.
+    """A plane in the input space: the point y stands for the input ``origin + y[0] * basis[0] + y[1] * basis[1]``.
 
     Attributes:
-        origin: float64 (...), an input's shape.
+        origin: float64 (...), in the shape of an input.
         basis: float64 (2, ...), orthonormal directions.
-        marks: float64 (I, 2), where the inputs lie that the plane was made of.
+        marks: float64 (I, 2), points of the inputs that the plane was made of.
     """
 
     origin: Tensor
@@ -33,12 +33,12 @@ class Plane:
 
     @classmethod
     def of(cls, inputs: Tensor, directions: Tensor | None, seed: int) -> Plane:
-        """Return the plane of some inputs: the whole space where they have two features.
+        """Return the plane of some inputs; with two features, that is the whole input space.
 
         Args:
             inputs: Three inputs (3, ...), or one (1, ...).
-            directions: Two directions (2, ...) from one input; None takes random ones.
-            seed: Seed of random directions.
+            directions: Two directions (2, ...) from one input; None takes the coordinate axes of 2 features, otherwise random ones.
+            seed: Random seed of the directions.
         """
         if len(inputs) not in (1, 3):
             raise ValueError(
@@ -65,12 +65,12 @@ class Plane:
 
 
 def _through(flat: Tensor, rounding: float) -> Tensor:
-    """Return two orthonormal directions (2, d) between three inputs (3, d); the first leads from the first to the second."""
+    """Return orthonormal directions (2, d) of the plane of three inputs (3, d); the first leads from input 0 to input 1."""
     first, second = flat[1] - flat[0], flat[2] - flat[0]
     length = first.norm()
     along = first / length if length > 0 else first
     across = second - (second @ along) * along
-    across = across - (across @ along) * along  # what rounding left of it
+    across = across - (across @ along) * along  # again, because the first subtraction rounds
     if min(length, across.norm()) <= ON_A_LINE * rounding * flat.norm(dim=1).max():
         raise InputsOnALine(
             "The three inputs lie on one line, so that no plane is theirs alone: take three that do not, or one and two "
@@ -80,7 +80,7 @@ def _through(flat: Tensor, rounding: float) -> Tensor:
 
 
 def _along(directions: Tensor | None, shape: torch.Size, seed: int) -> Tensor:
-    """Return two orthonormal directions (2, d) that span those given, or random ones."""
+    """Return orthonormal directions (2, d) that span the given ones, or random ones."""
     if directions is None:
         return random_directions(1, 2, shape.numel(), seed)[0]
     if not isinstance(directions, Tensor) or directions.shape != (2, *shape):

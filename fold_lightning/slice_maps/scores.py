@@ -1,4 +1,4 @@
-"""The scores that a model gives to classes, at points of a plane."""
+"""Class scores of a model at points of a plane."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from fold_lightning.activations.tracking import tensors_in
 from fold_lightning.slice_maps.bends import Bends
 
 PROBABILITIES = 1e-9
-"""Distance of a row's sum from 1 up to which numbers of at least 0 are probabilities."""
+"""Distance of a row's sum from 1 up to which nonnegative outputs count as probabilities."""
 
 
 def scores_at(bends: Bends, points: Tensor) -> Tensor | None:
-    """Return the scores float64 (P, C) of a model's classes at points (P, 2), less their mean over the classes.
+    """Return the class scores float64 (P, C) of a model at points (P, 2), minus their mean over the classes.
 
-    Probabilities and their logarithms are logits up to a number for each input, which the mean takes away, so scores are affine
-    where logits are.
+    Log-probabilities differ from logits only by a constant for each input, which subtracting the mean removes; so scores are affine
+    where logits are. The logarithm of probabilities is taken first.
 
     Returns:
-        None if the model's output holds no matrix (inputs, classes).
+        The scores; None if the model's output contains no matrix (inputs, classes), or a score is not finite.
     """
     found = []
     for inputs in bends.chunks(points.numpy()):
@@ -39,6 +39,6 @@ def scores_at(bends: Bends, points: Tensor) -> Tensor | None:
 
 
 def _matrix(output: Any, rows: int) -> Tensor | None:
-    """Return the first tensor of a model's output that has a row for each input and a column for each class."""
+    """Return the first floating-point matrix in a model's output with a row for each input and at least 2 columns."""
     matrices = (t for t in tensors_in(output) if t.dim() == 2 and len(t) == rows and t.shape[1] > 1 and t.is_floating_point())
     return next(matrices, None)

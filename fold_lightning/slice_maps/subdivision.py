@@ -1,9 +1,9 @@
-"""A window of a plane, cut into convex polygons by one line after the other.
+"""Subdivision of a window of a plane into convex polygons, cut by one line at a time.
 
-The subdivision is kept as edges: each knows its two ends, and the faces to its left and right. A line splits each edge that it
-crosses once, so both faces share the new vertex and no crack opens. A face that has vertices on both sides of the line is cut by
-a chord between the two vertices that lie on it. Which side is left is handed on and never computed again, so polygons keep their
-orientation however thin they are.
+The subdivision is stored as edges, each with its two vertices and the faces to its left and right. Faces are polygons here. A line
+splits each edge that it crosses once, so both faces share the new vertex and no gap opens. A face with vertices on both sides of the
+line is cut by a chord between its two vertices on the line. New edges inherit left and right from the old ones, without a
+computation, so polygons keep their orientation however thin they are.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from scipy.sparse.csgraph import connected_components
 from fold_lightning.slice_maps.arrays import Floats, Integers, Mask, Stack
 
 OUTSIDE = -1
-"""The number of what lies beyond the frame."""
+"""Number of the outside of the window, in place of a face."""
 
 STRAIGHT = 1e-9
-"""Sine of the angle between two edges up to which they are parts of one line."""
+"""Sine of the angle between two edges up to which they count as parts of one line."""
 
 
 class TooManyRegions(ValueError):
-    """A window holds more regions than are wanted."""
+    """Error for a window that holds more regions than allowed."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The changes that a line made: k new vertices on edges, and m new faces.
+    """Changes made by one line: k new vertices on edges, and m new faces.
 
     Attributes:
-        start: int64 (k,), vertex from which an edge that was split leads.
-        end: int64 (k,), vertex to which it leads.
-        share: float64 (k,), place of the new vertex on the way, in (0, 1).
+        start: int64 (k,), first vertex of each edge that was split.
+        end: int64 (k,), second vertex of that edge.
+        share: float64 (k,), position of the new vertex between them, in (0, 1).
         faces: int64 (m,), faces that were cut; their parts on the positive side are the new faces.
     """
 
@@ -45,7 +45,7 @@ class Cut:
     faces: Integers
 
     def lift(self, values: Floats) -> Floats:
-        """Return the values (k, ...) at the new vertices of what is affine on each edge, from those at the old ones."""
+        """Return values (k, ...) at the new vertices, interpolated from values (V, ...) at the old ones, affine on each edge."""
         share = self.share.reshape(-1, *[1] * (values.ndim - 1))
         start = values[self.start]
         lifted: Floats = start + share * (values[self.end] - start)
@@ -56,8 +56,8 @@ class Subdivision:
     """Convex polygons that fill a window.
 
     Args:
-        window: Least and largest first coordinate, least and largest second one.
-        max_faces: Faces beyond which a cut raises `TooManyRegions`.
+        window: (x0, x1, y0, y1).
+        max_faces: Most faces; a cut that makes more raises `TooManyRegions`.
     """
 
     def __init__(self, window: tuple[float, float, float, float], max_faces: int) -> None:
@@ -71,7 +71,7 @@ class Subdivision:
 
     @classmethod
     def of_polygons(cls, points: Floats, corners: Integers, begins: Integers, max_faces: int) -> Subdivision:
-        """Return the subdivision of polygons, counter-clockwise one after the other, as `corners` gives them."""
+        """Return the subdivision of counter-clockwise polygons, whose `corners` follow one polygon after the other."""
         found = cls((0.0, 1.0, 0.0, 1.0), max_faces)
         found.num_faces = len(begins) - 1
         faces = np.repeat(np.arange(found.num_faces), np.diff(begins))
@@ -87,28 +87,28 @@ class Subdivision:
 
     @property
     def points(self) -> Floats:
-        """float64 (V, 2), the vertices; merging leaves some that no edge uses."""
+        """Vertices, float64 (V, 2); after merging, some belong to no edge."""
         return self._points.rows
 
     @property
     def ends(self) -> Integers:
-        """int64 (E, 2), the vertices that an edge leads from and to."""
+        """Start and end vertex of each edge, int64 (E, 2)."""
         return self._ends.rows
 
     @property
     def sides(self) -> Integers:
-        """int64 (E, 2), the faces to the left and to the right of an edge; -1 outside."""
+        """Faces to the left and to the right of each edge, int64 (E, 2); -1 outside."""
         return self._sides.rows
 
     def cut(self, heights: Floats, among: Mask | None = None) -> Cut:
         """Cut faces by the line on which heights are 0.
 
         Args:
-            heights: float64 (V,), affine on each face; exactly 0 for vertices on the line.
-            among: bool (F,), faces that may be cut; None takes all.
+            heights: float64 (V,), affine on each face; exactly 0 at vertices on the line.
+            among: bool (F,), faces that may be cut; None allows all.
 
         Raises:
-            TooManyRegions: If there are more than `max_faces` now.
+            TooManyRegions: If the cut leads to more than `max_faces` faces.
         """
         sign = np.sign(heights).astype(np.int8)
         allowed = np.ones(self.num_faces + 1, dtype=bool) if among is None else np.append(among, False)
@@ -121,9 +121,9 @@ class Subdivision:
         return Cut(split.start, split.end, split.share, faces)
 
     def merge(self, edges: Mask) -> Integers:
-        """Join the faces on both sides of some edges, and return the face int64 (F,) that each has become.
+        """Merge the faces on both sides of some edges, and return the new number int64 (F,) of each old face.
 
-        Vertices of which only two edges are left go too, where these are parts of one straight line.
+        A vertex that is left with two edges, parts of one straight line, is removed.
         """
         if not edges.any():
             return np.arange(self.num_faces)
@@ -146,7 +146,7 @@ class Subdivision:
         return means
 
     def lift(self, values: Floats) -> Floats:
-        """Return values at all vertices (V, ...) of what is affine on each face, from those at the first vertices."""
+        """Return values (V, ...) at all vertices from values at the first vertices, affine on each face."""
         lifted, first = Stack(values), len(self.points) - sum(len(cut.start) for cut in self._cuts)
         for cut in self._cuts:
             if first >= len(values):
@@ -155,13 +155,13 @@ class Subdivision:
         return lifted.rows
 
     def incidences(self) -> tuple[Integers, Integers]:
-        """Return each face with each of its vertices, in no order: int64 (K,) and (K,)."""
+        """Return all pairs of a face and one of its vertices, unordered: int64 (K,) and (K,)."""
         faces = self.sides.T.ravel()
         inside = faces != OUTSIDE
-        return faces[inside], self.ends.T.ravel()[inside]  # where an edge starts, going counter-clockwise around the face
+        return faces[inside], self.ends.T.ravel()[inside]  # the first vertex of each edge, counter-clockwise around the face
 
     def corners(self) -> tuple[Integers, Integers]:
-        """Return the vertices of all faces, counter-clockwise one face after the other, and where each face begins (F + 1,)."""
+        """Return the vertices (K,) of all faces, counter-clockwise, one face after the other, and where each begins (F + 1,)."""
         faces, starts = self.incidences()
         stops = self.ends[:, ::-1].T.ravel()[self.sides.T.ravel() != OUTSIDE]
         order = np.argsort(faces * len(self.points) + starts, kind="stable")
@@ -179,7 +179,7 @@ class Subdivision:
         return corners, begins
 
     def _split(self, heights: Floats, sign: NDArray[np.int8], allowed: Mask) -> Cut:
-        """Put a vertex on each edge of an allowed face that the line crosses."""
+        """Put a new vertex on each edge of an allowed face that the line crosses."""
         ends, sides = self.ends, self.sides
         crossed = np.nonzero(sign[ends[:, 0]] * sign[ends[:, 1]] < 0)[0]
         crossed = crossed[allowed[sides[crossed]].any(1)]
@@ -196,17 +196,17 @@ class Subdivision:
         return cut
 
     def _straddling(self, sign: NDArray[np.int8], split: Cut) -> Mask:
-        """Return which faces, bool (F + 1,), have vertices on both sides of the line."""
+        """Return a mask bool (F + 1,) of the faces with vertices on both sides of the line."""
         sides, of_ends = self.sides, sign[self.ends]
         above, below = np.zeros(self.num_faces + 1, dtype=bool), np.zeros(self.num_faces + 1, dtype=bool)
-        touching = np.nonzero((of_ends == 0).any(1))[0]  # a face that straddles has two vertices on the line by now
+        touching = np.nonzero((of_ends == 0).any(1))[0]  # after the split, such a face has two vertices on the line
         total = of_ends[touching].sum(1)
         above[sides[touching[total > 0]].ravel()] = True
         below[sides[touching[total < 0]].ravel()] = True
         return above & below
 
     def _cut_faces(self, sign: NDArray[np.int8], straddles: Mask) -> Integers:
-        """Cut faces by a chord between their two vertices on the line; return those that were."""
+        """Cut faces by a chord between their two vertices on the line, and return the faces that were cut."""
         straddles[OUTSIDE] = False
         faces: Integers = np.nonzero(straddles)[0]
         if len(faces) == 0:
@@ -219,7 +219,7 @@ class Subdivision:
             face, start, stop = number[self.sides[near, side]], self.ends[near, side], self.ends[near, 1 - side]
             leaves.note(face, start, (face >= 0) & (sign[start] == 0))
             enters.note(face, stop, (face >= 0) & (sign[stop] == 0))
-        good = (leaves.count == 1) & (enters.count == 1)  # rounding may leave a sliver without; it stays whole
+        good = (leaves.count == 1) & (enters.count == 1)  # rounding may leave a sliver without two such vertices: it is not cut
         faces, begin, end = faces[good], enters.vertex[good], leaves.vertex[good]
         moved = np.arange(self.num_faces + 1)
         moved[OUTSIDE] = OUTSIDE
@@ -231,7 +231,7 @@ class Subdivision:
         return faces
 
     def _straighten(self) -> None:
-        """Join edges that meet in a vertex of no other edge and are parts of one straight line."""
+        """Join edges that meet in a vertex with no other edge, if they are parts of one straight line."""
         ends = self.ends
         degree = np.bincount(ends.ravel(), minlength=len(self.points))
         first, edge = np.cumsum(degree) - degree, np.argsort(ends.ravel(), kind="stable") // 2
@@ -251,7 +251,7 @@ class Subdivision:
         self._ends, self._sides = Stack(self._ends_of_chains(joined, chain, kept)), Stack(self.sides[kept])
 
     def _ends_of_chains(self, joined: Mask, chain: Integers, kept: Integers) -> Integers:
-        """Return the ends (C, 2) of chains of edges, in the direction of the edge of each that is kept."""
+        """Return the end vertices (C, 2) of chains of edges, in the direction of the edge that stands for each chain."""
         outer = ~joined[self.ends]
         order = np.argsort(chain[np.nonzero(outer)[0]], kind="stable")
         pairs = self.ends[outer][order].reshape(-1, 2)
@@ -263,12 +263,12 @@ class Subdivision:
 
 
 class _Found:
-    """A vertex for each of some faces, and how many were found."""
+    """The vertex found for each face, and the number of vertices found."""
 
     def __init__(self, count: int) -> None:
         self.vertex, self.count = np.full(count, -1), np.zeros(count, dtype=np.int64)
 
     def note(self, faces: Integers, vertices: Integers, where: Mask) -> None:
-        """Take the vertices of faces where a mask says so."""
+        """Record vertices of faces where a mask is True."""
         self.vertex[faces[where]] = vertices[where]
         self.count += np.bincount(faces[where], minlength=len(self.count))

@@ -1,4 +1,4 @@
-"""The choice of a window: around three inputs where its regions are few enough to see, else zoomed on one of them."""
+"""Choice of a window: around three inputs if it holds few enough regions, otherwise zoomed in on the first input."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from fold_lightning.slice_maps.cutting import Window, subdivide
 from fold_lightning.slice_maps.subdivision import Subdivision, TooManyRegions
 
 MARGIN = 1.5
-"""Width of a window around inputs, in widths of what they span."""
+"""Width of a window around inputs, in units of their extent."""
 
 AIM, LEAST = 1 / 3, 1 / 8
-"""Share of `max_regions` that a zoomed window aims at, and the least that will do: 1,000 and 375 of 3,000."""
+"""Share of `max_regions` that a zoomed window aims at, and the least that is accepted: 1,000 and 375 of 3,000."""
 
 MOST = 2 / 3
-"""The largest share that will do: 2,000 of 3,000, beyond which a map is hard to read."""
+"""Largest share of `max_regions` that is accepted once a window was found: 2,000 of 3,000; larger maps are hard to read."""
 
 SATURATED = 1.1
-"""Growth of the number of regions, in a window twice as large, below which it holds all there is to see."""
+"""Growth of the number of regions with a larger window up to which the window counts as holding all regions."""
 
 WIDEST = 3e6
-"""Distance from the first input to a corner of a window beyond which float64 loses regions, which are exact to 1e-12 of the largest
-height: in those to the farthest line or input of the plane. At 7e6 a map of 535 regions lost one."""
+"""Largest distance of the window's border from the first input, in units of the distance to the farthest line of this input's region
+or the farthest other input. Cuts are exact to 1e-12 of the largest height; at 7e6, a map of 535 regions lost one region."""
 
 TRIALS = 16
-"""Windows that are tried."""
+"""Most windows that are tried."""
 
 
 def choose_window(bends: Bends, max_regions: int) -> tuple[Window, Subdivision]:
-    """Return a window, and its regions.
+    """Return a window and its regions.
 
     Raises:
-        TooManyRegions: If even small windows hold more regions.
+        TooManyRegions: If even the smallest windows tried hold more than `max_regions`.
     """
     marks = bends.plane.marks.cpu()
     low, high = marks.aminmax(dim=0)
@@ -49,27 +49,27 @@ def choose_window(bends: Bends, max_regions: int) -> tuple[Window, Subdivision]:
 
 
 def square(center: Tensor, half_width: float) -> Window:
-    """Return the window of a square around a point (2,)."""
+    """Return a square window around a point (2,)."""
     x, y = center.tolist()
     return x - half_width, x + half_width, y - half_width, y + half_width
 
 
 class _Zoom:
-    """The search for a square around a point that holds a number of regions.
+    """Search for a square around a point that holds about a wanted number of regions.
 
     Args:
-        bends: The network.
+        bends: The places where the network bends.
         center: The point (2,).
-        max_regions: Regions that must not be exceeded.
+        max_regions: Most regions.
     """
 
     def __init__(self, bends: Bends, center: Tensor, max_regions: int) -> None:
         self._bends, self._center, self._max_regions = bends, center, max_regions
-        self._low, self._high = 0.0, math.inf  # half-widths that hold too few regions, and too many
+        self._low, self._high = 0.0, math.inf  # half-widths with too few regions, and with too many
         self._best: tuple[Window, Subdivision] | None = None
 
     def run(self) -> tuple[Window, Subdivision]:
-        """Return the window, and its regions: the best that was tried."""
+        """Return the best window tried, and its regions."""
         half_width, before = self._first_guess(), 0
         for _ in range(TRIALS):
             count = self._try(half_width)
@@ -90,7 +90,7 @@ class _Zoom:
         return self._best
 
     def _try(self, half_width: float) -> int | None:
-        """Return the number of regions, None if there are too many, and keep the best window."""
+        """Return the number of regions of a window, None if there are too many; keep the window if it is the best."""
         window = square(self._center, half_width)
         most = self._max_regions if self._best is None else int(MOST * self._max_regions)
         try:
@@ -110,10 +110,10 @@ class _Zoom:
         return math.sqrt(self._low * self._high)
 
     def _first_guess(self) -> float:
-        """Return the half-width of a square that as many lines cross as make about the regions aimed at.
+        """Return the half-width of a square that should hold the number of regions aimed at.
 
-        The lines are those of the region around the center, as if no other line bent them; m lines that cross a square make about
-        m^2 / 4 regions.
+        m lines that cross a square make about m^2 / 4 regions. The lines are those of the region around the center, taken as straight
+        beyond it.
         """
         reach = _reaches(self._bends, self._center)
         if len(reach) == 0:
@@ -123,7 +123,7 @@ class _Zoom:
 
 
 def check_width(bends: Bends, window: Window) -> None:
-    """Raise if a window is so wide, or so far away, that its regions would be lost by rounding."""
+    """Raise a ValueError if a window is so wide or so far away that rounding would lose regions."""
     marks = bends.plane.marks.cpu()
     reach = _reaches(bends, marks[0])
     scale = max(float(reach.max()) if len(reach) else 0.0, float((marks - marks[0]).abs().max()))
@@ -138,7 +138,7 @@ def check_width(bends: Bends, window: Window) -> None:
 
 
 def _reaches(bends: Bends, center: Tensor) -> Tensor:
-    """Return the half-widths (n,), in order, from which on squares around a point (2,) meet the lines of its region, beyond 0."""
+    """Return the half-widths above 0, ascending, at which a square around a point (2,) first meets each line of its region."""
     plane, replica = bends.plane, bends.replica
     point = plane.inputs(center[None]).to(replica.device)
     basis = plane.basis.to(replica.device).flatten(1)[None]
@@ -148,7 +148,7 @@ def _reaches(bends: Bends, center: Tensor) -> Tensor:
 
 
 def check_window(window: object, plane_center: Tensor) -> Window:
-    """Return the window that a number or four of them stand for."""
+    """Return the window (x0, x1, y0, y1) given by a half-width or by four numbers."""
     if isinstance(window, (int, float)) and not isinstance(window, bool):
         if not (math.isfinite(window) and window > 0):
             raise ValueError(f"`window` must be a finite half-width above 0, got {window!r}.")

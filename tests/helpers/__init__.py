@@ -1,1 +1,1 @@
-"""What tests share: networks, brute-force references, small trainings, and scripts that run in processes of their own."""
+"""Code that tests share: networks, brute-force references, small trainings, and scripts run in separate processes."""

@@ -1,4 +1,4 @@
-"""What a network does on a segment and around an input, told by evaluating a double copy of it and by nothing else."""
+"""Walks on segments and regions around inputs, found only by evaluating a float64 copy of a network."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from helpers.random_models import Bend, Checkpointed
 
 DIFFERS = 1e-11
-"""Of a layer's largest magnitude, what a pre-activation may deviate from a straight line."""
+"""Largest deviation of a pre-activation from a straight line, as a share of the layer's largest magnitude."""
 
 SHORTEST = 1e-10
-"""An interval in t that is cut no further."""
+"""Length in t below which an interval is not halved."""
 
 TIED, APART = 2e-10, 1e-8
-"""Crossings closer than the first are one step; the twin does not tell what lies between the two."""
+"""Distances in t: crossings closer than the first are one step; the twin leaves those between the two undecided."""
 
 THRESHOLDS = {nn.Hardsigmoid: (-3.0, 3.0), nn.Hardswish: (-3.0, 3.0)}
 ACTIVATIONS = "ReLU LeakyReLU PReLU RReLU Hardtanh Hardsigmoid Softshrink GELU SiLU Tanh ELU Softplus Mish Sigmoid SELU CELU"
@@ -27,9 +27,9 @@ ACTIVATIONS += " Softsign Hardswish LogSigmoid"
 
 
 class Twin:
-    """A copy of a network in float64 and evaluation mode, whose activations tell their pre-activations.
+    """A copy of a network in float64 and evaluation mode that records its pre-activations.
 
-    Calling it with inputs (B, ...) gives pre-activations less thresholds (B, N), and the largest magnitude of each one's layer (N,).
+    Calling it with inputs (B, ...) returns pre-activations minus thresholds (B, N), and the largest magnitude of each layer (N,).
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -39,7 +39,7 @@ class Twin:
             if isinstance(module, Bend):
                 module.note = self._note
             elif isinstance(module, Checkpointed):
-                module.always = False  # or it would run again on the way back
+                module.always = False  # or it would run again in the backward pass
             elif type(module).__name__ in ACTIVATIONS.split() or isinstance(module, nn.ReLU6):
                 module.register_forward_pre_hook(lambda module, args: self._note(args[0], _thresholds(module)))
 
@@ -50,13 +50,13 @@ class Twin:
         return torch.cat([layer - t for layer, t in zip(self._layers, self._at, strict=True)], 1), torch.cat(scales).detach()
 
     def bits(self, inputs: Tensor) -> Tensor:
-        """Codes (B, N)."""
+        """Return the codes (B, N) of inputs."""
         with torch.no_grad():
             margins, scales = self(inputs)
         return margins > 1e-12 * scales
 
     def half_spaces(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The normals (N, d) and slacks (N,) of the region around an input (1, ...), by gradients."""
+        """Return the normals (N, d) and slacks (N,) of the region around an input (1, ...), by gradients."""
         x = x.detach().double().clone().requires_grad_()
         margins, _ = self(x * 1.0)
         sign = torch.where(margins[0] > 0, 1.0, -1.0)
@@ -98,11 +98,11 @@ def _without_compilation(net: nn.Module) -> nn.Module:
 
 @dataclass
 class Steps:
-    """A walk: what switches where.
+    """A walk: positions of its steps, and the units that switch at each.
 
     Attributes:
         steps: (position, units) in order.
-        is_told: Whether all crossings lie far enough apart for a twin to order them.
+        is_told: Whether all crossings are far enough apart for the twin to order them.
     """
 
     steps: list[tuple[float, tuple[int, ...]]]
@@ -110,7 +110,7 @@ class Steps:
 
     @property
     def range_and_length(self) -> tuple[int, int]:
-        """r1 and r2, step by step."""
+        """r1 and r2, computed step by step."""
         code: set[int] = set()
         reached = walked = 0
         for _, units in self.steps:
@@ -120,9 +120,10 @@ class Steps:
 
 
 def walk(twin: Twin, start: Tensor, end: Tensor, first: int = 17) -> Steps:
-    """The walk between two inputs: intervals are halved until all pre-activations are straight on them, or nothing is left of them.
+    """Return the walk between two inputs.
 
-    What is straight crosses its threshold once at most, where its line does.
+    Intervals are halved until all pre-activations are straight on them, or they are shorter than `SHORTEST`. A straight
+    pre-activation crosses its threshold at most once, where its line does.
     """
 
     def at(t: Tensor) -> tuple[Tensor, Tensor]:

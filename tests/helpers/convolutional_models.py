@@ -1,4 +1,4 @@
-"""Random convolutional networks, of all that kinks have a rule for and a little more."""
+"""Random convolutional networks of all operations that the kinks engine has a rule for, and a few more."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 class Skip(nn.Module):
-    """The sum of a body's result and its input, brought to the same shape by a projection."""
+    """Sum (or difference) of the result of a body and a projection of its input."""
 
     def __init__(self, body: nn.Module, projection: nn.Module, *, in_place: bool, subtracts: bool) -> None:
         super().__init__()
@@ -18,7 +18,7 @@ class Skip(nn.Module):
         self.in_place, self.subtracts = in_place, subtracts
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the body's result and the projected input together."""
+        """Return the body's result combined with the projected input."""
         y = self.body(x)
         if self.subtracts:
             return y - self.projection(x)
@@ -29,14 +29,14 @@ class Skip(nn.Module):
 
 
 class Branches(nn.Module):
-    """Several bodies' results, their channels side by side."""
+    """Concatenation of the channels of several bodies' results."""
 
     def __init__(self, *bodies: nn.Module) -> None:
         super().__init__()
         self.bodies = nn.ModuleList(bodies)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return all results."""
+        """Return the concatenated results."""
         return torch.cat([body(x) for body in self.bodies], dim=1)
 
 
@@ -48,11 +48,11 @@ class Functional(nn.Module):
         self.function, self.text = function, text
 
     def extra_repr(self) -> str:
-        """Return what it does."""
+        """Return the text that describes the function."""
         return self.text
 
     def forward(self, x: Tensor) -> Tensor:
-        """Call it."""
+        """Call the function."""
         return self.function(x)
 
 
@@ -60,8 +60,8 @@ class RandomConvolutional:
     """A random convolutional network.
 
     Args:
-        seed: Seed of all that is random.
-        dims: Dimensions of its planes, 1 or 2; random by default.
+        seed: Random seed.
+        dims: Dimensions of the planes, 1 or 2; random by default.
 
     Attributes:
         network: The network, in evaluation mode.
@@ -87,7 +87,7 @@ class RandomConvolutional:
                 nn.init.normal_(module.bias, 0.0, 0.3)
 
     def inputs(self, count: int) -> Tensor:
-        """Return random inputs, some of which are black in part."""
+        """Return random inputs, some of which are partly 0."""
         x = torch.randn(count, *self.shape)
         if self._draw.random() < 0.5:
             x[..., : self._sides[-1] // 2] = 0.0
@@ -178,7 +178,7 @@ class RandomConvolutional:
         return Skip(body, projection, in_place=in_place, subtracts=self._draw.random() < 0.2)
 
     def _activation_of(self, channels: int) -> nn.Module:
-        """Return an activation for so many channels, which leaves its input as it is."""
+        """Return an activation for a number of channels that does not work in place."""
         return self._draw.choice([nn.ReLU(), nn.PReLU(channels), nn.Identity()])
 
     def _branches(self) -> nn.Module:
@@ -245,7 +245,7 @@ TIES = ("quarters", "no biases", "black", "through the origin", "duplicates", "m
 
 
 def integer_convolutional(seed: int) -> tuple[nn.Sequential, Tensor, Tensor]:
-    """Return a small network with weights in quarters, and integer segments with ties, touches and cancellations in plenty."""
+    """Return a small network with weights in quarters, and integer segments with many ties, touches and cancellations."""
     kind, generator = TIES[seed % len(TIES)], torch.Generator().manual_seed(seed)
 
     def quarters(like: Tensor, scale: int) -> Tensor:

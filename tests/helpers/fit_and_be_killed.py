@@ -1,4 +1,4 @@
-"""Trains with checkpoints, is killed in the middle of an epoch if asked to, and goes on where it was. Run by the tests."""
+"""Train with checkpoints, kill the process after a batch of a given epoch, and resume from the last checkpoint. Run by tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from helpers.training import Model, data
 
 
 class Killed(Callback):
-    """As if by the system: nothing is cleaned up."""
+    """Kills the process with SIGKILL after a batch of an epoch, so that nothing is cleaned up."""
 
     def __init__(self, epoch: int) -> None:
         self._epoch = epoch
@@ -33,7 +33,7 @@ class Killed(Callback):
 
 
 class Plain(Model):
-    """Draws nothing at random."""
+    """The model without dropout, so that its forward pass draws no random numbers."""
 
     def __init__(self) -> None:
         super().__init__()

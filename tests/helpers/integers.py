@@ -1,4 +1,4 @@
-"""The package's integers of a network beside those of its `blackbox.Twin`."""
+"""Comparison of the package's integers for a network with those of its `blackbox.Twin`."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from helpers.blackbox import Twin, walk
 from helpers.reference import faces_one_by_one
 
 MOST_ROWS = 90
-"""Half-spaces for which a linear program each is affordable."""
+"""Most half-spaces for which one linear program each is affordable."""
 
 
 class Integers:
-    """Compares, and keeps count.
+    """Comparison of integers, with counts.
 
     Attributes:
-        counts: Of what was compared, and how.
-        wrong: What differs, in words.
+        counts: Kind of comparison -> number of comparisons.
+        wrong: Descriptions of the differences found.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -40,7 +40,7 @@ class Integers:
         self._net, self._twin = net, Twin(net)
 
     def compare(self, inputs: Tensor, segments: int = 4, faces: int = 1) -> Integers:
-        """Walks between inputs, codes of inputs, faces of regions around them."""
+        """Compare walks between inputs, their codes, and the faces of the regions around them."""
         inputs = inputs.double() + 0.01 * torch.rand(inputs.shape, generator=torch.Generator().manual_seed(1)).double()
         start, end = (
             inputs[:segments],
@@ -55,7 +55,7 @@ class Integers:
         return self
 
     def walks(self, start: Tensor, end: Tensor) -> None:
-        """r1, r2, regions and the units of each step."""
+        """Compare r1, r2, the number of regions, and the units of each step."""
         walks = segment_walks(self._net, start, end)
         for i in range(len(start)):
             if walks.exact[i]:
@@ -75,7 +75,7 @@ class Integers:
         self._is("orders of units", units_by_step(walks, i), units, "steps of an exact walk")
 
     def _curved_walk(self, walks: Walks, i: int, start: Tensor, end: Tensor) -> None:
-        """Says how many switches are lost that equidistant points see: a refinement proves nothing."""
+        """Count walks that lost switches which equidistant points see, without an error: a refined walk is not proved exact."""
         t = torch.linspace(0, 1, 1001, dtype=torch.float64).view(-1, *[1] * start.dim())
         bits = self._twin.bits((1 - t) * start + t * end)
         seen = (bits[2:-1] != bits[1:-2]).sum(0)
@@ -84,13 +84,13 @@ class Integers:
         self.counts["curved walks that lost switches"] += int((events < seen).any())
 
     def codes(self, inputs: Tensor) -> None:
-        """All bits, and how many codes are different."""
+        """Compare all bits, and the number of distinct codes."""
         bits, expected = activation_codes(self._net, inputs).bits, self._twin.bits(inputs)
         self._is("codes", bits.tolist(), expected.tolist(), "codes")
         self._is("distinct codes", len(bits.unique(dim=0)), len(set(map(tuple, expected.tolist()))), "distinct codes")
 
     def faces(self, inputs: Tensor, subspace: int | None) -> None:
-        """Faces of regions, by a linear program a row."""
+        """Compare half-spaces and face counts of regions, with one linear program per row."""
         try:
             regions = activation_regions(self._net, inputs, subspace=min(subspace, inputs[0].numel()) if subspace else None)
         except NoPolytopes:
@@ -101,7 +101,7 @@ class Integers:
             normals, slacks = self._twin.half_spaces(inputs[i : i + 1])
             if regions.basis is not None:
                 normals = normals @ regions.basis[i].T
-            # Hardsigmoid's derivative is 1/6, that of what torch computes 3e-8 more.
+            # Hardsigmoid's derivative is 1/6; torch computes one that is 3e-8 larger.
             error = float((normals - regions.normals[i]).abs().max() / normals.abs().max().clamp(min=1e-12))
             self._is("half-spaces", error < 1e-7, True, f"normals, by {error:.1e}")
             if len(normals) <= MOST_ROWS:
@@ -119,7 +119,7 @@ def _short(value: Any) -> str:
 
 
 def units_by_step(walks: Walks, i: int) -> list[tuple[int, ...]]:
-    """Which units switch in each step of a walk."""
+    """Return the units that switch in each step of a walk."""
     events = walks.segment == i
     _, counts = walks.position[events].unique_consecutive(return_counts=True)
     return [tuple(sorted(part.tolist())) for part in walks.unit[events].split(counts.tolist())] if len(counts) else []

@@ -1,4 +1,4 @@
-"""Trains twice from one seed, with and without a monitor, and compares all that training leaves."""
+"""Comparison of two trainings from one seed, with and without a monitor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from helpers.training import Model, fit, loaders, sample_of, segments_of
 
 
 class Losses(Callback):
-    """Keeps the loss of every step."""
+    """Records the loss of every step."""
 
     def __init__(self) -> None:
         self.losses: list[Tensor] = []
@@ -34,7 +34,7 @@ class Losses(Callback):
 
 
 class Beside(Callback):
-    """Stands next to a monitor in the list of callbacks, and sees what the public functions give where it measures."""
+    """Callback next to a monitor that records the values of the public functions whenever the monitor measures."""
 
     def __init__(self, monitor: FoldingMonitor) -> None:
         self.monitor = monitor
@@ -59,7 +59,7 @@ def first_weight(module: LightningModule) -> Tensor:
 
 
 def measured_by_hand(monitor: FoldingMonitor, model: LightningModule) -> dict[str, float]:
-    """What a monitor should log of a model, by the public functions."""
+    """Return the values that a monitor should log for a model, from the public functions."""
     items, settings = sample_of(monitor).probes.items, monitor.settings
     walks = segment_walks(model, *segments_of(monitor))
     inputs = items[: settings.num_inputs]
@@ -80,10 +80,10 @@ def training(
     given: Callable[[], Any] = loaders,
     how: Callable[[], dict[str, Any]] = dict,
 ) -> tuple[Trainer, list[Any]]:
-    """Trains from one seed.
+    """Train from a fixed seed.
 
     Returns:
-        The Trainer, and all that training leaves: losses, weights, buffers, optimizers' states, metrics and random states.
+        The Trainer, and the results of training: losses, weights, buffers, optimizers' states, metrics and random states.
     """
     seed_everything(3)
     losses = Losses()
@@ -95,13 +95,13 @@ def training(
 
 
 def assert_invisible(tmp_path: Path, *callbacks: Any, monitor: FoldingMonitor, **options: Any) -> Trainer:
-    """Trains without and with a monitor, which may be among the callbacks or comes first.
+    """Train without and with a monitor, and assert that the results of training are identical.
 
     Args:
         tmp_path: A folder.
-        callbacks: Functions that make the other callbacks, or the monitor.
-        monitor: That must not be noticed.
-        options: As of `training`.
+        callbacks: Functions that make the other callbacks, and the monitor itself where it is not to come first.
+        monitor: The monitor.
+        options: Other arguments of `training`.
 
     Returns:
         The Trainer with the monitor.

@@ -53,19 +53,19 @@ class CantorNet(nn.Module):
 
 
 def polytope(*rows: list[float]) -> ActivationRegions:
-    """The region around 0 that rows (normal, offset) bound, as of one layer."""
+    """Return the region around 0 bounded by rows (normal, offset), as from one layer."""
     table = torch.tensor([rows], dtype=torch.float64)
     inputs = torch.zeros(1, table.shape[2] - 1, dtype=torch.float64)
     return ActivationRegions(table[..., :-1], table[..., -1], inputs, {"relu": slice(0, table.shape[1])})
 
 
 def cube(d: int) -> list[list[float]]:
-    """The rows of a cube of d dimensions, of side 2."""
+    """Return the rows of a cube of d dimensions with side 2."""
     return [[float(sign * (i == j)) for j in range(d)] + [1.0] for i in range(d) for sign in (1, -1)]
 
 
 def mlp(*widths: int, seed: int = 0, bias: bool = True) -> nn.Sequential:
-    """Linear layers of these widths with a ReLU behind each but the last, in float64, from a seed."""
+    """Return linear layers of the given widths, with a ReLU after each except the last, in float64, from a seed."""
     layers: list[nn.Module] = []
     with torch.random.fork_rng():
         torch.manual_seed(seed)

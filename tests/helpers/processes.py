@@ -1,4 +1,4 @@
-"""Scripts, run in processes of their own or, where nothing needs one, in this one."""
+"""Running scripts in separate processes or, where that suffices, in this process."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ import torch
 HERE = Path(__file__).parent
 TESTS = HERE.parent
 PRELOADED = ["torch", "lightning.pytorch.cli", "tensorboard.compat.proto.event_pb2"]
-"""What the server of processes imports once; nothing of the project, so that each process imports that by itself."""
+"""Modules that the fork server imports once; none of the project, so that each process imports the project itself."""
 
 _server = multiprocessing.get_context("forkserver")
 
 
 def environment() -> dict[str, str]:
-    """Return the variables under which a process finds the helpers and takes one core."""
+    """Return environment variables with which a process finds the helpers and uses one core."""
     paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
 
@@ -38,19 +38,19 @@ def environment() -> dict[str, str]:
 def in_processes(
     function: Callable[..., Any], *arguments: Any, count: int = 1, timeout: float = 300, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Call a function in processes of its own, which find each other as if torchrun had started them where there are several.
+    """Call a function in one or several new processes, with torchrun's variables if there are several.
 
-    They are forked from a server that has imported torch and Lightning, which takes several seconds, once for all tests.
+    The processes are forked from a server that has imported torch and Lightning once for all tests, which takes seconds.
 
     Args:
         function: A function of a module.
-        arguments: What it gets.
-        count: How many processes.
-        timeout: In seconds.
-        variables: Variables of their environment.
+        arguments: Its arguments.
+        count: Number of processes.
+        timeout: Seconds after which the processes are killed.
+        variables: Additional environment variables.
 
     Returns:
-        The worst exit code, the output of the first process, and the errors of all.
+        The exit code of largest magnitude, the output of the first process, and the errors of all processes.
     """
     _start_server()
     several = {
@@ -78,17 +78,17 @@ def in_processes(
 
 
 def run_script(script: Path | str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a script, of this folder if only its name is given, in processes of its own: see `in_processes`."""
+    """Run a script in new processes (see `in_processes`); a name alone is a script of this folder."""
     return in_processes(_run_path, str(HERE / script), arguments, **options)
 
 
 def run_code(code: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run Python code in a process of its own that does not warn: see `in_processes`."""
+    """Run Python code in a new process that shows no warnings (see `in_processes`)."""
     return in_processes(_run_code, code, arguments, **options)
 
 
 def _start_server() -> None:
-    """Start the server of processes, if it does not run yet, where it finds what it imports."""
+    """Start the fork server, unless it runs already, with the environment of `environment`."""
     before = dict(os.environ)
     os.environ.update(environment())
     try:
@@ -106,7 +106,7 @@ def _free_port() -> int:
 
 
 def _call(out: str, variables: dict[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """Call a function in this process, which writes what it prints into files."""
+    """Call a function in this process, with stdout and stderr redirected to files."""
     for number, ending in ((1, "out"), (2, "err")):
         with open(f"{out}.{ending}", "w") as file:
             os.dup2(file.fileno(), number)
@@ -128,14 +128,14 @@ def _run_code(code: str, arguments: tuple[str, ...]) -> None:
 
 
 def run_here(script: Path, *arguments: str, **constants: Any) -> subprocess.CompletedProcess[str]:
-    """Run a script in this process as the command line would, and give back what it changed of the process.
+    """Run a script in this process as the command line would, and restore what it changed in the process.
 
     Warnings are in ``stderr``. An exception that would print a traceback is raised.
 
     Args:
-        script: A file whose function `main` is what it does.
-        arguments: What its command line gets.
-        constants: Constants of the script to replace, such as its networks by smaller ones.
+        script: A file with a function `main`.
+        arguments: Arguments of its command line.
+        constants: Constants of the script to replace, for example networks by smaller ones.
     """
     command = [str(script), *arguments]
     before = sys.argv, sys.path, torch.get_num_threads(), dict(os.environ), logging.getLogger("lightning.pytorch").level

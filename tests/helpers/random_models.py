@@ -1,6 +1,6 @@
-"""Random networks of what users build theirs of, small enough to train in milliseconds.
+"""Random networks from the parts that users build with, small enough to train in milliseconds.
 
-Every activation is a module of torch's or a `Bend`, so that `blackbox.Twin` can note its pre-activations.
+Every activation is a module of torch or a `Bend`, so that `blackbox.Twin` can record its pre-activations.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 
 class Draw(random.Random):
-    """Choices from a seed, with notes of what was chosen."""
+    """Random choices from a seed, with a record of the choices."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         self.notes: list[str] = []
 
     def pick(self, what: str, *options: Any) -> Any:
-        """One of the options; what comes twice is twice as likely."""
+        """Return one of the options; an option that is given twice is twice as likely."""
         chosen = self.choice(options)
         self.notes.append(f"{what}={getattr(chosen, '__name__', chosen)}")
         return chosen
 
     def happens(self, what: str, probability: float) -> bool:
-        """Whether something with a probability happens."""
+        """Return True with a probability."""
         chosen = self.random() < probability
         if chosen:
             self.notes.append(what)
@@ -54,7 +54,7 @@ LINEAR_MODULES: dict[str, Callable[[], nn.Module]] = {
 
 
 class Clip(torch.autograd.Function):
-    """A ReLU of the user's own."""
+    """A custom ReLU."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Clip(torch.autograd.Function):
 
 
 def _scattered(x: Tensor, reduce: str) -> Tensor:
-    """Reduces every second feature, and gives each its result."""
+    """Replace each feature by the reduction over the features of even, or of odd, index."""
     index = (torch.arange(x.shape[1]) % 2).expand(len(x), -1)
     return x.new_full((len(x), 2), -9.0).scatter_reduce(1, index, x, reduce).gather(1, index)
 
@@ -124,13 +124,13 @@ UNCOUNTED: dict[str, Callable[[Tensor], Tensor]] = {
     "max of halves": lambda x: torch.stack([x, x.flip(1)]).amax(0),
     "sort": lambda x: x.sort(1).values,
 }
-"""What bends without a bit."""
+"""Functions with kinks that have no bits."""
 
 THRESHOLDS = {"F.relu6": (0.0, 6.0), "F.hardtanh": (-1.0, 0.5), "F.softshrink": (-0.5, 0.5)}
 
 
 class Bend(nn.Module):
-    """A function of each element, called from a forward; `note` is told its input and thresholds."""
+    """An activation or other function by its name in the tables above; `note` gets its input and thresholds."""
 
     note: Callable[[Tensor, tuple[float, ...]], None] | None = None
 
@@ -147,7 +147,7 @@ class Bend(nn.Module):
 
 
 class Skip(nn.Module):
-    """x + body(x), or both side by side."""
+    """x + body(x), or the concatenation of both."""
 
     def __init__(self, body: nn.Module, concatenates: bool = False) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class Skip(nn.Module):
 
 
 class Twice(nn.Module):
-    """One body, called twice."""
+    """A body that is called twice."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class Twice(nn.Module):
 
 
 class Checkpointed(nn.Module):
-    """A body whose activations are computed again on the way back."""
+    """A body with gradient checkpointing."""
 
     def __init__(self, body: nn.Module, always: bool) -> None:
         super().__init__()
@@ -180,12 +180,12 @@ class Checkpointed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training and not self.always:
             return self.body(x)
-        with set_checkpoint_early_stop(False):  # it stops before an RReLU at its end has filled in its slopes
+        with set_checkpoint_early_stop(False):  # early stop would skip an RReLU at the end before it has set its slopes
             return checkpoint(self.body, x, use_reentrant=False)
 
 
 class Random(nn.Module):
-    """Draws random numbers in its forward: in training, or always, which makes it no function of its input."""
+    """A part that draws random numbers: in training only, or always, so that it is not a function of its input."""
 
     def __init__(self, source: str, always: bool = False) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ class Random(nn.Module):
 
 
 class Stateful(nn.Module):
-    """Keeps count of its calls in everything a module can hold; in training its output follows the count."""
+    """A part that counts its calls in every kind of state; in training its output depends on the count."""
 
     seen: Tensor
 
@@ -224,7 +224,7 @@ class Stateful(nn.Module):
 
 
 class Frozen(nn.Sequential):
-    """A part without gradients, in evaluation mode whatever the rest is in."""
+    """A part without gradients that is always in evaluation mode."""
 
     def __init__(self, *body: nn.Module) -> None:
         super().__init__(*body)
@@ -243,7 +243,7 @@ def observe(module: nn.Module, args: Any, output: Any) -> None:
 
 
 class Hooked(nn.Module):
-    """Is observed by a hook that counts, and changed by another one."""
+    """The identity with a hook that counts calls, and one that changes the output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -259,7 +259,7 @@ def _scale(module: nn.Module, args: Any, output: Tensor) -> Tensor:
 
 
 class GraphConvolution(nn.Module):
-    """Adds to each feature those of its neighbours in a ring, edge by edge."""
+    """Sum of each feature and half of its neighbour in a ring, by a scatter over edges."""
 
     def forward(self, x: Tensor) -> Tensor:
         source = torch.arange(x.shape[1])
@@ -268,7 +268,7 @@ class GraphConvolution(nn.Module):
 
 
 class Spectral(nn.Module):
-    """Filters in the frequencies of a vector."""
+    """Learned filter of the frequencies of a vector."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -282,7 +282,7 @@ class Spectral(nn.Module):
 
 
 class Gated(nn.Module):
-    """Reads an attribute that another module set from the input."""
+    """A part whose output is read from an attribute that another method set from the input."""
 
     def __init__(self, width: int, activation: nn.Module) -> None:
         super().__init__()
@@ -300,7 +300,7 @@ class Gated(nn.Module):
 
 
 class Attention(nn.Module):
-    """A transformer's layer over a vector cut into tokens."""
+    """A transformer layer over a vector that is cut into tokens."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -321,21 +321,21 @@ class Recurrent(nn.LSTM):
 
 
 class Centred(nn.Module):
-    """Mixes the inputs of a batch."""
+    """Difference from the batch mean, which mixes the inputs of a batch."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x - x.mean(0, keepdim=True)
 
 
 class Rescaled(nn.Module):
-    """Mixes the inputs of a batch by its extremes."""
+    """Scaling by the batch's extremes, which mixes the inputs of a batch."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - x.min()) / (x.max() - x.min() + 1.0)
 
 
 class Routed(nn.Module):
-    """Sends the inputs of a batch to one of two experts."""
+    """Two experts, each for some inputs of a batch."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -349,7 +349,7 @@ class Routed(nn.Module):
 
 
 class Exits(nn.Module):
-    """Leaves out its body where a batch is sure enough."""
+    """A body that is skipped if the mean of the batch is positive."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -370,16 +370,16 @@ REFUSED = {
     "exits early": VARIES,
     "recurrent": "fused lstm",
 }
-"""Networks that cannot be measured, and what the error must say."""
+"""Kind of network that cannot be measured -> text that the error must contain."""
 
 
 class RandomNetwork:
-    """Draws a network.
+    """A random network.
 
     Attributes:
         net: The network; it takes inputs (B, *shape) and returns (B, outputs).
-        refusal: What the error says with which it must be refused; None if it can be measured.
-        has_twin: Whether `blackbox.Twin` can tell its codes.
+        refusal: Text of the error with which it must be refused; None if it can be measured.
+        has_twin: Whether `blackbox.Twin` can compute its codes.
     """
 
     def __init__(self, draw: Draw, shape: tuple[int, ...], outputs: int, *, may_be_refused: bool = True) -> None:
@@ -414,7 +414,7 @@ class RandomNetwork:
         return modules[name]() if name in modules else Bend(name)
 
     def _front(self, shape: tuple[int, ...]) -> tuple[list[nn.Module], int]:
-        """Convolutions, where inputs are images or sequences, and a flat end."""
+        """Return the first layers, convolutions for images and sequences, then flattening; and the width."""
         layers: list[nn.Module] = []
         if len(shape) > 1:
             for _ in range(self._draw.pick("convolutions", 1, 1, 2)):
@@ -466,7 +466,7 @@ class RandomNetwork:
         return [nn.Dropout(0.2)] if self._draw.happens("dropout", 0.25) else []
 
     def _oddities(self, width: int) -> list[nn.Module]:
-        """Parts that keep the width."""
+        """Return random parts that keep the width."""
         draw = self._draw
         found: list[nn.Module] = []
         if draw.happens("random in training", 0.2):
@@ -485,7 +485,7 @@ class RandomNetwork:
             found += [Gated(width, self._activation()), nn.Linear(width, width), self._activation()]
         if width % 2 == 0 and draw.happens("attention", 0.04):
             found.append(Attention(width))
-            self.has_twin = False  # its activation is called out of reach
+            self.has_twin = False  # the twin can't record its activation
         return [nn.Sequential(*found)]
 
     def _refused(self, kind: str | None, width: int) -> list[nn.Module]:
@@ -501,7 +501,7 @@ class RandomNetwork:
 
 
 def _shape_behind(layers: list[nn.Module], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of an input behind some layers."""
+    """Return the shape of one input after some layers."""
     front = nn.Sequential(*layers).eval()
     shape = tuple(front(torch.zeros(1, *shape)).shape[1:])
     front.train()

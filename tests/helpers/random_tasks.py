@@ -1,4 +1,4 @@
-"""Random learning tasks: what batches look like, what labels there are, what a LightningModule returns and logs."""
+"""Random learning tasks: forms of batches and labels, and outputs and logging of a LightningModule."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Named = namedtuple("Named", ["x", "y"])
 
 @dataclass
 class Parcel:
-    """A batch of a class of one's own."""
+    """A batch as a custom class."""
 
     x: Tensor
     y: Tensor
 
 
 class Task:
-    """Draws the form of batches, labels and outputs."""
+    """Random forms of batches, labels and outputs."""
 
     def __init__(self, draw: Draw) -> None:
         self.shape = draw.pick("shape", *SHAPES)
@@ -60,7 +60,7 @@ class Task:
         return 1 if self.output in ("single", "flat") or self.labels == "binary" else CLASSES
 
     def pack(self, items: list[tuple[Tensor, Tensor]]) -> Any:
-        """A batch of items."""
+        """Return a batch of items."""
         x, y = default_collate(items)
         forms = {
             "tensor": lambda: x,
@@ -78,7 +78,7 @@ class Task:
         return forms[self.form]()
 
     def unpack(self, batch: Any) -> tuple[Tensor, Tensor | None]:
-        """The inputs and labels of a batch."""
+        """Return the inputs and labels of a batch."""
         if isinstance(batch, Tensor):
             return batch, None
         if isinstance(batch, Parcel):
@@ -91,7 +91,7 @@ class Task:
         return (batch[0][0], batch[1]) if self.form == "nested" else (batch[0], batch[1])
 
     def dress(self, out: Tensor) -> Any:
-        """What the model returns."""
+        """Return a model's output in the form of the task."""
         forms = {
             "tuple": lambda: (out, out.relu()),
             "dict": lambda: {"logits": out, "features": out * 2},
@@ -102,7 +102,7 @@ class Task:
         return forms[self.output]() if self.output in forms else out
 
     def undress(self, output: Any) -> Tensor:
-        """Its logits (B, outputs)."""
+        """Return the logits (B, outputs) in a model's output."""
         if isinstance(output, (tuple, dict)):
             output = output[0] if isinstance(output, tuple) else output.get("logits", output.get("a"))
         output = getattr(output, "logits", output)
@@ -110,7 +110,7 @@ class Task:
 
 
 def loss_of(logits: Tensor, y: Tensor | None) -> Tensor:
-    """A loss for whatever labels there are."""
+    """Return a loss that suits the labels."""
     logits = logits.float()
     if y is None:
         return (logits.square().mean() - 1) ** 2
@@ -122,7 +122,7 @@ def loss_of(logits: Tensor, y: Tensor | None) -> Tensor:
 
 
 class Samples(Dataset[Any]):
-    """Inputs and labels, some augmented by random numbers of the process or of the data set's own."""
+    """Inputs and labels; inputs may be augmented with global random numbers or with the data set's own generator."""
 
     def __init__(self, task: Task, size: int, seed: int, augmentation: str | None) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -154,7 +154,7 @@ class Samples(Dataset[Any]):
 
 
 class Stream(IterableDataset[Any]):
-    """The same, one after the other."""
+    """The items of `Samples` as a stream."""
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
@@ -164,16 +164,16 @@ class Stream(IterableDataset[Any]):
 
 
 class Loaders:
-    """Draws loaders of training and validation data.
+    """Random loaders of training and validation data.
 
     Attributes:
         train: A loader, or a list of two.
         val: A loader, a list of two, or None.
-        size: Of a batch.
+        size: Batch size.
         is_stream: Whether training data can't be read by index.
         is_pair: Whether training batches come in pairs.
         samples: All data sets.
-        generators: The loaders' own.
+        generators: Generators of the loaders that have their own.
     """
 
     def __init__(self, draw: Draw, task: Task) -> None:

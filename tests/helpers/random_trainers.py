@@ -1,4 +1,4 @@
-"""Random settings of a Trainer, callbacks beside the monitor, and arguments of the monitor itself."""
+"""Random settings of a Trainer, other callbacks, and arguments of the monitor."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MONITOR_PREFIXES = ("folding/", "codes/", "units/", "faces/", "regions/", "monit
 
 
 class Recorder(Logger):
-    """Keeps what it is told."""
+    """Logger that records all metrics but the monitor's."""
 
     name, version = "recorder", 0
 
@@ -46,7 +46,7 @@ class Recorder(Logger):
 
 
 class Settings:
-    """Draws what a Trainer is given, and what may be beside it."""
+    """Random arguments of a Trainer, its callbacks and its logger."""
 
     def __init__(self, draw: Draw, task: Task, loaders: Loaders, subject: Subject) -> None:
         self._draw, self._task, self._loaders, self._subject = draw, task, loaders, subject
@@ -111,7 +111,7 @@ class Settings:
             options["gradient_clip_algorithm"] = draw.pick("by", "norm", "value")
 
     def callbacks(self) -> list[Callback]:
-        """Those of Lightning's that go with the rest."""
+        """Return random callbacks of Lightning that are compatible with the other settings."""
         draw, found, epochs = self._draw, [], self.options["max_epochs"]
         averages = self._subject.automatic_optimization and self._subject.optimizer != "LBFGS"
         if draw.happens("early stopping", 0.15):
@@ -133,7 +133,7 @@ class Settings:
         return found
 
     def loggers(self, folder: Path) -> Any:
-        """What the Trainer takes as its logger."""
+        """Return the `logger` argument of the Trainer."""
         made = {
             "recorder": lambda: Recorder(),
             "csv": lambda: CSVLogger(folder, "csv"),
@@ -146,7 +146,7 @@ class Settings:
 
 
 def monitor_arguments(draw: Draw, task: Task, settings: Settings) -> dict[str, Any]:
-    """What a monitor is built with."""
+    """Return random arguments of a monitor."""
     arguments: dict[str, Any] = {"num_segments": draw.pick("segments", 1, 2, 5, 8), "figures": draw.happens("figures", 0.04)}
     arguments["num_inputs"] = draw.pick("inputs", 2, 10, 1000, 20)
     arguments["seed"] = draw.pick("monitor's seed", 0, 1)
@@ -180,14 +180,14 @@ def monitor_arguments(draw: Draw, task: Task, settings: Settings) -> dict[str, A
 
 
 def probes(draw: Draw, task: Task) -> Any:
-    """Probes of one's own."""
+    """Return random probes, with or without classes."""
     samples = Samples(task, draw.pick("of", 2, 12), 9, None)
     classes = torch.arange(len(samples)) % 2
     return draw.pick("as", lambda: (samples.x, classes), lambda: samples.x)()
 
 
 class Witness(Callback):
-    """Writes down what a training does, step by step: batches, losses and random states; and how many epochs the last `fit` ended."""
+    """Records batches, losses and random states of each step, and the number of epochs that the last `fit` ended."""
 
     def __init__(self) -> None:
         self.batches: list[Any] = []
@@ -219,7 +219,7 @@ class Witness(Callback):
 
 
 class Measured(Callback):
-    """Behind the monitor: keeps the weights that it last measured."""
+    """Callback after the monitor that keeps the weights of the last measurement."""
 
     def __init__(self) -> None:
         self.weights: dict[str, Any] | None = None
@@ -234,5 +234,5 @@ class Measured(Callback):
 
 
 def checkpoints(folder: Path, tag: str | None) -> ModelCheckpoint:
-    """A checkpoint by a tag; by none, of the last epoch."""
+    """Return a checkpoint callback that keeps the best epoch by a tag, or the last epoch without one."""
     return ModelCheckpoint(folder / "checkpoints", monitor=tag, filename="best", save_weights_only=False)

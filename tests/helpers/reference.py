@@ -1,9 +1,9 @@
-"""Slow, obvious twins of what the package computes, in plain Python and from the definitions alone.
+"""Slow, obvious references for the package's results, in plain Python and from the definitions only.
 
 A network is a list of layers, each a tuple: ``("affine", M, c)``, ``("kinks", thresholds)``, ``("bends", thresholds)``,
-``("max", windows)``, ``("residual", layers)``. "kinks" give bits, "bends" and "max" bend without. What a kink does to values is in
-``("kinks", thresholds, slopes)``: the slopes below, between and above its thresholds, the function being continuous and
-0 at 0 or at its first threshold.
+``("max", windows)``, ``("residual", layers)``. "kinks" give bits, "bends" and "max" bend without a bit. ``("kinks", thresholds,
+slopes)`` also has the slopes below, between and above the thresholds; the function is continuous, and 0 at 0 or at its first
+threshold.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Step = tuple[float, tuple[int, ...]]
 
 
 def walk_by_regions(layers: Layers, start: Sequence[float], end: Sequence[float]) -> tuple[list[Step], int]:
-    """The steps along a segment, region by region: from each point to the nearest place where anything bends.
+    """Return the steps along a segment, region by region: from each point to the nearest place where anything bends.
 
-    Values and slopes in t are carried through the network together; a value that is 0 counts with the sign of its slope,
-    which is what it is just behind the point.
+    Values and their slopes in t pass through the network together. A value of 0 counts with the sign of its slope, which is its sign
+    just after the point.
 
     Returns:
         The steps as (position, units that switch), and the number of bits.
@@ -49,7 +49,7 @@ def walk_by_regions(layers: Layers, start: Sequence[float], end: Sequence[float]
 
 
 def _germ(layers: Layers, v: np.ndarray, s: np.ndarray, bits: list[bool], distances: list[float]) -> tuple[Any, Any]:
-    """Passes value and slope; notes the bits just behind the point, and how far every bend lies ahead."""
+    """Pass value and slope through layers; record the bits just after the point, and the distance to every bend ahead."""
     for kind, *what in layers:
         if kind == "affine":
             v, s = what[0] @ v + what[1], what[0] @ s
@@ -84,7 +84,7 @@ def _bend(v: Any, s: Any, thresholds: Any, slopes: Any, bits: list[bool], distan
 
 
 def piecewise(x: Any, thresholds: Any, slopes: Any) -> Any:
-    """The continuous function with these slopes that is 0 where ReLU, hard tanh and their kin are anchored."""
+    """Return values of the continuous function with these slopes that is 0 where ReLU, hard tanh and similar functions are."""
     first = thresholds[0]
     anchor = first if first != 0 and slopes[0] == 0 else 0  # hardtanh(min) = min
     value = anchor if x >= first else anchor + slopes[0] * (x - first)
@@ -109,7 +109,7 @@ def _largest(v: Any, s: Any, windows: Any, distances: list[float]) -> tuple[Any,
 
 
 def range_and_length(steps: list[Step]) -> tuple[int, int]:
-    """r1 and r2 from the definition: distances of every code to the first, and from each to the next."""
+    """Return r1 and r2 from the definition: distances of all codes from the first, and of each from the next."""
     code: set[int] = set()
     reached = walked = 0
     for _, units in steps:
@@ -121,7 +121,7 @@ def range_and_length(steps: list[Step]) -> tuple[int, int]:
 def folding_between_classes(
     chi: Sequence[float], start: Sequence[int], end: Sequence[int], num_classes: int, within: str, across: str
 ) -> tuple[float, list[list[float]]]:
-    """Phi_N and its matrix, pair by pair and segment by segment."""
+    """Return Phi_N and its matrix, pair by pair and segment by segment."""
     take = {"max": max, "mean": lambda values: sum(values) / len(values), "median": lambda values: float(np.median(values))}
     matrix, off_diagonal = [], []
     for a in range(num_classes):
@@ -137,13 +137,12 @@ def folding_between_classes(
 
 
 def rational_codes(layers: Layers, start: Sequence[int], end: Sequence[int]) -> tuple[list[Fraction], list[tuple[bool, ...]]]:
-    """The codes of the open intervals along a segment, in exact rational arithmetic.
+    """Return the codes of the open intervals along a segment, in exact rational arithmetic.
 
-    Every place where anything in the network bends is found layer by layer; the code of each interval is read at its
-    midpoint.
+    All places where the network bends are found layer by layer. The code of each interval is that of its midpoint.
 
     Returns:
-        The positions where the code changes, and the codes, one more.
+        The positions where the code changes, and the codes, one more than positions.
     """
     a, b = [Fraction(v) for v in start], [Fraction(v) for v in end]
 
@@ -168,7 +167,7 @@ def _count(layers: Layers) -> int:
 
 
 def _trace(layers: Layers, v: Any) -> list[list[Fraction]]:
-    """For each bend in execution order, the quantities whose zeros are its breakpoints."""
+    """Return, for each bend in execution order, the quantities whose zeros are its breakpoints."""
     seen: list[Any] = []
     _rational(layers, v, seen, [])
     return seen
@@ -204,7 +203,7 @@ RELU, ABS = ([0.0], [0.0, 1.0]), ([0.0], [-1.0, 1.0])
 
 
 def layers_of(model: nn.Sequential, shape: tuple[int, ...]) -> tuple[Layers, tuple[int, ...]]:
-    """A Sequential of torch modules as the lists above, for inputs of a shape; affine modules become dense matrices."""
+    """Return a Sequential of torch modules as a list of layers, for inputs of a shape; affine modules become dense matrices."""
     layers: Layers = []
     for module in model:
         zero = torch.zeros(1, *shape, dtype=torch.float64)
@@ -262,9 +261,9 @@ class Abs(nn.Module):
 
 
 def faces_one_by_one(normals: Tensor, offsets: Tensor) -> list[bool]:
-    """Which rows of ``normals @ x + offsets >= 0`` are faces: one linear program a row, whose plane is moved out by 1.
+    """Return which rows of ``normals @ x + offsets >= 0`` are faces, by one linear program per row with its plane moved out by 1.
 
-    Rows are scaled to length 1; of planes equal to 9 digits the first counts.
+    Rows are scaled to length 1. Of planes equal to 9 digits, only the first counts.
     """
     rows = [
         (n / np.linalg.norm(n), c / np.linalg.norm(n), i)
@@ -286,7 +285,7 @@ def faces_one_by_one(normals: Tensor, offsets: Tensor) -> list[bool]:
 
 
 def faces_by_least_squares(normals: Tensor, slacks: Tensor) -> list[bool]:
-    """The same by Farkas' lemma: a row is no face if it is a combination of the others and of 1 with weights of at least 0."""
+    """Return the faces by Farkas' lemma: a row is not a face if it is a nonnegative combination of the other rows and 1."""
     rows = torch.cat([normals, slacks[:, None]], 1).numpy()
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     one = np.eye(rows.shape[1])[-1:]

@@ -1,4 +1,4 @@
-"""What tests of the regularizer train, and how: under the monitor, by a bare loop, and in two processes."""
+"""Models, callbacks and options of the regularizer's tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TAGS = {"regularizer/term", "regularizer/weight", "regularizer/soft_chi"}
 
 
 class Scalars(Recorder):
-    """Writes down what the regularizer logs."""
+    """Logger that records the regularizer's values."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         found = {tag: value for tag, value in metrics.items() if tag.startswith("regularizer/")}
@@ -26,7 +26,7 @@ class Scalars(Recorder):
 
 
 class Losses(Callback):
-    """Keeps the losses that are differentiated, before any scaling, and the gradients of the first layer."""
+    """Records the losses before any scaling, and the gradients of the first layer."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -41,7 +41,7 @@ class Losses(Callback):
 
 
 class Plain(Model):
-    """Without batch norm and dropout, so that the order of passes does not matter."""
+    """Model without batch norm and dropout, so that the order of passes does not matter."""
 
     def __init__(self, *widths: int) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ def batch(size: int = 12, features: int = 5, seed: int = 0, dtype: torch.dtype =
 
 
 class Watchful(nn.Module):
-    """Counts its calls in a buffer and in an attribute, keeps its last input, and draws random numbers in evaluation mode too."""
+    """Model that counts its calls in a buffer and an attribute, keeps its last input, and always draws random numbers."""
 
     def __init__(self) -> None:
         super().__init__()

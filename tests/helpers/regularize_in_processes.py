@@ -1,9 +1,9 @@
-"""Trains a few steps with the regularizer in two processes, and prints what came of it, by what was done:
+"""Train a few steps with the regularizer in two processes, and print the result of one of four cases:
 
-loss     the gradient of the term alone, in the loss
-push     the weights of each process, pushed in a Trainer
-odd      the same, where the second process has a term in the first step only
-by_hand  the same as "push", of a bare loop
+loss     gradient of the term in the loss, without the task's loss
+push     weights of each process after pushes in a Trainer
+odd      the same as "push", but the second process has a term in the first step only
+by_hand  the same as "push", in a loop without a Trainer
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def main() -> None:
     if rank == 0:
         print(json.dumps(found), flush=True)
     distributed.barrier()
-    os._exit(0)  # a wrapper that dies after its group may wait for it forever
+    os._exit(0)  # a wrapper destroyed after its process group may wait forever
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Trains under DDP in every awkward way, one after the other, and prints what each logged. Run by the tests, in two processes."""
+"""Train under DDP in several difficult scenarios, and print the values logged in each. Run by tests in two processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RANK = int(os.environ.get("RANK", 0))
 
 
 class Still(Model):
-    """Does not move, so that one process and two have the same network."""
+    """Model with learning rate 0, so that one process and two have the same network."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), 0.0)
@@ -37,7 +37,7 @@ class Still(Model):
 
 
 class Unused(Still):
-    """Has weights that no loss depends on."""
+    """Model with weights that the loss does not depend on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Unused(Still):
 
 
 class Uneven(IterableDataset[Any]):
-    """More for one process than for the other; labels only in the first, if asked."""
+    """Stream with a different length in each process; optionally with labels in the first process only."""
 
     def __init__(self, sizes: tuple[int, int], labels: bool = True) -> None:
         self.size, self.labels = sizes[RANK], labels or RANK == 0
@@ -56,7 +56,7 @@ class Uneven(IterableDataset[Any]):
 
 
 class Whole(IterableDataset[Any]):
-    """The same for all processes."""
+    """Stream with the same items in all processes."""
 
     def __iter__(self) -> Iterator[Any]:
         return zip(*data(90, 1).tensors, strict=True)
@@ -74,7 +74,7 @@ def fit(monitor: FoldingMonitor, model: LightningModule | None = None, val: Any 
     seed_everything(0, verbose=False)
     quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "enable_model_summary": False}
     settings = {"max_epochs": 2, "accelerator": "cpu", "devices": 2, "logger": Recorder(), "num_sanity_val_steps": 0}
-    # Buffers are synchronised in every forward pass otherwise, which with uneven batches hangs by itself.
+    # Otherwise DDP synchronises buffers in every forward pass, which hangs with uneven batches.
     settings["strategy"] = DDPStrategy(process_group_backend="gloo", timeout=timedelta(seconds=60), broadcast_buffers=False)
     trainer = Trainer(callbacks=[monitor, *options.pop("beside", [])], **(quiet | settings | options))
     validation = DataLoader(data(90, 1) if val is None else val, batch_size=20)
@@ -119,12 +119,12 @@ def without_validation() -> Recorder:
 
 
 def fails_in_one_process() -> Recorder:
-    """The second process can't walk at the second measurement."""
+    """Train where the second process fails to walk at the second measurement."""
     walk, calls = SegmentSource.walk, []
 
     def failing(self: SegmentSource, model: LightningModule, rows: Tensor) -> Any:
         calls.append(len(rows))
-        if RANK == 1 and len(calls) == 3:  # after the check and the first
+        if RANK == 1 and len(calls) == 3:  # after the check and the first measurement
             raise RuntimeError("out of memory in the second process")
         return walk(self, model, rows)
 
@@ -150,7 +150,7 @@ class NoActivations(Still):
 
 
 class OnlyInOne(Still):
-    """A forward pass that one process alone can't do."""
+    """Model whose forward pass fails in one process."""
 
     def forward(self, x: Tensor) -> Tensor:
         if RANK == 1 and not torch.is_grad_enabled():
@@ -174,7 +174,7 @@ def main() -> None:
     if RANK == 0:
         print(json.dumps(said), flush=True)
     torch.distributed.barrier()
-    os._exit(0)  # the groups of several Trainers, taken down in any order, abort some processes at their end
+    os._exit(0)  # destroying the process groups of several Trainers may abort a process at its end
 
 
 if __name__ == "__main__":

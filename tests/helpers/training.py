@@ -1,4 +1,4 @@
-"""A small model, data, a logger that keeps what it is given, and a quiet fit, for every test that trains under the monitor."""
+"""A small model, data, a recording logger and a quiet fit, for tests that train with the monitor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAYERS = ["net.2", "net.5"]
 
 
 def declared(*prefixes: str) -> set[str]:
-    """Return the tags that measures declare, those of a measure that is not named below among them."""
+    """Return the tags with some prefixes that measures declare, including measures that are not listed below."""
     tags = {tag for measure in MEASURES for tag in measure.tags if tag.startswith(prefixes)}
     return {tag.replace(LAYER, layer) for tag in tags for layer in LAYERS}
 
@@ -70,7 +70,7 @@ class Model(LightningModule):
 
 
 class Recorder(Logger):
-    """Writes down the whole conversation."""
+    """Logger that records all values of the monitor with their steps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ def loaders(train: Dataset[Any] | None = None, val: Dataset[Any] | None = None) 
 
 
 class Stream(IterableDataset[Any]):
-    """The items of anything that can be iterated."""
+    """Stream of the items of an iterable."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -108,7 +108,7 @@ class Stream(IterableDataset[Any]):
 
 
 def watch(**options: Any) -> FoldingMonitor:
-    """A monitor that measures every due epoch."""
+    """Return a monitor that measures every due epoch."""
     return FoldingMonitor(**({"max_overhead": None} | options))
 
 
@@ -117,7 +117,7 @@ def sample_of(monitor: FoldingMonitor) -> Sample:
 
 
 def segments_of(monitor: FoldingMonitor) -> tuple[Tensor, Tensor]:
-    """Starts and ends of the segments that a monitor walks."""
+    """Return the starts and ends of a monitor's segments."""
     sample = sample_of(monitor)
     return sample.probes.items[sample.segments.start], sample.probes.items[sample.segments.end]
 
