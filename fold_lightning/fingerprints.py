@@ -21,7 +21,7 @@ LOW_HALF = 0xFFFFFFFF
 PACKING_FACTOR = 0x0102040810204080
 """Factor that packs eight bytes of 0 or 1 into the highest byte of the product, with the first byte in the lowest bit."""
 
-CHUNK_BYTES = 2**21
+HASHED_BYTES = 2**21
 """Bytes of codes that are hashed at once, 2 MiB, so that intermediate values stay in the processor's cache."""
 
 SORTED_AT_ONCE = 2**21
@@ -56,7 +56,7 @@ def code_fingerprints(bits: Tensor) -> Tensor:
     """
     check_bits(bits)
     words = max(1, -(-bits.shape[1] // WORD_BITS))
-    rows = max(1, CHUNK_BYTES // (words * WORD_BITS))
+    rows = max(1, HASHED_BYTES // (words * WORD_BITS))
     random = torch.from_numpy(_random_numbers(words)).to(bits.device)
     return torch.cat([_fingerprints(chunk, random) for chunk in bits.split(rows)])
 

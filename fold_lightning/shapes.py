@@ -20,7 +20,7 @@ from fold_lightning.regions import ActivationRegions, check_regions
 
 Cut = Literal["unbounded", "all"]
 
-MOST_DIMENSIONS = 4
+MAX_SHAPE_DIMENSIONS = 4
 """Most dimensions in which vertices are listed; in more, a polytope has too many."""
 
 OWN_VERTICES = 0.1
@@ -92,9 +92,9 @@ def region_shapes(
     """
     check_regions(regions)
     d = regions.dimension
-    if d > MOST_DIMENSIONS:
+    if d > MAX_SHAPE_DIMENSIONS:
         raise ValueError(
-            f"Shapes are those of at most {MOST_DIMENSIONS} dimensions, got {d}: a polytope of more has too many vertices. "
+            f"Shapes are those of at most {MAX_SHAPE_DIMENSIONS} dimensions, got {d}: a polytope of more has too many vertices. "
             "Cut the regions with `activation_regions(..., subspace=)`."
         )
     if box is not None and not box[0] < box[1]:

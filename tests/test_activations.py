@@ -247,7 +247,7 @@ def test_large_data_is_coded_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
     model, x = mlp(4, 6, 2), torch.randn(100, 4)
     whole = activation_codes(model, x)
-    monkeypatch.setattr(codes, "CHUNK_BYTES", 8 * 6 * 6 * 7)
+    monkeypatch.setattr(codes, "CODES_MAX_BYTES", 8 * 6 * 6 * 7)
     assert torch.equal(whole.bits, activation_codes(model, x).bits)
 
 

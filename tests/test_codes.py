@@ -51,7 +51,7 @@ def test_a_slice_of_codes_has_the_fingerprints_of_its_copy(monkeypatch: pytest.M
     bits = torch.rand(50, 77) > 0.5
     expected = code_fingerprints(bits[3:, 5:41].clone())
     assert torch.equal(code_fingerprints(bits[3:, 5:41]), expected)
-    monkeypatch.setattr(hashing, "CHUNK_BYTES", 300)
+    monkeypatch.setattr(hashing, "HASHED_BYTES", 300)
     assert torch.equal(code_fingerprints(bits[3:, 5:41]), expected)
 
 

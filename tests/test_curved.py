@@ -157,7 +157,7 @@ def test_activations_of_ones_own_are_registered_by_class_or_function(monkeypatch
     from fold_lightning.activations import registry
 
     monkeypatch.setattr(registry, "_TABLE", dict(registry._TABLE))
-    monkeypatch.setattr(registry, "_MODULES", {})
+    monkeypatch.setattr(registry, "_BY_MODULE", {})
     x = torch.randn(9, 4)
     model = nn.Sequential(nn.Linear(4, 4), Snake(), nn.Linear(4, 4), Snake()).double()
     assert list(activation_codes(model, x).layers) == ["1.tanh", "3.tanh"]
@@ -352,7 +352,7 @@ def test_a_registered_module_must_be_called_with_its_pre_activation_first(monkey
         def forward(self, x: Tensor) -> Tensor:
             return self.snake(x=x)
 
-    monkeypatch.setattr(registry, "_MODULES", {})
+    monkeypatch.setattr(registry, "_BY_MODULE", {})
     register_activation(Snake)
     with pytest.raises(ValueError, match=r"Snake \('snake'\) is registered.*first positional argument"):
         activation_codes(Named(), torch.randn(3, 4))

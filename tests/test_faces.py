@@ -280,7 +280,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     faces = supporting_units(regions)
     monkeypatch.setattr(supporting, "PRODUCT_BYTES", 20_000)
     for module in (ray_shooting, interior_point):
-        monkeypatch.setattr(module, "CHUNK_BYTES", 20_000)
+        monkeypatch.setattr(module, "POLYTOPE_BYTES", 20_000)
     assert torch.equal(supporting_units(regions), faces)
 
 

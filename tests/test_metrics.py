@@ -383,7 +383,7 @@ def nearest_by_loops(bits: Tensor, labels: Tensor) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 7, 64, 2**11])
 def test_agreement_with_the_nearest_is_that_of_loops_over_pairs(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nearest_codes, "BLOCK", block)
+    monkeypatch.setattr(nearest_codes, "INPUTS_AT_ONCE", block)
     inputs = 120 if block > 1 else 20
     codes, labels = layered(2, inputs), torch.randint(CLASSES, (inputs,), generator=torch.Generator().manual_seed(5))
     wide = ActivationCodes(codes.bits.repeat(1, 3), {"first": slice(0, 11), "second": slice(11, 27)})  # of no whole octets

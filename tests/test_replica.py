@@ -24,7 +24,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from fold_lightning import FoldingRegularizer, activation_codes, activation_regions, segment_walks
 from fold_lightning.activations.evaluation import evaluate_on_replica
 from fold_lightning.activations.replica import ModelCopy, returns_nothing
-from fold_lightning.activations.structural_copy import MAX_BYTES, StructuralCopy
+from fold_lightning.activations.structural_copy import MAX_COPIED_BYTES, StructuralCopy
 from helpers.networks import mlp
 
 SEEN: list[int] = []
@@ -398,7 +398,7 @@ def test_a_forward_that_names_a_global_model_calls_the_replica() -> None:
 def test_large_data_and_what_can_not_be_copied_is_shared() -> None:
     class Table(torch.utils.data.Dataset):
         def __init__(self) -> None:
-            self.rows, self.items = torch.zeros(MAX_BYTES // 4 + 1), [str(i) for i in range(100_000)]
+            self.rows, self.items = torch.zeros(MAX_COPIED_BYTES // 4 + 1), [str(i) for i in range(100_000)]
 
     class Holds(nn.Module):
         def __init__(self) -> None:

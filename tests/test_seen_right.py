@@ -22,7 +22,7 @@ Forward = Callable[[Any, Tensor], Tensor]
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test registers is gone after it."""
     monkeypatch.setattr(registry, "_TABLE", dict(registry._TABLE))
-    monkeypatch.setattr(registry, "_MODULES", {})
+    monkeypatch.setattr(registry, "_BY_MODULE", {})
     yield
 
 

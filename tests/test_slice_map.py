@@ -563,7 +563,7 @@ def test_layers_larger_than_memory_are_mapped_in_two_passes(monkeypatch: pytest.
     model, inputs = made("max pooling", 1)
     expected = slice_map(model, inputs, max_regions=100)
     monkeypatch.setattr(bends, "HELD_BYTES", 0)
-    monkeypatch.setattr(bends, "CHUNK_BYTES", 2**18)
+    monkeypatch.setattr(bends, "CODES_MAX_BYTES", 2**18)
     found = slice_map(model, inputs, max_regions=100)
     assert torch.equal(found.codes, expected.codes) and torch.allclose(found.vertices, expected.vertices, atol=1e-12)
 
@@ -618,11 +618,11 @@ def test_more_lines_through_the_input_than_regions_are_refused() -> None:
 
 def test_too_much_memory_is_refused_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     model = mlp(4, 32, 32, 2)
-    monkeypatch.setattr(bends, "MAP_BYTES", 2**12)
+    monkeypatch.setattr(bends, "HEIGHT_BYTES", 2**12)
     with pytest.raises(MemoryError, match=r"The units that bend in this window take .* GiB at its vertices"):
         slice_map(model, torch.randn(1, 4), window=5.0)
     monkeypatch.undo()
-    monkeypatch.setattr(maps, "MAP_BYTES", 2**12)
+    monkeypatch.setattr(maps, "HEIGHT_BYTES", 2**12)
     with pytest.raises(MemoryError, match=r"The codes of .* regions of 64 units take .* GiB"):
         slice_map(model, torch.randn(1, 4), window=5.0)
 

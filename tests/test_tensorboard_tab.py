@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from fold_lightning import FoldingMonitor, read_log, slice_map
 from fold_lightning._tables import TABLE_BYTES, bounded, pack, unpack
 from fold_lightning.callbacks.measures import map_table as map_tables
-from fold_lightning.callbacks.measures.map_table import MAP_BYTES, map_table
+from fold_lightning.callbacks.measures.map_table import MAP_TABLE_BYTES, map_table
 from fold_lightning.callbacks.measures.slice import MOST_REGIONS
 from fold_lightning.probes import ProbeSource
 
@@ -193,7 +193,7 @@ def test_a_map_as_a_table_has_the_exact_borders_between_classes(monkeypatch: pyt
         for share in (0.1, 0.7):
             first, second = model(found.inputs(ends[:, 0] + share * (ends[:, 1] - ends[:, 0]))).topk(2).values.unbind(1)
             assert torch.allclose(first, second, atol=1e-9)
-    monkeypatch.setattr(map_tables, "MAP_BYTES", sum(column.nbytes for column in table.values()) - 1)
+    monkeypatch.setattr(map_tables, "MAP_TABLE_BYTES", sum(column.nbytes for column in table.values()) - 1)
     assert not {"part_region", "borders"} & map_table(found, None).keys()
 
 
@@ -204,7 +204,7 @@ def test_a_map_of_the_most_regions_has_at_most_256_kib() -> None:
     table = map_table(found, torch.tensor([1]))
     assert len(found) > MOST_REGIONS / 8
     assert len(found.vertices) <= 2 * len(found) + 4 and len(table["corners"]) <= 6 * len(found) and "borders" in table
-    assert sum(column.nbytes for column in table.values()) * MOST_REGIONS / len(found) < MAP_BYTES == 2**18
+    assert sum(column.nbytes for column in table.values()) * MOST_REGIONS / len(found) < MAP_TABLE_BYTES == 2**18
 
 
 def test_classes_have_the_names_that_their_data_set_has(runs: dict[str, Path]) -> None:

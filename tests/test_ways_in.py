@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fold_lightning import FoldingMonitor
-from fold_lightning.callbacks.environment import HOOKS, EnvironmentMonitor
+from fold_lightning.callbacks.environment import MONITOR_HOOKS, EnvironmentMonitor
 from helpers.processes import run_code, run_script
 from helpers.training import TAGS, Model, Recorder, data, fit, loaders, watch
 
@@ -240,4 +240,4 @@ def test_every_hook_of_a_monitor_can_switch_itself_off() -> None:
 
     hooks = {name for name in vars(FoldingMonitor) if name in vars(Callback) and not name.startswith("_")}
     hooks -= {"state_key", "state_dict", "load_state_dict"}
-    assert hooks == set(HOOKS) and issubclass(EnvironmentMonitor, FoldingMonitor)
+    assert hooks == set(MONITOR_HOOKS) and issubclass(EnvironmentMonitor, FoldingMonitor)

@@ -20,7 +20,8 @@ from fold_lightning.activations.rounding import TENSORS_AT_ONCE, Noise, Rounding
 
 T = TypeVar("T")
 
-CHUNK_BYTES = 2**27
+CODES_MAX_BYTES = 2**27
+"""Working memory of the passes that compute codes, in bytes: 128 MiB."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def codes_and_outputs(
     with evaluate_on_replica(model, inputs, forward) as replica:
         structure = inspect(replica, inputs, layers)
         bits, found = [], []
-        for some, output in _codes_in_chunks(replica, structure, inputs, CHUNK_BYTES, to_end=True):
+        for some, output in _codes_in_chunks(replica, structure, inputs, CODES_MAX_BYTES, to_end=True):
             bits.append(some)
             found.append(read(output))
     return ActivationCodes(torch.cat(bits).to(inputs.device), structure.layers), found
@@ -161,7 +162,7 @@ def check_inputs(inputs: Tensor, name: str = "inputs", *, finite: bool = True) -
         raise ValueError(f"`{name}` must be finite, got NaN or infinite values: clean or normalise the data first.")
 
 
-def codes_of(replica: Replica, structure: ModelStructure, inputs: Tensor, max_bytes: int = CHUNK_BYTES) -> Tensor:
+def codes_of(replica: Replica, structure: ModelStructure, inputs: Tensor, max_bytes: int = CODES_MAX_BYTES) -> Tensor:
     """Return codes bool (B, N), on the replica's device, in chunks that take about `max_bytes` of memory."""
     return torch.cat([bits for bits, _ in _codes_in_chunks(replica, structure, inputs, max_bytes)])
 
@@ -179,7 +180,7 @@ def signs_of(replica: Replica, structure: ModelStructure, inputs: Tensor) -> dic
     return found
 
 
-def _rows(structure: ModelStructure, max_bytes: int = CHUNK_BYTES, itemsize: int = 8) -> int:
+def _rows(structure: ModelStructure, max_bytes: int = CODES_MAX_BYTES, itemsize: int = 8) -> int:
     return 1 if structure.is_row_by_row else max(1, max_bytes // (itemsize * TENSORS_AT_ONCE * structure.widest))
 
 

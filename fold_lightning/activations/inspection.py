@@ -20,7 +20,7 @@ from fold_lightning.activations.structure_pass import StructurePass
 SWAPPED = [1, 0, 1]
 """Rows of the second pass among the two inputs of the first: another batch size, and other positions in the batch."""
 
-FAR = 8.0
+EXTREME = 8.0
 """Distance of extreme inputs from the others, in ranges of the inputs: enough to change any statistic of a batch."""
 
 
@@ -224,7 +224,7 @@ def _companions(replica: Replica, pair: Tensor, inputs: Tensor) -> list[tuple[St
     A copy reveals a sum over the batch; extremes reveal a maximum or a rescaling.
     """
     low, high = inputs.aminmax()
-    reach = FAR * ((high - low) + (high.abs() + low.abs()) / FAR**2).clamp(min=torch.finfo(inputs.dtype).eps)
+    reach = EXTREME * ((high - low) + (high.abs() + low.abs()) / EXTREME**2).clamp(min=torch.finfo(inputs.dtype).eps)
     extremes = torch.stack([torch.full_like(pair[0], float(bound)) for bound in (high + reach, low - reach)])
     found = [(record_pass(replica, pair[[row, row]]), [row, row]) for row in (0, 1)]
     with suppress(InputsRefused):  # a model may refuse values out of its range

@@ -72,7 +72,7 @@ _TABLE: dict[str, Activation] = {
     "threshold": Activation(lambda threshold, *_, **__: (float(threshold),)),
 }
 
-_MODULES: dict[type[nn.Module], Activation] = {}
+_BY_MODULE: dict[type[nn.Module], Activation] = {}
 
 
 def activation_of(name: str) -> Activation | None:
@@ -82,7 +82,7 @@ def activation_of(name: str) -> Activation | None:
 
 def module_activation_of(module: nn.Module) -> Activation | None:
     """Return the activation that was registered for a module's class or a base of it, or None."""
-    return next((_MODULES[cls] for cls in type(module).__mro__ if cls in _MODULES), None)
+    return next((_BY_MODULE[cls] for cls in type(module).__mro__ if cls in _BY_MODULE), None)
 
 
 def register_activation(
@@ -119,7 +119,7 @@ def register_activation(
         raise ValueError(f"`thresholds` must be finite, ascending numbers, such as (0.0,) or (-3.0, 3.0), got {thresholds!r}.")
     activation = Activation(_at(*map(float, numbers)), piecewise_linear=piecewise_linear)
     if isinstance(function, type) and issubclass(function, nn.Module):
-        _MODULES[function] = activation
+        _BY_MODULE[function] = activation
     elif function in torch.overrides.get_testing_overrides():
         _TABLE[operation_name(function)] = activation  # type: ignore[arg-type]
     else:

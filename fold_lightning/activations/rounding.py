@@ -50,7 +50,7 @@ ABSORBED = 1e-12
 is larger than `ROUNDED`, because the constant's effect on an input may be smaller than the constant. Of walks called exact in
 random networks with weights of 1e11 to 1e13, 3 of 60 were wrong with 1e-15, 1 of 58 with 1e-14, none of 57 with 1e-13."""
 
-ALIKE = 1e3
+SIMILAR_RATIO = 1e3
 """Ratio of the largest to the smallest usual terms of a layer up to which one number represents all of its units."""
 
 EVEN = 1e6
@@ -61,7 +61,7 @@ SAMPLED = 8
 """Number of inputs from which the usual terms of units are found. Terms that come from a large unit are missed if none of these
 inputs activates it."""
 
-MAX_BYTES = 2**27
+NOISY_PASS_BYTES = 2**27
 """Memory of a noisy pass, in bytes."""
 
 TENSORS_AT_ONCE = 6
@@ -198,7 +198,7 @@ class Rounding:
             most = torch.cat([terms[layer] for terms in found]).amax(0)
             known = most[most > 0]
             most = most.where(most > 0, known.median() if len(known) else 1.0)
-            usual[layer] = most if most.amax() > ALIKE * most.amin() else most.amax(0, keepdim=True)
+            usual[layer] = most if most.amax() > SIMILAR_RATIO * most.amin() else most.amax(0, keepdim=True)
         return usual
 
     def usual_terms(self, layer: str) -> float:
@@ -259,7 +259,7 @@ class Rounding:
         return row[is_zero], unit[is_zero]
 
     def _points_at_once(self, repeats: int) -> int:
-        return max(1, MAX_BYTES // (8 * TENSORS_AT_ONCE * repeats * self._structure.widest))
+        return max(1, NOISY_PASS_BYTES // (8 * TENSORS_AT_ONCE * repeats * self._structure.widest))
 
     def _scatter(
         self, replica: Replica, layers: Sequence[str], inputs: Inputs, points: Tensor, repeats: int = REPEATS

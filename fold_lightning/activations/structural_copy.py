@@ -28,7 +28,7 @@ from torch.utils.data import Dataset, Sampler
 
 _T = TypeVar("_T")
 
-MAX_DEPTH = 12
+MAX_COPIED_DEPTH = 12
 """Depth to which nested objects are copied; a vocabulary in a tree would exhaust Python's stack."""
 
 MAX_OBJECTS = 20_000
@@ -37,7 +37,7 @@ MAX_OBJECTS = 20_000
 MAX_ITEMS = 1000
 """Maximum number of items of a container that are copied; a longer container is copied, but its items are shared."""
 
-MAX_BYTES = 2**26
+MAX_COPIED_BYTES = 2**26
 """Maximum size of arrays and tensors that are copied, in bytes; larger ones are shared."""
 
 LIBRARIES = frozenset(
@@ -88,7 +88,7 @@ class StructuralCopy:
             return known[1]  # type: ignore[no-any-return]
         if isinstance(value, weakref.ProxyTypes):  # first, because `isinstance` sees its target's class
             return self._weak_proxy(value)  # type: ignore[no-any-return]
-        if isinstance(value, SHARED) or self._depth >= MAX_DEPTH or self._num_objects >= MAX_OBJECTS:
+        if isinstance(value, SHARED) or self._depth >= MAX_COPIED_DEPTH or self._num_objects >= MAX_OBJECTS:
             return value
         self._depth += 1
         self._num_objects += 1
@@ -158,7 +158,7 @@ class StructuralCopy:
         return made
 
     def _array(self, value: np.ndarray[Any, Any]) -> Any:
-        if value.nbytes > MAX_BYTES or value.dtype.hasobject:
+        if value.nbytes > MAX_COPIED_BYTES or value.dtype.hasobject:
             return value
         made = self._keep(value, value.copy())
         self._remember_contents(made)
@@ -291,7 +291,7 @@ _METHODS: list[tuple[Any, Callable[[StructuralCopy, Any], Any]]] = [
 
 def is_data(tensor: Tensor) -> bool:
     """Return whether a tensor is not copied: a large one, one on the meta device, or one that is not strided."""
-    return tensor.layout is not torch.strided or tensor.is_meta or tensor.nbytes > MAX_BYTES
+    return tensor.layout is not torch.strided or tensor.is_meta or tensor.nbytes > MAX_COPIED_BYTES
 
 
 def attributes_of(value: Any) -> Any:

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from fold_lightning.callbacks.monitor import FoldingMonitor
 
-HOOKS = sorted(
+MONITOR_HOOKS = sorted(
     name
     for name in vars(FoldingMonitor)
     if hasattr(Callback, name) and (name.startswith("on_") or name in ("setup", "teardown"))
@@ -57,5 +57,5 @@ def _switching_off(hook: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-for _name in HOOKS:
+for _name in MONITOR_HOOKS:
     setattr(EnvironmentMonitor, _name, _switching_off(getattr(EnvironmentMonitor, _name)))

@@ -9,13 +9,13 @@ import torch
 from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
-MOST_DIMENSIONS = 7
+MAX_HULL_DIMENSIONS = 7
 """Most dimensions in which hulls are computed; in more, their many facets cost more than linear programs."""
 
 FEWEST_ROWS = 64
 """Fewest rows for which hulls are computed; for fewer rows linear programs are as fast."""
 
-INSIDE = 1e-12
+INSIDE_DEPTH = 1e-12
 """Least distance from the facets at which a point counts as inside the hull; no point is farther than 1 from 0."""
 
 DIRECTIONS = 16
@@ -56,15 +56,15 @@ def inside_polygons(points: Tensor) -> Tensor:
 def inside_hulls(points: Tensor, real: Tensor) -> Tensor:
     """Return a mask bool (B, M) of points (B, M, d) inside the hull of all points: their rows are not faces.
 
-    No hull is computed, and the mask is False, in fewer than 3 dimensions, in more than `MOST_DIMENSIONS`, or for few rows.
+    No hull is computed, and the mask is False, in fewer than 3 dimensions, in more than `MAX_HULL_DIMENSIONS`, or for few rows.
     """
     inside = torch.zeros_like(real)
     m, d = points.shape[1:]
-    if not 2 < d <= MOST_DIMENSIONS or m < FEWEST_ROWS:
+    if not 2 < d <= MAX_HULL_DIMENSIONS or m < FEWEST_ROWS:
         return inside
     for b, some in enumerate(points.cpu().numpy()):
         facets = facets_of_hull(some)
         if facets is not None:
-            below = (some @ facets[:, :-1].T + facets[:, -1]).max(1) < -INSIDE
+            below = (some @ facets[:, :-1].T + facets[:, -1]).max(1) < -INSIDE_DEPTH
             inside[b] = torch.from_numpy(below).to(inside.device)
     return inside & real

@@ -14,17 +14,17 @@ from torch import Tensor
 
 from fold_lightning.faces.half_spaces import compact, gather_rows, scatter_mask
 from fold_lightning.faces.linear_programs import POINT_ROUNDING
-from fold_lightning.faces.polytopes import CHUNK_BYTES, COMBINATION_ROUNDING, MIN_CUT, Polytopes, positive_factors
+from fold_lightning.faces.polytopes import COMBINATION_ROUNDING, MIN_CUT, POLYTOPE_BYTES, Polytopes, positive_factors
 from fold_lightning.faces.ray_shooting import met_alone
 
 STEPS = 24
 """Most steps of a program. One that 20 steps do not answer is a tie, which 60 steps do not answer either; a separate solver is
 faster for it."""
 
-AT_ONCE = 256
+PROGRAMS_AT_ONCE = 256
 """Linear programs of a polytope that run at once. They also prove other faces, whose programs need not run."""
 
-TEMPORARIES = 8
+PROGRAM_TENSORS = 8
 """Tensors (B, U, M) that are in memory at once."""
 
 BOUNDARY_SHARE = 0.95
@@ -33,7 +33,7 @@ BOUNDARY_SHARE = 0.95
 DENSE_MIN_PROGRAMS = 4
 """Dimensions per linear program above which each normal matrix is computed separately, not from shared products of coordinates."""
 
-BLOCK = 8
+MATRIX_ROWS = 8
 """Rows of the normal matrices that are computed at once, up to the diagonal."""
 
 
@@ -93,7 +93,7 @@ def decided(polytopes: Polytopes, undecided: Tensor) -> tuple[Tensor, Tensor]:
         Two masks bool (B, M).
     """
     faces, redundant, tried = (torch.zeros_like(undecided) for _ in range(3))
-    size = max(1, min(AT_ONCE, CHUNK_BYTES // (8 * TEMPORARIES * undecided.numel())))
+    size = max(1, min(PROGRAMS_AT_ONCE, POLYTOPE_BYTES // (8 * PROGRAM_TENSORS * undecided.numel())))
     while (left := undecided & ~faces & ~redundant & ~tried).any():
         rows, there = (part[:, :size] for part in compact(left))
         tried |= scatter_mask(there, rows, left.shape[1])
@@ -187,12 +187,12 @@ def _normal_matrices(stiffness: Tensor, points: Tensor) -> Tensor:
     With many programs, the products ``p p^T`` are computed first and shared.
     """
     d, num_programs = points.shape[2], stiffness.shape[1]
-    if DENSE_MIN_PROGRAMS * num_programs < d and 8 * stiffness.numel() * d <= CHUNK_BYTES:
+    if DENSE_MIN_PROGRAMS * num_programs < d and 8 * stiffness.numel() * d <= POLYTOPE_BYTES:
         matrices = (points.mT[:, None] * stiffness[:, :, None]) @ points[:, None]
     else:
         matrices = points.new_zeros(*stiffness.shape[:2], d, d)
-        for begin in range(0, d, BLOCK):
-            end = min(d, begin + BLOCK)
+        for begin in range(0, d, MATRIX_ROWS):
+            end = min(d, begin + MATRIX_ROWS)
             outer = points[..., begin:end, None] * points[..., None, :end]
             matrices[..., begin:end, :end] = (stiffness @ outer.flatten(2)).unflatten(2, (-1, end))
     empty = (points == 0).all(1)[:, None].expand(-1, stiffness.shape[1], -1)  # coordinates that a polytope does not have

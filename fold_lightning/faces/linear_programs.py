@@ -15,7 +15,7 @@ TOLERANCES = (1e-10, 1e-7)  # the smallest that HiGHS accepts, then its default
 POINT_ROUNDING = 1e-14
 """Distance by which rounding may move a plane at a point, as a share of the point's distance from the center, in its metric."""
 
-MARGIN = 1e-9
+INTERIOR_MARGIN = 1e-9
 """Least depth at which a point counts as inside, as a share of the size of its coordinates."""
 
 
@@ -39,7 +39,7 @@ def _deepest(normals: Tensor, slacks: Tensor, bounds: tuple[int | None, int | No
     n, d = normals.shape
     limits = np.hstack([normals.cpu().numpy(), np.ones((n, 1))])
     result = _solve(np.r_[np.zeros(d), -1.0], limits, slacks.cpu().numpy(), [bounds] * d + [(None, 1)])
-    return torch.from_numpy(result.x[:d]).to(normals.device) if result.x[d] > MARGIN else None
+    return torch.from_numpy(result.x[:d]).to(normals.device) if result.x[d] > INTERIOR_MARGIN else None
 
 
 def gain(points: Tensor, i: int) -> float:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from fold_lightning.faces.half_spaces import FAR_AWAY, WALL, compact, gather_rows, scatter_mask
 from fold_lightning.faces.linear_programs import POINT_ROUNDING
-from fold_lightning.faces.polytopes import CHUNK_BYTES, COMBINATION_ROUNDING, MIN_CUT, Polytopes
+from fold_lightning.faces.polytopes import COMBINATION_ROUNDING, MIN_CUT, POLYTOPE_BYTES, Polytopes
 
 MAX_DIMENSIONS = 7
 """Most dimensions for pivots; in more, an interior-point method takes fewer steps."""
@@ -40,7 +40,7 @@ NEARER_WALLS = ((1e2, 1.01), (1e5, 1.0001), (FAR_AWAY, 1.0))
 """Distances of walls, in median distances of the planes, within which crossings are sought, and the ratio of heights that a
 crossing then needs."""
 
-TEMPORARIES = 4
+PIVOT_TENSORS = 4
 """Tensors (B, U, M) that are in memory at once."""
 
 
@@ -136,7 +136,7 @@ def _programs(polytopes: Polytopes, wanted: Tensor, enough: float) -> tuple[Tens
     width = wanted.shape[1]
     ratios, redundant = torch.zeros_like(polytopes.points[..., 0]), torch.zeros_like(wanted)
     rays = torch.zeros_like(polytopes.points)
-    size = max(1, CHUNK_BYTES // (8 * TEMPORARIES * max(1, wanted.numel())))
+    size = max(1, POLYTOPE_BYTES // (8 * PIVOT_TENSORS * max(1, wanted.numel())))
     order, there = compact(wanted)
     for rows, real in zip(order.split(size, dim=1), there.split(size, dim=1), strict=True):
         bases = Bases.begin(polytopes, rows, real)

@@ -32,10 +32,10 @@ EQUAL = 1e-9
 MIN_CUT = 1e-10
 """Least depth that a plane must cut off to be a face, as a share of its distance from the center."""
 
-NEWTON_STEPS = 60
+CENTERING_STEPS = 60
 """Most Newton steps towards the analytic center."""
 
-CHUNK_BYTES = 2**27
+POLYTOPE_BYTES = 2**27
 """Bytes of the tensors that are in memory at once for a chunk of rows, 128 MiB."""
 
 COMBINATION_ROUNDING = 1e-11
@@ -147,7 +147,7 @@ def dual_points(rows: Rows, ball: tuple[Tensor, Tensor] | None = None) -> tuple[
     if ball is None:
         ball = x, CENTER_BALL * rows.distance
     middle, pull = ball[0], ball[1] ** -2
-    for newton_step in range(NEWTON_STEPS):
+    for newton_step in range(CENTERING_STEPS):
         points = normals / slacks[..., None]
         gradient = points.sum(1) + pull * (x - middle)
         metric = points.mT @ points
@@ -155,7 +155,7 @@ def dual_points(rows: Rows, ball: tuple[Tensor, Tensor] | None = None) -> tuple[
         cholesky = positive_factors(metric + torch.diag_embed((pull + ridge).expand_as(x)))
         step = -torch.cholesky_solve(gradient[..., None], cholesky)[..., 0]
         decrement = (-(gradient * step).sum(1)).clamp(min=0).sqrt()
-        if decrement.max() < CENTERED or newton_step == NEWTON_STEPS - 1:
+        if decrement.max() < CENTERED or newton_step == CENTERING_STEPS - 1:
             break
         rate = torch.einsum("bmd,bd->bm", normals, step)
         reach = 1 / (rate / slacks).amax(1).clamp(min=1e-300)

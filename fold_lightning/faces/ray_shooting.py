@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fold_lightning.faces.half_spaces import compact, gather_rows, scatter_mask
 from fold_lightning.faces.linear_programs import POINT_ROUNDING
-from fold_lightning.faces.polytopes import CHUNK_BYTES, MIN_CUT, Polytopes
+from fold_lightning.faces.polytopes import MIN_CUT, POLYTOPE_BYTES, Polytopes
 
 ROUNDS = 6
 """Corrections of a ray towards a row that it missed."""
@@ -38,7 +38,7 @@ def rows_met(polytopes: Polytopes, seed: int = 0) -> Tensor:
     the difference between the row's point and the point of the plane that it met instead (this project's own).
     """
     points = polytopes.points
-    size = max(1, CHUNK_BYTES // (8 * points.shape[0] * points.shape[1]))
+    size = max(1, POLYTOPE_BYTES // (8 * points.shape[0] * points.shape[1]))
     random = torch.randn(points.shape, generator=torch.Generator().manual_seed(seed), dtype=points.dtype).to(points.device)
     faces = torch.zeros_like(polytopes.real)
     for directions in random.split(size, dim=1):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fold_lightning.codes import hamming_distance
 
-BLOCK = 2**11
+INPUTS_AT_ONCE = 2**11
 """Inputs on each side of a block of distances, which takes 32 MiB, and about three times that while it is made."""
 
 UNPACKED_BYTES = 2**26
@@ -64,7 +64,7 @@ def nearest_agreement(packed: Tensor, labels: Tensor, columns: slice) -> Tensor:
     width = len(range(columns.start, columns.stop, columns.step))
     if len(packed) < 2 or width == 0:
         return torch.tensor(torch.nan, dtype=torch.float64, device=packed.device)
-    size = min(BLOCK, max(1, UNPACKED_BYTES // (8 * -(-(columns.stop - columns.start) // 8) + 8)))
+    size = min(INPUTS_AT_ONCE, max(1, UNPACKED_BYTES // (8 * -(-(columns.stop - columns.start) // 8) + 8)))
     total = torch.zeros((), dtype=torch.float64, device=packed.device)
     for begin in range(0, len(packed), size):
         bits, label = unpack_bits(packed[begin : begin + size], columns), labels[begin : begin + size]

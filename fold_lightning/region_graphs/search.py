@@ -22,7 +22,7 @@ from fold_lightning.region_graphs.graph import RegionGraph, code_keys
 from fold_lightning.regions import ActivationRegions, NoPolytopes
 from fold_lightning.regions.around_inputs import half_spaces
 
-AT_ONCE = 512
+REGIONS_AT_ONCE = 512
 """Regions whose faces are found in one batch."""
 
 FIRST_STEP, LAST_STEP = 1e-3, 1e-9
@@ -135,7 +135,7 @@ class _Search:
         frontier = self._keep(self._at(points)[1], points)
         while len(frontier):
             yield len(frontier)
-            frontier = torch.cat([self._expand(batch) for batch in frontier.split(AT_ONCE)])
+            frontier = torch.cat([self._expand(batch) for batch in frontier.split(REGIONS_AT_ONCE)])
 
     def graph(self) -> RegionGraph:
         """Return the regions and edges found so far."""

@@ -13,7 +13,7 @@ from fold_lightning.activations.codes import check_inputs
 from fold_lightning.regularizer.pairs import Between
 from fold_lightning.regularizer.schedules import check_schedule
 
-LEAST = {"warm_steps": 0, "every_n_steps": 1, "num_segments": 1, "num_points": 3, "seed": 0}
+MINIMUM = {"warm_steps": 0, "every_n_steps": 1, "num_segments": 1, "num_points": 3, "seed": 0}
 """Minimum of each integer argument; walks of 2 points can't turn back."""
 
 
@@ -41,7 +41,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         raise ValueError(f"`until` must be a share of the training in (0, 1], got {until!r}: an epoch goes to `until_epoch`.")
     if until_epoch is not None and until != 1:
         raise ValueError(f"`until={until!r}` and `until_epoch={until_epoch!r}` both say when the schedule ends: give one.")
-    for name, least in (LEAST | ({} if until_epoch is None else {"until_epoch": 1})).items():
+    for name, least in (MINIMUM | ({} if until_epoch is None else {"until_epoch": 1})).items():
         check_integer(name, arguments[name], least)
     check_choice("between", arguments["between"], get_args(Between))
     if layers is not None and not isinstance(layers, (str, list, tuple)):

@@ -21,7 +21,7 @@ from fold_lightning.activations.rounding import CERTAIN, SCREEN, Rounding
 from fold_lightning.activations.tracking import depends_on_input
 from fold_lightning.walks.piecewise_bends import clamp_bounds
 
-ROUNDED = 1e-14
+VALUE_ROUNDING = 1e-14
 """Difference of a value from another value or a bound that may be rounding, as a share of the value."""
 
 
@@ -114,7 +114,7 @@ class ClampBend:
     def rounding(self, rounding: Rounding) -> Tensor:
         """Return the height (1,) below which rounding may change a sign."""
         sizes = [self.x, *(torch.as_tensor(bound) for bound in self.bounds)]
-        return self.x.new_tensor([ROUNDED * max(float(size.abs().amax()) for size in sizes)])
+        return self.x.new_tensor([VALUE_ROUNDING * max(float(size.abs().amax()) for size in sizes)])
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fold_lightning.activations.codes import CHUNK_BYTES
+from fold_lightning.activations.codes import CODES_MAX_BYTES
 from fold_lightning.activations.evaluation import Replica
 from fold_lightning.activations.inspection import ModelStructure
 from fold_lightning.activations.rounding import TENSORS_AT_ONCE, Rounding
 from fold_lightning.slice_maps.arrays import Floats
-from fold_lightning.slice_maps.bend_pass import ROUNDED, BendPass, ChoiceBend, ClampBend, UnitsBend
+from fold_lightning.slice_maps.bend_pass import VALUE_ROUNDING, BendPass, ChoiceBend, ClampBend, UnitsBend
 from fold_lightning.slice_maps.planes import Plane
 
 HELD_BYTES = 2**28
 """Most bytes of the heights of all units of a layer at once, 256 MiB; for larger layers, a first pass finds the units that change
 sign."""
 
-MAP_BYTES = 2**30
+HEIGHT_BYTES = 2**30
 """Most bytes of the heights, at all vertices, of the units that change sign, 1 GiB; a map that needs more is refused."""
 
 
@@ -82,7 +82,7 @@ class Bends:
         """Return the values of a bend at points (V, 2) of the plane, only for units and lanes that may cut a polygon.
 
         Raises:
-            MemoryError: If the values need more than `MAP_BYTES`.
+            MemoryError: If the values need more than `HEIGHT_BYTES`.
         """
         first = self._run(number, self.inputs(points[:1]))
         if isinstance(first, ChoiceBend):
@@ -119,7 +119,7 @@ class Bends:
         lanes = varies.view(-1, bend.choice.ranks).any(1).nonzero().squeeze(1)
         check_bytes(len(points) * len(lanes) * bend.choice.elements.shape[1])
         values = np.concatenate([bend.values(lanes).cpu().numpy() for bend in self._bends(number, points)])
-        return Lanes(values, ROUNDED * np.abs(values).max(axis=(0, 2)), bend.choice.ranks)
+        return Lanes(values, VALUE_ROUNDING * np.abs(values).max(axis=(0, 2)), bend.choice.ranks)
 
     def _bends(self, number: int, points: Floats) -> Iterator[Any]:
         """Yield the bend of each chunk of points."""
@@ -127,7 +127,7 @@ class Bends:
 
     def chunks(self, points: Floats) -> Iterator[Tensor]:
         """Yield the inputs (B, ...) at points (V, 2) of the plane, in chunks for which a pass has memory."""
-        rows = 1 if self.structure.is_row_by_row else max(1, CHUNK_BYTES // (8 * TENSORS_AT_ONCE * self.structure.widest))
+        rows = 1 if self.structure.is_row_by_row else max(1, CODES_MAX_BYTES // (8 * TENSORS_AT_ONCE * self.structure.widest))
         for begin in range(0, len(points), rows):
             yield self.inputs(points[begin : begin + rows])
 
@@ -143,9 +143,9 @@ class Bends:
 
 
 def check_bytes(numbers: int) -> None:
-    """Raise a MemoryError if so many float64 values need more than `MAP_BYTES`."""
-    if 8 * numbers > MAP_BYTES:
+    """Raise a MemoryError if so many float64 values need more than `HEIGHT_BYTES`."""
+    if 8 * numbers > HEIGHT_BYTES:
         raise MemoryError(
             f"The units that bend in this window take {8 * numbers / 2**30:.1f} GiB at its vertices, and at most "
-            f"{MAP_BYTES / 2**30:.0f} GiB are held: take a smaller `window=`, or fewer `max_regions=` where it is chosen."
+            f"{HEIGHT_BYTES / 2**30:.0f} GiB are held: take a smaller `window=`, or fewer `max_regions=` where it is chosen."
         )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fold_lightning.slice_maps.bend_pass import ROUNDED
+from fold_lightning.slice_maps.bend_pass import VALUE_ROUNDING
 from fold_lightning.slice_maps.bends import Lanes
 from fold_lightning.slice_maps.cutting import SPARE, cut_by_choices
 from fold_lightning.slice_maps.subdivision import Subdivision
@@ -45,7 +45,9 @@ def cut_by_class(vertices: Tensor, corners: Tensor, starts: Tensor, scores: Tens
     regions, classes = len(starts) - 1, scores.shape[1]
     subdivision = Subdivision.of_polygons(vertices.numpy(), corners.numpy(), starts.numpy(), SPARE * regions * classes)
     values = scores.numpy()
-    root = cut_by_choices(subdivision, Lanes(values[:, None], np.array([ROUNDED * np.abs(values).max(initial=0.0)]), ranks=1))
+    root = cut_by_choices(
+        subdivision, Lanes(values[:, None], np.array([VALUE_ROUNDING * np.abs(values).max(initial=0.0)]), ranks=1)
+    )
     at_centers = torch.from_numpy(subdivision.means(subdivision.lift(values)))
     chances = at_centers.softmax(1).max(1)
     corner, begins = subdivision.corners()

@@ -14,7 +14,7 @@ from fold_lightning.activations.evaluation import Forward, evaluate_on_replica
 from fold_lightning.activations.inspection import inspect
 from fold_lightning.regions import NoPolytopes
 from fold_lightning.slice_maps.arrays import Mask
-from fold_lightning.slice_maps.bends import MAP_BYTES, Bends
+from fold_lightning.slice_maps.bends import HEIGHT_BYTES, Bends
 from fold_lightning.slice_maps.cutting import Window, subdivide
 from fold_lightning.slice_maps.planes import Plane
 from fold_lightning.slice_maps.result import SliceMap
@@ -25,10 +25,10 @@ from fold_lightning.slice_maps.windows import check_width, check_window, choose_
 COMPARED_AT_ONCE = 2**24
 """Bits of codes that are compared at once, one byte per bit: 16 MiB."""
 
-CHECKED = 64
+CHECKED_REGIONS = 64
 """Most regions in which scores are checked to be affine."""
 
-AFFINE = 1e-9
+AFFINE_SCORES = 1e-9
 """Largest difference between a score at a region's center and the mean of that score over the corners, as a share of the largest
 score, at which scores count as affine."""
 
@@ -114,10 +114,10 @@ def _finished(bends: Bends, window: Window, subdivision: Subdivision) -> SliceMa
     """Return the map of a subdivision, with codes at inner points and scores at vertices."""
     structure, count = bends.structure, subdivision.num_faces
     size = count * structure.num_units
-    if size > MAP_BYTES:
+    if size > HEIGHT_BYTES:
         raise MemoryError(
             f"The codes of {count:,} regions of {structure.num_units:,} units take {size / 2**30:.1f} GiB, and "
-            f"at most {MAP_BYTES / 2**30:.0f} GiB are kept: take a smaller `window=` or fewer `max_regions=`."
+            f"at most {HEIGHT_BYTES / 2**30:.0f} GiB are kept: take a smaller `window=` or fewer `max_regions=`."
         )
     centers = subdivision.means(subdivision.points)
     codes = codes_of(bends.replica, structure, bends.inputs(centers)).cpu()
@@ -166,10 +166,10 @@ def _first_difference(codes: Tensor, pairs: Tensor) -> Tensor:
 
 def _scores(bends: Bends, found: SliceMap) -> Tensor | None:
     """Return the scores at the vertices, if they are affine in each region."""
-    checked = torch.arange(0, len(found), -(-len(found) // CHECKED))
+    checked = torch.arange(0, len(found), -(-len(found) // CHECKED_REGIONS))
     scores = scores_at(bends, torch.cat([found.vertices, found.centers[checked]]))
     if scores is None:
         return None
     at_vertices, at_centers = scores.split([len(found.vertices), len(checked)])
     error = (found.means(at_vertices)[checked] - at_centers).abs().max()
-    return at_vertices if bool(error <= AFFINE * scores.abs().max()) else None
+    return at_vertices if bool(error <= AFFINE_SCORES * scores.abs().max()) else None

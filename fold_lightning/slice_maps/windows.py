@@ -11,7 +11,7 @@ from fold_lightning.slice_maps.bends import Bends
 from fold_lightning.slice_maps.cutting import Window, subdivide
 from fold_lightning.slice_maps.subdivision import Subdivision, TooManyRegions
 
-MARGIN = 1.5
+WINDOW_MARGIN = 1.5
 """Width of a window around inputs, in units of their extent."""
 
 AIM, LEAST = 1 / 3, 1 / 8
@@ -40,7 +40,7 @@ def choose_window(bends: Bends, max_regions: int) -> tuple[Window, Subdivision]:
     marks = bends.plane.marks.cpu()
     low, high = marks.aminmax(dim=0)
     if (high > low).any():
-        window = square((low + high) / 2, float((high - low).max()) / 2 * MARGIN)
+        window = square((low + high) / 2, float((high - low).max()) / 2 * WINDOW_MARGIN)
         try:
             return window, subdivide(bends, window, max_regions)
         except (TooManyRegions, MemoryError):
@@ -119,7 +119,7 @@ class _Zoom:
         if len(reach) == 0:
             return max(1.0, float(self._bends.plane.marks.abs().max()))
         wanted = math.ceil(2 * math.sqrt(AIM * self._max_regions))
-        return float(reach[min(wanted, len(reach) - 1)]) * MARGIN ** (len(reach) <= wanted)
+        return float(reach[min(wanted, len(reach) - 1)]) * WINDOW_MARGIN ** (len(reach) <= wanted)
 
 
 def check_width(bends: Bends, window: Window) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from fold_lightning.activations.codes import CHUNK_BYTES, codes_of
+from fold_lightning.activations.codes import CODES_MAX_BYTES, codes_of
 from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica
 from fold_lightning.activations.inspection import ModelStructure, inspect
 from fold_lightning.activations.layers import Patterns
@@ -182,7 +182,7 @@ def _switches(replica: Replica, structure: ModelStructure, start: Tensor, end: T
     """Return how often each unit switches between equidistant points of each segment, int16 (S, N)."""
     position = torch.linspace(0, 1, num_points, dtype=torch.float64, device=start.device)
     position = position.view(-1, *[1] * (start.dim() - 1))
-    segments = max(1, CHUNK_BYTES // (num_points * (8 * start[0].numel() + structure.num_units)))
+    segments = max(1, CODES_MAX_BYTES // (num_points * (8 * start[0].numel() + structure.num_units)))
     counts = []
     for a, b in zip(start[:, None].split(segments), end[:, None].split(segments), strict=True):
         bits = codes_of(replica, structure, torch.lerp(a, b, position).flatten(0, 1)).unflatten(0, (-1, num_points))

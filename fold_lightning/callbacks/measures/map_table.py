@@ -10,7 +10,7 @@ from fold_lightning._tables import Array, small_integers
 from fold_lightning._tables import Table as Columns
 from fold_lightning.slice_maps import SliceMap
 
-MAP_BYTES = 2**18
+MAP_TABLE_BYTES = 2**18
 """Maximum size of the table before compression, 256 KiB: a map of 3,000 regions, 1,000 of them divided between classes, or of
 4,000 undivided ones."""
 
@@ -19,7 +19,7 @@ def map_table(found: SliceMap | str, labels: Tensor | None) -> Columns:
     """Return a map as columns with one row per region, per corner of a region's polygon, per vertex or per input.
 
     R regions have at most 2 R + 4 vertices of 16 bytes and 6 R corners of 2 bytes, so that 3,000 take 180 KiB. The parts of
-    regions by class are left out if the table would exceed `MAP_BYTES` with them.
+    regions by class are left out if the table would exceed `MAP_TABLE_BYTES` with them.
 
     Args:
         found: The map, or the reason why there is none.
@@ -36,7 +36,7 @@ def map_table(found: SliceMap | str, labels: Tensor | None) -> Columns:
         return table
     table |= {"prediction": found.predictions.int().numpy(), "confidence": found.confidences.float().numpy()}
     divided = table | _parts_by_class(found)
-    return divided if sum(column.nbytes for column in divided.values()) <= MAP_BYTES else table
+    return divided if sum(column.nbytes for column in divided.values()) <= MAP_TABLE_BYTES else table
 
 
 def _parts_by_class(found: SliceMap) -> Columns:
