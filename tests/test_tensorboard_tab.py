@@ -327,7 +327,7 @@ def test_pictures_and_histograms_come_with_their_descriptions(server: str) -> No
         (first, *_) = json.loads(answer.read())
     with urlopen(f"{server}data/plugin/images/individualImage?{first['query']}", timeout=60) as answer:
         picture = answer.read()
-    assert picture.startswith(b"\x89PNG") and struct.unpack(">II", picture[16:24]) == (600, 520)
+    assert picture.startswith(b"\x89PNG") and struct.unpack(">II", picture[16:24]) == (710, 530)
 
 
 @pytest.mark.parametrize(
