@@ -462,6 +462,28 @@ def test_a_curved_run_without_labels_has_no_classes_to_choose_and_says_why_there
 
 
 @pytest.mark.slow
+def test_classes_of_several_runs_are_known_by_name_and_a_run_that_lacks_one_says_so(
+    server: str, browser: Any, runs: dict[str, Path]
+) -> None:
+    page = browser.new_page()
+    frame = tab(page, server)
+    frame.wait_for_selector("#pair-from option", state="attached", timeout=60_000)
+    options = frame.eval_on_selector("#pair-from", "select => [...select.options].map(({text}) => text)")
+    assert sorted(options) == sorted(["0", "1", "2", *EVIL])
+    frame.select_option("#pair-from", EVIL[1])
+    frame.select_option("#pair-to", EVIL[0])
+    frame.wait_for_function(
+        "name => document.querySelector('#segments td:nth-child(2)')?.textContent.endsWith(`(class ${name})`)", arg=EVIL[1]
+    )
+    assert (
+        frame.inner_text("#lacking")
+        == f"{named(server)['plain']['run']} has no segments of class {EVIL[1]} or class {EVIL[0]}."
+    )
+    assert len(frame.query_selector_all("#segments tbody tr")) == 4
+    page.close()
+
+
+@pytest.mark.slow
 def test_each_of_many_classes_in_a_map_has_its_own_colour_and_the_rest_one(server: str, browser: Any) -> None:
     names, page = [f"class number {label}" for label in range(50)], browser.new_page()
 

@@ -152,7 +152,7 @@ function inOrder(tables) {
 function lackOf({ run, pairs, segments }, [start, end]) {
   if (!pairs) return [`${short(run)} has segments without classes, which are in no pair.`];
   const missing = [...new Set([start, end])].filter((name) => !pairs.numbers.has(name)).map(classWords);
-  if (missing.length) return [`${short(run)} has no segments of ${missing.join(" and none of ")}.`];
+  if (missing.length) return [`${short(run)} has no segments of ${missing.join(" or ")}.`];
   const has = segments.start_class.some((name, i) => name === start && segments.end_class[i] === end);
   return has ? [] : [`${short(run)} has no segments from ${classWords(start)} to ${classWords(end)}.`];
 }
