@@ -7,20 +7,27 @@ import io
 import numpy as np
 import pytest
 import torch
-from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
-from matplotlib.offsetbox import AnnotationBbox
+from matplotlib.image import BboxImage
+from matplotlib.text import Annotation, Text
 from torch import nn
 
 from fold_lightning import SliceMap, Walks, hamming_distance, slice_map
 from fold_lightning.figures import (
     plot_code_distances,
+    plot_face_counts,
+    plot_folding,
     plot_folding_matrix,
     plot_folding_over_steps,
     plot_message,
     plot_slice_map,
     plot_walk,
 )
+from fold_lightning.figures.class_colors import class_areas, color_numbers
+from fold_lightning.figures.layout import text_width, wrapped
+from fold_lightning.figures.matrix import cell_text
 from helpers.networks import mlp
 
 
@@ -36,7 +43,29 @@ def drawn(figure: Figure) -> np.ndarray:
     """The pixels."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="rgba", dpi=100)
-    return np.frombuffer(buffer.getvalue(), np.uint8).reshape(520, 600, 4)
+    return np.frombuffer(buffer.getvalue(), np.uint8).reshape(530, 710, 4)
+
+
+def thumbnails(figure: Figure) -> list[BboxImage]:
+    """The pictures of inputs, which have as many columns as rows; the scale of confidence is a row."""
+    images = [artist for artist in figure.get_children() if isinstance(artist, BboxImage)]
+    return [image for image in images if len(image.get_array()) > 1]
+
+
+def key_lines(figure: Figure) -> list[str]:
+    """What stands on the right of a map."""
+    return [text.get_text() for text in figure.texts]
+
+
+def sectors(classes: int, features: int = 2) -> nn.Module:
+    """A network of which each class is predicted in a sector of the first two features: the one that its direction lies in."""
+    angles = torch.arange(classes, dtype=torch.float64) * 2 * torch.pi / classes + 0.1
+    spread, score = nn.Linear(features, 4, bias=False).double(), nn.Linear(4, classes, bias=False).double()
+    spread.weight.data = torch.zeros(4, features, dtype=torch.float64)
+    spread.weight.data[:, :2] = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    directions = torch.stack([angles.cos(), angles.sin()], 1)
+    score.weight.data = torch.stack([directions, -directions], 2).flatten(1)
+    return nn.Sequential(nn.Flatten(), spread, nn.ReLU(), score)
 
 
 def test_regions_have_the_colour_of_their_distance_from_the_first_input() -> None:
@@ -47,7 +76,7 @@ def test_regions_have_the_colour_of_their_distance_from_the_first_input() -> Non
     assert torch.equal(torch.from_numpy(np.array(patches.get_array())), hamming_distance(found.codes, found.codes[home]))
     assert len(patches.get_paths()) == len(found) and patches.get_array()[home] == 0
     assert figure.axes[0].get_title() == f"{len(found)} regions of a plane through three inputs"
-    assert figure.axes[1].get_ylabel() == "units that differ from the first input's region"
+    assert figure.axes[1].get_ylabel() == "units that differ\nfrom the region of A"
     x0, x1, y0, y1 = found.window
     assert figure.axes[0].get_xlim() == (x0, x1) and figure.axes[0].get_ylim() == (y0, y1)
 
@@ -59,16 +88,18 @@ def test_the_map_fills_its_frame() -> None:
 
 
 def test_classes_are_drawn_with_their_borders_and_a_legend() -> None:
-    found = a_map()
+    found = slice_map(sectors(3, 6), torch.randn(3, 6, generator=torch.Generator().manual_seed(1)))
     pieces = found.by_class()
     figure = plot_slice_map(found, color="class", class_names=["cat", "dog", "owl"])
     (patches,) = parts(figure, PolyCollection)
-    regions, borders = parts(figure, LineCollection)
     assert len(patches.get_paths()) == len(pieces.polygons)
-    assert len(regions.get_segments()) == len(found.edges) and len(borders.get_segments()) == len(pieces.borders)
-    predicted, confidence = figure.legends
-    assert {text.get_text() for text in predicted.get_texts()} <= {"cat", "dog", "owl"}
-    assert [text.get_text() for text in confidence.get_texts()] == ["30% or less", "65%", "100%"]
+    regions, borders, *_ = figure.axes[0].lines
+    ends = np.stack(borders.get_data(), 1).reshape(-1, 3, 2)
+    assert (ends[:, :2] == pieces.borders.numpy()).all() and np.isnan(ends[:, 2]).all()
+    assert len(regions.get_xdata()) == 3 * len(found.edges)
+    seen = {["cat", "dog", "owl"][label] for label in pieces.predictions.tolist()}
+    assert len(seen) > 1 and seen == {"cat", "dog", "owl"} & set(key_lines(figure))
+    assert {"predicted", "confidence", "30% or less", "100%", "inputs"} <= set(key_lines(figure))
     colors = patches.get_facecolors()[:, :3]
     pale, sure = pieces.confidences.argmin(), pieces.confidences.argmax()
     assert colors[pale].sum() > colors[sure].sum()
@@ -78,12 +109,66 @@ def test_classes_are_drawn_with_their_borders_and_a_legend() -> None:
 def test_inputs_are_marked_with_thumbnails_names_and_segments() -> None:
     model = nn.Sequential(nn.Flatten(), mlp(16, 6, 6, 2)).double()
     found = slice_map(model, torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)))
-    figure = plot_slice_map(found, names=["a", "b", "c"])
-    assert len(parts(figure, AnnotationBbox)) == 3
-    assert len(figure.axes[0].lines) == 3 + 3  # segments and points
+    figure = plot_slice_map(found, names=["a", "b", ""])
+    assert len(thumbnails(figure)) == 3
+    assert [text.get_text() for text in parts(figure, Annotation)] == ["A", "B", "C"]
+    assert key_lines(figure) == ["inputs", "A", "a", "B", "b", "C", "the third"]
+    *segments, points = figure.axes[0].lines
+    assert len(segments) == 3 and np.stack(points.get_data(), 1) == pytest.approx(found.marks.numpy())
     drawn(figure)
-    assert len(parts(plot_slice_map(a_map()), AnnotationBbox)) == 0
-    assert len(parts(plot_slice_map(a_map(), images=torch.rand(3, 3, 5, 5)), AnnotationBbox)) == 3
+    assert not thumbnails(plot_slice_map(a_map()))
+    assert len(thumbnails(plot_slice_map(a_map(), images=torch.rand(3, 3, 5, 5)))) == 3
+
+
+NAMES = ("q", "W" * 12, "a name of many words, all short, that go", "onewordoffortycharacterswithoutanyspaces")
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: f"{len(name)}-{name[:4].strip()}")
+@pytest.mark.parametrize("images", [None, torch.rand(3, 4, 4)], ids=["plain", "thumbnails"])
+@pytest.mark.parametrize(("color", "classes"), [("distance", 2), ("class", 2), ("class", 10), ("class", 100)])
+def test_no_text_of_a_map_overlaps_another_or_is_cut_off(
+    color: str, classes: int, images: torch.Tensor | None, name: str
+) -> None:
+    found = slice_map(sectors(classes, 4), torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), window=3.0)
+    names, class_names = (
+        [f"{name},\ntaken for {name}"] * 3,
+        [name[: 40 - len(str(label))] + str(label) for label in range(classes)],
+    )
+    figure = plot_slice_map(found, color=color, images=images, names=names, class_names=class_names)
+    assert not overlapping(figure)
+    if color == "class":
+        listed = sum(text.startswith(name[:3]) for text in key_lines(figure)) - 3
+        assert listed == min(classes, 9 if classes > 10 else 10)
+        assert (f"{classes - 9} others, smaller" in key_lines(figure)) == (classes > 10)
+
+
+def overlapping(figure: Figure) -> list[str]:
+    """The texts of a figure that overlap others, the map, or its edges."""
+    canvas, texts = FigureCanvasAgg(figure), list[Text]()
+    with pytest.MonkeyPatch.context() as patch:
+        draw = Text.draw
+        patch.setattr(Text, "draw", lambda text, renderer: (draw(text, renderer), texts.append(text)))
+        canvas.draw()
+    texts = [text for text in texts if text.get_text() and not isinstance(text, Annotation)]
+    assert len(texts) > 5
+    boxes = np.array([text.get_window_extent(canvas.get_renderer()).extents for text in texts])
+    boxes = np.vstack([boxes, figure.axes[0].get_window_extent().extents])
+    low, high = np.maximum(boxes[:, None, :2], boxes[None, :, :2]), np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    is_shared = (high - low > 1).all(2) & ~np.eye(len(boxes), dtype=bool)
+    width, height = figure.bbox.size
+    is_cut = (boxes[:, :2] < 0).any(1) | (boxes[:, 2] > width) | (boxes[:, 3] > height)
+    wrong = (is_shared.any(1) | is_cut).nonzero()[0]
+    return [*(texts[i].get_text() for i in wrong if i < len(texts))]
+
+
+def test_each_class_of_a_map_has_its_colour_and_the_smallest_of_many_share_grey() -> None:
+    assert color_numbers({3: 0.5, 13: 0.4, 0: 0.1}) == {3: 3, 13: 0, 0: 1}
+    many = color_numbers({label: 1.0 / (label + 1) for label in range(12)})
+    assert [many[label] for label in range(12)] == [*range(9), 9, 9, 9]
+    found = slice_map(sectors(10), torch.tensor([[0.3, 0.2]]), window=1.0)
+    pieces = found.by_class()
+    areas = class_areas([polygon.numpy() for polygon in pieces.polygons], pieces.predictions.numpy())
+    assert len(areas) == 10 and sum(areas.values()) == pytest.approx(4.0, rel=1e-12)
 
 
 def test_long_and_odd_names_stay_in_the_picture_as_they_are() -> None:
@@ -99,8 +184,10 @@ def test_long_and_odd_names_stay_in_the_picture_as_they_are() -> None:
 def test_inputs_outside_the_window_are_not_marked() -> None:
     found = a_map(window=(100.0, 101.0, 0.0, 1.0))
     figure = plot_slice_map(found, names=["a", "b", "c"])
-    assert len(parts(figure, AnnotationBbox)) == 0 and len(figure.axes[0].lines) == 3
-    assert figure.axes[1].get_ylabel() == "units that differ from the region in the middle"
+    *segments, points = figure.axes[0].lines
+    assert len(segments) == 3 and len(points.get_xdata()) == 0 and not parts(figure, Annotation)
+    assert "a (outside)" in key_lines(figure)
+    assert figure.axes[1].get_ylabel() == "units that differ\nfrom the region in the middle"
     assert figure.axes[0].get_xlim() == (100.0, 101.0)
     assert figure.axes[0].get_title().endswith(" of a plane, zoomed on one of three inputs")
     assert (
@@ -176,8 +263,8 @@ def test_few_pairs_of_many_classes_are_squares_that_can_be_seen() -> None:
 
 def test_names_of_classes_and_layers_are_shortened() -> None:
     long = "a_name_that_goes_on_and_on_and_on"
-    axis, _ = plot_folding_matrix(torch.zeros(2, 2), [long, "b"]).axes
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["a_name_that_goes_on…", "b"]
+    axis, _ = plot_folding_matrix(torch.zeros(3, 3), [long, "b", long + "!"]).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a_name_that_goe… (0)", "b", "a_name_that_goe… (2)"]
     (axis,) = plot_code_distances({long * 2: dict.fromkeys(("within", "between"), torch.tensor(0.5))}).axes
     assert len(axis.get_yticklabels()[0].get_text()) == 24
     with pytest.raises(ValueError, match="must hold at least one layer, got none"):
@@ -187,3 +274,48 @@ def test_names_of_classes_and_layers_are_shortened() -> None:
 def test_a_message_takes_the_place_of_a_figure() -> None:
     (text,) = plot_message("word " * 40).texts
     assert text.get_text().count("\n") == 2
+
+
+@pytest.mark.parametrize("count", [2, 10, 40])
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: f"{len(name)}-{name[:4].strip()}")
+def test_no_text_of_a_matrix_overlaps_another_or_is_cut_off(count: int, name: str) -> None:
+    names = [f"{label}{name}" for label in range(count)]
+    assert not overlapping(plot_folding_matrix(torch.rand(count, count), names))
+
+
+@pytest.mark.parametrize("length", [4, 400, 123_456])
+def test_no_text_of_a_walk_overlaps_another_or_is_cut_off(length: int) -> None:
+    walks = Walks.from_codes(torch.eye(5).bool()[None])
+    assert not overlapping(plot_walk(walks, 0))
+    layers = {
+        f"{'block.' * 9}{number}": dict.fromkeys(("within", "between"), torch.tensor(0.5)) for number in range(length % 97)
+    }
+    assert not overlapping(plot_code_distances(layers))
+    assert not overlapping(plot_face_counts(torch.arange(length // 100, length // 100 + 70), bound=2 * length))
+    assert not overlapping(plot_folding(torch.rand(min(length, 1000))))
+    assert not overlapping(plot_folding_over_steps({0: torch.zeros(3), length: torch.rand(5)}))
+
+
+def test_text_is_wrapped_at_words_and_ends_in_an_ellipsis() -> None:
+    width = text_width("one two", 8.33)
+    assert wrapped("one two three", width, 2) == ["one two", "three"]
+    (line,) = wrapped("one two three", width, 1)
+    assert "one two three".startswith(line[:-1]) and line.endswith("…") and len(line) > 4
+    for name in NAMES:
+        for lines in (1, 2, 3):
+            found = wrapped(name, 0.8, lines)
+            assert len(found) <= lines and all(text_width(line, 8.33) <= 0.8 for line in found)
+            assert "".join(found).replace(" ", "") == name.replace(" ", "") or found[-1].endswith("…")
+    assert wrapped("", 1.0) == []
+
+
+def test_values_are_rounded_as_the_tab_rounds_those_of_the_log() -> None:
+    """JavaScript's `toFixed` takes the larger of two equally near numbers, of the float32 in the log."""
+    assert [cell_text(value) for value in (0.125, 0.115, 0.375, 1 / 3, 0.004, 0.9999)] == [
+        ".13",
+        ".12",
+        ".38",
+        ".33",
+        ".00",
+        "1.00",
+    ]

@@ -321,9 +321,13 @@ def test_what_cannot_be_written_costs_one_warning(tmp_path: Path, monkeypatch: p
     assert [set(values) for _, values in trainer.logger.said] == [TAGS] * 3
 
 
-def test_two_monitors_of_the_same_tags_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(MisconfigurationException, match="log under the same tags"):
-        fit(tmp_path, watch(), watch(layers="net.2"))
+@pytest.mark.parametrize("second", [{}, {"layers": "net.2"}, {"num_segments": 5}], ids=["alike", "layers", "segments"])
+def test_two_monitors_of_the_same_tags_are_refused(tmp_path: Path, second: dict[str, Any]) -> None:
+    with pytest.raises(MisconfigurationException, match="Expected one FoldingMonitor that measures, .* under the same tags"):
+        fit(tmp_path, watch(), watch(**second))
+
+
+def test_a_monitor_that_regularizes_alone_goes_with_one_that_measures(tmp_path: Path) -> None:
     only = {"folding": False, "codes": False, "units": False, "faces": False}
     trainer = fit(tmp_path, watch(num_segments=4), watch(regularize=True, **only), max_epochs=1)
     assert set(trainer.logger.said[-1][1]) == TAGS

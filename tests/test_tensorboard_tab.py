@@ -327,7 +327,7 @@ def test_pictures_and_histograms_come_with_their_descriptions(server: str) -> No
         (first, *_) = json.loads(answer.read())
     with urlopen(f"{server}data/plugin/images/individualImage?{first['query']}", timeout=60) as answer:
         picture = answer.read()
-    assert picture.startswith(b"\x89PNG") and struct.unpack(">II", picture[16:24]) == (600, 520)
+    assert picture.startswith(b"\x89PNG") and struct.unpack(">II", picture[16:24]) == (710, 530)
 
 
 @pytest.mark.parametrize(
@@ -458,6 +458,28 @@ def test_a_curved_run_without_labels_has_no_classes_to_choose_and_says_why_there
     frame.uncheck("#runs input")
     frame.wait_for_selector("text=Choose a run above.", timeout=30_000)
     assert frame.query_selector("#runs .swatch") is None
+    page.close()
+
+
+@pytest.mark.slow
+def test_classes_of_several_runs_are_known_by_name_and_a_run_that_lacks_one_says_so(
+    server: str, browser: Any, runs: dict[str, Path]
+) -> None:
+    page = browser.new_page()
+    frame = tab(page, server)
+    frame.wait_for_selector("#pair-from option", state="attached", timeout=60_000)
+    options = frame.eval_on_selector("#pair-from", "select => [...select.options].map(({text}) => text)")
+    assert sorted(options) == sorted(["0", "1", "2", *EVIL])
+    frame.select_option("#pair-from", EVIL[1])
+    frame.select_option("#pair-to", EVIL[0])
+    frame.wait_for_function(
+        "name => document.querySelector('#segments td:nth-child(2)')?.textContent.endsWith(`(class ${name})`)", arg=EVIL[1]
+    )
+    assert (
+        frame.inner_text("#lacking")
+        == f"{named(server)['plain']['run']} has no segments of class {EVIL[1]} or class {EVIL[0]}."
+    )
+    assert len(frame.query_selector_all("#segments tbody tr")) == 4
     page.close()
 
 

@@ -204,6 +204,7 @@ class FoldingMonitor(AnyCallback):
                 "With `folding=False`, `codes=False`, `units=False` and `faces=False` there is nothing to measure: take the callback "
                 "away."
             )
+        self._is_set_up = False
         self._regularization: Regularization | None = None
         self._session: Session | None = None
         self._measures_in_validation = True
@@ -211,7 +212,12 @@ class FoldingMonitor(AnyCallback):
 
     @property
     def state_key(self) -> str:
-        """Key under which a checkpoint keeps the state."""
+        """Key under which a checkpoint keeps the state; before `setup` another one for each monitor.
+
+        Lightning refuses callbacks with equal keys when the Trainer is made, without a word about tags; `setup` says what to do.
+        """
+        if not self._is_set_up:
+            return f"{type(self).__qualname__}{{'id': {id(self)}}}"
         settings = self.settings
         return self._generate_state_key(
             layers=settings.layers,
@@ -223,6 +229,7 @@ class FoldingMonitor(AnyCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._session = self._regularization = None
+        self._is_set_up = True
         if stage == "fit":
             self._check_trainer(trainer)
             self._regularization = self._regularize(trainer)
@@ -397,7 +404,8 @@ class FoldingMonitor(AnyCallback):
             )
         if self.settings.measures and len(self._monitors(trainer)) > 1:
             raise MisconfigurationException(
-                "Two FoldingMonitors would log under the same tags: take one of them away, or let it regularize alone "
+                "Expected one FoldingMonitor that measures, got two or more, which would log under the same tags, such as "
+                "'folding/phi': take one of them away, or let it regularize alone "
                 "(`folding=False, codes=False, units=False, faces=False, regularize=True`)."
             )
         if self.regularizer is not None and self._number_of_regularizers(trainer) > 1:

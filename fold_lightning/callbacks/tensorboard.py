@@ -35,6 +35,9 @@ MAX_HISTORY = 2**18
 """Maximum number of values kept for a figure of all measurements so far, 2 MiB; beyond it, every second measurement is
 dropped."""
 
+COMPRESSION = 3
+"""Level of PNG compression, of 9: a map takes half the time of the usual 6, and 2 % more bytes."""
+
 REGULARIZER_CHARTS = {
     "soft chi": ["regularizer/soft_chi"],
     "term and weight": ["regularizer/term", "regularizer/weight"],
@@ -209,10 +212,15 @@ def table_summary(name: str, table: Mapping[str, Any]) -> Summary:
 
 def picture_summary(tag: str, figure: Figure) -> Summary:
     """Return the summary of a figure, as PNG."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=figure.dpi)
-    width, height = (int(size) for size in figure.get_size_inches() * figure.dpi)
-    image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=file.getvalue())
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # `savefig` would draw twice, in case there is a layout
+    from PIL import Image
+
+    canvas, file = FigureCanvasAgg(figure), io.BytesIO()
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    picture.save(file, format="png", compress_level=COMPRESSION)
+    width, height = picture.size
+    image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=file.getvalue())
     return _described(Summary(value=[Summary.Value(tag=tag, image=image)]), "images", DATA_CLASS_BLOB_SEQUENCE)
 
 

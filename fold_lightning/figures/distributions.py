@@ -8,9 +8,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from fold_lightning.figures.style import ACCENT, PRIMARY, QUIET, WIDTH, check_available, end_of_name, head, open_frame
+from fold_lightning.figures.bars import draw_bars
+from fold_lightning.figures.layout import (
+    LABEL_HEIGHT,
+    LINE_HEIGHT,
+    MARGIN,
+    ROW_HEIGHT,
+    TICK_LENGTH,
+    TITLE_HEIGHT,
+    add_frame,
+    left_of_numbers,
+    set_legend,
+    set_title,
+    set_xlabel,
+    set_ylabel,
+    widest,
+)
+from fold_lightning.figures.style import ACCENT, PRIMARY, QUIET, WIDTH, check_available, end_of_name, open_frame
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MAX_BARS = 64
@@ -18,6 +35,9 @@ MAX_BARS = 64
 
 MAX_LAYERS = 30
 """Layers up to which each has a row of its own height, and a name."""
+
+RIGHT = 0.2
+"""Space on the right of a frame, in inches."""
 
 UNIT_COLORS = {"dead": "#bb5566", "always_active": "#004488", "other": "#ddaa33"}
 """Colours of shares of units: Paul Tol's of high contrast, which stay apart in grey too."""
@@ -54,7 +74,7 @@ def plot_face_counts(face_counts: Tensor, bound: int | None = None, *, xlabel: s
     Example:
         >>> import torch
         >>> figure = plot_face_counts(torch.tensor([3, 4, 4, 5, 9]), bound=4)
-        >>> figure.axes[0].get_title(), len(figure.axes[0].patches)
+        >>> figure.axes[0].get_title(), len(figure.axes[0].collections[0].get_paths())
         ('5.0 faces on average, over 5 regions', 7)
     """
     check_available()
@@ -64,16 +84,23 @@ def plot_face_counts(face_counts: Tensor, bound: int | None = None, *, xlabel: s
     counts = face_counts.cpu().numpy()
     if len(counts) == 0:
         raise ValueError("`face_counts` must hold at least one region, got none: update the statistics first.")
-    edges = count_edges(face_counts)
-    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
-    axis = figure.subplots()
-    axis.hist(counts, edges, color=PRIMARY, edgecolor="white", linewidth=0.6 if len(edges) < MAX_BARS / 2 else 0.0)
+    edges = np.array(count_edges(face_counts))
+    regions = np.histogram(counts, edges)[0]
+    least, most = (min(edges[0], counts.min() if bound is None else bound - 0.5)), max(edges[-1], (bound or 0) + 0.5)
+    figure = Figure(figsize=(WIDTH, 3.4))
+    left = left_of_numbers(regions.max())
+    axis = add_frame(figure, left, LABEL_HEIGHT + 0.24, RIGHT, TITLE_HEIGHT + 2 * ROW_HEIGHT + 0.1)
+    line = {"linewidths": 0.6 if len(edges) < MAX_BARS / 2 else 0.0}
+    draw_bars(axis, edges[:-1], np.zeros(len(regions)), np.diff(edges), regions, PRIMARY, **line)
     axis.axvline(counts.mean(), color="black", linewidth=1.5, label=f"mean {counts.mean():.2f}")
     if bound is not None:
         axis.axvline(bound, color=ACCENT, linewidth=1.5, linestyle="--", label=f"{bound}, bound of the mean over all regions")
-    head(axis, f"{counts.mean():.1f} faces on average, over {len(counts):,} region{'s' * (len(counts) != 1)}")
-    axis.set_xlabel(xlabel)
-    axis.set_ylabel("regions")
+    set_title(axis, f"{counts.mean():.1f} faces on average, over {len(counts):,} region{'s' * (len(counts) != 1)}")
+    set_legend(axis)
+    set_xlabel(axis, xlabel)
+    set_ylabel(axis, "regions")
+    axis.set_xlim(least - 0.03 * (most - least), most + 0.03 * (most - least))
+    axis.set_ylim(0, 1.05 * regions.max())
     axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     open_frame(axis)
@@ -97,34 +124,29 @@ def plot_unit_activity(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure:
         >>> import torch
         >>> shares = {"dead": torch.tensor(0.25), "always_active": torch.tensor(0.5), "active": torch.tensor(0.6)}
         >>> figure = plot_unit_activity({"net.1": shares})
-        >>> [float(bar.get_width()) for bar in figure.axes[0].patches]
+        >>> [float(bars.get_paths()[0].get_extents().width) for bars in figure.axes[0].collections]
         [0.25, 0.25, 0.5]
     """
     check_available()
-    from matplotlib.figure import Figure
-
     if not per_layer:
         raise ValueError("`per_layer` must hold at least one layer, got none: update with codes that have layers.")
     names = list(per_layer)
     dead, always, active = (
         np.array([float(per_layer[name][what]) for name in names]) for what in ("dead", "always_active", "active")
     )
-    figure = Figure(figsize=(WIDTH, 1.4 + 0.32 * min(len(names), MAX_LAYERS)), layout="constrained")
-    axis = figure.subplots()
-    places, begin = np.arange(len(names)), np.zeros(len(names))
+    figure, axis, places = _layer_rows(names, "share of the layer's units")
+    begin = np.zeros(len(names))
     parts = {"dead": dead, "other": 1 - dead - always, "always_active": always}
     labels = {"dead": "never on", "other": "on for some inputs", "always_active": "always on: linear"}
     for what, share in parts.items():
-        axis.barh(places, share, left=begin, color=UNIT_COLORS[what], label=labels[what], height=0.8)
+        draw_bars(
+            axis, begin, places - 0.4, share, np.full(len(names), 0.8), UNIT_COLORS[what], label=labels[what], linewidths=0
+        )
         begin = begin + share
     axis.plot(active, places, "o", color="white", markeredgecolor="black", markersize=5, label="on for an input, on average")
-    shown = places[:: -(-len(names) // MAX_LAYERS)]
-    axis.set_yticks(shown, [end_of_name(names[i]) for i in shown])
-    axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_xlim(0, 1)
-    axis.set_xlabel("share of the layer's units")
     axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=2, fontsize="small", frameon=False)
+    set_legend(axis, columns=2)
     return figure
 
 
@@ -149,22 +171,30 @@ def plot_code_distances(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure
         [[0.125], [0.25]]
     """
     check_available()
-    from matplotlib.figure import Figure
-
     if not per_layer:
         raise ValueError("`per_layer` must hold at least one layer, got none: update with codes that have layers.")
-    names, places = list(per_layer), np.arange(len(per_layer))
+    names = list(per_layer)
     within, between = (np.array([float(per_layer[name][what]) for name in names]) for what in ("within", "between"))
-    figure = Figure(figsize=(WIDTH, 1.4 + 0.32 * min(len(names), MAX_LAYERS)), layout="constrained")
-    axis = figure.subplots()
+    figure, axis, places = _layer_rows(names, "mean Hamming distance, as a share of units")
     axis.hlines(places, within, between, color=QUIET, linewidth=2, alpha=0.6)
     axis.plot(within, places, "o", color=PRIMARY, markersize=7, label="two inputs of one class")
     axis.plot(between, places, "D", color=ACCENT, markersize=6, label="of different classes")
-    shown = places[:: -(-len(names) // MAX_LAYERS)]
-    axis.set_yticks(shown, [end_of_name(names[i]) for i in shown])
-    axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_xlim(left=0)
-    axis.set_xlabel("mean Hamming distance, as a share of units", loc="right")  # names may leave it little room
     open_frame(axis)
-    figure.legend(loc="outside upper center", ncols=2, fontsize="small", frameon=False)
+    set_legend(axis, columns=2)
     return figure
+
+
+def _layer_rows(names: list[str], xlabel: str) -> tuple[Figure, Axes, np.ndarray]:
+    """Return a figure, its axis with a row for each layer, the first on top, and the places (n,) of the rows."""
+    from matplotlib.figure import Figure
+
+    places, every = np.arange(len(names)), -(-len(names) // MAX_LAYERS)
+    shown = [end_of_name(name) for name in names[::every]]
+    figure = Figure(figsize=(WIDTH, 1.4 + 0.32 * min(len(names), MAX_LAYERS)))
+    left = MARGIN + widest(shown) + TICK_LENGTH
+    axis = add_frame(figure, left, LABEL_HEIGHT + LINE_HEIGHT + TICK_LENGTH, RIGHT, 2 * ROW_HEIGHT + 0.1)
+    axis.set_yticks(places[::every], shown)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    set_xlabel(axis, xlabel, x=1.0, ha="right")  # names may leave it little room
+    return figure, axis, places

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from textwrap import fill
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from fold_lightning._checks import check_choice
-from fold_lightning.figures.style import CLASS_COLORS, check_available, literal, shortened
+from fold_lightning.figures.class_colors import OTHERS, UNSURE, class_areas, color_numbers, shades
+from fold_lightning.figures.key import HEADING_HEIGHT, RAMP_HEIGHT, SPACE, InputEntry, Key
+from fold_lightning.figures.layout import LINE_HEIGHT, TEXT, add_frame, add_scale, set_title, set_xlabel, set_ylabel
+from fold_lightning.figures.style import check_available, distinct
 from fold_lightning.slice_maps import SliceMap
 
 if TYPE_CHECKING:
@@ -21,32 +24,23 @@ if TYPE_CHECKING:
 
 MapColor = Literal["distance", "class"]
 
-LEFT, BOTTOM, WIDTH, HEIGHT = 0.12, 0.115, 0.68, 0.7846
-"""Place of the map in the figure, in shares of its width and height: a square in a figure of 6 by 5.2 inches."""
+WIDTH, HEIGHT = 7.1, 5.3
+"""Size of a map's figure, in inches."""
 
-GREY = 9
-"""Class whose colour is grey."""
+LEFT, BOTTOM, SIDE = 0.6, 0.55, 4.4
+"""Space on the left of the map and below it, and its side, in inches."""
+
+KEY_LEFT, KEY_RIGHT = LEFT + SIDE + 0.16, WIDTH - 0.06
+"""Edges of the column with the key, in inches."""
+
+SCALE_WIDTH = 0.18
+"""Width of the scale of distances, in inches."""
+
+NAME_CHARACTERS = 40
+"""Characters of a class's name, of which as many are shown as fit."""
 
 LINE_WIDTH = 0.7
 """Width of the lines between 600 regions, in points; thinner as the root of their number grows."""
-
-PALE = 0.12
-"""Depth of a class's colour where the model is no surer than `UNSURE`; it grows to 1 - `PALE` / 2 where it is sure."""
-
-UNSURE = 0.3
-"""Softmax of the predicted class from which on colours grow deeper."""
-
-THUMBNAIL = 36.0
-"""Height of a thumbnail, in points."""
-
-NAMED_CLASSES = 12
-"""Classes that the legend names: those of the largest areas."""
-
-LEGEND_CHARACTERS, LABEL_CHARACTERS = 9, 54
-"""Characters in a line of the legend, and in the label of an input."""
-
-NAMED_AREA = 0.002
-"""Share of the window that a class must fill to be named."""
 
 
 def plot_slice_map(
@@ -59,7 +53,8 @@ def plot_slice_map(
 ) -> Figure:
     """Draw a map of activation regions, and where the inputs lie that its plane goes through.
 
-    Segments between the inputs are dashed.
+    Inputs have letters in the map, and their names and thumbnails in a key beside it, so that these hide nothing. Segments between
+    the inputs are dashed.
 
     Args:
         found: R regions of a window, as `slice_map` returns them.
@@ -72,7 +67,7 @@ def plot_slice_map(
         class_names: C names of the classes; None takes the numbers.
 
     Returns:
-        A figure that no backend holds, 600 pixels wide.
+        A figure that no backend holds, 710 pixels wide.
 
     Raises:
         ValueError: For classes of a map without scores, or another `color`.
@@ -92,21 +87,28 @@ def plot_slice_map(
 
     check_choice("color", color, get_args(MapColor))
     x0, x1, y0, y1 = found.window
-    figure = Figure(figsize=(6.0, 5.2))
-    axis = figure.add_axes((LEFT, BOTTOM, WIDTH, HEIGHT))
-    axis.set_aspect("equal")
+    figure = Figure(figsize=(WIDTH, HEIGHT))
+    axis = add_frame(figure, LEFT, BOTTOM, WIDTH - LEFT - SIDE, HEIGHT - BOTTOM - SIDE, xlim=(x0, x1), ylim=(y0, y1))
     axis.locator_params(nbins=4)
     axis.tick_params(axis="y", labelrotation=90)  # deep in a zoom numbers have many digits
     for label in axis.get_yticklabels():
         label.set_verticalalignment("center")
+    inputs = _inputs(found, _thumbnails(found) if images is None else images, names)
+    key_top, inputs_top = BOTTOM + SIDE, BOTTOM + HEADING_HEIGHT + sum(entry.height for entry in inputs) - SPACE
+    key = Key(figure, KEY_LEFT, KEY_RIGHT, key_top, inputs_top + SPACE)
     width = LINE_WIDTH * min(1.0, (600 / len(found)) ** 0.5)
-    (_draw_distances if color == "distance" else _draw_classes)(figure, axis, found, width, class_names)
-    axis.set_xlim(x0, x1)
-    axis.set_ylim(y0, y1)
-    _mark_inputs(axis, found, _thumbnails(found) if images is None else images, names)
-    axis.set_title(f"{len(found):,} region{'s' * (len(found) != 1)} of a plane{_place(found)}", fontsize="medium")
-    axis.set_xlabel("distance along the first direction", loc="left")  # numbers may have a common part on the right
-    axis.set_ylabel("along the second")
+    if color == "distance":
+        _draw_distances(axis, found, width, (KEY_LEFT, key.bottom + SPACE, SCALE_WIDTH, key_top - key.bottom - SPACE))
+    else:
+        _draw_classes(axis, found, width, key, class_names)
+    _mark_inputs(axis, found)
+    key.y = inputs_top
+    key.heading("inputs" if len(inputs) > 1 else "input")
+    for entry in inputs:
+        key.input(entry)
+    set_title(axis, f"{len(found):,} region{'s' * (len(found) != 1)} of a plane{_place(found)}")
+    set_xlabel(axis, "distance along the first direction", x=0.0, ha="left")  # numbers may have a common part on the right
+    set_ylabel(axis, "along the second")
     return figure
 
 
@@ -118,80 +120,73 @@ def _place(found: SliceMap) -> str:
     return " through three inputs" if is_whole else ", zoomed on one of three inputs"
 
 
-def _draw_distances(figure: Figure, axis: Axes, found: SliceMap, width: float, _: Sequence[str] | None) -> None:
-    """Draw regions by the distance of their codes from that of one."""
+def _draw_distances(axis: Axes, found: SliceMap, width: float, place: tuple[float, float, float, float]) -> None:
+    """Draw regions by the distance of their codes from that of one, and the scale at its place."""
     from matplotlib.collections import PolyCollection
     from matplotlib.ticker import MaxNLocator
 
-    distances = found.distances
-    polygons = [polygon.numpy() for polygon in found.polygons]
-    patches = PolyCollection(polygons, array=distances.numpy(), cmap="YlGnBu", edgecolors=(0, 0, 0, 0.55), linewidths=width)
-    patches.set_clim(0, max(1, int(distances.max())))
-    axis.add_collection(patches)
+    distances, colors = found.distances, "YlGnBu"
+    polygons, largest = [polygon.numpy() for polygon in found.polygons], max(1, int(distances.max()))
+    patches = PolyCollection(polygons, array=distances.numpy(), cmap=colors, edgecolors=(0, 0, 0, 0.55), linewidths=width)
+    patches.set_clim(0, largest)
+    axis.add_collection(patches, autolim=False)
     is_inside = bool(found.find(found.marks[:1]) >= 0)
-    what = "the first input's region" if is_inside else "the region in the middle"
-    scale = figure.add_axes((LEFT + WIDTH + 0.02, BOTTOM, 0.03, HEIGHT))
-    figure.colorbar(patches, cax=scale, label=f"units that differ from {what}", ticks=MaxNLocator(5, integer=True))
+    what = f"the region of {ascii_uppercase[0]}" if is_inside else "the region in the middle"
+    figure: Any = axis.figure
+    scale = add_scale(figure, place, colors, largest, f"units that differ\nfrom {what}")
+    scale.yaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
-def _draw_classes(figure: Figure, axis: Axes, found: SliceMap, width: float, names: Sequence[str] | None) -> None:
+def _draw_classes(axis: Axes, found: SliceMap, width: float, key: Key, names: Sequence[str] | None) -> None:
     """Draw the class that is predicted, and how sure the model is of it."""
-    from matplotlib.collections import LineCollection, PolyCollection
+    from matplotlib.collections import PolyCollection
 
     pieces = found.by_class()
-    polygons = [polygon.numpy() for polygon in pieces.polygons]
-    colors = _shades(pieces.predictions.numpy(), pieces.confidences.numpy())
-    axis.add_collection(PolyCollection(polygons, facecolors=colors, edgecolors="face", linewidths=0.3))
-    lines = list(found.vertices[found.edge_ends].numpy())
-    axis.add_collection(LineCollection(lines, colors=(1, 1, 1, 0.75), linewidths=width))
-    axis.add_collection(LineCollection(list(pieces.borders.numpy()), colors="black", linewidths=1.6, capstyle="round"))
-    classes, areas = _areas(pieces.polygons, pieces.predictions)
-    largest = areas.argsort(descending=True)[:NAMED_CLASSES]
-    seen = sorted(classes[largest[areas[largest] >= NAMED_AREA * areas.sum()]].tolist())
-    handles = [
-        _patch(label, 1.0, str(label) if names is None else fill(shortened(names[label]), LEGEND_CHARACTERS)) for label in seen
-    ]
-    beside: dict[str, Any] = {
-        "frameon": False,
-        "fontsize": "small",
-        "alignment": "left",
-        "borderaxespad": 0.0,
-        "handlelength": 1.4,
-    }
-    figure.legend(
-        handles=handles, title="predicted", loc="upper left", bbox_to_anchor=(LEFT + WIDTH + 0.02, BOTTOM + HEIGHT), **beside
-    )
-    sure = [_patch(GREY, value, text) for value, text in ((UNSURE, f"{UNSURE:.0%} or less"), (0.65, "65%"), (1.0, "100%"))]
-    figure.legend(handles=sure, title="confidence", loc="lower left", bbox_to_anchor=(LEFT + WIDTH + 0.02, BOTTOM), **beside)
+    polygons, labels = [polygon.numpy() for polygon in pieces.polygons], pieces.predictions.numpy()
+    numbers = color_numbers(class_areas(polygons, labels))
+    by_label = np.zeros(max(numbers) + 1, dtype=np.int64)
+    by_label[list(numbers)] = list(numbers.values())
+    colors = shades(by_label[labels], pieces.confidences.numpy())
+    axis.add_collection(PolyCollection(polygons, facecolors=colors, edgecolors="face", linewidths=0.3), autolim=False)
+    _draw_lines(axis, found.vertices[found.edge_ends].numpy(), color=(1, 1, 1, 0.75), linewidth=width)
+    _draw_lines(axis, pieces.borders.numpy(), color="black", linewidth=1.6, solid_capstyle="round")
+    key.heading("predicted")
+    _list_classes(key, numbers, names, int((key.y - key.bottom - SPACE - HEADING_HEIGHT - RAMP_HEIGHT) / LINE_HEIGHT))
+    key.y -= SPACE
+    key.heading("confidence")
+    grey = np.linspace(UNSURE, 1, 64)
+    key.ramp(shades(np.full(len(grey), OTHERS), grey), f"{UNSURE:.0%} or less", "100%")
 
 
-def _areas(polygons: Sequence[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the classes (K,) that occur, and the area of each."""
-    sizes = []
-    for polygon in polygons:
-        x, y = (polygon - polygon[0]).unbind(1)
-        sizes.append((x * y.roll(-1) - x.roll(-1) * y).sum() / 2)
-    classes, place = labels.unique(return_inverse=True)
-    return classes, torch.zeros(len(classes), dtype=torch.float64).index_add_(0, place, torch.stack(sizes))
+def _draw_lines(axis: Axes, ends: np.ndarray, **style: Any) -> None:
+    """Draw straight lines (n, 2, 2) as one line with gaps, below the inputs."""
+    gaps = np.full((len(ends), 1, 2), np.nan)
+    x, y = np.concatenate([ends, gaps], 1).reshape(-1, 2).T
+    axis.plot(x, y, scalex=False, scaley=False, zorder=1.5, **style)
 
 
-def _shades(labels: np.ndarray, confidences: np.ndarray) -> np.ndarray:
-    """Return colours (P, 3) of classes, the paler the less confident."""
-    from matplotlib.colors import to_rgb
+def _list_classes(key: Key, numbers: dict[int, int], names: Sequence[str] | None, rows: int) -> None:
+    """Write the classes with their colours, those that share one as a number of others; on two lines where rows are left."""
+    is_crowded = len(numbers) > OTHERS + 1
+    named = sorted(label for label, number in numbers.items() if not (is_crowded and number == OTHERS))
+    words = {label: str(label) for label in named} if names is None else dict(enumerate(distinct(names, NAME_CHARACTERS)))
+    full, lines = np.ones(1), 2 if 2 * len(named) <= rows else 1
+    for label in named:
+        key.swatch(shades(np.array([numbers[label]]), full)[0], words[label], lines)
+    if is_crowded:
+        key.swatch(shades(np.array([OTHERS]), full)[0], f"{len(numbers) - len(named)} others, smaller")
 
-    full = np.array([to_rgb(color) for color in CLASS_COLORS])[labels % len(CLASS_COLORS)]
-    depth = PALE + (1 - 1.5 * PALE) * np.clip((confidences - UNSURE) / (1 - UNSURE), 0, 1)
-    shades: np.ndarray = 1 - (1 - full) * depth[:, None]
-    return shades
 
-
-def _patch(label: int, confidence: float, text: str) -> Any:
-    """Return an entry of a legend."""
-    from matplotlib.patches import Patch
-
-    return Patch(
-        facecolor=_shades(np.array([label]), np.array([confidence]))[0], edgecolor="0.3", linewidth=0.6, label=literal(text)
-    )
+def _inputs(found: SliceMap, images: Tensor | None, names: Sequence[str] | None) -> list[InputEntry]:
+    """Return what the key says of the inputs."""
+    ordinals = ("the first", "the second", "the third") if len(found.marks) > 1 else ("the first input",)
+    entries = []
+    for number, region in enumerate(found.find(found.marks).tolist()):
+        name = (names[number] if names is not None else "") or ordinals[number]
+        picture = None if images is None else _as_picture(images[number])
+        text = name if region >= 0 else f"{name} (outside)"
+        entries.append(InputEntry.of(ascii_uppercase[number], text, picture, KEY_RIGHT - KEY_LEFT))
+    return entries
 
 
 def _thumbnails(found: SliceMap) -> Tensor | None:
@@ -202,29 +197,23 @@ def _thumbnails(found: SliceMap) -> Tensor | None:
     return found.inputs(found.marks)
 
 
-def _mark_inputs(axis: Axes, found: SliceMap, images: Tensor | None, names: Sequence[str] | None) -> None:
-    """Draw the inputs as points, with thumbnails and names, and the segments between them."""
+def _mark_inputs(axis: Axes, found: SliceMap) -> None:
+    """Draw the inputs as points with letters, and the segments between them."""
     from matplotlib.patheffects import withStroke
 
     marks, inside = found.marks.numpy(), (found.find(found.marks) >= 0).tolist()
-    halo = [withStroke(linewidth=3.0, foreground="white")]
+    fixed: dict[str, Any] = {"scalex": False, "scaley": False}
     for pair in combinations(marks, 2):
-        axis.plot(
-            *np.stack(pair).T,
-            color="black",
-            linewidth=1.3,
-            linestyle=(0, (4, 3)),
-            path_effects=halo,
-            scalex=False,
-            scaley=False,
-        )
-    for number, (mark, is_inside) in enumerate(zip(marks, inside, strict=True)):
+        halo = [withStroke(linewidth=3.0, foreground="white")]
+        axis.plot(*np.stack(pair).T, color="black", linewidth=1.3, linestyle=(0, (4, 3)), path_effects=halo, **fixed)
+    axis.plot(*marks[inside].T, "o", markersize=5, markerfacecolor="white", markeredgecolor="black", zorder=7, **fixed)
+    for letter, mark, is_inside in zip(ascii_uppercase, marks, inside, strict=False):
         if is_inside:
-            axis.plot(*mark, "o", markersize=6, markerfacecolor="white", markeredgecolor="black", zorder=7)
             away = mark - marks.mean(0) if len(marks) > 1 else np.ones(2)
-            direction = away / np.linalg.norm(away)
-            name = None if names is None else names[number]
-            _add_label(axis, mark, direction, None if images is None else _as_picture(images[number]), name)
+            offset = 9 * away / max(np.linalg.norm(away), np.finfo(float).tiny)
+            where: dict[str, Any] = {"xytext": offset, "textcoords": "offset points", "ha": "center", "va": "center"}
+            halo = [withStroke(linewidth=2.5, foreground="white")]
+            axis.annotate(letter, mark, fontsize=TEXT, fontweight="bold", zorder=8, path_effects=halo, **where)
 
 
 def _as_picture(image: Tensor) -> np.ndarray:
@@ -236,22 +225,3 @@ def _as_picture(image: Tensor) -> np.ndarray:
         values = values.movedim(0, -1) if len(values) == 3 else values[0]
     picture: np.ndarray = values.numpy()
     return picture
-
-
-def _add_label(axis: Axes, mark: np.ndarray, direction: np.ndarray, picture: np.ndarray | None, name: str | None) -> None:
-    """Put a thumbnail and a name above or below a point, on the side that a direction points to."""
-    from matplotlib.offsetbox import AnnotationBbox, OffsetImage, TextArea, VPacker
-
-    parts: list[Any] = []
-    if picture is not None:
-        parts.append(OffsetImage(picture, zoom=THUMBNAIL / picture.shape[0], cmap="gray_r", interpolation="nearest"))
-    if name is not None:
-        text = literal(shortened(name, LABEL_CHARACTERS))
-        parts.append(TextArea(text, textprops={"fontsize": "small", "fontweight": "bold", "multialignment": "center"}))
-    if parts:
-        is_above = direction[1] >= 0  # wholly, for a name may be wide
-        box = VPacker(children=parts, align="center", pad=0, sep=1)
-        where: dict[str, Any] = {"xybox": (0, 8 if is_above else -8), "boxcoords": "offset points", "zorder": 6}
-        x0, x1 = axis.get_xlim()
-        where["box_alignment"] = ((mark[0] - x0) / (x1 - x0), 0.0 if is_above else 1.0)  # within the frame, however wide
-        axis.add_artist(AnnotationBbox(box, (mark[0], mark[1]), pad=0.15, bboxprops={"linewidth": 0.8}, **where))

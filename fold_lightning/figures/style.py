@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from importlib.util import find_spec
 from textwrap import fill
 from typing import TYPE_CHECKING
@@ -10,12 +12,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CLASS_COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#aa3377", "#66ccee", "#ee7733", "#009988", "#5b4fa8", "#999999")
-"""Colours of classes, in turn: Paul Tol's, most of which stay apart for the colour-blind."""
-
 PRIMARY, ACCENT, QUIET = "#4477aa", "#bb5566", "#777777"
 """Colours of what is measured, of a bound or of what it turned into, and of what it is compared with."""
 
+SCALES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+"""Ends of the scale of chi, in figures and in the Folding tab: few, so that pictures of one run can be compared."""
 
 WIDTH = 5.0
 """Width of a figure, in inches: TensorBoard shows one of 500 pixels about 400 wide, at which its text can be read."""
@@ -49,12 +50,6 @@ def open_frame(axis: Axes) -> None:
     axis.set_axisbelow(True)
 
 
-def head(axis: Axes, title: str) -> None:
-    """Put a title above, and between it and the frame the legend, where it covers nothing."""
-    axis.set_title(title, fontsize="medium", pad=38)
-    axis.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, borderaxespad=0.2)
-
-
 def shortened(name: str, most: int = 20) -> str:
     """Return the beginning of a name, at most so many characters.
 
@@ -63,6 +58,29 @@ def shortened(name: str, most: int = 20) -> str:
         'a_class_w…'
     """
     return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def end_of_scale(largest: float) -> float:
+    """Return the end of a scale of chi that holds a value.
+
+    Example:
+        >>> end_of_scale(0.25)
+        0.3
+    """
+    return next(limit for limit in SCALES if largest <= limit or limit == SCALES[-1])
+
+
+def distinct(names: Sequence[str], most: int = 20) -> list[str]:
+    """Return the beginnings of names, with the number of each that would be like another.
+
+    Example:
+        >>> distinct(["cat", "a_long_name_of_a_cat", "a_long_name_of_a_dog"], 12)
+        ['cat', 'a_long_… (1)', 'a_long_… (2)']
+    """
+    short = [shortened(name, most) for name in names]
+    counts = Counter(short)
+    numbers = [f" ({number})" if counts[name] > 1 else "" for number, name in enumerate(short)]
+    return [shortened(name, most - len(number)) + number for name, number in zip(names, numbers, strict=True)]
 
 
 def literal(text: str) -> str:

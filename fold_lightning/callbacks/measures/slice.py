@@ -16,7 +16,6 @@ from fold_lightning.callbacks.measures.base import Measure, MeasureResult
 from fold_lightning.callbacks.measures.map_table import map_table
 from fold_lightning.callbacks.measures.sources import Sources
 from fold_lightning.figures import MapColor, plot_message, plot_slice_map
-from fold_lightning.figures.style import shortened
 from fold_lightning.probes import name_of_class
 from fold_lightning.slice_maps import InputsOnALine, SliceMap, TooManyRegions, slice_map
 
@@ -109,12 +108,12 @@ def rows_of_different_classes(labels: Tensor | None, count: int) -> Tensor:
 
 
 def input_names(found: SliceMap, labels: list[int], class_names: Sequence[str]) -> list[str]:
-    """Return the names of inputs: their class, and the predicted class if it differs."""
+    """Return the names of inputs: their class, and on a second line the predicted class if it differs."""
     regions = found.find(found.marks).tolist()
     predicted = found.predictions.tolist() if found.scores is not None else []
     names = []
     for label, region in zip(labels, regions, strict=False):
         wrong = bool(predicted) and region >= 0 and predicted[region] != label
-        name = shortened(name_of_class(label, class_names)) if label >= 0 else ""
-        names.append(f"{name}, taken for {shortened(name_of_class(predicted[region], class_names))}" if wrong else name)
+        name = name_of_class(label, class_names) if label >= 0 else ""
+        names.append(f"{name},\ntaken for {name_of_class(predicted[region], class_names)}" if wrong else name)
     return names

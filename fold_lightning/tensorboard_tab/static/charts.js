@@ -7,6 +7,7 @@ const MAX_CELL_TEXT = 12; // classes up to which the values stand in the matrix
 const MAX_CELLS = 30; // classes up to which cells are large enough to be seen one by one
 const MAX_TICK = 12; // characters of a name at an axis
 const MAX_SINGLE_TICKS = 8; // counts up to which each has a tick
+const SCALES = [0.1, 0.2, 0.3, 0.5, 0.7, 1]; // ends of the scale of chi, as in the figures: few, so that steps can be compared
 const MATRIX_HEIGHT = 370;
 const NAME_HEIGHT = 6; // for each character of the longest name below
 const CONFIG = { // buttons by name: plotly has some that send the chart to its cloud
@@ -47,19 +48,21 @@ export function curves(div, series, step, label) {
   return draw(div, data, { xaxis: axis("step"), yaxis: axis("", { rangemode: "tozero" }), shapes: [at(step)], uirevision: "kept" }, label);
 }
 
+export const endOfScale = (largest) => SCALES.find((end) => largest <= end) ?? 1;
+
 // Names for the axis of a matrix: short, and no two alike.
-function ticks(classes, names) {
-  const shortened = names.map((name) => plain(name.length > MAX_TICK ? `${name.slice(0, MAX_TICK - 1)}…` : name));
-  return shortened.map((name, i) => (shortened.indexOf(name) === shortened.lastIndexOf(name) ? name : `${name} (${classes[i]})`));
+function ticks(classes) {
+  const shortened = classes.map((name) => (name.length > MAX_TICK ? `${name.slice(0, MAX_TICK - 1)}…` : name));
+  return shortened.map((name, i) => plain(shortened.indexOf(name) === shortened.lastIndexOf(name) ? name : `${name} (${i})`));
 }
 
-// rows: [{from, to, value}] of classes, which have names; chosen: [from, to] or null. Sets div.onpair([from, to]) off when one is clicked.
-export async function matrix(div, classes, names, rows, largest, chosen, label) {
+// rows: [{from, to, value}] of classes by their names; chosen: [from, to] or null. Sets div.onpair([from, to]) off when one is clicked.
+export async function matrix(div, classes, rows, largest, chosen, label) {
   const place = new Map(classes.map((name, i) => [name, i]));
-  const categories = ticks(classes, names);
+  const categories = ticks(classes);
   const isSparse = classes.length > MAX_CELLS && rows.length < (classes.length * classes.length) / 8;
   const scale = { colorscale: "Viridis", colorbar: { title: { text: "chi", side: "right" }, thickness: 12, outlinewidth: 0 } };
-  const said = `${names.some((name) => classWords(name) === name) ? "%{y} to %{x}" : "class %{y} to class %{x}"}<br>chi `;
+  const said = `${classes.some((name) => classWords(name) === name) ? "%{y} to %{x}" : "class %{y} to class %{x}"}<br>chi `;
   const data = isSparse ? markers() : heat();
 
   function heat() {

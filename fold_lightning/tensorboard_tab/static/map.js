@@ -2,7 +2,7 @@
 
 import { axis, css, draw } from "./charts.js";
 import { loadTable } from "./data.js";
-import { classWords, el, plain, short } from "./dom.js";
+import { classWords, el, short } from "./dom.js";
 import { cards, className, part, swatch, tellPerRun } from "./section.js";
 
 const LEVELS = 24; // colours of distances: one trace each, so that thousands of regions draw quickly
@@ -127,11 +127,22 @@ function markTrace({ marks }) {
   };
 }
 
-function markNames({ marks, mark_class: labels }, about) {
-  return (labels || []).map((label, i) => ({
-    x: marks[i][0], y: marks[i][1], text: label < 0 ? "" : plain(short(classWords(className(about, label)), 24)), showarrow: false, yshift: 16,
-    bgcolor: "rgba(255,255,255,0.85)", borderpad: 2, font: { color: "#000000", size: 12 },
-  })).filter(({ text }) => text);
+const LETTERS = "ABC";
+
+// Letters at the inputs: names would hide the map.
+function markLetters({ marks }) {
+  return marks.map(([x, y], i) => ({
+    x, y, text: LETTERS[i], showarrow: false, yshift: 14, bgcolor: "rgba(255,255,255,0.85)", borderpad: 1, font: { color: "#000000", size: 12 },
+  }));
+}
+
+// What the letters stand for.
+function inputsOf({ marks, mark_class: labels, window: [x0, x1, y0, y1] }, about) {
+  const entries = marks.map(([x, y], i) => {
+    const name = labels && labels[i] >= 0 ? short(classWords(className(about, labels[i])), 40) : "no label";
+    return el("span", {}, el("b", {}, LETTERS[i]), ` ${name}${x < x0 || x > x1 || y < y0 || y > y1 ? " (outside)" : ""}`);
+  });
+  return el("div", { class: "hint legend" }, marks.length > 1 ? "Inputs: " : "Input: ", ...entries);
 }
 
 function scaleTrace(most) { // nothing but the scale of colours
@@ -163,7 +174,13 @@ function legendOf(shapes, about) {
   const named = [...numbers].filter(([, number]) => !(isCrowded && number === OTHERS)).sort(([a], [b]) => a - b);
   const entry = (number, text) => el("span", {}, swatch(colourOfClass(number, 1)), ` ${text}`);
   const rest = isCrowded ? entry(OTHERS, `${numbers.size - named.length} others: point at them`) : null;
-  return el("div", { class: "hint legend" }, "Predicted: ", ...named.map(([label, number]) => entry(number, classWords(className(about, label)))), rest);
+  return el("div", { class: "hint legend" }, "Predicted: ", ...named.map(([label, number]) => entry(number, classWords(className(about, label)))), rest, confidenceScale());
+}
+
+// From the palest, where the model is unsure, to the full colour, in grey.
+function confidenceScale() {
+  const ramp = `linear-gradient(to right, ${colourOfClass(OTHERS, 0)}, ${colourOfClass(OTHERS, 1)})`;
+  return el("span", { class: "confidence" }, `confidence ${100 * UNSURE} % or less `, el("span", { class: "ramp", style: `background: ${ramp}`, "aria-hidden": "true" }), " 100 %");
 }
 
 // What the map shows, from the table alone: a window that is zoomed has the first input in its middle.
@@ -187,7 +204,7 @@ async function map(div, table, shapes, about, how, named, label) {
   const layout = {
     xaxis: axis("distance along the first direction", { range: [x0, x1], ...inPlane }),
     yaxis: axis("along the second", { range: [y0, y1], scaleanchor: "x", ...inPlane }),
-    dragmode: "zoom", plot_bgcolor: byClass ? "#ffffff" : css("--soft"), annotations: markNames(table, about), uirevision: String(table.window),
+    dragmode: "zoom", plot_bgcolor: byClass ? "#ffffff" : css("--soft"), annotations: markLetters(table), uirevision: String(table.window),
   };
   await draw(div, data, layout, label);
   follow(div, shapes, table, (found) => (named.textContent = found ? describe(table, about, found) : HINT));
@@ -290,6 +307,7 @@ export function mapPart(state, { swatchOf, change }) {
           const how = found.prediction ? state.mapColour : "distance";
           const shapes = how === "prediction" ? partsOf(found) : regionsOf(found);
           if (how === "prediction") above.append(legendOf(shapes, about), ...(found.borders ? [] : [el("p", { class: "hint" }, NO_BORDERS)]));
+          above.append(inputsOf(found, about));
           await map(plot, found, shapes, about, how, below, `Map of ${count} regions of ${run}: move with the arrow keys`);
         }
       }

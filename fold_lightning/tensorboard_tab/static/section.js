@@ -71,5 +71,8 @@ function percent(share) {
 // The name of a class where the log has one, else its number.
 export const className = (about, label) => about?.class_names?.[label] ?? String(label);
 
-// The name of a class and its number, for names may be alike.
-export const classTitle = (about, label) => (about?.class_names?.[label] ? `${about.class_names[label]} (${label})` : String(label));
+// What tells a class of a run from others, and is the same in all runs that have the class: its name, with its number where names are alike.
+export function classKey(about, label) {
+  const [names, name] = [about?.class_names, className(about, label)];
+  return names && names.indexOf(name) !== names.lastIndexOf(name) ? `${name} (${label})` : name;
+}
