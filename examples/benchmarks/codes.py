@@ -1,6 +1,6 @@
 """How fast codes are made, told apart and compared, and how many paths a second Phi_N takes.
 
-python examples/benchmarks/codes.py [--data-dir FOLDER] [--codes 1000000] [--output-dir docs/results]
+python examples/benchmarks/codes.py [--data-dir FOLDER] [--codes 500000] [--output-dir docs/results]
 """
 
 from __future__ import annotations
@@ -131,10 +131,10 @@ def paths(page: Page, images: Tensor, labels: Tensor, arguments: argparse.Namesp
 def main() -> None:
     options = parser(__doc__)
     options.add_argument(
-        "--codes", type=int, default=1_000_000, help="to compare with torch.unique, which needs them all at once"
+        "--codes", type=int, default=500_000, help="to compare with torch.unique, which needs them all at once"
     )
-    options.add_argument("--stream", type=int, default=10_000_000, help="to count in batches")
-    options.add_argument("--images", type=int, default=16, help="inputs of VGG16; 0 leaves it out")
+    options.add_argument("--stream", type=int, default=2_000_000, help="to count in batches")
+    options.add_argument("--images", type=int, default=8, help="inputs of VGG16; 0 leaves it out")
     options.add_argument("--paths", type=int, default=512, help="paths that are walked at once")
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--steps", type=int, default=200, help="training steps of each network")

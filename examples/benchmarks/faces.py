@@ -82,8 +82,8 @@ def row_by_row(regions: ActivationRegions, faces: Tensor, limit: float) -> tuple
 
 
 def has_relucent() -> bool:
-    """Whether the library is installed."""
-    return find_spec("relucent") is not None
+    """Whether the library and its solver are installed."""
+    return all(find_spec(name) is not None for name in ("relucent", "gurobipy"))
 
 
 def relucent_face_counts(model: nn.Sequential, inputs: Tensor) -> Iterator[int]:
@@ -143,11 +143,12 @@ def compare(
     """Add a network's rows, one for each other way."""
     regions = activation_regions(model, inputs, subspace=subspace)
     faces = supporting_units(regions)
-    exact = median_seconds(
-        lambda: supporting_units(activation_regions(model, inputs, subspace=subspace)), arguments.repeats
-    ) / len(inputs)
+    repeats = arguments.repeats if len(inputs) > arguments.few else 1
+    exact = median_seconds(lambda: supporting_units(activation_regions(model, inputs, subspace=subspace)), repeats) / len(
+        inputs
+    )
     counts = faces.sum(1)
-    first = [f"{len(inputs)}", f"{faces.shape[1]:,}", f"{counts.double().mean():.1f}", f"{exact * 1e3:.2f}"]
+    first = [f"{len(inputs)}", f"{faces.shape[1]:,}", f"{counts.double().mean():.1f}", f"{exact * 1e3:,.2f}"]
     programs, verdict = row_by_row(regions, faces, arguments.seconds)
     page.row(name, *first, "one linear program a row (HiGHS)", f"{programs / exact:,.0f}", verdict)
     if subspace is None and has_relucent():
@@ -186,7 +187,7 @@ def enumerate_all(page: Page, widths: tuple[int, ...], repeats: int) -> None:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--inputs", type=int, default=20, help="regions of each network")
-    options.add_argument("--few", type=int, default=2, help="regions of 64-512-512")
+    options.add_argument("--few", type=int, default=1, help="regions of 64-512-512")
     options.add_argument("--slices", type=int, default=100, help="slices of two dimensions; a twentieth of three")
     options.add_argument("--many", type=int, default=1000, help="regions in few dimensions")
     options.add_argument("--repeats", type=int, default=3)

@@ -37,9 +37,9 @@ from fold_lightning import FoldingMonitor
 from fold_lightning.callbacks.schedule import FREE_SECONDS
 
 NETWORKS: dict[str, tuple[str, Callable[[int], nn.Module], int]] = {
-    "mlp": ("MLP 3 x 256", lambda side: build("mlp", "relu", side, 3, 256), 20_000),
+    "mlp": ("MLP 3 x 256", lambda side: build("mlp", "relu", side, 3, 256), 10_000),
     "lenet": ("LeNet", lenet, 20_000),
-    "vit": ("vision transformer 2 x 64", lambda side: build("vit", "gelu", side, 2, 64), 10_000),
+    "vit": ("vision transformer 2 x 64", lambda side: build("vit", "gelu", side, 2, 64), 5_000),
     "resnet8": ("ResNet-8", lambda side: resnet(side, 1), 2_000),
 }
 """Name in the table, builder from the side of an image, and images to train with: those of MNIST took a ResNet 20 minutes."""

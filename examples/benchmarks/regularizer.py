@@ -1,6 +1,6 @@
 """What the folding regularizer costs: training with it over training without, pair by pair.
 
-python examples/benchmarks/regularizer.py [--data-dir FOLDER] [--pairs 9] [--output-dir docs/results]
+python examples/benchmarks/regularizer.py [--data-dir FOLDER] [--pairs 7] [--output-dir docs/results]
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def report(
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--images", type=int, default=4_000)
-    options.add_argument("--pairs", type=int, default=9)
+    options.add_argument("--images", type=int, default=2_000)
+    options.add_argument("--pairs", type=int, default=7)
     options.add_argument("--every", type=int, nargs="+", help="every_n_steps, by hand; the default and 1 without it")
     arguments = parse(options)
     warnings.filterwarnings("ignore")

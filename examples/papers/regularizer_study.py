@@ -1,6 +1,6 @@
 """With and without the folding regularizer: does the exact folding rise, and what becomes of accuracy?
 
-    python examples/papers/regularizer_study.py [--data-dir FOLDER] [--images 10000] [--seeds 5] [--epochs 10] [--compare ways]
+    python examples/papers/regularizer_study.py [--data-dir FOLDER] [--images 3000] [--seeds 5] [--epochs 10] [--compare ways]
         [--activation relu silu gelu tanh] [--output-dir docs/results]
 
 Trains the same networks from the same seeds with different arguments of `FoldingRegularizer`, and measures what came out on test
@@ -273,7 +273,7 @@ def report(page: Page, results: dict[str, dict[str, list[Row]]]) -> None:
 
 def main() -> None:
     options = parser(__doc__, "scikit-learn's digits otherwise")
-    options.add_argument("--compare", choices=COMPARISONS, default="ways")
+    options.add_argument("--compare", choices=COMPARISONS, default="default")
     options.add_argument("--images", type=positive, help="training images; all that validation leaves without it")
     options.add_argument("--seeds", type=positive, default=5, help="trainings of each setting")
     options.add_argument("--epochs", type=positive, default=10)
