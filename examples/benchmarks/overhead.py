@@ -37,7 +37,7 @@ from fold_lightning import FoldingMonitor
 from fold_lightning.callbacks.schedule import FREE_SECONDS
 
 NETWORKS: dict[str, tuple[str, Callable[[int], nn.Module], int]] = {
-    "mlp": ("MLP 3 x 256", lambda side: build("mlp", "relu", side, 3, 256), 10_000),
+    "mlp": ("MLP 3 x 256", lambda side: build("mlp", "relu", side, 3, 256), 20_000),
     "lenet": ("LeNet", lenet, 20_000),
     "vit": ("vision transformer 2 x 64", lambda side: build("vit", "gelu", side, 2, 64), 5_000),
     "resnet8": ("ResNet-8", lambda side: resnet(side, 1), 2_000),
