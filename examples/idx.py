@@ -21,6 +21,11 @@ def load_images(folder: Path | None) -> tuple[tuple[Tensor, Tensor], tuple[Tenso
     return (load_split(folder, "train"), load_split(folder, "test")) if folder else load_digits()
 
 
+def load_training(folder: Path | None) -> tuple[Tensor, Tensor]:
+    """Training images and labels of a folder of IDX files; without one 4,096 random ones, as large as MNIST's."""
+    return load_split(folder, "train") if folder else (torch.rand(4096, 784), torch.randint(10, (4096,)))
+
+
 def load_split(folder: Path, split: str) -> tuple[Tensor, Tensor]:
     """Return images float32 (B, rows * columns) in [0, 1] and labels int64 (B,) from a folder's "train" or "test" files.
 

@@ -92,6 +92,84 @@ def test_links_lead_to_files(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+RESULT = re.compile(r"\[[^\]]*\]\(([^)#\s]*results/\w+\.md)\)$")
+"""Link to a page that a command wrote, at the end of a row, or of the header for all rows."""
+
+FIGURE = re.compile(r"(?<![\w.,-])[+-]?\d[\d,]*(?:\.\d+)?|(?<=-)\d[\d,]*(?:\.\d+)?")
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """Return the rows of each table, the header first."""
+    found = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    rows = [[[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()] for table in found]
+    return [[header, *body] for header, _, *body in rows]
+
+
+def unlinked(text: str) -> list[str]:
+    """Return rows with a figure, of the form 1.2, that say no page of results."""
+    rows = [(header, row) for header, *body in tables(text) for row in body if re.search(r"\d\.\d", " ".join(row))]
+    return [" | ".join(row) for header, row in rows if not (RESULT.search(row[-1]) or RESULT.search(header[-1]))]
+
+
+def misquoted(text: str, folder: Path) -> list[str]:
+    """Return what stands in a table with a link to a page of results, and not in one line of that page.
+
+    A cell holds parts between semicolons. The line has all figures of a part, and its label: the words before a colon, or
+    else the row's first cell.
+    """
+    wrong = []
+    for header, *body in tables(text):
+        for first, *cells in body:
+            link = RESULT.search(cells[-1]) or RESULT.search(header[-1])
+            if link is None:
+                continue
+            lines = (folder / link[1]).read_text().splitlines()
+            for part in "; ".join(RESULT.sub("", cell) for cell in cells).split("; "):
+                label, _, figures = part.rpartition(": ")
+                wanted = set(FIGURE.findall(figures))
+                fits = [line for line in lines if (label or first).lower() in line.lower()]
+                if wanted and not any(wanted <= set(FIGURE.findall(line)) for line in fits):
+                    wrong.append(f"{first} | {part}")
+    return wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_figures_in_tables_are_those_that_commands_wrote(page: Path) -> None:
+    if page.parent.name != "results":
+        assert misquoted(page.read_text(), page.parent) == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/regularizer.md"])
+def test_each_row_of_figures_has_its_page(page: str) -> None:
+    text = (ROOT / page).read_text()
+    linked = [row for header, *body in tables(text) for row in body if RESULT.search(row[-1]) or RESULT.search(header[-1])]
+    assert unlinked(text) == [] and len(linked) >= 2
+
+
+def test_the_summary_of_results_holds_no_figure() -> None:
+    text = re.sub(r"^```.*?^```", "", (ROOT / "docs" / "results.md").read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert not re.search(r"\d", text)
+
+
+def test_a_figure_that_no_command_wrote_is_found(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    page = "| network | chi |\n| --- | --- |\n| relu | 0.1 -> 0.2 |\n| gelu | -0.3 ± 1,000 |\n"
+    (tmp_path / "results" / "some.md").write_text(page)
+    rows = {
+        "| ReLU | 0.1 -> 0.2; gelu: -0.3 | [some](results/some.md) |": [],
+        "| ReLU | 0.1 -> 0.3 | [some](results/some.md) |": ["ReLU | 0.1 -> 0.3"],
+        "| ReLU | 0.2; relu: 1,000 | [some](results/some.md) |": ["ReLU | relu: 1,000"],
+        "| GELU | 0.3 | [some](results/some.md) |": ["GELU | 0.3"],
+        "| tanh | 0.1 | [some](results/some.md) |": ["tanh | 0.1"],
+        "| tanh | 0.1 | nothing |": [],
+    }
+    for row, wrong in rows.items():
+        text = f"| a | b | c |\n| --- | --- | --- |\n{row}\n"
+        assert misquoted(text, tmp_path) == wrong
+        assert unlinked(text) == (["tanh | 0.1 | nothing"] if "nothing" in row else [])
+    assert misquoted("| a | [some](results/some.md) |\n| --- | --- |\n| relu | 0.4 |\n", tmp_path) == ["relu | 0.4"]
+
+
 def test_each_paper_takes_few_lines() -> None:
     experiments = blocks(ROOT / "docs" / "papers.md", "python")[1:]  # after the data and the training, which are the user's
     assert len(experiments) == 4 and all(len(block.split("\n")) <= 26 for block in experiments)

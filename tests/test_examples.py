@@ -178,12 +178,87 @@ def test_the_embedded_digits_are_split_the_same_each_time() -> None:
     assert torch.equal(test, load_digits()[1][0])
 
 
-@pytest.mark.slow
-def test_the_benchmark_prints_its_table() -> None:
-    done = run(str(EXAMPLES / "benchmarks" / "walks.py"), "--segments", "2", "--repeats", "1", "--steps", "2")
+def benchmark(script: str, folder: Path, *arguments: str, **constants: Any) -> str:
+    """Run a benchmark, and return the page that it has written and printed."""
+    done = run(str(EXAMPLES / "benchmarks" / f"{script}.py"), *arguments, "--output-dir", str(folder), **constants)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("the same number of switches") == 2
-    assert done.stdout.count("region by region, one at a time") == 2
+    (file,) = folder.glob("*.md")
+    page = file.read_text()
+    assert set(page.splitlines()) <= set(done.stdout.splitlines()) and page.startswith("# ")
+    assert f"python examples/benchmarks/{script}.py {' '.join(arguments)}".strip() in page and "--output-dir" not in page
+    return page
+
+
+def columns(page: str, *names: str) -> list[tuple[str, ...]]:
+    """Return these columns of the table that has them all."""
+    for table in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE):
+        header, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
+        if set(names) <= set(header):
+            return [tuple(row[header.index(name)] for name in names) for row in rows]
+    raise AssertionError(f"No table has {names}:\n{page}")
+
+
+def number(cell: str) -> int:
+    return int(cell.replace(",", ""))
+
+
+def test_a_page_names_its_command_and_is_written_only_if_nothing_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pages import Page, called
+
+    script = str(EXAMPLES / "benchmarks" / "walks.py")
+    words = ["--data-dir", "/some/where", "--only", "a", "b", "--output-dir", str(tmp_path), "--steps", "2", "--large"]
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    assert called("--only") == "python examples/benchmarks/walks.py --data-dir FOLDER --steps 2 --large"
+    with pytest.raises(ZeroDivisionError), Page("failed", "Title", tmp_path):
+        raise ZeroDivisionError
+    with Page("some", "Title", tmp_path) as page:
+        page.say("Words \n of a text.")
+        page.table("a", "b")
+        page.row("1", "2")
+        page.row("3", "4")
+        page.add("End.")
+    text = (tmp_path / "some.md").read_text()
+    assert [file.name for file in tmp_path.iterdir()] == ["some.md"] and capsys.readouterr().out.endswith(text)
+    assert text.endswith("\nWords of a text.\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n| 3 | 4 |\n\nEnd.\n")
+    assert text.startswith("# Title\n\n```bash\npython examples/benchmarks/walks.py --data-dir FOLDER --only a b")
+    with Page("printed", "Title", None, command="make"):
+        pass
+    assert not (tmp_path / "printed.md").exists() and "```bash\nmake\n```" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_walks_finds_the_switches_of_the_other_ways(tmp_path: Path) -> None:
+    page = benchmark("walks", tmp_path, "--segments", "2", "--repeats", "1", "--steps", "2", "--stream", "5")
+    same = [cell for (cell,) in columns(page, "the same switches")]
+    assert same == ["yes", "yes", "", "", "", ""]
+    assert len(set(columns(page, "switches"))) == 1 and len(columns(page, "switches")) == 2
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_engines_finds_the_same_switches(tmp_path: Path) -> None:
+    small = ("--networks", "LeNet", "--segments", "1", "--length", "0.005", "--steps", "1")
+    page = benchmark("engines", tmp_path, *small)
+    assert columns(page, "network", "segments", "the same switches") == [("LeNet", "1", "yes")]
+    assert len(columns(page, "convolutions", "us a switch")) == 6
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_equidistant_points_counts_images(tmp_path: Path) -> None:
+    small = ("--networks", "mlp", "--segments", "2", "--num-points", "3", "--repeats", "1")
+    assert columns(benchmark("uniform", tmp_path, *small), "units", "images") == [("1,536", "6")]
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_monitor_gives_its_share_of_a_fit(tmp_path: Path) -> None:
+    small = ("--networks", "mlp", "--images", "64", "--epochs", "1", "--pairs", "1")
+    page = benchmark("overhead", tmp_path, *small)
+    ((images, method, took, ratio, nothing),) = columns(
+        page, "images", "method", "in hooks, of the fit", "fit with / without", "noise"
+    )
+    hooks, whole = map(float, re.findall(r"[\d.]+", took))
+    assert (images, method) == ("64", "exact") and 0 < hooks < whole and float(ratio) > 0 and float(nothing) > 0
 
 
 PHI = (str(EXAMPLES / "papers" / "phi_mnist.py"), "--paths", "70", "--depth", "2", "--width", "8", "--epochs", "1")
@@ -251,25 +326,35 @@ def test_paths_of_a_block_are_drawn_by_its_number() -> None:
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_codes_agrees_with_torch_unique() -> None:
+def test_the_benchmark_of_codes_agrees_with_torch_unique(tmp_path: Path) -> None:
     small = ("--images", "0", "--paths", "16", "--codes", "3000", "--stream", "100000", "--repeats", "1", "--steps", "1")
-    done = run(str(EXAMPLES / "benchmarks" / "codes.py"), *small)
-    assert done.returncode == 0 and "which agrees" in done.stdout and "DISAGREES" not in done.stdout, done.stderr
-    assert "100,000 codes of 512 bits in batches: 1,000 distinct" in done.stdout
+    page = benchmark("codes", tmp_path, *small)
+    assert set(columns(page, "which agrees")) == {("yes",)}
+    assert columns(page, "codes", "distinct", "s")[0][:2] == ("100,000", "1,000")
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_faces_agrees_with_one_linear_program_a_row() -> None:
-    small = ("--inputs", "2", "--few", "1", "--slices", "2", "--repeats", "1", "--seconds", "0.2", "--steps", "1")
-    done = run(
-        str(EXAMPLES / "benchmarks" / "faces.py"),
-        *small,
-        NETWORKS=((2, 8, 8), (10, 12, 12)),
-        LARGE=(64, 128),
-        SLICED=(784, 64, 64),
+def test_the_benchmark_of_faces_agrees_with_one_linear_program_a_row(tmp_path: Path) -> None:
+    small = (
+        "--inputs",
+        "2",
+        "--few",
+        "1",
+        "--slices",
+        "2",
+        "--many",
+        "5",
+        "--repeats",
+        "1",
+        "--seconds",
+        "0.2",
+        "--steps",
+        "1",
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("one linear program a row") == len(re.findall("; 0 of .* units differ", done.stdout)) == 5
+    networks = {"NETWORKS": ((2, 8, 8), (10, 12, 12)), "LARGE": (64, 128), "SLICED": (784, 64, 64)}
+    rows = columns(benchmark("faces", tmp_path, *small, **networks), "way", "agrees")
+    programs = [verdict for way, verdict in rows if way.startswith("one linear program a row")]
+    assert len(programs) == 5 and all(verdict.startswith("0 of ") for verdict in programs)
 
 
 @pytest.mark.slow
@@ -283,31 +368,33 @@ def test_all_benchmarks_write_tables_whose_results_agree(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_maps_finds_at_least_what_a_raster_does() -> None:
-    small = ("--raster", "40", "--repeats", "1", "--steps", "1", "--convolutions")
-    done = run(str(EXAMPLES / "benchmarks" / "maps.py"), *small, WIDTHS=((64, 32, 32), (784, 64, 64)))
-    assert done.returncode == 0, done.stderr
-    maps = [int(count.replace(",", "")) for count in re.findall(r": ([\d,]+) regions in .* a second", done.stdout)]
-    rasters = [int(count.replace(",", "")) for count in re.findall(r"times as long, ([\d,]+) codes", done.stdout)]
-    assert len(maps) == len(rasters) == 4 and all(found >= seen for found, seen in zip(maps, rasters, strict=True))
+def test_the_benchmark_of_maps_finds_at_least_what_a_raster_does(tmp_path: Path) -> None:
+    small = ("--raster", "40", "--repeats", "1", "--steps", "1")
+    page = benchmark("maps", tmp_path, *small, WIDTHS=((64, 32, 32), (784, 64, 64)))
+    rows = columns(page, "regions", "codes it shows")
+    assert len(rows) == 4 and all(number(found) >= number(seen) for found, seen in rows)
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_tables_prints_their_share_and_bytes() -> None:
-    done = run(str(EXAMPLES / "benchmarks" / "tables.py"), "--models", "mlp", "--epochs", "1", "--images", "64")
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"tables [\d.]+ s, [\d.]+% of it", done.stdout) and re.search(r"map [1-9][\d.]*, pairs", done.stdout)
+def test_the_benchmark_of_tables_gives_their_share_and_bytes(tmp_path: Path) -> None:
+    page = benchmark("tables", tmp_path, "--models", "mlp", "--epochs", "1", "--images", "64")
+    ((share, size, size_of_map),) = columns(page, "share of it", "KB a measurement", "KB of a map")
+    assert 0 < float(share.rstrip("%")) < 100 and int(size) > 0 and int(size_of_map) > 0
+    assert {"`map`", "`pairs`"} <= {name for name, _ in columns(page, "table", "KB")}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compare", ["default", "ways", "robustness", "weights", "schedules", "surrogates"])
-def test_the_study_of_the_regularizer_prints_a_table_and_draws(tmp_path: Path, compare: str) -> None:
-    picture = tmp_path / "study.png"
+def test_the_study_of_the_regularizer_writes_tables_and_draws(tmp_path: Path, compare: str) -> None:
     small = ("--seeds", "1", "--epochs", "2", "--images", "100", "--depth", "3", "--width", "8", "--per-pair", "1")
-    done = run(str(EXAMPLES / "papers" / "regularizer_study.py"), "--compare", compare, "--out", str(picture), *small)
-    assert done.returncode == 0 and picture.stat().st_size > 5000, done.stderr
-    for words in ("exact chi", "Phi_N", "test accuracy", "none", "100 images", "90 test segments"):
-        assert words in done.stdout
+    script = str(EXAMPLES / "papers" / "regularizer_study.py")
+    done = run(script, "--compare", compare, *small, "--output-dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / f"regularizer_{compare}.md").read_text()
+    assert page in done.stdout and (tmp_path / f"regularizer_{compare}.png").stat().st_size > 5000
+    assert "100 images" in page and "90 test segments" in page
+    settings = columns(page, "activation", "setting", "r1", "test accuracy")
+    assert settings[0][:2] == ("relu", "none") and len(columns(page, "setting", "exact chi", "Phi_N")) == len(settings) - 1
 
 
 def test_the_study_keeps_validation_and_test_data_apart_from_what_it_trains_on() -> None:
@@ -381,8 +468,9 @@ def test_random_directions_push_as_far_as_the_regularizer() -> None:
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_the_regularizer_prints_its_ratios() -> None:
+def test_the_benchmark_of_the_regularizer_gives_ratios(tmp_path: Path) -> None:
     small = ("--images", "128", "--pairs", "2", "--every", "1")
-    done = run(str(EXAMPLES / "benchmarks" / "regularizer.py"), *small, NETWORKS=(("mlp", 2, 8), ("cnn", 2, 8)))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("by hand, every 1 steps: ") == 2 and done.stdout.count("flag: ") == 2
+    page = benchmark("regularizer", tmp_path, *small, NETWORKS=(("mlp", 2, 8), ("cnn", 2, 8)))
+    rows = columns(page, "network", "way", "time with / without")
+    assert [row[:2] for row in rows[:2]] == [("mlp 2 x 8", "by hand, every 1 steps"), ("mlp 2 x 8", "flag")] and len(rows) == 4
+    assert all(re.fullmatch(r"(1 / )?[\d.]+ \(.* - .*\)", ratio) for *_, ratio in rows)

@@ -1,19 +1,17 @@
 """How long the engines for convolutional and for smooth networks take beside those that take any network, on the same segments.
 
-python examples/benchmarks/engines.py [--data-dir FOLDER] [--networks NAME ...] [--segments 2] [--repeats 1] [--length 1.0] [--growth]
+python examples/benchmarks/engines.py [--data-dir FOLDER] [--networks NAME ...] [--output-dir docs/results]
 
-Segments lie between images of different classes; `--length 0.1` walks a tenth of each. One thread computes, and its own time is
-taken, which other programs disturb least. "equal" says whether both engines found the same switches of each unit, r1, r2 and first
-codes.
+Segments lie between images of different classes. Large networks are walked along a part of one; `NETWORKS` says how many segments
+of which length each network gets, and options replace that for all.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,35 +19,66 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from idx import load_split
+from comparing import CLOCK, ratio, seconds
+from idx import load_training
 from models import build, convolutions, lenet, pooled, resnet
+from pages import Page, parse, parser
 from walks import PeakMemory, train
 
 from fold_lightning import Walks, segment_walks, walk_length, walk_range
+from fold_lightning.folding import PerSegment
+from fold_lightning.walks import sampled_distances
 
 PIECEWISE = ("kinks", "growing batch")
 CURVED = ("chebyshev", "curved refinement")
 
-NETWORKS: dict[str, tuple[Callable[[int], nn.Module], int, tuple[str, str]]] = {
-    "three Conv2d(16)": (lambda side: convolutions(side, "relu"), 28, PIECEWISE),
-    "CNN 8-16, max pooling": (lambda side: pooled(side, 8, 16, hidden=64), 28, PIECEWISE),
-    "LeNet": (lenet, 28, PIECEWISE),
-    "VGG 32-64-128": (lambda side: pooled(side, 32, 64, 128, hidden=128), 32, PIECEWISE),
-    "ResNet-8": (lambda side: resnet(side, 1), 32, PIECEWISE),
-    "ResNet-20": (lambda side: resnet(side, 3), 32, PIECEWISE),
-    "ViT, GELU": (lambda side: build("vit", "gelu", side, 2, 64), 28, CURVED),
-    "three Conv2d(16), GELU": (lambda side: convolutions(side, "gelu"), 28, CURVED),
-    "784-3x128, GELU": (lambda side: build("mlp", "gelu", side, 3, 128), 28, CURVED),
-    "784-3x128, SwiGLU": (lambda side: build("mlp", "swiglu", side, 3, 128), 28, CURVED),
+
+@dataclass(frozen=True)
+class Case:
+    """A network and the segments that it is walked along.
+
+    Attributes:
+        build: Builds it from the pixels along a side of its images.
+        side: Those pixels.
+        engines: The engine of such networks, and the one that takes any.
+        segments: Number of segments.
+        length: Share of each segment that is walked.
+        repeats: Number of turns.
+    """
+
+    build: Callable[[int], nn.Module]
+    side: int
+    engines: tuple[str, str]
+    segments: int = 1
+    length: float = 1.0
+    repeats: int = 1
+
+
+NETWORKS = {
+    "three Conv2d(16)": Case(lambda side: convolutions(side, "relu"), 28, PIECEWISE, segments=2),
+    "CNN 8-16, max pooling": Case(lambda side: pooled(side, 8, 16, hidden=64), 28, PIECEWISE, segments=8, repeats=3),
+    "LeNet": Case(lenet, 28, PIECEWISE, segments=8, repeats=3),
+    "VGG 32-64-128": Case(lambda side: pooled(side, 32, 64, 128, hidden=128), 32, PIECEWISE, length=0.5),
+    "ResNet-8": Case(lambda side: resnet(side, 1), 32, PIECEWISE, length=0.2),
+    "ResNet-20": Case(lambda side: resnet(side, 3), 32, PIECEWISE, length=0.03),
+    "vision transformer 2 x 64, GELU": Case(lambda side: build("vit", "gelu", side, 2, 64), 28, CURVED, segments=2),
+    "three Conv2d(16), GELU": Case(lambda side: convolutions(side, "gelu"), 28, CURVED, length=0.3),
+    "784-3x128, GELU": Case(lambda side: build("mlp", "gelu", side, 3, 128), 28, CURVED, segments=32, repeats=3),
+    "784-3x128, SwiGLU": Case(lambda side: build("mlp", "swiglu", side, 3, 128), 28, CURVED, segments=32, repeats=3),
 }
-"""Builders of networks, pixels along a side of their images, and the engines that are compared."""
 
+HEADER = (
+    "network", "units", "segments", "share of each", "regions on it", "s a segment", "times as fast as the general engine",
+    "the same switches", "peak memory, MiB", "time / that of 129 equidistant points",
+)  # fmt: skip
 
-def walk(model: nn.Module, start: Tensor, end: Tensor, engine: str | None) -> tuple[Walks, float]:
-    """Return walks, and the seconds of this thread that they took."""
-    begin = time.process_time()
-    walks = segment_walks(model, start, end, engine=engine)
-    return walks, time.process_time() - begin
+TEXT = """Segments between images of different classes, or a share of each; "the same switches" says whether both engines found
+the same switches of each unit, r1, r2 and first codes. The engine of piecewise linear networks evaluates each layer only in the
+boxes that a kink reaches; where these cover the plane, as in ResNets, that gains little. The engine of smooth networks
+interpolates."""
+
+GROWTH = """Networks of 3 x 3 convolutions at 28 x 28, untrained. Boxes widen by two positions a convolution, and the time of a switch
+grows with their area."""
 
 
 def are_equal(one: Walks, other: Walks) -> bool:
@@ -63,68 +92,69 @@ def are_equal(one: Walks, other: Walks) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def compare(name: str, model: nn.Module, engines: tuple[str, str], start: Tensor, end: Tensor, repeats: int) -> None:
-    """Print a network's row."""
-    fast, general = engines
+def compare(name: str, model: nn.Module, case: Case, start: Tensor, end: Tensor) -> list[str]:
+    """Return a network's row."""
+    fast, general = case.engines
     segment_walks(model, start[:1], torch.lerp(start[:1], end[:1], 0.01), engine=fast)  # warms up
     with PeakMemory() as peak:
-        walks, took = walk(model, start, end, fast)
-    times, ratios = [took], []
-    for _ in range(repeats):
-        others, other_took = walk(model, start, end, general)
-        times.append(walk(model, start, end, fast)[1])
-        ratios.append(other_took / times[-1])
-    print(
-        f"{name}: {walks.num_units:,} units, {walks.num_regions().double().mean():,.0f} regions a segment, {fast} "
-        f"{statistics.median(times) / len(start):.4f} s a segment, {statistics.median(ratios):.1f} times as fast as {general}, peak "
-        f"{peak.bytes / 2**20:,.0f} MiB, exact {int(walks.exact.sum())}, equal: {are_equal(walks, others)}",
-        flush=True,
-    )
-    print("  " + walks.explain().replace("\n", "\n  "), flush=True)
+        segment_walks(model, start, end, engine=fast)
+    times: list[float] = []
+    beside: dict[str, list[float]] = {"general": [], "points": []}
+    for _ in range(case.repeats):
+        took, walks = seconds(lambda: segment_walks(model, start, end, engine=fast))
+        general_took, others = seconds(lambda: segment_walks(model, start, end, engine=general))
+        points_took, _ = seconds(lambda: PerSegment.of(sampled_distances(model, start, end, num_points=129)))
+        times.append(took)
+        beside["general"].append(general_took / took)
+        beside["points"].append(took / points_took)
+    return [
+        name,
+        f"{walks.num_units:,}",
+        f"{len(start)}",
+        f"{case.length:g}",
+        f"{walks.num_regions().double().mean():,.0f}",
+        f"{statistics.median(times) / len(start):.3g}",
+        ratio(beside["general"]),
+        "yes" if are_equal(walks, others) else "NO",
+        f"{peak.bytes / 2**20:,.0f}",
+        ratio(beside["points"]),
+    ]
 
 
-def grow(start: Tensor, end: Tensor) -> None:
-    """Print the time of kinks against depth and width."""
-    walk(convolutions(28, "relu", 1, 4).eval(), start[:1], end[:1], None)  # warms up
+def growth(page: Page, start: Tensor, end: Tensor) -> None:
+    """Add the time of kinks against depth and width."""
+    page.add("## Growth")
+    page.say(GROWTH)
+    page.table("convolutions", "channels", "switches on a segment", "s a segment", "us a switch")
+    segment_walks(convolutions(28, "relu", 1, 4).eval(), start[:1], end[:1])  # warms up
     for depth, channels in ((2, 16), (4, 16), (8, 16), (3, 8), (3, 16), (3, 32)):
         model = convolutions(28, "relu", depth, channels).eval()
-        walks, took = walk(model, start, end, None)
-        events = len(walks.position)
-        print(
-            f"{depth} convolutions of {channels} channels: {took / len(start):.3f} s a segment, {events / len(start):,.0f} switches, "
-            f"{took / events * 1e6:.1f} us a switch",
-            flush=True,
-        )
+        took, walks = seconds(lambda model=model: segment_walks(model, start, end))
+        events, each = len(walks.position), took / len(start)
+        page.row(f"{depth}", f"{channels}", f"{events / len(start):,.0f}", f"{each:.3f}", f"{took / max(1, events) * 1e6:.0f}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, help="folder of MNIST's IDX files; random inputs and labels otherwise")
-    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
-    parser.add_argument("--segments", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--length", type=float, default=1.0, help="share of each segment that is walked")
-    parser.add_argument("--steps", type=int, default=200, help="training steps of each network")
-    parser.add_argument("--growth", action="store_true", help="time against depth and width instead")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    if arguments.data_dir:
-        images, labels = load_split(arguments.data_dir, "train")
-    else:
-        images, labels = torch.rand(4096, 784), torch.randint(10, (4096,))
-    images, labels = images[:20_000], labels[:20_000]
-    pairs = (labels[:-1] != labels[1:]).nonzero().squeeze(1)[: arguments.segments]
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread")
-    if arguments.growth:
-        grow(images[pairs], torch.lerp(images[pairs], images[pairs + 1], arguments.length))
-        return
-    for name in arguments.networks:
-        build_network, side, engines = NETWORKS[name]
-        inputs = F.pad(images.view(-1, 28, 28), [(side - 28) // 2] * 4).flatten(1)
-        model = train(build_network(side), inputs, labels, arguments.steps).eval()
-        end = torch.lerp(inputs[pairs], inputs[pairs + 1], arguments.length)
-        compare(name, model, engines, inputs[pairs], end, arguments.repeats)
+    options = parser(__doc__)
+    options.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    options.add_argument("--segments", type=int, help="instead of each network's own")
+    options.add_argument("--length", type=float, help="share of each segment that is walked, instead of each network's own")
+    options.add_argument("--repeats", type=int, help="instead of each network's own")
+    options.add_argument("--steps", type=int, default=20, help="training steps of each network")
+    arguments = parse(options)
+    images, labels = (part[:20_000] for part in load_training(arguments.data_dir))
+    pairs = (labels[:-1] != labels[1:]).nonzero().squeeze(1)
+    own = {name: value for name in ("segments", "length", "repeats") if (value := getattr(arguments, name)) is not None}
+    with Page("engines", "Convolutional and smooth networks", arguments.output_dir) as page:
+        page.say(f"Trained for {arguments.steps} steps. {TEXT} {CLOCK}")
+        page.table(*HEADER)
+        for name in arguments.networks:
+            case = replace(NETWORKS[name], **own)
+            inputs = F.pad(images.view(-1, 28, 28), [(case.side - 28) // 2] * 4).flatten(1)
+            model = train(case.build(case.side), inputs, labels, arguments.steps).eval()
+            start, end = inputs[pairs[: case.segments]], inputs[pairs[: case.segments] + 1]
+            page.row(*compare(name, model, case, start, torch.lerp(start, end, case.length)))
+        growth(page, images[pairs[:2]], torch.lerp(images[pairs[:2]], images[pairs[:2] + 1], own.get("length", 1.0)))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,10 @@
-"""What the monitor costs: training with it over training without, pair by pair.
+"""What the monitor takes of a training: the time in its hooks, and training with it over training without.
 
-    python examples/benchmarks/overhead.py --data-dir FOLDER [--epochs 5] [--pairs 3] [--images 60000]
+    python examples/benchmarks/overhead.py --data-dir FOLDER [--epochs 5] [--pairs 0] [--output-dir docs/results]
 
-Trains a 3 x 256 MLP, LeNet, ResNet-8 and a small vision transformer on the images of the folder, with the monitor's defaults and
-TensorBoard's logger, and prints the ratio of the times of `fit` (wall clock): median, least and greatest of pairs of neighbouring
-runs, whose order alternates, and that of the fastest run with and the fastest without. Machines are shared and noisy: "nothing" is
-the same of two runs without a monitor, "in its hooks" the time that Lightning's profiler finds in the monitor's own hooks, and
-"beyond" how much of the fit without them that is, after the 10 s that are always allowed.
+Trains networks on the images of the folder, with the monitor's defaults and TensorBoard's logger. With `--pairs 3` it also trains
+without, and gives the ratio of the times of `fit`: median, least and greatest of pairs of neighbouring runs, whose order alternates,
+and the same of two runs without a monitor, which shows how noisy a machine is.
 """
 
 from __future__ import annotations
@@ -16,32 +14,57 @@ import logging
 import statistics
 import sys
 import tempfile
-import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from comparing import CLOCK, clock, ratio
 from digits import Classifier
 from idx import load_images
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.profilers import SimpleProfiler
+from lightning.pytorch.profilers import Profiler
 from models import build, lenet, resnet
+from pages import Page, parse, parser
 
 from fold_lightning import FoldingMonitor
 from fold_lightning.callbacks.schedule import FREE_SECONDS
 
-NETWORKS = {
-    "mlp": lambda side: build("mlp", "relu", side, 3, 256),
-    "lenet": lenet,
-    "resnet8": lambda side: resnet(side, 1),
-    "vit": lambda side: build("vit", "gelu", side, 2, 64),
+NETWORKS: dict[str, tuple[str, Callable[[int], nn.Module], int]] = {
+    "mlp": ("MLP 3 x 256", lambda side: build("mlp", "relu", side, 3, 256), 20_000),
+    "lenet": ("LeNet", lenet, 20_000),
+    "vit": ("vision transformer 2 x 64", lambda side: build("vit", "gelu", side, 2, 64), 5_000),
+    "resnet8": ("ResNet-8", lambda side: resnet(side, 1), 2_000),
 }
+"""Name in the table, builder from the side of an image, and images to train with: those of MNIST took a ResNet 20 minutes."""
+
+TEXT = """Measurements may take 10 s, or 5 % of the training's time if that is more; the first and the last are made in any case.
+So the share falls as training goes on, and is large where few images are trained on. Much of the time in hooks is drawing."""
+
+HEADER = ("network", "images", "method", "in hooks, of the fit", "share beyond the first 10 s", "fit with / without", "noise")
+TAGS = ("folding/chi_mean", "folding/phi", "codes/distinct")
+
+
+class HookTimes(Profiler):
+    """Sum of the seconds in the monitor's own hooks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = self._begin = 0.0
+
+    def start(self, action_name: str) -> None:
+        if "]FoldingMonitor" in action_name:
+            self._begin = clock()
+
+    def stop(self, action_name: str) -> None:
+        if "]FoldingMonitor" in action_name:
+            self.seconds += clock() - self._begin
 
 
 class Bench:
@@ -56,6 +79,7 @@ class Bench:
     def __init__(self, network: str, data: tuple[tuple[Tensor, Tensor], ...], arguments: argparse.Namespace) -> None:
         self._network, self._data, self._arguments = network, data, arguments
         self.last: dict[str, float] = {}
+        self.method = ""
         self.in_hooks: list[float] = []
         self.took: list[float] = []
 
@@ -71,19 +95,19 @@ class Bench:
                 callbacks=[monitor] if on else [],
                 logger=TensorBoardLogger(folder),
                 accelerator="cpu",
-                profiler=(profiler := SimpleProfiler()),
+                profiler=(profiler := HookTimes()),
                 **quiet,
             )
             side = int(self._data[0][0].shape[1] ** 0.5)
-            model = Classifier(NETWORKS[self._network](side))
+            model = Classifier(NETWORKS[self._network][1](side))
             loaders = DataLoader(train, self._arguments.batch_size, shuffle=True), DataLoader(test, 1024)
-            begin = time.perf_counter()
+            begin = clock()
             trainer.fit(model, *loaders)
-            took = time.perf_counter() - begin
+            took = clock() - begin
         if on:
+            self.method = monitor.state_dict()["method"]
             self.last = {tag: value.item() for tag, value in trainer.callback_metrics.items()}
-            own = (sum(times) for hook, times in profiler.recorded_durations.items() if "]FoldingMonitor" in hook)
-            self.in_hooks.append(sum(own))
+            self.in_hooks.append(profiler.seconds)
             self.took.append(took)
         return took
 
@@ -98,35 +122,31 @@ class Bench:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, help="folder of MNIST's IDX files; scikit-learn's digits otherwise")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--pairs", type=int, default=3, help="0 trains with the monitor alone")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--images", type=int, default=60_000, help="images to train with, at most")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    options = parser(__doc__, "scikit-learn's digits otherwise")
+    options.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    options.add_argument("--epochs", type=int, default=5)
+    options.add_argument("--pairs", type=int, default=0, help="pairs of runs with and without the monitor")
+    options.add_argument("--batch-size", type=int, default=64)
+    options.add_argument("--images", type=int, help="images to train with, instead of those of each network")
+    arguments = parse(options)
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     train, test = load_images(arguments.data_dir)
-    data = tuple(part[: arguments.images] for part in train), test
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(data[0][0])} images, {arguments.epochs} epochs")
-    for network in arguments.networks:
-        bench = Bench(network, data, arguments)
-        if not arguments.pairs:
-            bench.seconds(True)
-        for name, with_monitor in (("monitor", True), ("nothing", False)) if arguments.pairs else ():
-            first, second = zip(*bench.pairs(with_monitor), strict=True)
-            ratios = [one / two for one, two in zip(first, second, strict=True)]
-            spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} - {max(ratios):.3f})"
-            print(f"{network}, {name}: {spread}, fastest {min(first) / min(second):.3f}", flush=True)
-        hooks, took = statistics.median(bench.in_hooks), statistics.median(bench.took)
-        beyond = max(0.0, hooks - FREE_SECONDS) / (took - hooks)
-        print(f"    in its hooks: {hooks:.1f} s of {took:.1f} s, beyond {FREE_SECONDS:.0f} s: {beyond:.1%}")
-        tags = ("folding/chi_mean", "folding/phi", "codes/distinct", "faces/mean", "monitor/seconds")
-        print("    last: " + ", ".join(f"{tag} {bench.last[tag]:.3g}" for tag in tags if tag in bench.last), flush=True)
+    with Page("overhead_large", "The monitor in a training of MNIST's size", arguments.output_dir) as page:
+        page.say(f"{arguments.epochs} epochs, batches of {arguments.batch_size}. {TEXT} {CLOCK}")
+        page.table(*HEADER, *TAGS)
+        for network in arguments.networks:
+            name, _, count = NETWORKS[network]
+            data = tuple(part[: arguments.images or count] for part in train), test
+            bench = Bench(network, data, arguments)
+            pairs = [bench.pairs(on) for on in (True, False)] if arguments.pairs else []
+            if not pairs:
+                bench.seconds(True)
+            hooks, took = statistics.median(bench.in_hooks), statistics.median(bench.took)
+            beyond = max(0.0, hooks - FREE_SECONDS) / (took - hooks)
+            cells = [name, f"{len(data[0][0]):,}", bench.method, f"{hooks:.1f} s of {took:.1f} s", f"{beyond:.1%}"]
+            cells += [ratio([one / two for one, two in found]) for found in pairs] or ["-", "-"]
+            page.row(*cells, *(f"{bench.last[tag]:.3g}" for tag in TAGS))
 
 
 if __name__ == "__main__":

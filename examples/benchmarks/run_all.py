@@ -1,6 +1,6 @@
 """What every part costs beside what one would use otherwise and beside a floor, in tables.
 
-    python examples/benchmarks/run_all.py [--data-dir FOLDER] [--only walks codes ...] [--output-dir docs/results] [--repeats 5]
+    python examples/benchmarks/run_all.py [--data-dir FOLDER] [--only walks codes ...] [--repeats 5] [--output-dir docs/results]
 
 Small sizes that take minutes; the other scripts of this folder measure one part each at the sizes of real use. A floor is work that
 every way has to do. Growth is shown as widths, depths, numbers of segments and of inputs double. Where a GPU is at hand, walks and
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from comparing import Way, compare, equal, grow, machine, markdown
+from comparing import CLOCK, Way, compare, equal, grow
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -28,8 +28,9 @@ import maps as maps_benchmark
 import overhead as overhead_benchmark
 import regularizer as regularizer_benchmark
 import walks as walks_benchmark
-from idx import load_split
+from idx import load_training
 from models import build
+from pages import Page, called, markdown, parse, parser
 from tqdm.auto import tqdm
 
 from fold_lightning import (
@@ -64,10 +65,7 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.repeats, self.small = arguments.repeats, arguments.smallest
-        if arguments.data_dir:
-            self.images, self.labels = load_split(arguments.data_dir, "train")
-        else:
-            self.images, self.labels = torch.rand(4096, 784), torch.randint(10, (4096,))
+        self.images, self.labels = load_training(arguments.data_dir)
         self.steps = 2 if self.small else 200
 
     def sizes(self, *numbers: int) -> tuple[int, ...]:
@@ -372,31 +370,22 @@ SECTIONS: dict[str, tuple[str, Callable[[Bench], Section]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, help="folder of MNIST's IDX files; random images otherwise")
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="parts to measure")
-    parser.add_argument("--output-dir", type=Path, default=Path("docs/results"))
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--smallest", action="store_true", help="a test of the script: seconds")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    options = parser(__doc__)
+    options.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="parts to measure")
+    options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--smallest", action="store_true", help="a test of the script: seconds")
+    arguments = parse(options)
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
     bench = Bench(arguments)
-    data = " --data-dir FOLDER" if arguments.data_dir else ""
     for name in tqdm(arguments.only, unit=" parts"):
         title, measure = SECTIONS[name]
-        rows, growth, text = measure(bench)
-        command = f"```bash\npython examples/benchmarks/run_all.py{data} --only {name}\n```"
-        blocks = [f"# {title}", command, machine(), text, markdown(HEADER, rows)]
-        if growth:
-            blocks += ["Growth; factors are those from each size to the next:", markdown(GROWTH, growth)]
-        page = "\n\n".join(blocks) + "\n"
-        (arguments.output_dir / f"{name}.md").write_text(page)
-        tqdm.write(page)
+        with Page(name, title, arguments.output_dir, f"{called('--only')} --only {name}") as page:
+            rows, growth, text = measure(bench)
+            page.say(f"{text} {CLOCK} Ratios are medians of turns in one run, with the least and the greatest.")
+            page.add(markdown(HEADER, rows))
+            if growth:
+                page.add("Growth; factors are those from each size to the next:", markdown(GROWTH, growth))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """How long walks through equidistant points take, as ratios to plain forward passes over the same points in the same run.
 
-python examples/benchmarks/uniform.py [--segments 64] [--num-points 129] [--repeats 3] [--dtype float32] [--device cpu]
-    [--networks mlp cnn vit resnet18]
+python examples/benchmarks/uniform.py [--networks mlp cnn vit resnet18] [--num-points 129] [--dtype float32] [--device cpu]
+    [--output-dir docs/results]
 
-On a processor one thread computes, and its own time is taken, which other programs disturb least. Forward passes take the points in
-batches as large as those of the walks.
+Forward passes take the points in batches as large as those of the walks.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,7 +19,9 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from comparing import CLOCK, median_seconds, ratio, seconds
 from models import build, resnet18
+from pages import Page, parse, parser
 from walks import PeakMemory, mlp
 
 from fold_lightning import segment_walks
@@ -31,43 +31,42 @@ from fold_lightning.folding import PerSegment
 from fold_lightning.walks import sampled_distances
 from fold_lightning.walks.uniform import MAX_BYTES, rows_at_once
 
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "mlp": (lambda: mlp(784, 512, 512, 512, 10), 784),
-    "cnn": (lambda: build("cnn", "relu", 28, 3, 128), 784),
-    "vit": (lambda: build("vit", "gelu", 28, 2, 64), 784),
-    "resnet18": (lambda: resnet18(32), 1024),
+NETWORKS: dict[str, tuple[str, Callable[[], nn.Module], int, int]] = {
+    "mlp": ("784-3x512", lambda: mlp(784, 512, 512, 512, 10), 784, 64),
+    "cnn": ("three Conv2d(128)", lambda: build("cnn", "relu", 28, 3, 128), 784, 64),
+    "vit": ("vision transformer 2 x 64", lambda: build("vit", "gelu", 28, 2, 64), 784, 64),
+    "resnet18": ("ResNet-18", lambda: resnet18(32), 1024, 4),
 }
-"""Builders of networks, and the length of their flattened images."""
+"""Names in the table, builders, the length of flattened images, and the number of segments."""
 
-SHORT = 4
+HEADER = ("network", "units", "segments", "images", "ms a plain pass of an image", "time / a plain pass", "inspection, s",
+          "switches on a segment", "peak memory, MiB")  # fmt: skip
+
+SHORT = 2
 """Segments of the run whose memory is watched, which also warms up."""
 
 LISTED = 1
 """Segments whose events are listed: a ResNet-18's are too many to list all."""
 
 
-def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Return the time of a call: of this thread on a processor, of the clock on any other device."""
-    clock = time.thread_time if device.type == "cpu" else time.perf_counter
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    begin = clock()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return clock() - begin
-
-
-def compare(name: str, model: nn.Module, width: int, arguments: argparse.Namespace) -> None:
-    """Print the row of a network."""
+def compare(name: str, model: nn.Module, width: int, segments: int, arguments: argparse.Namespace) -> list[str]:
+    """Return the row of a network."""
     device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
     model = model.to(device, dtype).eval()
-    start, end = (torch.rand(arguments.segments, width, device=device) for _ in range(2))
+    start, end = (torch.rand(segments, width, device=device) for _ in range(2))
     options = {"num_points": arguments.num_points}
     with evaluate_on_replica(model, start) as replica:
         structure = inspect(replica, start)
     batch = rows_at_once(structure, dtype, MAX_BYTES)
     batch = batch // arguments.num_points * arguments.num_points or batch
+
+    def waited(function: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            function()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+
+        return run
 
     def forward() -> None:
         position = torch.linspace(0, 1, arguments.num_points, device=device)[:, None]
@@ -76,52 +75,49 @@ def compare(name: str, model: nn.Module, width: int, arguments: argparse.Namespa
                 for points in torch.lerp(a[:, None], b[:, None], position).flatten(0, 1).to(dtype).split(batch):
                     model(points)
 
+    def measured() -> PerSegment:
+        return PerSegment.of(sampled_distances(model, start, end, **options))
+
     def inspection() -> None:
         with evaluate_on_replica(model, start) as replica:
             inspect(replica, start)
 
-    def listed() -> int:
-        return segment_walks(model, start[:LISTED], end[:LISTED], method="uniform", **options).unit.numel()
-
-    ways = {
-        "forward": forward,
-        "measured": lambda: PerSegment.of(sampled_distances(model, start, end, **options)),
-        "inspection alone": inspection,
-    }
     with PeakMemory() if device.type == "cpu" else nullcontext() as peak:
-        chi = PerSegment.of(sampled_distances(model, start[:SHORT], end[:SHORT], **options)).chi
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(arguments.repeats):
-        for way, function in ways.items():
-            times[way].append(seconds(function, device))
-    ratio = statistics.median(a / b for a, b in zip(times["measured"], times["forward"], strict=True))
-    per_image = statistics.median(times["forward"]) / (arguments.segments * arguments.num_points)
-    said = f", peak {peak.bytes / 2**20:,.0f} MiB" if peak else ""
-    print(
-        f"{name}: {structure.num_units:,} units, batches of {batch}, {1e3 * per_image:.3f} ms a forward pass, "
-        f"measured / forward {ratio:.3f}, inspection {statistics.median(times['inspection alone']):.2f} s, "
-        f"{listed() / LISTED:,.0f} events a segment, mean chi {chi.mean():.3f}{said}",
-        flush=True,
-    )
+        PerSegment.of(sampled_distances(model, start[:SHORT], end[:SHORT], **options))
+    turns = [[seconds(waited(way))[0] for way in (forward, measured)] for _ in range(arguments.repeats)]
+    images = segments * arguments.num_points
+    events = segment_walks(model, start[:LISTED], end[:LISTED], method="uniform", **options).unit.numel()
+    return [
+        name,
+        f"{structure.num_units:,}",
+        f"{segments}",
+        f"{images:,}",
+        f"{1e3 * statistics.median(plain for plain, _ in turns) / images:.3g}",
+        ratio([ours / plain for plain, ours in turns]),
+        f"{median_seconds(inspection, arguments.repeats):.2f}",
+        f"{events / LISTED:,.0f}",
+        f"{peak.bytes / 2**20:,.0f}" if peak else "-",
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--segments", type=int, default=64)
-    parser.add_argument("--num-points", type=int, default=129)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--dtype", default="float32", choices=("float16", "bfloat16", "float32", "float64"))
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--networks", nargs="+", default=[*NETWORKS], choices=[*NETWORKS], help="ResNet-18 takes minutes on a processor"
-    )
-    arguments = parser.parse_args()
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, {arguments.device}, {arguments.dtype}")
-    for name in arguments.networks:
-        build_network, width = NETWORKS[name]
-        compare(name, build_network(), width, arguments)
+    options = parser(__doc__, data=None)
+    options.add_argument("--segments", type=int, help="instead of each network's own")
+    options.add_argument("--num-points", type=int, default=129)
+    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--dtype", default="float32", choices=("float16", "bfloat16", "float32", "float64"))
+    options.add_argument("--device", default="cpu")
+    options.add_argument("--networks", nargs="+", default=[*NETWORKS], choices=[*NETWORKS], help="ResNet-18 takes a minute")
+    arguments = parse(options)
+    with Page("uniform", "Equidistant points", arguments.output_dir) as page:
+        page.say(
+            f"Untrained networks and random images, {arguments.num_points} points a segment, {arguments.dtype} on "
+            f"{arguments.device}, beside plain forward passes over as many images in the same batches. {CLOCK}"
+        )
+        page.table(*HEADER)
+        for name in arguments.networks:
+            title, build_network, width, segments = NETWORKS[name]
+            page.row(*compare(title, build_network(), width, arguments.segments or segments, arguments))
 
 
 if __name__ == "__main__":

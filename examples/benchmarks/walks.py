@@ -1,17 +1,15 @@
 """How long exact walks take, as ratios to other ways of following a network along the same segments in the same run.
 
-python examples/benchmarks/walks.py [--data-dir FOLDER] [--segments 64] [--repeats 5] [--large]
+python examples/benchmarks/walks.py [--data-dir FOLDER] [--segments 16] [--repeats 3] [--output-dir docs/results]
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import ctypes
 import statistics
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
@@ -23,8 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from idx import load_split
+from comparing import CLOCK, ratio, seconds
+from idx import load_training
 from models import build, resnet18, vgg16
+from pages import Page, parse, parser
 
 from fold_lightning import activation_codes, segment_walks, stream_walks, walk_length
 from fold_lightning.walks.pieces import Pieces
@@ -87,12 +87,6 @@ def one_at_a_time(model: nn.Sequential, start: Tensor, end: Tensor) -> int:
     return sum(region_by_region(model, a[None], b[None]) for a, b in zip(start, end, strict=True))
 
 
-def seconds(function: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    function()
-    return time.perf_counter() - begin
-
-
 def in_batches(model: nn.Module, points: Tensor) -> None:
     with torch.no_grad():
         for batch in points.split(4096):
@@ -124,49 +118,58 @@ def _resident() -> int:
     return int(statm.read_text().split()[1]) * 4096 if statm.exists() else 0
 
 
-def compare(name: str, model: nn.Module, start: Tensor, end: Tensor, repeats: int, *, steps: bool) -> None:
-    """Prints a network's row, and for an MLP the ratios to the other ways."""
+HEADER = (
+    "network", "regions on a segment", "ms a segment", "/ a forward pass over a point of each region",
+    "/ 1,000 equidistant points, float32", "/ region by region, all at once", "/ region by region, one at a time",
+    "the same switches", "/ without its self-check", "peak memory, MiB",
+)  # fmt: skip
+
+TEXT = """Columns with a stroke are the time of exact walks divided by that of another way. A forward pass over a point of each
+region, in float64, is a floor: no way can do with less. Equidistant points miss regions. "Region by region" goes to the nearest
+crossing, and needs a pass for each region. Ratios are medians of turns, with the least and the greatest; the two slowest ways
+get one turn."""
+
+
+def compare(name: str, model: nn.Module, start: Tensor, end: Tensor, repeats: int, *, steps: bool) -> list[str]:
+    """Return a network's row; the ways that know MLPs alone are left out where `steps` is False."""
     with PeakMemory() as peak:
         walks = segment_walks(model, start, end)
     counted = walks.num_regions()
     fraction = torch.cat([(torch.arange(int(n)).double() + 0.5) / int(n) for n in counted])[:, None]
     which = torch.arange(len(start)).repeat_interleave(counted)
     points = torch.lerp(start.double()[which], end.double()[which], fraction)
-    double = copy.deepcopy(model).double()
-    regions = int(counted.sum())
-    times: dict[str, list[float]] = {}
-    for _ in range(repeats):
-        ways: dict[str, Callable[[], object]] = {
-            "exact": lambda: segment_walks(model, start, end),
-            "one forward pass over a point of each region, float64": lambda: in_batches(double, points),
-        }
-        if steps:
-            ways["1,000 equidistant points, float32"] = lambda: _uniform(model, start, end)
-        for way, function in ways.items():
-            times.setdefault(way, []).append(seconds(function))
+    double, few = copy.deepcopy(model).double(), max(1, len(start) // 8)
+    ways: dict[str, Callable[[], object]] = {"floor": lambda: in_batches(double, points)}
+    slow: dict[str, Callable[[], object]] = {}
     if steps:
-        events = 0
+        ways["points"] = lambda: _uniform(model, start, end)
+        slow["all"] = lambda: region_by_region(model, start, end)
+        slow["each"] = lambda: one_at_a_time(model, start[:few], end[:few])
+    ways["unchecked"] = lambda: _unchecked(model, start, end)
+    took: list[float] = []
+    ratios: dict[str, list[float]] = {}
+    found: dict[str, object] = {}
+    for turn in range(repeats):
+        took.append(seconds(lambda: segment_walks(model, start, end))[0])
+        for way, run in (ways if turn else ways | slow).items():
+            other, found[way] = seconds(run)
+            share = few / len(start) if way == "each" else 1.0
+            ratios.setdefault(way, []).append(took[-1] * share / max(other, 1e-9))
+    cells = {way: ratio(found) for way, found in ratios.items()}
+    same = ("yes" if found["all"] == int(walk_length(walks).sum()) else "NO") if steps else ""
+    beside = [cells.get(way, "") for way in ("floor", "points", "all", "each")]
+    first = [name, f"{counted.double().mean():,.0f}", f"{statistics.median(took) / len(start) * 1e3:.2f}"]
+    return [*first, *beside, same, cells["unchecked"], f"{peak.bytes / 2**20:,.0f}"]
 
-        def all_at_once() -> None:
-            nonlocal events
-            events = region_by_region(model, start, end)
 
-        times["region by region, all at once"] = [seconds(all_at_once)]
-        few = max(1, len(start) // 8)
-        times["region by region, one at a time"] = [
-            seconds(lambda: one_at_a_time(model, start[:few], end[:few])) * len(start) / few
-        ]
-        agree = events == int(walk_length(walks).sum())
-        print(f"  region by region found {'the same number of' if agree else 'ANOTHER NUMBER OF'} switches ({events:,})")
-    exact = statistics.median(times["exact"])
-    print(
-        f"{name}: {len(start)} segments, {regions / len(start):,.0f} regions each, {exact / len(start) * 1e3:.2f} ms a segment, "
-        f"{regions / exact:,.0f} regions/s, peak {peak.bytes / 2**20:,.0f} MiB, exact {int(walks.exact.sum())}"
-    )
-    for way, values in times.items():
-        if way != "exact":
-            ratios = [a / b for a, b in zip(times["exact"], values, strict=False)] if len(values) > 1 else [exact / values[0]]
-            print(f"  exact / {way:<55} {statistics.median(ratios):.3f}  (1 / {1 / statistics.median(ratios):.1f})")
+def _unchecked(model: nn.Module, start: Tensor, end: Tensor) -> None:
+    """Walks without the verification of their pieces."""
+
+    def trusted(_: PieceScheduler, pieces: Pieces, *__: object) -> Tensor:
+        return torch.ones(len(pieces), dtype=torch.bool)
+
+    with patch.object(PieceScheduler, "_verified", trusted):
+        segment_walks(model, start, end)
 
 
 def _uniform(model: nn.Module, start: Tensor, end: Tensor) -> None:
@@ -181,36 +184,25 @@ def _uniform(model: nn.Module, start: Tensor, end: Tensor) -> None:
                     (bits[:, 1:] ^ bits[:, :-1]).sum()
 
 
-def large(name: str, model: nn.Module, start: Tensor, end: Tensor) -> None:
-    """Prints how a network of 10^5 units and more is walked, seen through its classifier's layers."""
+def large(name: str, model: nn.Module, start: Tensor, end: Tensor) -> list[str]:
+    """Return the row of a network of 10^5 units and more, seen through its classifier's layers."""
     units = activation_codes(model, start[:1]).bits.shape[1]
     with PeakMemory() as peak, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that walks are not exact is in the row
-        begin = time.perf_counter()
-        walks = segment_walks(model, start, end, layers="classifier.*")
-        took = time.perf_counter() - begin
-    print(
-        f"{name}: {units:,} units, {walks.num_units:,} counted, {walks.num_regions().double().mean():.1f} regions on a segment, "
-        f"{took / len(start):.1f} s a segment, peak {peak.bytes / 2**20:,.0f} MiB, complete {int(walks.complete.sum())}"
-    )
+        took, walks = seconds(lambda: segment_walks(model, start, end, layers="classifier.*"))
+    return [
+        name,
+        f"{units:,}",
+        f"{walks.num_units:,}",
+        f"{walks.num_regions().double().mean():.1f}",
+        f"{took / len(start):.1f}",
+        f"{peak.bytes / 2**20:,.0f}",
+        f"{int(walks.complete.sum())} of {len(start)}",
+    ]
 
 
-def self_check(model: nn.Module, start: Tensor, end: Tensor, repeats: int) -> None:
-    """Prints what verification adds to a walk."""
-
-    def trusted(_: PieceScheduler, pieces: Pieces, *__: object) -> Tensor:
-        return torch.ones(len(pieces), dtype=torch.bool)
-
-    ratios = []
-    for _ in range(repeats):
-        checked = seconds(lambda: segment_walks(model, start, end))
-        with patch.object(PieceScheduler, "_verified", trusted):
-            ratios.append(checked / seconds(lambda: segment_walks(model, start, end)))
-    print(f"  with its self-check / without {statistics.median(ratios):.3f}")
-
-
-def stream(images: Tensor, labels: Tensor, steps: int, count: int) -> None:
-    """Prints the memory of many walks in one call and in a stream, of which r1, r2 and chi are kept."""
+def stream(page: Page, images: Tensor, labels: Tensor, steps: int, count: int) -> None:
+    """Add the memory of many walks in one call and in a stream, of which r2 is kept."""
     model = train(mlp(784, 64, 64, 64, 10), images, labels, steps)
     generator = torch.Generator().manual_seed(0)
     first, last = torch.randint(len(images), (2, count), generator=generator)
@@ -222,53 +214,47 @@ def stream(images: Tensor, labels: Tensor, steps: int, count: int) -> None:
     def in_one_call() -> int:
         return int(segment_walks(model, start, end).table()["r2"].sum())
 
-    found = []
-    for name, way in (("a stream", in_a_stream), ("one call", in_one_call)):
+    page.add("## Many walks", f"{count:,} walks of 784-3x64-10, of which r2 alone is kept.")
+    page.table("way", "s", "peak memory, MiB", "switches")
+    for name, way in (("stream_walks", in_a_stream), ("segment_walks", in_one_call)):
         with PeakMemory() as peak:
-            begin = time.perf_counter()
-            found.append(way())
-            took = time.perf_counter() - begin
-        print(f"784-3x64-10, {count:,} walks in {name}: {took:.0f} s, peak {peak.bytes / 2**20:,.0f} MiB", flush=True)
-    print(f"  {'the same' if found[0] == found[1] else 'ANOTHER NUMBER OF'} switches: {found[0]:,}")
+            took, found = seconds(way)
+        page.row(f"`{name}`", f"{took:.0f}", f"{peak.bytes / 2**20:,.0f}", f"{found:,}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, help="folder of MNIST's IDX files; random inputs and labels otherwise")
-    parser.add_argument("--segments", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=500, help="training steps of each network")
-    parser.add_argument("--stream", type=int, default=0, help="only the memory of so many walks, in a stream and in one call")
-    parser.add_argument("--large", action="store_true", help="also VGG16 and ResNet-18, which takes minutes")
-    arguments = parser.parse_args()
-    torch.manual_seed(0)
-    if arguments.data_dir:
-        images, labels = load_split(arguments.data_dir, "train")
-    else:
-        images, labels = torch.rand(4096, 784), torch.randint(10, (4096,))
+    options = parser(__doc__)
+    options.add_argument("--segments", type=int, default=16)
+    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--steps", type=int, default=200, help="training steps of each network")
+    options.add_argument("--stream", type=int, default=4_000, help="walks in a stream and in one call; 0 leaves them out")
+    options.add_argument("--large", action="store_true", help="also VGG16 and ResNet-18, which takes minutes")
+    arguments = parse(options)
+    images, labels = load_training(arguments.data_dir)
     start, end = images[: arguments.segments], images[arguments.segments : 2 * arguments.segments]
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    if arguments.stream:
-        stream(images, labels, arguments.steps, arguments.stream)
-        return
     networks = {
         "784-512-512-512-10": (mlp(784, 512, 512, 512, 10), True),
         "784-8x128-10": (mlp(784, *[128] * 8, 10), True),
-        "CNN, average pooling": (small_cnn(nn.AvgPool2d), False),
-        "CNN, max pooling": (small_cnn(nn.MaxPool2d), False),
+        "small CNN, average pooling": (small_cnn(nn.AvgPool2d), False),
+        "small CNN, max pooling": (small_cnn(nn.MaxPool2d), False),
+        "784-3x128-10, GELU": (build("mlp", "gelu", 28, 3, 128), False),
+        "784-3x128-10, SwiGLU": (build("mlp", "swiglu", 28, 3, 128), False),
     }
-    for name, (model, steps) in networks.items():
-        train(model, images, labels, arguments.steps)
-        compare(name, model, start, end, arguments.repeats, steps=steps)
-        self_check(model, start, end, arguments.repeats)
-    for activation in ("gelu", "swiglu"):
-        model = train(build("mlp", activation, 28, 3, 128), images, labels, arguments.steps)
-        compare(f"784-3x128-10, {activation}", model, start, end, arguments.repeats, steps=False)
-    if arguments.large:
-        large("VGG16 at 28 x 28", train(vgg16(28), images, labels, 20).eval(), start[:2], end[:2])
-        padded = [F.pad(x[:2].view(-1, 28, 28), (2, 2, 2, 2)).flatten(1) for x in (start, end)]
-        bigger = F.pad(images[:2560].view(-1, 28, 28), (2, 2, 2, 2)).flatten(1)
-        large("ResNet-18 at 32 x 32", train(resnet18(32), bigger, labels[:2560], 20).eval(), *padded)
+    with Page("walks_large", "Exact walks of trained networks", arguments.output_dir) as page:
+        page.say(f"Trained for {arguments.steps} steps, {len(start)} segments between images. {TEXT} {CLOCK}")
+        page.table(*HEADER)
+        for name, (model, steps) in networks.items():
+            train(model, images, labels, arguments.steps)
+            page.row(*compare(name, model, start, end, arguments.repeats, steps=steps))
+        if arguments.stream:
+            stream(page, images, labels, arguments.steps, arguments.stream)
+        if arguments.large:
+            page.add("## Networks of 10^5 units", "Trained for 20 steps, and seen through the layers of their classifiers.")
+            page.table("network", "units", "counted", "regions on a segment", "s a segment", "peak memory, MiB", "complete")
+            page.row(*large("VGG16 at 28 x 28", train(vgg16(28), images, labels, 20).eval(), start[:2], end[:2]))
+            padded = [F.pad(x[:2].view(-1, 28, 28), (2, 2, 2, 2)).flatten(1) for x in (start, end)]
+            bigger = F.pad(images[:2560].view(-1, 28, 28), (2, 2, 2, 2)).flatten(1)
+            page.row(*large("ResNet-18 at 32 x 32", train(resnet18(32), bigger, labels[:2560], 20).eval(), *padded))
 
 
 if __name__ == "__main__":

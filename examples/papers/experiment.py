@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from digits import positive
 from idx import load_images
-from report import Finding, Row, Table, markdown, write_csv, write_text
+from pages import markdown, write_text
+from report import Finding, Row, Table, write_csv
 
 Split = tuple[Tensor, Tensor]
 """Images float32 (B, pixels) and labels int64 (B,)."""

@@ -1,13 +1,14 @@
 """With and without the folding regularizer: does the exact folding rise, and what becomes of accuracy?
 
-    python examples/papers/regularizer_study.py [--data-dir FOLDER] [--images 1000] [--seeds 3] [--compare weights] [--out study.png]
+    python examples/papers/regularizer_study.py [--data-dir FOLDER] [--images 3000] [--seeds 5] [--epochs 10] [--compare ways]
+        [--activation relu silu gelu tanh] [--output-dir docs/results]
 
 Trains the same networks from the same seeds with different arguments of `FoldingRegularizer`, and measures what came out on test
 data that nothing was chosen by: exact chi over segments between classes, Phi_N, accuracies; and on the training data distinct codes
 and the faces of slices of their regions. The last images of these are kept apart for validation. `--compare` takes one of
 
     default     none, and the default
-    ways        none, the term in the loss, and pushes of a half and of the whole length of the task's gradient
+    ways        none, the term in the loss, and the push of a half of the task's gradient's length, which is the default
     weights     none, several, and a minus weight
     robustness  a push of the whole length; the other way, in random directions, and noise in training instead
     schedules   early, constant, late, and until a quarter of the training
@@ -16,7 +17,6 @@ and the faces of slices of their regions. The last images of these are kept apar
 
 from __future__ import annotations
 
-import argparse
 import functools
 import math
 import sys
@@ -27,10 +27,7 @@ from typing import Any
 
 import torch
 from experiment import accuracy
-from report import spread
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from report import Row, moments, spread
 from robustness import RandomDirections, attacked, with_noise
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,6 +37,8 @@ import pictures
 from digits import positive
 from idx import load_images
 from models import ACTIVATIONS, MODELS, build
+from pages import Page, parse, parser
+from tqdm.auto import tqdm
 
 from fold_lightning import (
     DistinctCodes,
@@ -65,7 +64,7 @@ LOSS = {"share": None}
 
 COMPARISONS: dict[str, dict[str, dict[str, Any]]] = {
     "default": {"none": NONE, "default": {}},
-    "ways": {"none": NONE, "in the loss": LOSS, "share 0.5 (default)": {}, "share 1": {"share": 1.0}},
+    "ways": {"none": NONE, "in the loss": LOSS, "push": {}},
     "robustness": {
         "none": NONE,
         "share 1": {"share": 1.0},
@@ -226,31 +225,26 @@ def split(train: Split, test: Split, count: int | None) -> dict[str, Split]:
     }
 
 
-def table(results: dict[str, list[dict[str, float]]], title: str) -> Table:
-    """A row for each setting: means and standard deviations over seeds, and what became of chi from the same seed."""
-    drawn = Table("", *SHOWN.values(), "times the chi without, least", title=title)
-    plain = next(iter(results.values()))
-    for name, runs in results.items():
-        cells = [spread([run[key] for run in runs]) for key in SHOWN]
-        ratio = statistics_of_ratio(runs, plain)
-        drawn.add_row(name, *cells, ratio)
-    return drawn
+def beside(runs: Sequence[Row], plain: Sequence[Row]) -> list[str]:
+    """Return chi and Phi_N without and with, and what became of accuracies, in points, from the same seeds."""
+    cells = [
+        f"{moments([run[key] for run in plain])[0]:.3f} -> {moments([run[key] for run in runs])[0]:.3f}"
+        for key in ("chi", "phi")
+    ]
+    for key in ("validation", "noisy", "attacked"):
+        mean, deviation = moments([100 * (run[key] - without[key]) for run, without in zip(runs, plain, strict=True)])
+        cells.append(f"{mean:+.1f} ± {deviation:.1f}" if len(runs) > 1 else f"{mean:+.1f}")
+    return cells
 
 
-def statistics_of_ratio(runs: Sequence[dict[str, float]], plain: Sequence[dict[str, float]]) -> str:
-    """Mean chi over mean chi without, and the least ratio of one seed."""
-    mean = sum(run["chi"] for run in runs) / max(1e-12, sum(run["chi"] for run in plain))
-    least = min(run["chi"] / max(1e-12, without["chi"]) for run, without in zip(runs, plain, strict=True))
-    return f"{mean:.1f}, {least:.1f}"
-
-
-def draw(results: dict[str, list[dict[str, float]]], file: Path) -> None:
+def draw(results: dict[str, dict[str, list[Row]]], file: Path) -> None:
     """Test accuracy against exact chi, a point for each training."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
-    for number, (name, runs) in enumerate(results.items()):
+    named = {f"{kind}, {name}": runs for kind, settings in results.items() for name, runs in settings.items()}
+    for number, (name, runs) in enumerate(named.items()):
         x, y = [run["chi"] for run in runs], [run["test"] for run in runs]
         axis.scatter(x, y, s=18, alpha=0.6, color=f"C{number % 10}", marker="os^v"[number // 10 % 4], label=name)
     axis.set_xlabel("exact chi between classes, test data")
@@ -260,25 +254,38 @@ def draw(results: dict[str, list[dict[str, float]]], file: Path) -> None:
     figure.savefig(file, dpi=120)
 
 
+def report(page: Page, results: dict[str, dict[str, list[Row]]]) -> None:
+    """Add the tables of activation -> setting -> runs."""
+    page.add("## From the same seeds")
+    page.say("Without -> with, and paired differences in percentage points, means ± standard deviations over seeds.")
+    names = ["activation", "setting", SHOWN["chi"], SHOWN["phi"], *(SHOWN[key] for key in ("validation", "noisy", "attacked"))]
+    page.table(*names)
+    for activation, settings in results.items():
+        plain, *others = settings
+        for name in others:
+            page.row(activation, name, *beside(settings[name], settings[plain]))
+    page.add("## Each setting")
+    page.table("activation", "setting", *SHOWN.values())
+    for activation, settings in results.items():
+        for name, runs in settings.items():
+            page.row(activation, name, *(spread([run[key] for run in runs]) for key in SHOWN))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, help="folder of MNIST's IDX files; scikit-learn's digits otherwise")
-    parser.add_argument("--compare", choices=COMPARISONS, default="weights")
-    parser.add_argument("--images", type=positive, help="training images; all that validation leaves without it")
-    parser.add_argument("--seeds", type=positive, default=3, help="trainings of each setting")
-    parser.add_argument("--epochs", type=positive, default=30)
-    parser.add_argument("--batch-size", type=positive, default=128)
-    parser.add_argument("--model", choices=MODELS, default="mlp")
-    parser.add_argument("--activation", choices=ACTIVATIONS, default="relu")
-    parser.add_argument("--depth", type=positive, default=6, help="hidden layers, or blocks")
-    parser.add_argument("--width", type=positive, default=64, help="units of each")
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adam")
-    parser.add_argument("--clip", type=float, help="norm at which gradients are clipped")
-    parser.add_argument("--per-pair", type=positive, default=2, help="test segments for each ordered pair of classes")
-    parser.add_argument("--threads", type=positive, default=1, help="more do not help networks as small as these")
-    parser.add_argument("--out", type=Path, default=Path("regularizer_study.png"))
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    options = parser(__doc__, "scikit-learn's digits otherwise")
+    options.add_argument("--compare", choices=COMPARISONS, default="default")
+    options.add_argument("--images", type=positive, help="training images; all that validation leaves without it")
+    options.add_argument("--seeds", type=positive, default=5, help="trainings of each setting")
+    options.add_argument("--epochs", type=positive, default=10)
+    options.add_argument("--batch-size", type=positive, default=128)
+    options.add_argument("--model", choices=MODELS, default="mlp")
+    options.add_argument("--activation", nargs="+", choices=ACTIVATIONS, default=["relu"])
+    options.add_argument("--depth", type=positive, default=6, help="hidden layers, or blocks")
+    options.add_argument("--width", type=positive, default=64, help="units of each")
+    options.add_argument("--optimizer", choices=OPTIMIZERS, default="adam")
+    options.add_argument("--clip", type=float, help="norm at which gradients are clipped")
+    options.add_argument("--per-pair", type=positive, default=2, help="test segments for each ordered pair of classes")
+    arguments = parse(options)
     try:
         splits = split(*load_images(arguments.data_dir), arguments.images)
     except (FileNotFoundError, ValueError) as error:
@@ -286,19 +293,26 @@ def main() -> None:
     start, end = segments(splits["test"], arguments.per_pair)
     settings = COMPARISONS[arguments.compare]
     side = math.isqrt(splits["train"][0].shape[1])
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in settings}
-    plan = [(name, seed) for seed in range(arguments.seeds) for name in settings]
-    for name, seed in track(plan, "training"):
-        torch.manual_seed(seed)
-        net = build(arguments.model, arguments.activation, side, arguments.depth, arguments.width)
-        how = (arguments.epochs, arguments.batch_size, arguments.optimizer, arguments.clip)
-        took = fit(net, splits["train"], settings[name], seed, *how)
-        results[name].append(measure(net, splits, start, end) | {"seconds": took})
-    count = len(splits["train"][0])
-    what = f"{arguments.model}, {arguments.depth} x {arguments.width}, {arguments.activation}"
-    title = f"{what}: {count:,} images, {arguments.epochs} epochs, {arguments.seeds} seeds, {len(start)} test segments"
-    Console(width=None if sys.stdout.isatty() else 220).print(table(results, title))
-    pictures.save(lambda: draw(results, arguments.out), arguments.out)
+    name = f"regularizer_{arguments.compare}"
+    with Page(name, "With and without the folding regularizer", arguments.output_dir) as page:
+        what = f"{arguments.model}, {arguments.depth} x {arguments.width}, {arguments.optimizer}"
+        page.say(
+            f"{what}: {len(splits['train'][0]):,} images, {arguments.epochs} epochs, {arguments.seeds} seeds; exact chi and Phi_N of "
+            f"{len(start)} test segments between classes, accuracies of data that nothing was chosen by."
+        )
+        results: dict[str, dict[str, list[Row]]] = {kind: {name: [] for name in settings} for kind in arguments.activation}
+        plan = [(kind, name, seed) for kind in results for seed in range(arguments.seeds) for name in settings]
+        for kind, name, seed in tqdm(plan, unit=" trainings"):
+            torch.manual_seed(seed)
+            net = build(arguments.model, kind, side, arguments.depth, arguments.width)
+            how = (arguments.epochs, arguments.batch_size, arguments.optimizer, arguments.clip)
+            took = fit(net, splits["train"], settings[name], seed, *how)
+            results[kind][name].append(measure(net, splits, start, end) | {"seconds": took})
+        report(page, results)
+        if arguments.output_dir:
+            page.add(f"![]({page.name}.png)")
+            picture = arguments.output_dir / f"{page.name}.png"
+            pictures.save(lambda: draw(results, picture), picture)
 
 
 if __name__ == "__main__":

@@ -78,14 +78,6 @@ def verdict(numbers: Sequence[float], sign: int = 1) -> str:
     return "agrees" if mean * sign > 0 else "disagrees"
 
 
-def write_text(file: Path, text: str) -> None:
-    """Write a file at once, so that none is ever half there."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.part")
-    part.write_text(text)
-    os.replace(part, file)
-
-
 def write_csv(file: Path, rows: Sequence[Row]) -> None:
     plain = [{key: value for key, value in row.items() if not isinstance(value, (list, dict))} for row in rows]
     names = list(dict.fromkeys(key for row in plain for key in row))
@@ -95,8 +87,3 @@ def write_csv(file: Path, rows: Sequence[Row]) -> None:
         writer.writeheader()
         writer.writerows(plain)
     os.replace(part, file)
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
