@@ -66,7 +66,7 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
     pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pl.Trainer, "__init__", _short(pl.Trainer.__init__))
-    for table in ("_TABLE", "_MODULES"):  # what a page registers
+    for table in ("_TABLE", "_BY_MODULE"):  # what a page registers
         monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
     torch.manual_seed(0)
     batch = next(iter(loader()))
