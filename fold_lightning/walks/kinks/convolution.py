@@ -1,4 +1,4 @@
-"""Convolutions of kinks: each box becomes the larger box of all positions that see it."""
+"""Convolutions of kinks: each box becomes the box of all positions whose kernels overlap it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Units
 
 CHUNK_BYTES = 2**20
-"""Products of a kernel's taps with this many bytes of boxes at once stay in the processor's cache."""
+"""Bytes of the products of a kernel's taps with boxes that are computed at once: they stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class Axis:
     """One axis of a convolution.
 
     Attributes:
-        size: Positions before it.
-        out: Positions behind it.
-        taps: Taps of the kernel.
-        stride: From a position to the next.
-        padding: Before the first position.
-        dilation: From a tap to the next.
+        size: Number of positions before the convolution.
+        out: Number of positions after it.
+        taps: Number of taps of the kernel.
+        stride: Distance from a position to the next.
+        padding: Positions of padding before the first one.
+        dilation: Distance from a tap to the next.
     """
 
     size: int
@@ -40,25 +40,25 @@ class Axis:
         return (self.taps - 1) * self.dilation
 
     def count(self, length: int) -> int:
-        """Return how many positions may see a box of a length."""
+        """Return the largest number of positions whose kernels overlap a box of a length."""
         return (length - 1 + self.reach) // self.stride + 1
 
     def first(self, begin: Tensor) -> Tensor:
-        """Return the first position that sees boxes from `begin` (E,) on."""
+        """Return the first position whose kernel may overlap a box that starts at `begin` (E,)."""
         return -torch.div(self.reach - self.padding - begin, self.stride, rounding_mode="floor")
 
     def tap(self, position: Tensor, begin: Tensor) -> Tensor:
-        """Return the tap (E, n) by which positions (E, n) see the places `begin` (E,); `taps` where none does."""
+        """Return the tap (E, n) of the kernels at positions (E, n) that lies on the places `begin` (E,); `taps` if none does."""
         offset = begin[:, None] + self.padding - self.stride * position
         tap = torch.div(offset, self.dilation, rounding_mode="floor")
         return torch.where((offset >= 0) & (tap * self.dilation == offset) & (tap < self.taps), tap, self.taps)
 
     def slices(self, tap: int, offset: int, length: int, count: int) -> tuple[slice, slice]:
-        """Return which of `count` positions see a box of a length through a tap, and which of its places they see.
+        """Return those of `count` positions whose tap lies in a box, and the places of the box on which it lies.
 
         Args:
             tap: Number of the tap.
-            offset: Where the first position's first tap lies in the box.
+            offset: Place in the box of the first position's first tap.
             length: Length of the box.
             count: Number of positions.
         """
@@ -76,7 +76,7 @@ class Convolution:
 
     Args:
         plane: Plane before it.
-        out: Plane behind it.
+        out: Plane after it.
         weight: float64 (C_out, C_in / groups, K_y, K_x).
         stride: For y and x.
         padding: For y and x.
@@ -100,18 +100,18 @@ class Convolution:
         self._y, self._x = (Axis(*numbers) for numbers in zip(*sizes, stride, padding, dilation, strict=True))
 
     def shape(self, group: Group) -> tuple[int, int, int, int]:
-        """Return the shape of a group's kinks behind the convolution."""
+        """Return the shape of a group's kinks after the convolution."""
         height, width = (1, 1) if isinstance(group, Units) else group.sides
         out_height, out_width = min(self._y.count(height), self._y.out), min(self._x.count(width), self._x.out)
         return len(group), out_height, out_width, self.out.channels
 
     def __call__(self, group: Group, kinks: Tensor) -> Boxes:
-        """Return a group behind the convolution, whose kinks, of `shape`, are written to a tensor of any content."""
+        """Return a group after the convolution; its kinks are written to `kinks`, which has the shape `shape` returns."""
         return self._of_units(group, kinks) if isinstance(group, Units) else self._of_boxes(group, kinks)
 
     @cached_property
     def _table(self) -> Tensor:
-        """Weights that an input channel has at each tap, and 0 behind the last: (C_in, K_y + 1, K_x + 1, C_out)."""
+        """Weights of each input channel at each tap, followed by 0: (C_in, K_y + 1, K_x + 1, C_out)."""
         per_group = self._weight.shape[1]
         table = self._weight.new_zeros(self.plane.channels, self._y.taps + 1, self._x.taps + 1, len(self._weight))
         outputs = len(self._weight) // self._groups
@@ -128,7 +128,7 @@ class Convolution:
 
     @cached_property
     def _all_taps(self) -> Tensor:
-        """Weights of all taps side by side, (C_in, K_y K_x C_out); of a convolution without groups."""
+        """Weights of all taps side by side, (C_in, K_y K_x C_out), for a convolution without groups."""
         return self._taps[:, :, 0].permute(2, 0, 1, 3).reshape(self.plane.channels, -1).contiguous()
 
     def _of_units(self, units: Units, out: Tensor) -> Boxes:
@@ -173,7 +173,7 @@ class Convolution:
         return Boxes(boxes.event, y, x, kinks, is_clipped=full_y and full_x)
 
     def _correlate(self, kinks: Tensor, offsets: tuple[int, int], out: Tensor) -> None:
-        """Add to boxes (E, H, W, C_out) what they see of boxes (E, h, w, C_in) at offsets."""
+        """Add the convolution of boxes (E, h, w, C_in) to boxes (E, H, W, C_out) at offsets."""
         height, width = kinks.shape[1:3]
         at_once = self._y.stride == self._x.stride == 1 and self._groups == 1 and self._y.taps * self._x.taps > 1
         columns = self._y.taps * self._x.taps if at_once else 2
@@ -222,7 +222,7 @@ class Matrix:
         self._weight = weight.view(len(weight), *plane).permute(2, 3, 1, 0).reshape(plane.numel, -1).contiguous()
 
     def __call__(self, group: Group) -> Group:
-        """Return the kinks behind the layer."""
+        """Return the kinks after the layer."""
         zero = torch.zeros_like(group.y)
         if isinstance(group, Units):
             place = (group.y * self._plane.width + group.x) * self._plane.channels + group.channel

@@ -1,4 +1,4 @@
-"""Linear operations on kinks: rules for those of convolutional networks, and one for all others, which takes kinks as a batch."""
+"""Linear operations on kinks: rules for those of convolutional networks, and for all others one that takes kinks as a batch."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from fold_lightning.walks.kinks.resampling import Resampling
 from fold_lightning.walks.kinks.superposition import Part, superposed
 
 PROBE = 2.0**20
-"""Values whose images show the factors of an operation: far above what it adds."""
+"""Input whose image shows the factor of an operation: much larger than the constants that it may add."""
 
 CHUNK_NUMEL = 2**20
-"""Numbers that are passed through an operation at once."""
+"""Number of elements that are passed through an operation at once."""
 
 
 def carry(call: RowCall, result: Any) -> None:
-    """Give the result of a call the kinks that follow from those of its arguments.
+    """Attach to the result of a call the kinks that follow from those of its arguments.
 
     Raises:
-        NoRule: If they don't follow.
+        NoRule: If no rule gives them.
     """
     if call.kwargs.get("out") is not None:
         raise NoRule(f"{call.name} writes its result elsewhere")
@@ -202,4 +202,4 @@ _RULES: dict[str, Callable[[RowCall, Tensor], bool]] = {
     **dict.fromkeys("avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d interpolate upsample".split(), _resample),
     **dict.fromkeys("upsample_nearest upsample_bilinear pad constant_pad_nd".split(), _resample),
 }
-"""Rules, which attach kinks to the result, or return False where they don't know the call."""
+"""Rules by the name of a call: each attaches kinks to the result, or returns False if it does not apply."""

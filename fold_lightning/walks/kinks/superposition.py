@@ -1,4 +1,4 @@
-"""Sums of kinks of the same events, and kinks in channels side by side."""
+"""Sums of kinks of the same events, and concatenation of kinks over channels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Part = tuple[Group, int]
 
 
 class Superposition:
-    """Sum of groups of events from one place, each with its channels set in from some first one.
+    """Sum of groups of events from one place; a group's channels are added from a first channel on.
 
     Args:
         parts: The groups.
@@ -35,7 +35,7 @@ class Superposition:
         self.shape = len(self._event), height, width, plane.channels
 
     def write(self, kinks: Tensor) -> Boxes:
-        """Return the sum, whose kinks, of `shape`, are written to a tensor of any content."""
+        """Return the sum; its kinks are written to `kinks`, which has the shape `shape`."""
         kinks.zero_()
         for boxes, row, first in zip(self._boxes, self._rows, self._first, strict=True):
             self._add(boxes, row, kinks[..., first : first + boxes.kinks.shape[3]])
@@ -58,7 +58,7 @@ class Superposition:
 
 
 def superposed(sums: dict[int, list[Part]], plane: Plane, like: Tensor) -> Signal:
-    """Return the sums of groups that were found at each place, with as many channels as the plane.
+    """Return the sum of the groups of each place, with as many channels as the plane.
 
     Args:
         sums: Number of a place -> its groups, none of which is empty.
@@ -71,7 +71,7 @@ def superposed(sums: dict[int, list[Part]], plane: Plane, like: Tensor) -> Signa
 
 
 def _common_side(sides: list[tuple[Tensor, int]], rows: list[Tensor], count: int, size: int) -> tuple[Tensor, int]:
-    """Return where boxes begin that hold those of all parts, int64 (count,), and how long their side is."""
+    """Return the first places of boxes that contain those of all parts, int64 (count,), and their length."""
     begin = torch.full((count,), size, device=rows[0].device)
     end = torch.full_like(begin, -size)
     for (first, length), row in zip(sides, rows, strict=True):
