@@ -127,9 +127,9 @@ class Convolution:
         return taps.contiguous()
 
     @cached_property
-    def _all_taps(self) -> Tensor:
-        """Weights of all taps side by side, (C_in, K_y K_x C_out), for a convolution without groups."""
-        return self._taps[:, :, 0].permute(2, 0, 1, 3).reshape(self.plane.channels, -1).contiguous()
+    def _row_taps(self) -> Tensor:
+        """Weights as a matrix of the taps of a row by those of a column, (K_x C_in, K_y C_out), for a convolution without groups."""
+        return self._weight.permute(3, 1, 2, 0).reshape(self._x.taps * self.plane.channels, -1).contiguous()
 
     def _of_units(self, units: Units, out: Tensor) -> Boxes:
         channel = units.channel
@@ -174,30 +174,51 @@ class Convolution:
 
     def _correlate(self, kinks: Tensor, offsets: tuple[int, int], out: Tensor) -> None:
         """Add the convolution of boxes (E, h, w, C_in) to boxes (E, H, W, C_out) at offsets."""
+        is_plain = self._y.stride == self._x.stride == self._x.dilation == self._groups == 1
+        if is_plain and self._y.taps * self._x.taps > 1:
+            self._correlate_rows(kinks, offsets, out)
+        else:
+            self._correlate_taps(kinks, offsets, out)
+
+    def _correlate_rows(self, kinks: Tensor, offsets: tuple[int, int], out: Tensor) -> None:
+        """Do so for stride 1 by a product of the places under a row of the kernel with the weights of all rows.
+
+        Rows of boxes lie one after the other in memory, with zeros in between. The places under a row of the kernel are then `taps`
+        neighbours in memory, and those that begin at every `taps`-th place are the rows of a matrix, without a copy.
+        """
+        (height, width, channels), taps, columns = kinks.shape[1:], self._x.taps, out.shape[2]
+        before = -offsets[1]
+        pitch = max(columns, width + max(before, columns - before + self._x.reach - width))
+        step = min(len(kinks), max(1, CHUNK_BYTES // (8 * height * pitch * self._y.taps * self.out.channels)))
+        places = step * height * pitch
+        memory = kinks.new_zeros((before + places + 2 * taps) * channels)
+        inner = memory[before * channels :][: places * channels].view(step, height, pitch, channels)[:, :, :width]
+        products = kinks.new_empty(places + taps, self._y.taps * self.out.channels)
+        rows = [self._y.slices(tap, offsets[0], height, out.shape[1]) for tap in range(self._y.taps)]
+        for begin in range(0, len(kinks), step):
+            part, target = kinks[begin : begin + step], out[begin : begin + step]
+            inner[: len(part)].copy_(part)
+            count = len(part) * height * pitch
+            for first in range(taps):
+                slices = memory[first * channels :][: -(-(count - first) // taps) * taps * channels].view(-1, taps * channels)
+                torch.mm(slices, self._row_taps, out=products[first::taps][: len(slices)])
+            of_rows = products[:count].view(len(part), height, pitch, self._y.taps, -1)[:, :, :columns]
+            for tap, (out_y, in_y) in enumerate(rows):
+                if out_y != slice(0):
+                    target[:, out_y] += of_rows[:, in_y, :, tap]
+
+    def _correlate_taps(self, kinks: Tensor, offsets: tuple[int, int], out: Tensor) -> None:
+        """Do so by a product for each tap."""
         height, width = kinks.shape[1:3]
-        at_once = self._y.stride == self._x.stride == 1 and self._groups == 1 and self._y.taps * self._x.taps > 1
-        columns = self._y.taps * self._x.taps if at_once else 2
-        step = max(1, CHUNK_BYTES // (8 * height * width * columns * self.out.channels))
-        cases = [
-            (
-                number,
-                self._y.slices(tap_y, offsets[0], height, out.shape[1]),
-                self._x.slices(tap_x, offsets[1], width, out.shape[2]),
-            )
-            for number, (tap_y, tap_x) in enumerate((i, j) for i in range(self._y.taps) for j in range(self._x.taps))
-        ]
-        cases = [case for case in cases if case[1][0] != slice(0) and case[2][0] != slice(0)]
+        step = max(1, CHUNK_BYTES // (16 * height * width * self.out.channels))
         taps = self._taps.flatten(0, 1)
         for begin in range(0, len(kinks), step):
             part, target = kinks[begin : begin + step], out[begin : begin + step]
-            products = (
-                (part.reshape(-1, part.shape[-1]) @ self._all_taps).view(len(part), height, width, -1, self.out.channels)
-                if at_once
-                else None
-            )
-            for number, (out_y, in_y), (out_x, in_x) in cases:
-                seen = self._product(part[:, in_y, in_x], taps[number]) if products is None else products[:, in_y, in_x, number]
-                target[:, out_y, out_x] += seen
+            for number, (tap_y, tap_x) in enumerate((i, j) for i in range(self._y.taps) for j in range(self._x.taps)):
+                out_y, in_y = self._y.slices(tap_y, offsets[0], height, out.shape[1])
+                out_x, in_x = self._x.slices(tap_x, offsets[1], width, out.shape[2])
+                if out_y != slice(0) and out_x != slice(0):
+                    target[:, out_y, out_x] += self._product(part[:, in_y, in_x], taps[number])
 
     def _product(self, kinks: Tensor, weight: Tensor) -> Tensor:
         """Return boxes (E, h, w, C_in) times one tap's weights (groups, C_in / groups, C_out / groups)."""
