@@ -74,6 +74,11 @@ class Boxes:
         """Number of kinks."""
         return self.kinks.numel()
 
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the same type and device."""
+        return self.kinks
+
     def boxes(self, channels: int) -> Boxes:
         """Return these boxes."""
         return self
@@ -179,6 +184,11 @@ class Units:
         """Number of kinks."""
         return len(self)
 
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the same type and device."""
+        return self.kink
+
     def boxes(self, channels: int) -> Boxes:
         """Return boxes of one position."""
         kinks = self.kink.new_zeros(len(self), channels).scatter_(1, self.channel[:, None], self.kink[:, None])
@@ -195,17 +205,21 @@ Group = Boxes | Units
 """Kinks of events that were found at one place of the network; their boxes have one size."""
 
 
-@dataclass(frozen=True)
 class Signal:
     """Kinks of a tensor's values.
 
-    Attributes:
+    Args:
         plane: Shape of one input's values, even if the tensor is flattened.
         groups: Number of the place where events were found -> their kinks.
     """
 
-    plane: Plane
-    groups: dict[int, Group]
+    def __init__(self, plane: Plane, groups: dict[int, Group]) -> None:
+        self.plane, self._groups = plane, groups
+
+    @property
+    def groups(self) -> dict[int, Group]:
+        """Number of the place where events were found -> their kinks."""
+        return self._groups
 
     @property
     def numel(self) -> int:

@@ -2,73 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
+from math import prod
 
 import torch
 from torch import Tensor
 
-from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Units
-
-CHUNK_BYTES = 2**20
-"""Bytes of the products of a kernel's taps with boxes that are computed at once: they stay in the processor's cache."""
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One axis of a convolution.
-
-    Attributes:
-        size: Number of positions before the convolution.
-        out: Number of positions after it.
-        taps: Number of taps of the kernel.
-        stride: Distance from a position to the next.
-        padding: Positions of padding before the first one.
-        dilation: Distance from a tap to the next.
-    """
-
-    size: int
-    out: int
-    taps: int
-    stride: int
-    padding: int
-    dilation: int
-
-    @property
-    def reach(self) -> int:
-        """Distance from the first tap to the last."""
-        return (self.taps - 1) * self.dilation
-
-    def count(self, length: int) -> int:
-        """Return the largest number of positions whose kernels overlap a box of a length."""
-        return (length - 1 + self.reach) // self.stride + 1
-
-    def first(self, begin: Tensor) -> Tensor:
-        """Return the first position whose kernel may overlap a box that starts at `begin` (E,)."""
-        return -torch.div(self.reach - self.padding - begin, self.stride, rounding_mode="floor")
-
-    def tap(self, position: Tensor, begin: Tensor) -> Tensor:
-        """Return the tap (E, n) of the kernels at positions (E, n) that lies on the places `begin` (E,); `taps` if none does."""
-        offset = begin[:, None] + self.padding - self.stride * position
-        tap = torch.div(offset, self.dilation, rounding_mode="floor")
-        return torch.where((offset >= 0) & (tap * self.dilation == offset) & (tap < self.taps), tap, self.taps)
-
-    def slices(self, tap: int, offset: int, length: int, count: int) -> tuple[slice, slice]:
-        """Return those of `count` positions whose tap lies in a box, and the places of the box on which it lies.
-
-        Args:
-            tap: Number of the tap.
-            offset: Place in the box of the first position's first tap.
-            length: Length of the box.
-            count: Number of positions.
-        """
-        place = offset + tap * self.dilation
-        first = max(0, -(place // self.stride))
-        last = min(count - 1, (length - 1 - place) // self.stride)
-        if last < first:
-            return slice(0), slice(0)
-        begin = place + first * self.stride
-        return slice(first, last + 1), slice(begin, begin + (last - first) * self.stride + 1, self.stride)
+from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal, Units
+from fold_lightning.walks.kinks.kernels import CHUNK_BYTES, Axis, AxisPart, KernelPart, correlate_rows
+from fold_lightning.walks.kinks.memory import blanks
 
 
 class Convolution:
@@ -95,7 +38,7 @@ class Convolution:
         groups: int,
     ) -> None:
         self.plane, self.out, self._groups = plane, out, groups
-        self._weight = weight
+        self._weight, self._steps = weight, (stride, padding, dilation)
         sizes = (plane.height, plane.width), (out.height, out.width), weight.shape[2:]
         self._y, self._x = (Axis(*numbers) for numbers in zip(*sizes, stride, padding, dilation, strict=True))
 
@@ -104,6 +47,10 @@ class Convolution:
         height, width = (1, 1) if isinstance(group, Units) else group.sides
         out_height, out_width = min(self._y.count(height), self._y.out), min(self._x.count(width), self._x.out)
         return len(group), out_height, out_width, self.out.channels
+
+    def scaled(self, scale: Tensor) -> Convolution:
+        """Return the convolution followed by a multiplication of each channel (C_out,), or of all (1,)."""
+        return Convolution(self.plane, self.out, self._weight * scale.view(-1, 1, 1, 1), *self._steps, self._groups)
 
     def __call__(self, group: Group, kinks: Tensor) -> Boxes:
         """Return a group after the convolution; its kinks are written to `kinks`, which has the shape `shape` returns."""
@@ -127,9 +74,13 @@ class Convolution:
         return taps.contiguous()
 
     @cached_property
-    def _row_taps(self) -> Tensor:
-        """Weights as a matrix of the taps of a row by those of a column, (K_x C_in, K_y C_out), for a convolution without groups."""
-        return self._weight.permute(3, 1, 2, 0).reshape(self._x.taps * self.plane.channels, -1).contiguous()
+    def _parts(self) -> list[KernelPart]:
+        """The kernel as kernels of stride 1 without groups or dilation, each on every `stride`-th place."""
+        return [
+            KernelPart(self._weight[:, :, y.first :: y.step, x.first :: x.step], y, x)
+            for y in AxisPart.all_of(self._y)
+            for x in AxisPart.all_of(self._x)
+        ]
 
     def _of_units(self, units: Units, out: Tensor) -> Boxes:
         channel = units.channel
@@ -174,38 +125,16 @@ class Convolution:
 
     def _correlate(self, kinks: Tensor, offsets: tuple[int, int], out: Tensor) -> None:
         """Add the convolution of boxes (E, h, w, C_in) to boxes (E, H, W, C_out) at offsets."""
-        is_plain = self._y.stride == self._x.stride == self._x.dilation == self._groups == 1
-        if is_plain and self._y.taps * self._x.taps > 1:
-            self._correlate_rows(kinks, offsets, out)
-        else:
+        has_gaps = any(axis.dilation > 1 for axis in (self._y, self._x))
+        if self._groups > 1 or has_gaps or all(axis.taps <= axis.stride for axis in (self._y, self._x)):
             self._correlate_taps(kinks, offsets, out)
-
-    def _correlate_rows(self, kinks: Tensor, offsets: tuple[int, int], out: Tensor) -> None:
-        """Do so for stride 1 by a product of the places under a row of the kernel with the weights of all rows.
-
-        Rows of boxes lie one after the other in memory, with zeros in between. The places under a row of the kernel are then `taps`
-        neighbours in memory, and those that begin at every `taps`-th place are the rows of a matrix, without a copy.
-        """
-        (height, width, channels), taps, columns = kinks.shape[1:], self._x.taps, out.shape[2]
-        before = -offsets[1]
-        pitch = max(columns, width + max(before, columns - before + self._x.reach - width))
-        step = min(len(kinks), max(1, CHUNK_BYTES // (8 * height * pitch * self._y.taps * self.out.channels)))
-        places = step * height * pitch
-        memory = kinks.new_zeros((before + places + 2 * taps) * channels)
-        inner = memory[before * channels :][: places * channels].view(step, height, pitch, channels)[:, :, :width]
-        products = kinks.new_empty(places + taps, self._y.taps * self.out.channels)
-        rows = [self._y.slices(tap, offsets[0], height, out.shape[1]) for tap in range(self._y.taps)]
-        for begin in range(0, len(kinks), step):
-            part, target = kinks[begin : begin + step], out[begin : begin + step]
-            inner[: len(part)].copy_(part)
-            count = len(part) * height * pitch
-            for first in range(taps):
-                slices = memory[first * channels :][: -(-(count - first) // taps) * taps * channels].view(-1, taps * channels)
-                torch.mm(slices, self._row_taps, out=products[first::taps][: len(slices)])
-            of_rows = products[:count].view(len(part), height, pitch, self._y.taps, -1)[:, :, :columns]
-            for tap, (out_y, in_y) in enumerate(rows):
-                if out_y != slice(0):
-                    target[:, out_y] += of_rows[:, in_y, :, tap]
+            return
+        for part in self._parts:
+            begin_y, offset_y = part.y.first_of(offsets[0])
+            begin_x, offset_x = part.x.first_of(offsets[1])
+            seen = kinks[:, begin_y :: part.y.step, begin_x :: part.x.step]
+            if seen.numel():
+                correlate_rows(seen, part, (offset_y, offset_x), out)
 
     def _correlate_taps(self, kinks: Tensor, offsets: tuple[int, int], out: Tensor) -> None:
         """Do so by a product for each tap."""
@@ -230,45 +159,38 @@ class Convolution:
         return torch.bmm(by_group, weight).transpose(0, 1).reshape(*kinks.shape[:-1], -1)
 
 
-class Matrix:
-    """A linear layer of flattened planes.
+class ConvolvedSignal(Signal):
+    """Kinks after a convolution, computed when they are first needed: a batch norm scales the kernel, which is smaller than they are.
 
     Args:
-        plane: Plane before it.
-        weight: float64 (C_out, C height width).
+        convolution: The convolution.
+        signal: Kinks before it.
     """
 
-    def __init__(self, plane: Plane, weight: Tensor) -> None:
-        self._plane = plane
-        self._weight = weight.view(len(weight), *plane).permute(2, 3, 1, 0).reshape(plane.numel, -1).contiguous()
+    def __init__(self, convolution: Convolution, signal: Signal) -> None:
+        super().__init__(convolution.out, {})
+        self._convolution, self._before = convolution, signal
+        self._shapes: list[tuple[int, ...]] = [convolution.shape(group) for group in signal.groups.values()]
+        self._is_known = False
 
-    def __call__(self, group: Group) -> Group:
-        """Return the kinks after the layer."""
-        zero = torch.zeros_like(group.y)
-        if isinstance(group, Units):
-            place = (group.y * self._plane.width + group.x) * self._plane.channels + group.channel
-            kinks = self._weight.index_select(0, place).mul_(group.kink[:, None])
-        else:
-            kinks = self._of_boxes(group)
-        return Boxes(group.event, zero, zero, kinks.view(len(group), 1, 1, -1))
+    @property
+    def groups(self) -> dict[int, Group]:
+        """Kinks of each place."""
+        if not self._is_known:
+            before = self._before.groups
+            if before:
+                kinks = blanks(next(iter(before.values())).like, self._shapes)
+                self._groups = {
+                    origin: self._convolution(group, part) for (origin, group), part in zip(before.items(), kinks, strict=True)
+                }
+            self._is_known, self._before = True, Signal(self._before.plane, {})
+        return self._groups
 
-    def _of_boxes(self, boxes: Boxes) -> Tensor:
-        (height, width), plane = boxes.sides, self._plane
-        y, x = (first.clamp(0, max(0, size - side)) for first, side, size in (
-            (boxes.y, height, plane.height), (boxes.x, width, plane.width)
-        ))  # fmt: skip
-        height, width = min(height, plane.height), min(width, plane.width)
-        boxes = boxes.clipped(plane)
-        if not (torch.equal(y, boxes.y) and torch.equal(x, boxes.x) and boxes.sides == (height, width)):
-            boxes = boxes.moved(y, x, height, width)
-        weight = self._weight.view(*plane[1:], plane.channels, -1)
-        kinks = boxes.kinks.new_empty(len(boxes), self._weight.shape[1])
-        place = y * plane.width + x
-        for number in place.unique().tolist():
-            first_y, first_x = divmod(number, plane.width)
-            here = (place == number).nonzero().squeeze(1)
-            seen = weight[first_y : first_y + height, first_x : first_x + width].reshape(-1, kinks.shape[1])
-            if len(here) == len(boxes):
-                return torch.mm(boxes.kinks.reshape(len(here), -1), seen, out=kinks)
-            kinks[here] = boxes.kinks.index_select(0, here).reshape(len(here), -1) @ seen
-        return kinks
+    @property
+    def numel(self) -> int:
+        """Number of kinks."""
+        return sum(map(prod, self._shapes))
+
+    def scaled(self, scale: Tensor) -> Signal:
+        """Return the signal times a number for each channel (C,), or for all (1,)."""
+        return super().scaled(scale) if self._is_known else ConvolvedSignal(self._convolution.scaled(scale), self._before)

@@ -12,8 +12,8 @@ from fold_lightning.activations.operations import is_piecewise_linear
 from fold_lightning.activations.tracking import tensors_in
 from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal
 from fold_lightning.walks.kinks.calls import NoRule, RowCall, attach, planar_signal, shape_of, signal_of
-from fold_lightning.walks.kinks.convolution import Convolution, Matrix
-from fold_lightning.walks.kinks.memory import blanks
+from fold_lightning.walks.kinks.convolution import Convolution, ConvolvedSignal
+from fold_lightning.walks.kinks.matrix import Matrix
 from fold_lightning.walks.kinks.resampling import Resampling
 from fold_lightning.walks.kinks.superposition import Part, superposed
 
@@ -150,11 +150,7 @@ def _convolve(call: RowCall, result: Tensor) -> bool:
     signal, out = planar_signal(x), Plane.of(shape_of(result))
     kernel = weight if dims == 2 else weight[..., None]
     convolution = Convolution(signal.plane, out, kernel, stride, padding, dilation, call.argument(6, "groups", 1))
-    kinks = blanks(result, [convolution.shape(group) for group in signal.groups.values()])
-    groups: dict[int, Group] = {
-        origin: convolution(group, part) for (origin, group), part in zip(signal.groups.items(), kinks, strict=True)
-    }
-    attach(result, Signal(out, groups))
+    attach(result, ConvolvedSignal(convolution, signal))
     return True
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fold_lightning.walks.kinks.convolution import CHUNK_BYTES
+from fold_lightning.walks.kinks.kernels import CHUNK_BYTES
 from fold_lightning.walks.kinks.scan import Scan
 from fold_lightning.walks.sparse import rows_with_any, set_bits
 
