@@ -169,12 +169,19 @@ class Bends:
             out[place[place >= 0], channel[place >= 0]] = change[place >= 0]
 
     def _factors(self, rows: Tensor) -> Tensor:
-        """Return the slope of the activation just after rows, float64 (K, C); 0 outside the plane."""
+        """Return the slope of the activation just after rows, (K, C), bool if it is 0 or 1; 0 outside the plane."""
+        if self._is_zero_below and not self._scales_above:
+            return self._mask.index_select(0, rows)
         is_outside = rows == len(self._scan)
         if bool(is_outside.any()):
             inside = rows.masked_fill(is_outside, 0)
             return self._slopes_at(inside).masked_fill_(is_outside[:, None], 0.0)
         return self._slopes_at(rows)
+
+    @cached_property
+    def _mask(self) -> Tensor:
+        """Whether values are above the threshold just after each row, bool (R + 1, C), and False for cells outside the plane."""
+        return F.pad(self._sides[0].left, (0, 0, 0, 1))
 
     def first_slopes(self) -> Tensor:
         """Return the slope of the activation where each piece begins, float64 (N, C) in the order of the first rows."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fold_lightning.walks.kinks.memory import blanks
+from fold_lightning.walks.kinks.memory import blanks, side_by_side
 
 
 class Plane(NamedTuple):
@@ -147,6 +147,12 @@ class Boxes:
     def rows(self, plane: Plane) -> Tensor:
         """Return the kinks as rows of a batch, float64 (E, C, height, width)."""
         return self.whole(plane).kinks.permute(0, 3, 1, 2).contiguous()
+
+    @classmethod
+    def concatenate(cls, parts: list[Boxes]) -> Boxes:
+        """Return the boxes of all parts, of one size and with ascending events, without a copy if they lie side by side in memory."""
+        event, y, x = (torch.cat([getattr(part, name) for part in parts]) for name in ("event", "y", "x"))
+        return cls(event, y, x, side_by_side([part.kinks for part in parts]))
 
     @classmethod
     def of_rows(cls, event: Tensor, rows: Tensor) -> Boxes:

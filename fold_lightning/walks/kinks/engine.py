@@ -169,7 +169,7 @@ class KinksPass(Interception):
         if slopes is None:
             raise PassEnded
         result = self._result(z, plane, scan, bends, call)
-        found = self._kept(scan, groups, bends.alive(), bends.apply)
+        found = self._kept(scan, groups, bends.alive(), bends.apply, plane)
         if len(born):
             found[self._num_origins] = born
             self._num_origins += 1
@@ -208,7 +208,7 @@ class KinksPass(Interception):
         winners = Winners(scan, windows.elements)
         found = winners.takeovers
         kinks, alive = winners.kinks()
-        pooled = self._kept(scan, groups, alive, lambda _, __, rows, out: torch.index_select(kinks, 0, rows, out=out))
+        pooled = self._kept(scan, groups, alive, lambda _, __, rows, out: torch.index_select(kinks, 0, rows, out=out), out)
         if len(found.row):
             position = scan.position[found.row] % out.area
             event = self._events.add(scan.pieces(found.row), found.t)
@@ -251,8 +251,8 @@ class KinksPass(Interception):
         bent = call(begin.clone())
         return torch.cat([bent, bent + slope.permute(0, 3, 1, 2).reshape(begin.shape) * (end - begin)])
 
-    def _kept(self, scan: Scan, groups: dict[int, Boxes], alive: Tensor, write: Writer) -> dict[int, Group]:
-        """Return the boxes that have kinks after a call."""
+    def _kept(self, scan: Scan, groups: dict[int, Boxes], alive: Tensor, write: Writer, plane: Plane) -> dict[int, Group]:
+        """Return the boxes that have kinks after a call, whose result has a plane."""
         chosen: list[tuple[int, Boxes, Tensor | None, Tensor]] = []
         for (origin, boxes), row in zip(groups.items(), scan.cell_rows, strict=True):
             keep = alive.index_select(0, row).view(len(boxes), -1).any(1)
@@ -261,14 +261,14 @@ class KinksPass(Interception):
             rows = row if some is None else row.view(len(boxes), -1).index_select(0, some).flatten()
             if len(rows):
                 chosen.append((origin, boxes, some, rows))
-        kept: dict[int, Group] = {}
+        kept: dict[int, Boxes] = {}
         channels = scan.value.shape[1] if not chosen else chosen[0][1].kinks.shape[-1]
         kinks = blanks(scan.value, [(len(rows), channels) for *_, rows in chosen])
         for (origin, boxes, some, rows), out in zip(chosen, kinks, strict=True):
             write(boxes.kinks, some, rows, out)
             place = boxes if some is None else _geometry(boxes, some)
             kept[origin] = Boxes(place.event, place.y, place.x, out.view(-1, *boxes.sides, channels))
-        return kept
+        return _joined(kept, plane)
 
     def _probe(self, layer: str, scan: Scan, plane: Plane) -> None:
         """Store the pre-activations that the pass implies at the probes."""
@@ -278,6 +278,21 @@ class KinksPass(Interception):
         self.peak_numel = max(self.peak_numel, numel)
         if numel > self._max_numel:
             raise TooManyRows(len(self._events), numel)
+
+
+def _joined(kept: dict[int, Boxes], plane: Plane) -> dict[int, Group]:
+    """Return groups with one for all neighbours whose boxes are the whole plane, since each group takes calls of its own."""
+    runs: list[tuple[int, list[Boxes]]] = []
+    goes_on = False
+    for origin in sorted(kept):
+        boxes = kept[origin]
+        is_whole = boxes.sides == (plane.height, plane.width) and not bool((boxes.y | boxes.x).any())
+        if is_whole and goes_on:
+            runs[-1][1].append(boxes)
+        else:
+            runs.append((origin, [boxes]))
+        goes_on = is_whole
+    return {origin: boxes[0] if len(boxes) == 1 else Boxes.concatenate(boxes) for origin, boxes in runs}
 
 
 def _geometry(boxes: Boxes, keep: Tensor) -> Boxes:

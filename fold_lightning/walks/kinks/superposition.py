@@ -36,10 +36,19 @@ class Superposition:
 
     def write(self, kinks: Tensor) -> Boxes:
         """Return the sum; its kinks are written to `kinks`, which has the shape `shape`."""
-        kinks.zero_()
-        for boxes, row, first in zip(self._boxes, self._rows, self._first, strict=True):
+        parts = list(zip(self._boxes, self._rows, self._first, strict=True))
+        whole = next((number for number, boxes in enumerate(self._boxes) if self._is_whole(boxes)), None)
+        if whole is None:
+            kinks.zero_()
+        else:
+            kinks.copy_(parts.pop(whole)[0].kinks)
+        for boxes, row, first in parts:
             self._add(boxes, row, kinks[..., first : first + boxes.kinks.shape[3]])
         return Boxes(self._event, self._y, self._x, kinks)
+
+    def _is_whole(self, boxes: Boxes) -> bool:
+        """Return whether boxes are those of the sum."""
+        return boxes.kinks.shape == self.shape and torch.equal(boxes.y, self._y) and torch.equal(boxes.x, self._x)
 
     def _add(self, boxes: Boxes, row: Tensor, target: Tensor) -> None:
         """Add boxes to rows of the sum."""
@@ -55,6 +64,23 @@ class Superposition:
         place, source = place[inside], boxes.kinks.reshape(-1, channels)[inside]
         flat = target.as_strided((len(target) * height * width, channels), target.stride()[2:], target.storage_offset())
         flat.index_add_(0, place, source)
+
+
+def by_events(signals: list[Signal]) -> dict[int, list[tuple[int, Group]]]:
+    """Return the groups of several signals that have events in common: number of a place -> numbers of signals, and their groups.
+
+    A group of one signal may hold the events of several groups of another, for groups of whole planes are joined.
+    """
+    groups = [(origin, number, group) for number, signal in enumerate(signals) for origin, group in signal.groups.items()]
+    ranges = sorted((int(group.event[0]), int(group.event[-1]), place) for place, (*_, group) in enumerate(groups))
+    found: dict[int, list[tuple[int, Group]]] = {}
+    origin, last = -1, -1
+    for begin, end, place in ranges:
+        if begin > last:
+            origin = groups[place][0]
+        last = max(last, end)
+        found.setdefault(origin, []).append(groups[place][1:])
+    return found
 
 
 def superposed(sums: dict[int, list[Part]], plane: Plane, like: Tensor) -> Signal:
