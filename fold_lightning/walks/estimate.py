@@ -47,6 +47,34 @@ CURVED_POINTS_A_SWITCH = 10
 """Number of points with which such a walk finds one switch."""
 
 
+KINK_VALUES = 1.2
+"""Cost of a value that a pass with kinks carries, in values of a growing batch: 80 ns for 65."""
+
+KINK_CELLS = 14.0
+"""Cost of a position that it carries, whatever its channels, in the same: sorting and indexing take 0.9 us."""
+
+MARGIN = 1.25
+"""Ratio of the costs above which a pass with kinks gives way to a growing batch."""
+
+SMALL = 2 * 10**5
+"""Number of values of a growing batch, 15 ms, below which it does not matter which of both is taken."""
+
+
+def are_kinks_dearer(cells: int, values: int, dense: int) -> bool:
+    """Return whether kinks are estimated to cost more than a growing batch, as where they cover narrow planes.
+
+    Args:
+        cells: Number of positions of all layers so far that a pass with kinks has carried, once for each event that bends them.
+        values: Number of values at these positions.
+        dense: Number of values of the same layers at all breakpoints so far.
+
+    Example:
+        >>> are_kinks_dearer(10**6, 4 * 10**6, 8 * 10**6), are_kinks_dearer(10**5, 10**6, 8 * 10**6)
+        (True, False)
+    """
+    return dense > SMALL and KINK_VALUES * values + KINK_CELLS * cells > MARGIN * dense
+
+
 def count_switches(
     model: nn.Module,
     start: Tensor,

@@ -23,7 +23,7 @@ from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.chebyshev import walk_chebyshev
 from fold_lightning.walks.estimate import has_planes, is_dearer_exactly
 from fold_lightning.walks.growing_batch import GrowingBatch, TooManyRows
-from fold_lightning.walks.kinks import KinksPass, Scratch
+from fold_lightning.walks.kinks import DearerThanRows, KinksPass, Scratch
 from fold_lightning.walks.piece_queue import PieceQueue
 from fold_lightning.walks.pieces import Pieces, PieceWalks, join
 from fold_lightning.walks.refinement import FAR, Samples, refine
@@ -202,11 +202,16 @@ class PieceScheduler:
                 *(self._replica, self._structure, pieces, self._max_kinks, probes[1].view(-1, len(pieces)), self._rounding),
                 lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
                 self._scratch,
+                gives_way=self._engine is None,
             )
             one_pass.run(ends)
             is_sure = self._verified(pieces, probes, one_pass.probed, by_layer=True) & ~one_pass.doubtful
         except TooManyRows:
             raise
+        except DearerThanRows as error:
+            self._note(GROWING_BATCH, str(error))
+            self._takes_kinks = False
+            return pieces[:0], None, pieces
         except Exception as error:  # whatever a model does that kinks do not pass, a batch that grows may
             self._note(GROWING_BATCH, f"Kinks do not pass the model: {str(error) or type(error).__name__}")
             self._takes_kinks = False

@@ -25,6 +25,7 @@ from fold_lightning.activations.operations import CLAMPS, COMPARISONS, CREATIONS
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import Noise, Rounding
 from fold_lightning.activations.tracking import depends_on_input, mark_rows
+from fold_lightning.walks.estimate import are_kinks_dearer
 from fold_lightning.walks.growing_batch import TooManyRows, Unsupported, check_activation
 from fold_lightning.walks.kinks.bends import Bends, Sides, screen_of
 from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal, Units
@@ -48,6 +49,10 @@ Writer = Callable[[Tensor, "Tensor | None", Tensor, Tensor], Any]
 """Kinks of boxes (E, h, w, C), numbers of boxes (E',), rows of their places (E' h w,), output -> writes the kinks after a call."""
 
 
+class DearerThanRows(Exception):
+    """A growing batch is estimated to cost less than kinks."""
+
+
 class KinksPass(Interception):
     """A forward pass over pieces of segments that carries kinks.
 
@@ -60,6 +65,7 @@ class KinksPass(Interception):
         rounding: Rounding of the model.
         points: Noise, piece (K,) and position (K,) -> inputs (K, ...) with errors.
         scratch: Memory of scans.
+        gives_way: Whether to raise `DearerThanRows` where a growing batch is estimated to cost less.
 
     Attributes:
         probed: Layer -> pre-activations (K P, n) at the probes.
@@ -77,6 +83,8 @@ class KinksPass(Interception):
         rounding: Rounding,
         points: Callable[[Noise, Tensor, Tensor], Tensor],
         scratch: Scratch,
+        *,
+        gives_way: bool,
     ) -> None:
         super().__init__(replica)
         self._scratch = scratch
@@ -91,6 +99,8 @@ class KinksPass(Interception):
         self._reach = 0.0
         self._has_convolved = False
         self._num_origins = 0
+        self._gives_way = gives_way
+        self._cells = self._values = self._dense = 0
 
     def run(self, inputs: Tensor) -> Any:
         """Pass both ends of each piece, all starts before all ends, through the model."""
@@ -221,7 +231,13 @@ class KinksPass(Interception):
         return result
 
     def _scan(self, cells: list[Cells], value: Tensor, slope: Tensor) -> Scan:
-        self._check_size((len(value) + sum(each.position.numel() for each in cells)) * value.shape[1])
+        channels, covered = value.shape[1], sum(each.position.numel() for each in cells)
+        self._check_size((len(value) + covered) * channels)
+        self._cells += covered
+        self._values += covered * channels
+        self._dense += len(self._events) * value.numel() // self._events.num_pieces
+        if self._gives_way and are_kinks_dearer(self._cells, self._values, self._dense):
+            raise DearerThanRows("Switches bend so much of narrow planes that whole layers at each breakpoint cost less.")
         return Scan(self._events, cells, value, slope, self._scratch)
 
     def _cross(self, scan: Scan, sides: list[Sides], bends: Bends, plane: Plane, layer: str | None) -> Units:
