@@ -1,7 +1,7 @@
-"""Walks segments of random networks by the engine that suits them and by the growing batch, and compares all there is.
+"""Walks segments of random networks by kinks and by the growing batch, and compares all there is.
 
 python tests/fuzz_walks.py --networks 500                        # seeds 0 to 499; exits with 1 if anything is wrong
-python tests/fuzz_walks.py --networks 200 --seed 1000 --kind ties   # beside exact rational arithmetic
+python tests/fuzz_walks.py --networks 200 --seed 1000 --kind ties   # against exact rational arithmetic
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def compare_ties(seed: int) -> tuple[list[str], Walks]:
 def _compare(network: nn.Module, start: Tensor, end: Tensor) -> tuple[list[str], Walks]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        walks = segment_walks(network, start, end)
+        walks = segment_walks(network, start, end, engine="kinks")
         other = segment_walks(network, start, end, engine="growing batch")
     return differences(walks, other), walks
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from fold_lightning import Walks, activation_codes, segment_walks
 from fold_lightning.walks import scheduler
-from fold_lightning.walks.kinks.boxes import Boxes, Plane, Units
+from fold_lightning.walks.kinks.boxes import Boxes, Plane, Signal, Units
 from fold_lightning.walks.kinks.convolution import Convolution
-from fold_lightning.walks.kinks.superposition import superposed
+from fold_lightning.walks.kinks.superposition import by_events, superposed
 from fold_lightning.walks.walks import GROWING_BATCH, KINKS
 from fuzz_walks import compare_convolutional
 from helpers.convolutional_models import RandomConvolutional, integer_convolutional
@@ -97,6 +97,61 @@ def test_what_has_no_rule_is_walked_by_the_growing_batch_and_explained() -> None
     walks = segment_walks(model, *segments(2))
     assert walks.exact.all() and (walks.engine == GROWING_BATCH).all()
     assert "Kinks do not pass the model: sort has no rule" in walks.explain()
+
+
+def test_narrow_planes_that_switches_cover_are_walked_by_the_growing_batch_and_explained() -> None:
+    torch.manual_seed(0)
+    layers = [layer for inputs in (1, *[2] * 15) for layer in (nn.Conv2d(inputs, 2, 3, padding=1), nn.ReLU())]
+    for layer in layers[::2]:
+        layer.weight.data.mul_(2.0)
+    model = nn.Sequential(*layers)
+    start, end = segments(3, side=12)
+    walks, by_kinks = segment_walks(model, start, end), segment_walks(model, start, end, engine="kinks")
+    assert (walks.engine == GROWING_BATCH).all() and (by_kinks.engine == KINKS).all()
+    assert "whole layers at each breakpoint cost less" in walks.explain()
+    assert torch.equal(walks.unit, by_kinks.unit) and torch.allclose(walks.position, by_kinks.position, rtol=0, atol=1e-9)
+
+
+class LongSkips(nn.Module):
+    """Layers with small boxes beside those whose boxes cover the plane, added and set side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small = nn.ModuleList([nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)])
+        self.large = nn.ModuleList([nn.Conv2d(3, 3, 5, padding=2), nn.Conv2d(3, 3, 5, padding=2)])
+        self.last = nn.Conv2d(6, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.small:
+            x = layer(x).relu()
+        y = x
+        for layer in self.large:
+            y = layer(y).relu()
+        return self.last(torch.cat([x, x + y], 1)).relu().flatten(1)
+
+
+def test_groups_that_are_joined_in_one_branch_alone_are_added_by_their_events() -> None:
+    torch.manual_seed(0)
+    model = LongSkips()
+    start, end = segments(4, side=7)
+    walks, other = (segment_walks(model, start, end, engine=engine) for engine in ("kinks", "growing batch"))
+    assert (walks.engine == KINKS).all()
+    assert torch.equal(walks.unit, other.unit) and torch.allclose(walks.position, other.position, rtol=0, atol=1e-9)
+
+
+def test_groups_with_common_events_are_found_whatever_they_were_joined_with() -> None:
+    def group(first: int, last: int) -> Boxes:
+        event = torch.arange(first, last)
+        return Boxes(event, event, event, torch.ones(len(event), 1, 1, 1).double())
+
+    plane = Plane(1, 9, 9)
+    apart = Signal(plane, {0: group(0, 3), 1: group(3, 5), 4: group(8, 9)})
+    joined = Signal(plane, {0: group(0, 5), 2: group(5, 6)})
+    found = {
+        origin: sorted((number, len(boxes)) for number, boxes in groups)
+        for origin, groups in by_events([apart, joined]).items()
+    }
+    assert found == {0: [(0, 2), (0, 3), (1, 5)], 2: [(1, 1)], 4: [(0, 1)]}
 
 
 def test_a_pass_that_went_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Breakpoints of many pieces at once, kept in the order in which they were found.
 
-A row is one point of one piece. Rows are only ever appended, so whatever was computed on fewer rows knows the first of
-them, and is brought to the rest by interpolation.
+A row is one point of one piece. Rows are only appended: a tensor computed earlier has values at the first rows, and gets those at
+the later ones by interpolation.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 MERGE_TOLERANCE = 1e-12
-"""Breakpoints of a piece closer than this in t are one."""
+"""Distance in t up to which breakpoints of a piece are taken for one."""
 
 
 class Breakpoints:
-    """The breakpoints found so far on S pieces; begins with both ends of each.
+    """The breakpoints found so far on S pieces; at first, both ends of each piece.
 
     Attributes:
         piece: int64 (R,) the piece of each row.
         position: float64 (R,) where on it, t in [0, 1].
-        order: int64 (R,) the rows sorted by piece, then position.
-        joined: bool (R - 1,) whether neighbours in that order bound an interval (of one piece).
+        order: int64 (R,) the rows, sorted by piece and then by position.
+        joined: bool (R - 1,) whether neighbours in that order belong to one piece, so that there is an interval between them.
     """
 
     def __init__(self, start: Tensor, end: Tensor) -> None:
@@ -81,7 +81,7 @@ class Breakpoints:
         return places
 
     def lift(self, values: Tensor, rows: int | None = None) -> Tensor:
-        """Bring values that are affine between the rows they know, (R', ...), to the first `rows` rows, by default all."""
+        """Interpolate values (R', ...), affine between the first R' rows, at the first `rows` rows, by default all."""
         known, rows = len(values), len(self) if rows is None else rows
         if known == rows:
             return values
@@ -94,7 +94,7 @@ class Breakpoints:
         return lifted
 
     def _brackets_of(self, known: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return for each row after the first `known` its neighbours among those, and where between them it lies."""
+        """Return both neighbours of each later row among the first `known`, and its relative position between them."""
         key = (known, len(self))
         if key not in self._brackets:
             places = torch.arange(len(self), device=self.order.device)
@@ -108,7 +108,7 @@ class Breakpoints:
         return self._brackets[key]
 
     def locate(self, piece: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the rows on both sides of given points, and where between them each point lies."""
+        """Return the rows on both sides of given points, and each point's relative position between them."""
         ordered = self.order
         keys = 2.0 * self.piece[ordered] + self.position[ordered]
         place = torch.searchsorted(keys, 2.0 * piece + position, right=True).clamp(1, len(self) - 1)

@@ -1,11 +1,11 @@
 """Walks of smooth networks: pre-activations are interpolated by polynomials, and switches found on these.
 
-A piece is cut into intervals. On each, the pre-activations of all units that count are interpolated at Chebyshev points, all
-intervals of all pieces in one pass; an interval whose interpolation is not exact up to a tolerance is halved. Where halving does
-not make it converge, as at the kinks of a ReLU behind a layer norm, the interval is left to refinement. The polynomials' sign
-changes are found without the network, and no unit is settled before a bound excludes that it switches once more.
+A piece is cut into intervals. On each of them the pre-activations of all units that count are interpolated at Chebyshev points; one
+forward pass takes the points of all intervals of all pieces. An interval whose interpolation errs by more than a tolerance is halved.
+If halving does not make the interpolation converge, as at the kinks of a ReLU after a layer norm, the interval is left to refinement.
+The sign changes of the polynomials are found without the network, and a unit is settled only when a bound excludes a further switch.
 
-Between its points an interpolation trusts a network to be smooth: a bump so narrow that none of them meets it is not seen.
+The interpolation assumes that the network is smooth between its points: it misses a bump that is so narrow that no point lies on it.
 """
 
 from __future__ import annotations
@@ -25,51 +25,54 @@ from fold_lightning.walks.rows import Events
 from fold_lightning.walks.walks import CHEBYSHEV
 
 FIRST_INTERVALS = 4
-"""Equal intervals of a piece to begin with."""
+"""Number of equal intervals into which a piece is cut first."""
 
 CHECKED = (4, 19)
-"""Numbers of the nodes behind which an interpolation is checked: not symmetric, as odd and even functions are."""
+"""An interpolation is checked between each of these nodes and the next. The two places are not symmetric, since an odd or even
+function could pass a symmetric check by accident."""
 
 PROBED = (0, 2)
-"""Intervals of a piece, by number, that are interpolated first: where halving is of no use to either, all are left to refinement."""
+"""Intervals of a piece, by number, that are interpolated first: if halving helps neither of them, all are left to refinement."""
 
 TOLERANCE = 1e-12
-"""Error of an interpolation, of its layer's size in the interval, up to which it has converged."""
+"""Largest error of an interpolation that has converged, as a share of its layer's size in the interval."""
 
 SAFETY = 4.0
-"""How many times the error seen at the checks, or the size of its last coefficients, an interpolation is trusted to stay within."""
+"""Bound on an interpolation's error, in multiples of the larger of the error at the checks and its last two coefficients."""
 
 SIZED = 5
-"""Equidistant points of a piece that tell how large its layers are: a `FAR`th of that is a layer's size where all of it is small."""
+"""Number of equidistant points of a piece that show how large its layers become: `FAR` times that is the least size of a layer."""
 
 SHORTEST = 2.0**-24
-"""In t: intervals are not halved further, and roots not told apart further."""
+"""Shortest length, in t, of an interval that is halved, and shortest distance at which two roots are told apart."""
 
 UNDECIDED = 1e-4
-"""In t: a part in which a unit stays at its threshold up to the error is left to refinement if it is longer than where one touches
-its threshold, 1e-6 to 1e-5. Refinement judges each point by itself: a unit is told from 0 where its layer is large only far away."""
+"""Length in t: a part in which a unit stays within the error of its threshold is left to refinement if it is longer than this. A unit
+that only touches its threshold stays there for 1e-6 to 1e-5. Refinement judges each point by the layer's size at that point, so that
+it tells a unit from 0 where the layer is large only elsewhere."""
 
 POSITION_TOLERANCE = 1e-10
-"""In t, how closely a switch is located where its unit changes by its layer's largest in the whole segment."""
+"""Error in t of the position of a switch whose unit changes, along the whole segment, by as much as its layer's largest value."""
 
 MAX_INTERVALS = 2**13
-"""Intervals of a piece at a time beyond which none is halved: values that do not get smoother, such as those of many jumps, would
-double them down to `SHORTEST`. 200 random networks took up to 16, a sine of 955 roots 192."""
+"""Most intervals of a piece at a time; beyond it none is halved. Values that do not get smoother, such as those with many jumps,
+would else double the intervals down to `SHORTEST`. 200 random networks took up to 16, a sine with 955 roots 192."""
 
 SLOW = 0.15
-"""Ratio of the last 8 coefficients to those 10 before them above which halving is no use: a kink makes it 0.4, a jump of the
-curvature 0.2, a smooth function whose error is below `ROUGH` less than 0.15."""
+"""Halving does not help if the last 8 coefficients are larger than this share of those 10 places before: the share is 0.4 at a kink,
+0.2 at a jump of the curvature, and less than 0.15 for a smooth function whose error is below `ROUGH`."""
 
 DECAY = 10.0
-"""Ratio of the same above which halving is no use, in cube roots of the error: of a geometric series it is at most a few of them."""
+"""The same limit in multiples of the cube root of the error, for small errors: the share of a geometric series is a few cube
+roots."""
 
 ROUGH = 3e-3
-"""Error, of the layer's largest, above which an interpolation does not show yet how it converges."""
+"""Error, as a share of the layer's largest value, above which the coefficients do not show yet whether halving helps."""
 
 
 @dataclass(frozen=True)
 class Settled(Events):
-    """Switches in I intervals, the rows of events, and the counted units' bits just inside both ends of each interval.
+    """Switches in I intervals, which are the rows of the events, and the units' bits just inside both ends of each.
 
     Attributes:
         piece: int64 (I,).
@@ -77,7 +80,7 @@ class Settled(Events):
         right: float64 (I,).
         begins: bool (I, N).
         ends: bool (I, N).
-        undecided: float64 (I,), in t, length of the longest part in which a unit stays at its threshold up to the error.
+        undecided: float64 (I,), length in t of the longest part in which a unit stays within the error of its threshold.
     """
 
     piece: Tensor
@@ -102,7 +105,7 @@ def walk_chebyshev(pieces: Pieces, samples: Samples, max_rows: int) -> tuple[Pie
         max_rows: Points looked at together; an interval takes 33.
 
     Returns:
-        The parts of pieces that were walked, their walks, and the parts on which the interpolation does not converge.
+        The parts of pieces that were walked, their walks, and the parts where the interpolation does not converge.
     """
     interpolations = _Interpolations(pieces, samples, max_rows)
     first = _first_intervals(pieces)
@@ -123,8 +126,8 @@ class _Interpolations:
     """Interpolations on intervals of pieces.
 
     Attributes:
-        settled: Switches where they have converged.
-        hopeless: Intervals on which they don't.
+        settled: Switches in the intervals where interpolations have converged.
+        hopeless: Intervals where halving does not make them converge.
     """
 
     def __init__(self, pieces: Pieces, samples: Samples, max_rows: int) -> None:
@@ -138,7 +141,7 @@ class _Interpolations:
         return torch.bincount(Intervals.concatenate(self.hopeless).piece, minlength=len(self._sizes))
 
     def advance(self, intervals: Intervals) -> Intervals:
-        """Settle intervals, or leave them to refinement, and return the halves of the others."""
+        """Settle intervals or note them as hopeless, and return the halves of the others."""
         halves = []
         for some in _split(intervals, max(1, self._max_rows // (len(nodes()) + len(CHECKED)))):
             coefficients, error, size = _interpolate(some, self._samples, self._max_rows)
@@ -186,7 +189,7 @@ def _sizes(pieces: Pieces, samples: Samples, max_rows: int) -> Tensor:
 
 
 def _interpolate(intervals: Intervals, samples: Samples, max_rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return Chebyshev coefficients of all units, the errors that checks and coefficients show, and the sizes of layers.
+    """Return the Chebyshev coefficients of all units, their estimated errors, and the sizes of layers.
 
     Returns:
         float64 (I, DEGREE + 1, M), (I, M) and (I, L), the largest pre-activation of each layer in each interval.
@@ -234,7 +237,10 @@ def _switches(intervals: Intervals, coefficients: Tensor, error: Tensor, size: T
 
 
 def _walks(pieces: Pieces, settled: Settled) -> tuple[Pieces, PieceWalks]:
-    """Return runs of settled intervals, and their walks: with events between intervals where bits differ that should agree."""
+    """Return runs of settled intervals and their walks.
+
+    Where a unit's bits on both sides of an interval's end differ, it switches there.
+    """
     runs, run = _runs(pieces, settled.intervals)
     order = order_by(run, settled.left)
     goes_on = run[order[1:]] == run[order[:-1]]
@@ -254,7 +260,7 @@ def _walks(pieces: Pieces, settled: Settled) -> tuple[Pieces, PieceWalks]:
 
 
 def _runs(pieces: Pieces, intervals: Intervals) -> tuple[Pieces, Tensor]:
-    """Return the parts of pieces that intervals cover without a gap, and the number of the part of each interval (I,)."""
+    """Return the parts of pieces that intervals cover without a gap, and the part of each interval, int64 (I,)."""
     order = order_by(intervals.piece, intervals.left)
     piece, left, right = intervals[order].columns
     starts = torch.ones_like(piece, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Crossings of thresholds between rows of a grid, and rows at which pre-activations are on one up to rounding."""
+"""Crossings of thresholds between rows of a grid, and pre-activations that are on a threshold, up to rounding, at a row."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.sparse import any_set, set_bits
 
 INSIDE = 0.381966
-"""Where in an interval its terms are looked at."""
+"""Relative position in an interval at which terms are evaluated."""
 
 ALONG_APART = 1e-10
-"""Crossings that are farther apart than this in t need no closer look; far above `MERGE_TOLERANCE`, and rounding at 1e5 intervals."""
+"""Distance in t above which crossings are surely apart: far above `MERGE_TOLERANCE`, and above the rounding of `interval + position`
+with 1e5 intervals."""
 
 SAMPLED_ROWS = 8
-"""Every so many rows show how large a layer becomes on a piece; all rows would take a tenth of a pass."""
+"""The size of a layer on a piece is read from one of so many rows: to read all would take a tenth of a pass."""
 
 
 class Judge(Protocol):
-    """Says which pre-activations near a threshold are on it up to rounding."""
+    """Decides which pre-activations near a threshold are on it, up to rounding."""
 
     def screen(self, z: Tensor) -> Tensor:
         """Return the distance from a threshold (R, 1) or (R, n) within which z (R, n) has to be judged."""
 
     def near_row(self, z: Tensor, threshold: float, row: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which z[row, unit] (E,) are on the threshold, and of which that can't be told."""
+        """Return which z[row, unit] (E,) are on the threshold, and which can't be decided."""
 
     def spread(self, interval: Tensor, unit: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """Return how far rounding moves the crossings of units (E,) in intervals, in t, and of which that can't be told."""
+        """Return how far, in t, rounding moves crossings of units (E,) in intervals, and which can't be decided."""
 
 
 class ExactJudge:
-    """Takes values for what they are, and places that are close for one: for bends that give no bit."""
+    """Judge of bends that give no bit: values are taken as computed, and places close together as one."""
 
     def screen(self, z: Tensor) -> Tensor:
         """Return 0."""
@@ -49,15 +50,15 @@ class ExactJudge:
         return on, ~on
 
     def spread(self, interval: Tensor, unit: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """Return that places closer than the merging distance are one."""
+        """Return half the merging distance for all, without doubt."""
         return torch.full_like(slope, MERGE_TOLERANCE / 2), torch.zeros_like(slope, dtype=torch.bool)
 
 
 class LayerJudge:
     """Judges pre-activations of a layer by their own terms, in the intervals on both sides of a row.
 
-    Terms are those of the side where they are smaller: a unit with terms of 1e12 behind a row and of 1 before it is known to 1e-16
-    before it, and so at the row.
+    Of both sides the one with the smaller terms decides: a unit whose terms are 1 before a row and 1e12 after it is computed with an
+    error of 1e-16 before the row, and therefore at it.
 
     Args:
         rounding: Rounding of the model.
@@ -89,7 +90,7 @@ class LayerJudge:
         return self._rounding.screen(self._layer, self._size[piece])
 
     def near_row(self, z: Tensor, threshold: float, row: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which z[row, unit] (E,) are on the threshold, and of which that can't be told."""
+        """Return which z[row, unit] (E,) are on the threshold, and which can't be decided."""
         distance = z[row, unit] - threshold
         on, doubtful = distance == 0, torch.zeros_like(row, dtype=torch.bool)
         absorbs = self._rounding.may_absorb(self._size)
@@ -104,7 +105,7 @@ class LayerJudge:
         return on | doubtful, doubtful
 
     def spread(self, interval: Tensor, unit: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """Return how far rounding moves the crossings of units (E,) in intervals, in t, and of which that can't be told."""
+        """Return how far, in t, rounding moves crossings of units (E,) in intervals, and which can't be decided."""
         terms = self._rounding.terms(self._layer, self._inside, interval, unit)
         return ROUNDED * terms / slope, terms > self._rounding.absorbing
 
@@ -136,21 +137,22 @@ class LayerJudge:
 class Crossings:
     """Crossings of one threshold by pre-activations that are affine between the rows of a grid.
 
-    A pre-activation is above, below or exactly on the threshold at each row. Above beside below means a crossing in
-    between, unless it lies within the merging distance of a row where the unit may as well be on; then it is taken to be that.
+    A pre-activation is above, below or exactly on the threshold at each row. Between a row where it is above and a neighbouring one
+    where it is below it crosses. A crossing within the merging distance of a row moves to the row if the unit, up to rounding, is on
+    the threshold there.
 
     Args:
         grid: The rows.
-        z: Pre-activations (R, n); those that are on the threshold are set to it.
+        z: Pre-activations (R, n); those found to be on the threshold are set to it exactly.
         threshold: The threshold.
         screen: Distance from it within which a pre-activation is judged, (R, 1) or (R, n).
-        judge: Says which of these are on it.
+        judge: Decides which of these are on the threshold.
 
     Attributes:
-        interval: int64 (K,) where units cross inside an interval, as places of left ends in the grid's order.
-        position: float64 (K,) where.
-        unit: int64 (K,) which unit.
-        doubtful_pieces: int64, pieces with a pre-activation of which it can't be told on which side it is.
+        interval: int64 (K,) the intervals in which units cross, as places of their left ends in the grid's order.
+        position: float64 (K,) the crossings in t.
+        unit: int64 (K,) the units that cross.
+        doubtful_pieces: int64, pieces with a pre-activation whose side of the threshold can't be decided.
     """
 
     def __init__(self, grid: Breakpoints, z: Tensor, threshold: float, screen: Tensor, judge: Judge) -> None:
@@ -194,7 +196,7 @@ class Crossings:
             self._unite(z)
 
     def _snap(self, z: Tensor, threshold: float, place: Tensor, near: Tensor) -> None:
-        """Take units that cross near a place for on there, if they are up to rounding or no row fits between."""
+        """Put units that cross near a row on the threshold there, if rounding allows it or no row fits in between."""
         row = self._grid.order[place]
         near = near.nonzero().squeeze(1)
         on, doubtful = self._judge.near_row(z, threshold, row[near], self.unit[near])
@@ -214,7 +216,7 @@ class Crossings:
         self.interval, self.unit, self.position = self.interval[~on], self.unit[~on], self.position[~on]
 
     def _unite(self, z: Tensor) -> None:
-        """Give crossings of an interval that are as close as rounding moves them one position."""
+        """Give one position to crossings of an interval that are no farther apart than rounding moves them."""
         along = (self.interval + self.position).sort().values  # of 11 digits, in which generic crossings are apart
         if bool((along[1:] - along[:-1] > ALONG_APART).all()):
             return
@@ -238,12 +240,12 @@ class Crossings:
         self.position[by_place] = position[first][first.cumsum(0) - 1]
 
     def _settle(self, on: Tensor, z: Tensor, threshold: float) -> None:
-        """Set pre-activations that are on the threshold up to rounding exactly there, for the layers behind."""
+        """Set pre-activations that are on the threshold, up to rounding, to it exactly, for the layers after this one."""
         place, unit = set_bits(on)
         z[self._grid.order[place], unit] = threshold
 
     def touched(self) -> tuple[Tensor, Tensor]:
-        """Rows and units (K,) where a unit switches at a row that was there already: on, with one side above."""
+        """Return rows and units (K,) of switches at existing rows: on the threshold there, and above it on one side only."""
         if self._on is None or len(self._on) < 3:
             nothing = self.unit[:0]
             return nothing, nothing
@@ -253,7 +255,7 @@ class Crossings:
         return self._grid.order[place + 1], unit
 
     def first_bits(self) -> Tensor:
-        """Bits bool (P, n) just behind each piece's start."""
+        """Return the bits just after each piece's start, bool (P, n)."""
         start = torch.cat([self._grid.joined.new_ones(1), ~self._grid.joined]).nonzero().squeeze(1)
         if self._on is None:
             return self._above[start]

@@ -1,4 +1,4 @@
-"""A lower bound of the breakpoints that exact walks meet, from few points: the same count on every machine."""
+"""Estimates of what exact walks cost, from counts of switches at a few points: the same on every machine."""
 
 from __future__ import annotations
 
@@ -15,34 +15,64 @@ from fold_lightning.walks.segments import check_segments, ends_to_inspect
 from fold_lightning.walks.uniform import check_num_points
 
 CURVED_ROWS = 40
-"""Cost of a switch in a network with curves and kinks, in those of a piecewise linear one, for each unit: 0.2 us in convolutional
-networks with GELU and max pooling, 0.4 to 0.6 us in vision transformers with ReLU, 0.8 and 3.4 us in MLPs of width 256 and 64 with
-layer norm and ReLU, but 30 to 70 ns in fully connected networks of 384 to 4,096 units with ReLU, on the same loaded machine."""
+"""Ratio of a switch's time per unit in a network with curves and kinks to that in a piecewise linear one. On the same loaded machine
+a switch took, per unit, 0.2 us in convolutional networks with GELU and max pooling, 0.4 to 0.6 us in vision transformers with ReLU,
+0.8 and 3.4 us in MLPs of width 256 and 64 with layer norm and ReLU, but 30 to 70 ns in fully connected ReLU networks of 384 to 4,096
+units."""
 
 SMOOTH_ROWS = 400
-"""Cost of a smooth network, however often its units switch, in those of a switch, for each unit: 12 us in convolutional networks, 18
-to 25 us in MLPs of width 512 and 128, 21 to 27 us in vision transformers, whose layer norms and attention cost without a bit."""
+"""Cost of a walk of a smooth network, per unit, in evaluations of a pre-activation; it hardly depends on the number of switches. A
+walk took, per unit, 12 us in convolutional networks, 18 to 25 us in MLPs of width 512 and 128, and 21 to 27 us in vision
+transformers, where layer norms and attention take time without giving bits."""
 
 PLANES_SHARE = 4
-"""Pre-activations of a network of planes that surely cost no more than one of a fully connected network: 1 to 7 ns in eleven of 4,704
-to 100,352 units, 5 to 8 ns in LeNet. Where boxes cover the planes it is too large: 34 ns in ResNet-20."""
+"""Number of pre-activations of a convolutional network that take as long as one of a fully connected network. One takes 1 to 7 ns in
+eleven networks of 4,704 to 100,352 units and 5 to 8 ns in LeNet; in ResNet-20, where a switch changes most of each plane, 34 ns."""
 
 MAX_COST = 10**6
-"""Mean of `exact_costs` up to which a walk takes up to about 0.05 s on a core that others share: 90 walks take less than 5 s, so that
-the two measurements of a training that are always made stay within the 10 s that are always allowed."""
+"""Mean of `exact_costs` up to which a walk takes at most about 0.05 s on a shared core. 90 walks then take less than 5 s, and the two
+measurements that every training gets stay within the 10 s that every training is allowed."""
 
 NUM_POINTS = 9
 """Equidistant points of a segment at which its switches are counted."""
 
 LONG = 4 * 10**8
-"""Pre-activations whose evaluation takes from 2 s, of three flat convolutions, to half a minute, of an MLP: a walk up to this is
-exact whatever else were cheaper, and one above it gives way only to one that takes less."""
+"""Number of pre-activations that take 2 s (three convolutions) to 30 s (an MLP) to evaluate. A walk that costs no more than this is
+always exact; a dearer one is replaced only by one that is estimated to take less time."""
 
 CURVED_POINTS = 128
-"""Points at which a walk looks that follows only the units that count, apart from their switches."""
+"""Number of points at which a walk that follows only the units that count evaluates the network, besides those of switches."""
 
 CURVED_POINTS_A_SWITCH = 10
-"""And those with which it finds a switch."""
+"""Number of points with which such a walk finds one switch."""
+
+
+KINK_VALUES = 1.2
+"""Cost of a value that a pass with kinks carries, in values of a growing batch: 80 ns for 65."""
+
+KINK_CELLS = 14.0
+"""Cost of a position that it carries, whatever its channels, in the same: sorting and indexing take 0.9 us."""
+
+MARGIN = 1.25
+"""Ratio of the costs above which a pass with kinks gives way to a growing batch."""
+
+SMALL = 2 * 10**5
+"""Number of values of a growing batch, 15 ms, below which it does not matter which of both is taken."""
+
+
+def are_kinks_dearer(cells: int, values: int, dense: int) -> bool:
+    """Return whether kinks are estimated to cost more than a growing batch, as where they cover narrow planes.
+
+    Args:
+        cells: Number of positions of all layers so far that a pass with kinks has carried, once for each event that bends them.
+        values: Number of values at these positions.
+        dense: Number of values of the same layers at all breakpoints so far.
+
+    Example:
+        >>> are_kinks_dearer(10**6, 4 * 10**6, 8 * 10**6), are_kinks_dearer(10**5, 10**6, 8 * 10**6)
+        (True, False)
+    """
+    return dense > SMALL and KINK_VALUES * values + KINK_CELLS * cells > MARGIN * dense
 
 
 def count_switches(
@@ -56,8 +86,8 @@ def count_switches(
 ) -> Tensor:
     """Count the switches seen at a few equidistant points of each segment: a lower bound of an exact walk's breakpoints.
 
-    All layers up to the last that counts are seen, since an exact walk stops at the switches of each of them. Where two units switch
-    at one place the walk has one breakpoint for both. Choices of a max pooling, which bend a walk without a bit, are not seen.
+    The switches of all layers up to the last that counts are included, since an exact walk has breakpoints at all of them. Where two
+    units switch at one place the walk has one breakpoint for both. Breakpoints of max pooling, which give no bit, are not included.
 
     Args:
         model: Any module, as for `segment_walks`.
@@ -65,10 +95,11 @@ def count_switches(
         end: As many inputs of the same shape.
         layers: The layers that count.
         forward: How to call the model.
-        num_points: Points of each segment, at least 2: a unit that switches back between two of them is missed.
+        num_points: Points of each segment, at least 2; a unit that switches back between two of them is missed.
 
     Returns:
-        int64 (S,), in float64 and up to rounding, so that it is the same on all machines.
+        int64 (S,). Points are evaluated in float64 and values within rounding of a threshold are on it, so that the count is the same
+        on all machines.
 
     Raises:
         ValueError: As `segment_walks` does.
@@ -91,12 +122,12 @@ def exact_costs(
     forward: Forward = None,
     num_points: int = NUM_POINTS,
 ) -> Tensor:
-    """Estimate the pre-activations that an exact walk of each segment evaluates, from counts alone.
+    """Estimate how many pre-activations an exact walk of each segment evaluates, from counts of switches.
 
-    They are all units up to the last that counts, once at each switch of `count_switches`: a quarter of them where the network has
-    planes of which a switch bends a part alone, and `CURVED_ROWS` times as many where it curves and has kinks. Of a smooth network
-    they are `SMOOTH_ROWS` times all units. One takes 20 to 60 ns on a processor: walks up to `MAX_COST` take up to about 0.05 s
-    each on one core.
+    A walk of a piecewise linear network evaluates all units, up to the last layer that counts, once at each switch of
+    `count_switches`; a convolutional network, where a switch changes only a part of a plane, costs a quarter of that. A network with
+    curves and kinks costs `CURVED_ROWS` times as much, and a smooth one `SMOOTH_ROWS` times its units. One evaluation takes 20 to
+    60 ns on a processor: walks up to `MAX_COST` take up to about 0.05 s each on one core.
 
     Args:
         model: The arguments are those of `count_switches`.
@@ -119,10 +150,10 @@ def exact_costs(
 
 
 def is_dearer_exactly(replica: Replica, structure: ModelStructure, start: Tensor, end: Tensor) -> Tensor:
-    """Tell where an exact walk of a piecewise linear network takes minutes, and one that follows only the units that count less.
+    """Return which exact walks take minutes where following only the units that count is estimated to cost less.
 
-    An exact walk evaluates the network at the switches of all layers up to the last that counts; one of the units that count alone at
-    `CURVED_POINTS` and a few for each of their switches, whatever the others do.
+    An exact walk evaluates the network at the switches of all layers up to the last that counts. A walk that follows only the units
+    that count evaluates it at `CURVED_POINTS` points and at a few for each switch of these units, however often others switch.
 
     Args:
         replica: The model.
@@ -131,7 +162,7 @@ def is_dearer_exactly(replica: Replica, structure: ModelStructure, start: Tensor
         end: Where they end.
 
     Returns:
-        bool (S,), the same for a segment whichever others come with it.
+        bool (S,); a segment's value does not depend on the other segments.
     """
     if tuple(structure.needed) == structure.counted:
         return torch.zeros(len(start), dtype=torch.bool, device=start.device)
@@ -143,16 +174,16 @@ def is_dearer_exactly(replica: Replica, structure: ModelStructure, start: Tensor
 
 
 def has_planes(structure: ModelStructure) -> bool:
-    """Return whether a switch may bend a part of a layer alone, so that kinks are cheaper than whole layers at each breakpoint.
+    """Return whether some layer has planes: there a switch changes a part of the next layer, and kinks cost less than rows.
 
-    A switch of a fully connected layer bends all units of the next.
+    A switch of a fully connected layer changes all units of the next.
     """
     dims = [structure.dims[layer] for layer in structure.needed]
     return not structure.unknown and not structure.is_row_by_row and any(number in (3, 4) for number in dims)
 
 
 def _costs(switches: Tensor, structure: ModelStructure) -> Tensor:
-    """Return how many pre-activations of a fully connected network cost what exact walks with so many switches do, int64 (S,)."""
+    """Return the cost of exact walks with so many switches, in pre-activations of a fully connected network, int64 (S,)."""
     dense = switches * structure.num_units
     if has_planes(structure):
         return dense // PLANES_SHARE
@@ -164,7 +195,7 @@ def _costs(switches: Tensor, structure: ModelStructure) -> Tensor:
 def _count(
     model: nn.Module, start: Tensor, end: Tensor, layers: Patterns, forward: Forward, num_points: int
 ) -> tuple[Tensor, ModelStructure]:
-    """Return the switches on each segment, int64 (S,), and the model's structure with all layers counted that bend a walk."""
+    """Return the number of switches on each segment, int64 (S,), and the structure with all needed layers counted."""
     check_segments(start, end)
     check_num_points(num_points)
     with evaluate_on_replica(model, start, forward) as replica:
@@ -174,7 +205,7 @@ def _count(
 
 
 def _with_all_counted(structure: ModelStructure) -> ModelStructure:
-    """Return the structure with all layers counted that bend a walk."""
+    """Return the structure with all layers counted at whose switches an exact walk has breakpoints."""
     return replace(structure, counted=tuple(structure.needed))
 
 

@@ -1,6 +1,6 @@
-"""Events of walks as tensors: where steps end, how far each leads from the first code, and what that says of a walk.
+"""Events of walks as tensors: the ends of steps, distances from the first code, and measures of walks that follow from these.
 
-Everywhere `segment`, `position` and `unit` (E,) are those of `Walks`.
+`segment`, `position` and `unit` (E,) are everywhere those of `Walks`.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def reversed_events(
         segment: As of `Walks`.
         position: As of `Walks`.
         unit: As of `Walks`.
-        intervals: int64 (E,), intervals between the points of each event's segment where only equidistant points were seen: the
-            new bit is then first seen one point later on the way back. None where switches were located.
+        intervals: int64 (E,), number of intervals between equidistant points of each event's segment, where only these were seen:
+            the way back then sees a change one point after the mirrored position. None where switches were located.
     """
     ends = step_ends(segment, position)
     step = ends.cumsum(0) - ends.long()

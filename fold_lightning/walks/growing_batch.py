@@ -1,9 +1,9 @@
 """All regions on many segments in one forward pass.
 
-The pass begins with both ends of each segment as its batch. Between neighbouring rows everything computed so far is affine.
-An activation finds the places where its pre-activations change sign, adds a row for each to the batch, its values
-interpolated, and goes on; so the invariant holds behind it too. This vectorises ExactLine (Sotoudeh and Thakur 2019), which
-splits a segment layer by layer; that the batch grows while the model runs, and the treatment of ties, are this project's.
+The batch of the pass begins with both ends of each segment. Between neighbouring rows everything computed so far is affine. At an
+activation the pass finds the places where pre-activations change sign and adds a row with interpolated values for each of them, so
+that values are affine between neighbouring rows after the activation too. This vectorises ExactLine (Sotoudeh and Thakur 2019), which
+splits a segment layer by layer. The growing batch and the treatment of ties are this project's own.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from fold_lightning.walks.piecewise_bends import clamp_bounds, insert_choice_cha
 
 
 class Unsupported(Exception):
-    """The model does something to the batch that growing rows do not survive."""
+    """The model does something with the batch that is wrong for a batch that grows."""
 
 
 def check_activation(structure: ModelStructure, number: int, layer: str, z: Tensor) -> None:
-    """Raise unless the activation that is met in this place, counted from 1, is the model's, with the batch in its first dimension.
+    """Raise unless the activation with this number, counted from 1, is the expected layer with the batch in its first dimension.
 
     Raises:
         Unsupported: Otherwise.
@@ -46,11 +46,11 @@ def check_activation(structure: ModelStructure, number: int, layer: str, z: Tens
 
 
 class TooManyRows(Exception):
-    """The rows of these pieces are more than was allowed.
+    """The pass over these pieces takes more memory than it may.
 
     Args:
-        rows: How many there are at least.
-        numel: How many numbers a tensor of theirs holds at least.
+        rows: Number of rows that there are at least.
+        numel: Number of elements of the largest tensor, at least.
     """
 
     def __init__(self, rows: int, numel: int) -> None:
@@ -59,14 +59,14 @@ class TooManyRows(Exception):
 
 
 class GrowingBatch(Interception):
-    """A forward pass over segments whose batch grows by the breakpoints it meets.
+    """A forward pass over segments whose batch grows by a row for each breakpoint.
 
     Args:
         replica: The model.
         structure: Its activations.
         grid: The pieces of segments, with nothing but their ends.
-        max_numel: The most numbers that a tensor may hold.
-        probes: Piece (K,) and position (K,) of points at which the pre-activations that the pass implies are kept.
+        max_numel: Largest number of elements that a tensor may have.
+        probes: Piece (K,) and position (K,) of points; the pre-activations that the pass implies there are kept.
         rounding: Rounding of the model.
         points: Noise, piece (K,) and position (K,) -> inputs (K, ...) with errors.
     """
@@ -104,7 +104,7 @@ class GrowingBatch(Interception):
         return super().run(inputs)
 
     def events(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Piece, position and unit of each event (E,), in no particular order."""
+        """Return piece, position and unit of each event (E,), in no particular order."""
         rows = torch.cat(self._rows)
         return self.grid.piece[rows], self.grid.position[rows], torch.cat(self._units)
 
@@ -155,7 +155,7 @@ class GrowingBatch(Interception):
         tensor.copy_(value)
 
     def _grow(self, tensor: Tensor, rows: int) -> None:
-        """Brings a tensor that is to be written to so many rows, together with all that share its memory."""
+        """Give a tensor that is written in place, and all that share its memory, so many rows."""
         known, storage = len(tensor), tensor.untyped_storage()
         if known == rows:
             return
@@ -184,9 +184,9 @@ class GrowingBatch(Interception):
         return call.function(call.args[0], *options, **kwargs)
 
     def _bend(self, z: Tensor, thresholds: Thresholds, layer: str | None = None) -> Tensor:
-        """Add rows where z (R, n) crosses a threshold, and return z at all rows, exactly on it where it crosses.
+        """Add rows where z (R, n) crosses a threshold, and return z at all rows; at a crossing it is exactly the threshold.
 
-        Records the events if z are pre-activations of a `layer` that counts.
+        If z are pre-activations of a `layer` that counts, their switches are recorded.
         """
         column = self._columns.get(layer) if layer else None
         judge = LayerJudge(self._rounding, layer, self.grid, self._reach, self._points) if layer else ExactJudge()
@@ -216,7 +216,7 @@ class GrowingBatch(Interception):
         return z
 
     def _insert_choice_changes(self, call: Call, rows: int) -> tuple[tuple[Any, ...], int, Tensor | None]:
-        """Add a row wherever a call chooses another element, and return its arguments, the rows, and its result if known."""
+        """Add a row wherever a call chooses another element; return its arguments, the number of rows, and its result if known."""
         args = call.args
         choice = find_choice(replace(call, args=self._align(args, rows), kwargs=self._align(call.kwargs, rows)))
         if choice is None:
@@ -241,13 +241,13 @@ class GrowingBatch(Interception):
         return map_tensors(lambda x: self.grid.lift(x, rows) if has_input_rows(x) else x, value)
 
     def _with_rows(self, value: Tensor) -> Tensor:
-        """Return an index, or another argument of equal rows, that was expanded to the batch as one that grows with it."""
+        """Mark an argument of equal rows that was expanded to the batch, such as an index, so that it grows with the batch."""
         if has_input_rows(value) or value.dim() < 2 or len(value) not in self._versions:
             return value
         return mark_rows(value.view_as(value), constant=True) if torch.equal(value, value[:1].expand_as(value)) else value
 
     def _with_batch_size(self, name: str, args: tuple[Any, ...], rows: int) -> tuple[Any, ...]:
-        """Renews a batch size that the model read before rows were added."""
+        """Replace a batch size that the model read before rows were added."""
         if name not in ("view", "reshape", "expand", "broadcast_to") or len(args) < 2:
             return args
         sizes = args[1] if isinstance(args[1], (tuple, list)) else args[1:]
@@ -268,7 +268,7 @@ class GrowingBatch(Interception):
 
 
 def _of_one_input(bound: Tensor, dims: int) -> Tensor:
-    """Return a clamp's bounds without their rows, which must be the same for all inputs."""
+    """Return a clamp's bound without the batch dimension; raise if it differs between inputs."""
     if bound.dim() < dims:
         return bound
     if not torch.equal(bound, bound[:1].expand_as(bound)):

@@ -1,4 +1,4 @@
-"""Pieces of segments that wait for an engine, handed out in chunks that fit the memory."""
+"""Pieces of segments that wait for an engine, which takes as many at a time as fit the memory."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class PieceQueue:
     """Pieces that wait for one engine.
 
     Args:
-        numel_at_once: The most numbers that a tensor of a pass should hold.
-        density: Numbers that one is taken to hold on a whole segment, before any was walked.
-        fixed: Numbers that it holds for each piece, however short.
-        cuts_first: Whether pieces are cut by that before any was walked.
+        numel_at_once: Number of elements that the largest tensor of a pass should have at most.
+        density: Estimate of that number for a whole segment, used until a piece has been walked.
+        fixed: Part of that number that each piece takes, however short it is.
+        cuts_first: Whether pieces are cut by this estimate before any has been walked.
     """
 
     def __init__(self, numel_at_once: float, density: float, *, fixed: int = 0, cuts_first: bool = False) -> None:
@@ -26,12 +26,12 @@ class PieceQueue:
         return bool(self._waiting)
 
     def add(self, pieces: Pieces) -> None:
-        """Let pieces wait."""
+        """Add pieces to the queue."""
         if len(pieces):
             self._waiting.append(pieces)
 
     def take(self) -> Pieces:
-        """Return as many pieces as fit the memory, by what those before took."""
+        """Return as many pieces as fit the memory, estimated from those before."""
         pieces = self._waiting.pop()
         if self._can_cut and self._parts(pieces[:1]) > 1:
             pieces = Pieces.concatenate([pieces[:1].cut(self._parts(pieces[:1])), pieces[1:]])
@@ -41,12 +41,12 @@ class PieceQueue:
         return pieces[:fit]
 
     def take_back(self, pieces: Pieces, numel: int) -> None:
-        """Let pieces wait again that the memory did not hold, which takes at least so many numbers."""
+        """Queue pieces again, cut smaller, whose pass did not fit the memory: its largest tensor has at least `numel` elements."""
         self._density = max(self._density, self._density_of(pieces, numel))
         self.add(pieces if len(pieces) > 1 else pieces.cut(max(2, self._parts(pieces))))
 
     def learn(self, pieces: Pieces, numel: int) -> None:
-        """Note how many numbers pieces took."""
+        """Learn from a pass over pieces whose largest tensor had `numel` elements."""
         density = self._density_of(pieces, numel)
         self._density = max(density, self._density / 2) if self._has_walked else density
         self._can_cut = self._has_walked = True
@@ -55,5 +55,5 @@ class PieceQueue:
         return max(0, numel - self._fixed * len(pieces)) / float(pieces.length.sum())
 
     def _parts(self, piece: Pieces) -> int:
-        """Return into how many parts a piece has to be cut."""
+        """Return the number of parts into which a piece has to be cut."""
         return math.ceil(self._density * float(piece.length) / self._numel_at_once)

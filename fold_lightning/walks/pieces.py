@@ -1,4 +1,4 @@
-"""Pieces of segments: what is walked at once, and how the walks of pieces make walks of segments."""
+"""Pieces of segments, each walked in one pass, and how their walks are joined."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Pieces(Rows):
     """P parts of segments.
 
     Attributes:
-        segment: int64 (P,) which segment each lies on.
-        begin: float64 (P,) where it begins, t in [0, 1).
-        end: float64 (P,) where it ends.
+        segment: int64 (P,) the segment of each piece.
+        begin: float64 (P,) t in [0, 1) at which it begins.
+        end: float64 (P,) t at which it ends.
     """
 
     segment: Tensor
@@ -33,7 +33,7 @@ class Pieces(Rows):
         return self.end - self.begin
 
     def cut(self, parts: int) -> Pieces:
-        """Return each piece cut into so many parts of equal length."""
+        """Return each piece cut into `parts` pieces of equal length."""
         share = torch.arange(parts + 1, device=self.begin.device).double() / parts
         places = torch.lerp(self.begin[:, None], self.end[:, None], share)
         return Pieces(self.segment.repeat_interleave(parts), places[:, :-1].flatten(), places[:, 1:].flatten())
@@ -41,13 +41,13 @@ class Pieces(Rows):
 
 @dataclass(frozen=True)
 class PieceWalks(Events):
-    """Switches found on P pieces, the rows of events.
+    """Switches found on P pieces, which are the rows of the events.
 
     Attributes:
         first_codes: bool (P, N) the code in which each piece begins.
-        exact: bool (P,) whether it verified itself.
+        exact: bool (P,) whether the walk is exact, as of `Walks`.
         complete: bool (P,) whether all of the piece was walked.
-        resolution: float64 (P,) in t of the segment.
+        resolution: float64 (P,), in t, as of `Walks`.
         engine: int64 (P,), place in `ENGINES`.
     """
 
@@ -81,7 +81,7 @@ class Intervals(Rows):
 def join(pieces: Pieces, found: PieceWalks, num_segments: int, structure: ModelStructure, notes: dict[int, str]) -> Walks:
     """Return walks of whole segments.
 
-    Where a piece ends in another code than the next begins with, the units switch between them.
+    Units whose bits differ between the end of a piece and the beginning of the next switch there.
     """
     piece, position, unit = found.row, found.position, found.unit
     if len(pieces) > num_segments:
@@ -113,7 +113,7 @@ def join(pieces: Pieces, found: PieceWalks, num_segments: int, structure: ModelS
 
 
 def _seams(pieces: Pieces, found: PieceWalks) -> tuple[Tensor, Tensor, Tensor]:
-    """Return piece, position and unit of the events at the ends of pieces that another piece continues."""
+    """Return piece, position and unit of the switches between pieces that follow each other on a segment."""
     order = order_by(pieces.segment, pieces.begin)
     continued = pieces.segment[order[1:]] == pieces.segment[order[:-1]]
     before, after = order[:-1][continued], order[1:][continued]

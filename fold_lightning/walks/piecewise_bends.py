@@ -1,4 +1,4 @@
-"""Operations that bend a piecewise linear function without giving a bit: where they do."""
+"""Breakpoints of operations that give no bit: clamps, max pooling and other choices."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.sparse import set_bits
 
 ZERO_TOLERANCE = 1e-13
-"""Share of a larger value below which the lead of one value over another is 0: rounding leaves about 1e-16."""
+"""Difference of two values, as a share of the larger, below which they are equal: rounding leaves about 1e-16."""
 
 
 def clamp_bounds(call: Call) -> list[float | Tensor]:
-    """Return the bounds at which a clamp bends, the lower one first."""
+    """Return the bounds of a clamp, the lower one first."""
     return [bound if isinstance(bound, Tensor) else float(bound) for bound in bounds_of(call) if bound is not None]
 
 
@@ -29,12 +29,12 @@ def insert_choice_changes(
 
     Args:
         grid: The breakpoints.
-        choice: What is chosen.
+        choice: The choice.
         x: Its candidates at all rows (R, n), affine in between.
-        check_size: Takes how many numbers the candidates of all rows are, and may raise.
+        check_size: Function that takes the number of elements of all candidates and raises if they are too many.
 
     Returns:
-        The candidates at all rows, and the result of the operation there, if ranking finds it on the way.
+        The candidates at all rows, and the operation's result there if the ranking gives it, else None.
     """
     numbers, result = choice.rank(x)
     place = grid.joined.nonzero().squeeze(1)
@@ -53,16 +53,16 @@ def insert_choice_changes(
 
 
 def _changes(grid: Breakpoints, choice: Choice, x: Tensor, numbers: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where the ranking of a lane changes in intervals: place (K,) and position (K,).
+    """Return the places at which the ranking of a lane changes inside intervals: place (K,) and position (K,).
 
-    A lane keeps its ranking if all its ranks at one end of the interval hold at the other end too, for affine functions cross once.
-    Otherwise it changes where the lines of two elements of one rank cross, or, if none do, somewhere: the middle is looked at.
+    A lane keeps its ranking in an interval if each rank is held by the same element at both ends, since affine functions cross once.
+    Otherwise the ranking changes where the lines of the two elements that hold a rank cross; if none cross, the middle is taken.
 
     Args:
         grid: The breakpoints.
-        choice: What is chosen.
+        choice: The choice.
         x: Its candidates (R, n).
-        numbers: Their ranks (R, L k).
+        numbers: The elements that hold the k ranks of L lanes (R, L k).
         place: The left ends of the intervals (I,), as places in the grid's order.
     """
     left, right = grid.order[place], grid.order[place + 1]
@@ -85,6 +85,6 @@ def _changes(grid: Breakpoints, choice: Choice, x: Tensor, numbers: Tensor, plac
 
 
 def _over(lane: Tensor, values: Tensor, reduction: str) -> Tensor:
-    """Return for each value the reduction over all those of its lane, whose numbers ascend."""
+    """Return for each value the reduction over all values of its lane; lane numbers ascend."""
     count = int(lane[-1]) + 1 if len(lane) else 0
     return values.new_zeros(count).scatter_reduce_(0, lane, values, reduction)[lane]

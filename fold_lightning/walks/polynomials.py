@@ -1,12 +1,12 @@
 """Polynomials of one degree, thousands at a time: interpolation, bounds that exclude roots, and roots.
 
-A polynomial on [-1, 1] is given by its Chebyshev coefficients, which say how well it has converged to the function that it
-interpolates. Its Bernstein coefficients bound it: it lies between the least and the greatest of them, and it has at most as many
-roots as they change their sign, and as many up to an even number (Descartes' rule). Halving an interval brings them closer to the
-polynomial (de Casteljau), so that halving ends with intervals that have no root or one.
+A polynomial on [-1, 1] is given by its Chebyshev coefficients, whose decay shows how well it has converged to the function that it
+interpolates. Its Bernstein coefficients bound it: it lies between the least and the greatest of them, and the number of its roots is
+the number of their sign changes or less by an even number (Descartes' rule). Halving an interval brings them closer to the polynomial
+(de Casteljau), so that repeated halving ends with intervals that have one root or none.
 
-The polynomials have a high degree, which interpolates with the fewest points. In Bernstein's basis its rounding would grow by 2 to
-the degree, so that bounds and roots are taken from polynomials of half the degree on quarters of the interval.
+Interpolation takes the fewest points with a high degree. In Bernstein's basis rounding errors grow like 2 to the degree; therefore
+bounds and roots are taken from polynomials of half the degree on quarters of the interval.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from torch import Tensor
 from fold_lightning.walks.breakpoints import order_by
 
 DEGREE = 30
-"""Of an interpolation. With 15, on twice as many intervals, a vision transformer took 1.5 times the points."""
+"""Degree of an interpolation. With degree 15, on twice as many intervals, a vision transformer took 1.5 times as many points."""
 
 LOW_DEGREE = 15
-"""Of the polynomials that stand for it on each of its quarters."""
+"""Degree of the polynomials that replace an interpolation on each quarter of its interval."""
 
 QUARTERS = 4
 
 NEWTON_STEPS = 8
-"""One step in so many halves the bracket of a root, where Newton's method might creep."""
+"""One step in so many halves the bracket of a root, since Newton's method may converge slowly."""
 
 MAX_STEPS = 100
-"""Steps to a root, at most; on smooth networks 5 to 10 are enough."""
+"""Largest number of steps to a root; smooth networks need 5 to 10."""
 
 ROOT_TOLERANCE = 1e-12
-"""Last step to a root, in [-1, 1]: Newton's method squares the error, and rounding leaves a few 1e-16 over the slope."""
+"""Length of the last step to a root, in [-1, 1]: the error left is about its square, and that of rounding a few 1e-16 over the
+slope."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class SignChanges:
     """E sign changes of K polynomials on [-1, 1].
 
     Attributes:
-        polynomial: int64 (E,) which polynomial each belongs to.
-        position: float64 (E,) in [-1, 1]; after an undecided interval, its end.
+        polynomial: int64 (E,) the polynomial of each.
+        position: float64 (E,) in [-1, 1]; a sign that changes over an undecided interval changes at its end.
         begins: bool (K,), whether a polynomial is positive just after -1.
         ends: bool (K,), whether it is positive just before 1.
         undecided: float64 (K,), length of the longest interval in which it stays within its margin of 0, or 0.
@@ -122,7 +123,7 @@ def _quarters() -> Tensor:
 
 @cache
 def _lost() -> Tensor:
-    """Return how far the polynomials on quarters are at most from each Chebyshev polynomial, float64 (DEGREE + 1,)."""
+    """Return the largest error, for each Chebyshev polynomial, of the polynomials on quarters, float64 (DEGREE + 1,)."""
     x = torch.linspace(-1, 1, 1000, dtype=torch.float64)
     basis = chebyshev_basis(x, LOW_DEGREE)
     errors = [
@@ -155,12 +156,12 @@ def _halves() -> Tensor:
 
 
 def sign_changes(coefficients: Tensor, margin: Tensor, shortest: Tensor) -> SignChanges:
-    """Find where polynomials change their sign; a polynomial that only touches 0, up to its margin, does not.
+    """Find the sign changes of polynomials; touching 0 within the margin is none.
 
     Args:
         coefficients: float64 (K, DEGREE + 1), Chebyshev coefficients.
-        margin: float64 (K,), the distance from 0 up to which a sign is not known.
-        shortest: float64 (K,), intervals of [-1, 1] shorter than this are not halved.
+        margin: float64 (K,), the distance from 0 within which the sign is unknown.
+        shortest: float64 (K,), length in [-1, 1] below which an interval is not halved.
 
     Returns:
         The changes, in order within each polynomial.
@@ -231,7 +232,7 @@ def _settle(low: Tensor, margin: Tensor, shortest: Tensor) -> Parts:
 
 
 def _signs(bernstein: Tensor, margin: Tensor) -> Tensor:
-    """Return the signs of coefficients, int8 (I, LOW_DEGREE + 1), 0 within the margin; a 0 at an end is a root there at most."""
+    """Return the signs of coefficients, int8 (I, LOW_DEGREE + 1), 0 within the margin; a 0 at an end takes its neighbour's sign."""
     signs = (bernstein > margin[:, None]).to(torch.int8) - (bernstein < -margin[:, None]).to(torch.int8)
     for end, neighbour in ((0, 1), (-1, -2)):
         signs[:, end] = torch.where(signs[:, end] == 0, signs[:, neighbour], signs[:, end])
@@ -247,7 +248,7 @@ def _decides(signs: Tensor) -> Tensor:
 
 
 def _known_signs(parts: Parts) -> tuple[Tensor, Tensor]:
-    """Return the signs at both ends of each part, with those of the part before, or after, where they are not known."""
+    """Return the signs at both ends of each part; an unknown sign is that of the nearest part before with a known one, else after."""
     signs = torch.stack([parts.first, parts.last], dim=1).flatten()
     owner = parts.polynomial.repeat_interleave(2)
     place = torch.arange(len(signs), device=signs.device)

@@ -1,9 +1,9 @@
-"""Exact walks by plain forward passes, for models that growing rows do not survive.
+"""Exact walks by plain forward passes, for models that do not take a batch that grows.
 
-Slower than one pass, but it asks nothing of the model except that inputs keep apart: an interval is settled once a point
-inside it shows that every pre-activation is affine there and none crosses its threshold. Otherwise it is cut where the
-first layer with crossings has them, or where a bend was seen, and its parts are looked at again. A bend that no threshold
-explains is one that the model is not known to have, and the walk is not exact.
+This is slower than one pass with a growing batch, but assumes only that the inputs of a batch do not affect each other. An interval
+is settled if a point inside it shows that all pre-activations are affine there and none crosses its threshold. Otherwise it is cut
+at the crossings of the first layer that has some, or where a bend was seen, and its parts are looked at again. A bend that no
+threshold explains comes from an operation that is not known to bend, and the walk is then not exact.
 """
 
 from __future__ import annotations
@@ -24,47 +24,48 @@ from fold_lightning.walks.pieces import Intervals, Pieces, PieceWalks
 from fold_lightning.walks.walks import REFINEMENT
 
 CHECK = 0.381966
-"""Where in an interval it is checked: not in the middle, where an odd function looks affine."""
+"""Relative position in an interval at which it is checked: not the middle, where an odd function looks affine."""
 
 ON_TOLERANCE = 1e-12
-"""Of a layer's size: a point's position is rounded to 1e-16, and steep pre-activations turn that into more."""
+"""Share of a layer's size below which a value is 0: positions are rounded to 1e-16, and steep pre-activations magnify that."""
 
 FAR = 1e-3
-"""Share of a layer's largest magnitude in a piece that is its size where all of it is smaller, in a network that curves: one whose
-gates multiply grows 1e10 times along a segment, and units that cross far from the largest are told by those beside them."""
+"""Least size of a layer at a point, as a share of its largest magnitude in the piece, in a network that curves. A network whose gates
+multiply may grow 1e10 times along a segment: units that cross far from its largest values are compared with values near them."""
 
 AFFINE_TOLERANCE = 1e-10
-"""Of a layer's largest magnitude."""
+"""Largest error of an affine function, as a share of its layer's largest magnitude."""
 
 AT_ONCE = 1e-11
-"""In t: switches of a network that curves that are no farther apart are at one place. Of units that switch at once, as where a
-network without biases passes the origin, interpolation finds places up to 1e-15 apart, and refinement up to 2e-12."""
+"""Distance in t up to which switches of a network that curves are taken for one step. If units switch together, as those of a network
+without biases do at the origin, interpolation finds them up to 1e-15 apart and refinement up to 2e-12."""
 
 SHORTEST = 1e-11
-"""Intervals shorter than this in t are taken as affine."""
+"""Length in t below which an interval is taken for affine."""
 
 MOST_POINTS = 200_000
-"""Points looked at on a piece before it is given up."""
+"""Number of points evaluated on a piece before it is given up."""
 
 NEVER = 2**31 - 1
 
 
 class Samples:
-    """Pre-activations minus thresholds at points of pieces, with what is 0 up to rounding set to 0.
+    """Pre-activations minus thresholds at points of pieces; values within rounding of 0 are set to 0.
 
     Args:
         replica: The model.
         structure: Its activations.
-        names: The activations to look at, in execution order.
+        names: The activations to evaluate, in execution order.
         num_pieces: P.
-        terms: Usual terms (L,) of the layers looked at: what is smaller than their rounding is 0.
+        terms: Usual terms (L,) of these layers: a value smaller than their rounding is 0.
         points: Piece (K,) and position (K,) -> inputs (K, ...).
-        far: Share of a layer's largest magnitude in a piece that is its size at least; its size is its largest magnitude at a point.
+        far: Least size of a layer at a point, as a share of its largest magnitude in the piece; else its size is its largest
+            magnitude at the point.
 
     Attributes:
         layer: int64 (M,) the number of each unit's layer.
         num_layers: L.
-        counted: bool (M,) whether its bit counts.
+        counted: bool (M,) whether the unit's bit counts.
     """
 
     def __init__(
@@ -89,9 +90,9 @@ class Samples:
         self._largest = floor.repeat(num_pieces, 1)
 
     def __call__(self, piece: Tensor, position: Tensor, *, as_computed: bool = False) -> Tensor:
-        """float64 (K, M), M units of the layers looked at, two for an activation with two thresholds.
+        """Return samples (K, M) float64 of the M units of these layers; an activation with two thresholds has two of each.
 
-        `as_computed` leaves them as they are, so that they stay as smooth as the network is.
+        `as_computed` sets none to 0, so that they are as smooth as the network.
         """
         found: list[Tensor] = []
         if len(piece) == 0:
@@ -114,11 +115,11 @@ class Samples:
         return torch.cat(found, dim=1)
 
     def sizes(self) -> Tensor:
-        """Return the largest magnitude seen of each layer on each piece, float64 (P, L); that of its rounding where it is smaller."""
+        """Return the largest magnitude seen of each layer on each piece, at least that of its rounding, float64 (P, L)."""
         return self._largest.clone()
 
     def largest(self, piece: Tensor) -> Tensor:
-        """Return the largest magnitude seen of each unit's layer on given pieces (K, M)."""
+        """Return the largest magnitude seen of each unit's layer on pieces (K,), float64 (K, M)."""
         return self._largest[piece][:, self.layer]
 
 
@@ -185,7 +186,7 @@ def _look(intervals: SampledIntervals, samples: Samples, unresolved: Tensor) -> 
     bent = _first_layer(error > AFFINE_TOLERANCE * scale, samples)
     crosses = intervals.at_left * intervals.at_right < 0
     crossed = _first_layer(crosses, samples)
-    at_bend = (bent <= crossed) & (bent < NEVER)  # a crossing bends the layers behind it
+    at_bend = (bent <= crossed) & (bent < NEVER)  # a crossing bends the layers after it
     short = length < SHORTEST
     unresolved[intervals.piece[at_bend]] = True
     at_bend &= ~short
@@ -225,7 +226,7 @@ def _cut_at_crossings(intervals: SampledIntervals, crosses: Tensor, samples: Sam
 def _cut_at_bends(
     intervals: SampledIntervals, check: Tensor, at_check: Tensor, error: Tensor, samples: Samples
 ) -> SampledIntervals:
-    """Cut where the lines at both ends meet: at the bend, if there is one; otherwise at the point already seen."""
+    """Cut where the lines from both ends meet, which is at the bend if there is one; else at the point of the check."""
     rows = torch.arange(len(intervals), device=check.device)
     unit = error.argmax(1)
     step = (intervals.right - intervals.left) / 128

@@ -38,12 +38,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class Events:
-    """E events on rows, and what else is known of each row.
+    """E events on N rows; further fields of a subclass are tensors (N, ...).
 
     Attributes:
         row: int64 (E,) the number of each event's row, in any order.
-        position: float64 (E,) where on its segment a unit switches, in t.
-        unit: int64 (E,) which unit.
+        position: float64 (E,) t at which a unit switches.
+        unit: int64 (E,) the unit that switches.
     """
 
     row: Tensor
@@ -59,12 +59,12 @@ class Events:
         return [getattr(self, field.name) for field in fields(self)[3:]]
 
     def of(self, rows: Tensor) -> Self:
-        """Return what was found on some of the rows, bool (N,), numbered anew."""
+        """Return the events of selected rows, bool (N,), which are numbered anew."""
         row, *others = (column[rows[self.row]] for column in self._events)
         return type(self)((rows.cumsum(0) - 1)[row], *others, *(column[rows] for column in self._known))
 
     def merged(self, tolerance: float) -> Self:
-        """Return the same with each event at the place of the first of those before it that follow each other that closely in t.
+        """Return the same events, with those of a row that follow each other within a tolerance in t at the position of the first.
 
         Example:
             >>> events = Events(torch.tensor([0, 0, 1]), torch.tensor([0.5, 0.375, 0.5]), torch.tensor([7, 8, 9]))
@@ -81,7 +81,7 @@ class Events:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """Return what was found on the rows of all parts, numbered through."""
+        """Return the events of all parts, whose rows are numbered through."""
         sizes = torch.tensor([0, *(len(part._known[0]) for part in parts[:-1])]).cumsum(0).tolist()
         row = torch.cat([part.row + first for part, first in zip(parts, sizes, strict=True)])
         others = ([*part._events[1:], *part._known] for part in parts)

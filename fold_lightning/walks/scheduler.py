@@ -1,6 +1,6 @@
-"""Walks of whole segments: cut into pieces that fit the memory, each walked in the way that suits the network.
+"""Walks of whole segments, cut into pieces that fit the memory.
 
-Each piece begins with the engine that suits the network, and what that does not take is left to the next one of its kind.
+Each piece is first given to the engine that suits the network; pieces that this engine does not take go to the next one in `ENGINES`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.chebyshev import walk_chebyshev
 from fold_lightning.walks.estimate import has_planes, is_dearer_exactly
 from fold_lightning.walks.growing_batch import GrowingBatch, TooManyRows
-from fold_lightning.walks.kinks import KinksPass, Scratch
+from fold_lightning.walks.kinks import DearerThanRows, KinksPass, Scratch
 from fold_lightning.walks.piece_queue import PieceQueue
 from fold_lightning.walks.pieces import Pieces, PieceWalks, join
 from fold_lightning.walks.refinement import FAR, Samples, refine
@@ -32,42 +32,44 @@ from fold_lightning.walks.sparse import set_bits
 from fold_lightning.walks.walks import CHEBYSHEV, CURVED_REFINEMENT, ENGINES, GROWING_BATCH, KINKS, REFINEMENT, Walks
 
 MOST_CHECKS = 2
-"""Points of each piece at which the pre-activations that a pass implies are compared with a plain forward pass."""
+"""Number of points of each piece at which the pre-activations that a pass implies are compared with a plain forward pass."""
 
 ROWS_PER_CHECK = 50
-"""Fewer rows have fewer checks, at least one: a check costs as much as a row, and more where early layers are the dear ones."""
+"""One check for so many rows, at least one and at most `MOST_CHECKS`: a check costs as much as a row, or more where early layers take
+most of the time."""
 
 VALUE_TOLERANCE = 1e-9
-"""Of a unit's terms; rounding stays orders below, a missed bend shows orders above."""
+"""Largest error of a pre-activation, as a share of the terms it is summed from: rounding stays orders of magnitude below, and a
+missed bend lies orders above."""
 
 FIRST_GUESS = 1000
-"""Rows of a segment, before any was walked."""
+"""Estimate of the rows of a segment, used until one has been walked."""
 
 CURVED_GUESS = 250
-"""Rows of a segment of a smooth network."""
+"""The same for a smooth network."""
 
 FIRST_ENDS = 4
-"""Segments whose ends show the usual terms of units."""
+"""Number of segments at whose ends the usual terms of units are taken."""
 
 SHORTEST_PIECE = 1e-9
-"""In t: a piece is cut no further; far above `MERGE_TOLERANCE`."""
+"""Length in t below which a piece is cut no further; far above `MERGE_TOLERANCE`."""
 
 FILLED = 0.8
-"""How much of the memory pieces are to take, by what those before took of it: a pass that it does not hold is in vain."""
+"""Share of the memory that pieces should take by estimate: a pass that does not fit is done again with shorter pieces."""
 
 SWITCHING = 0.2
 """Usual share of a network's units that switch on a segment."""
 
 KINK_TENSORS = 4
-"""Tensors as large as the largest that a pass with kinks is allowed for: kinks before and behind an activation, values and slopes.
-Twice as large ones took 10 % less time, half as large ones 35 % more, of a VGG with max pooling."""
+"""Number of tensors of the largest size that a pass with kinks holds at once: kinks before and after an activation, values and
+slopes. With twice that size a VGG with max pooling took 10 % less time, with half of it 35 % more."""
 
 CONE_GAIN = 16.0
-"""Usual ratio of all values at all breakpoints to those that bend there, for a first guess: 5 in deep networks, 50 in flat ones."""
+"""First estimate of the ratio of all values at all breakpoints to those that bend there: 5 in deep networks, 50 in shallow ones."""
 
 
 Taken = tuple[Pieces, PieceWalks | None, Pieces]
-"""The pieces, or parts of them, that an engine walked, what it found there, and those that it leaves to the next engine."""
+"""The pieces, or parts of them, that an engine has walked, their walks, and those that it leaves to the next engine."""
 
 
 class PieceScheduler:
@@ -79,7 +81,7 @@ class PieceScheduler:
         start: float64 (S, ...) where the segments begin.
         end: float64 (S, ...) where they end.
         max_bytes: Working memory.
-        engine: Which of `ENGINES` to begin with; None chooses.
+        engine: Name of the first engine, one of `ENGINES`; None chooses it.
     """
 
     def __init__(
@@ -150,7 +152,7 @@ class PieceScheduler:
         return [(first, pieces[~is_curved]), (CURVED_REFINEMENT, pieces[is_curved])]
 
     def _empty_queues(self) -> dict[int, PieceQueue]:
-        """Return a queue for each engine, which knows how much memory its passes usually take."""
+        """Return a queue for each engine, with an estimate of the memory that its passes take."""
         structure, numel = self._structure, FILLED * self._max_numel
         dense = FIRST_GUESS * structure.widest
         in_boxes = SWITCHING * structure.num_units * structure.widest / CONE_GAIN
@@ -164,7 +166,7 @@ class PieceScheduler:
         }
 
     def _go_on(self, engine: int, done: list[tuple[Pieces, PieceWalks]]) -> None:
-        """Walk the pieces of an engine that come next; what it does not take is left to the next engine."""
+        """Walk the next pieces of an engine's queue; those that it does not take go to the next engine."""
         pieces = self._queues[engine].take()
         try:
             walked, found, left = self._engines[engine](pieces)
@@ -190,7 +192,7 @@ class PieceScheduler:
         return [layer for layer in self._structure.needed if not self._rounding.is_even(layer)]
 
     def _by_kinks(self, pieces: Pieces) -> Taken:
-        """Walk pieces in one pass that carries kinks, and leave those of which it is not sure."""
+        """Walk pieces in one pass that carries kinks; doubtful ones are left."""
         if not self._takes_kinks or (len(pieces) == 1 and float(pieces.length) < SHORTEST_PIECE):
             return pieces[:0], None, pieces
         probes = self._random_points(pieces, 1 if float(pieces.length.max()) <= 1 / MOST_CHECKS else MOST_CHECKS)
@@ -200,11 +202,16 @@ class PieceScheduler:
                 *(self._replica, self._structure, pieces, self._max_kinks, probes[1].view(-1, len(pieces)), self._rounding),
                 lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
                 self._scratch,
+                gives_way=self._engine is None,
             )
             one_pass.run(ends)
             is_sure = self._verified(pieces, probes, one_pass.probed, by_layer=True) & ~one_pass.doubtful
         except TooManyRows:
             raise
+        except DearerThanRows as error:
+            self._note(GROWING_BATCH, str(error))
+            self._takes_kinks = False
+            return pieces[:0], None, pieces
         except Exception as error:  # whatever a model does that kinks do not pass, a batch that grows may
             self._note(GROWING_BATCH, f"Kinks do not pass the model: {str(error) or type(error).__name__}")
             self._takes_kinks = False
@@ -223,7 +230,7 @@ class PieceScheduler:
         return pieces[is_sure], found.of(is_sure), pieces[~is_sure]
 
     def _in_one_pass(self, pieces: Pieces) -> Taken:
-        """Walk pieces in one pass over a growing batch, and leave those on which it is not verified."""
+        """Walk pieces in one pass over a growing batch; those that a check does not confirm are left."""
         if len(pieces) == 1 and float(pieces.length) < SHORTEST_PIECE:
             self._note(REFINEMENT, "Breakpoints lie too close together for the memory.")
             return pieces[:0], None, pieces
@@ -261,9 +268,10 @@ class PieceScheduler:
         return pieces[verified], found.of(verified), pieces[~verified]
 
     def _refined(self, pieces: Pieces) -> Taken:
-        """Walk all pieces by plain passes, each layer's breakpoints after those of the layers before.
+        """Walk all pieces by plain passes; each layer's breakpoints are found after those of the layers before.
 
-        Between these nothing bends but what gives no bit: a clamp or a max pool might do so twice and be missed.
+        Between breakpoints only operations without a bit bend, such as a clamp or a max pooling; two bends close together may be
+        missed.
         """
         samples = self._samples(pieces, self._structure.needed)
         found = refine(pieces, samples, self._max_samples(samples))
@@ -272,12 +280,12 @@ class PieceScheduler:
         return pieces, found, pieces[:0]
 
     def _interpolated(self, pieces: Pieces) -> Taken:
-        """Interpolate between plain passes that look at nothing but the bits that count; leave the parts where that does not do."""
+        """Interpolate the pre-activations of units that count; parts where that does not converge are left."""
         samples = self._samples(pieces, self._structure.counted, FAR)
         return walk_chebyshev(pieces, samples, self._max_samples(samples))
 
     def _curved(self, pieces: Pieces) -> Taken:
-        """Walk all pieces by plain passes that look at nothing but the bits that count."""
+        """Walk all pieces by plain passes that follow only the units that count."""
         samples = self._samples(pieces, self._structure.counted, FAR)
         return pieces, walk_smooth(pieces, samples, self._max_samples(samples)), pieces[:0]
 
@@ -301,12 +309,12 @@ class PieceScheduler:
         return torch.lerp(self._start[segment], self._end[segment], weight)
 
     def _noisy_points(self, noise: Noise, segment: Tensor, position: Tensor) -> Tensor:
-        """Return points whose ends and position have errors: what cancels between the ends rounds as they do."""
+        """Return points computed from ends and positions with errors, so that terms that cancel between the ends count as terms."""
         weight = (position + noise.errors(position)).view(-1, *[1] * (self._start.dim() - 1))
         return (1 - weight) * noise.of(self._start[segment]) + weight * noise.of(self._end[segment])
 
     def _random_points(self, pieces: Pieces, checks: int) -> tuple[Tensor, Tensor]:
-        """Return piece and position of so many points of each piece, the first of all before the second of all."""
+        """Return piece and position of random points, `checks` on each piece: the first of all pieces, then the second of all."""
         piece = torch.arange(len(pieces), device=pieces.begin.device).repeat(checks)
         fraction = torch.rand(len(piece), generator=self._random, dtype=torch.float64).to(pieces.begin.device)
         return piece, torch.lerp(pieces.begin[piece], pieces.end[piece], fraction)
@@ -314,13 +322,14 @@ class PieceScheduler:
     def _verified(
         self, pieces: Pieces, points: tuple[Tensor, Tensor], implied: dict[str, Tensor], *, by_layer: bool = False
     ) -> Tensor:
-        """Return whether a plain forward pass at some points of each piece has the pre-activations that a pass implies.
+        """Return whether plain forward passes at points of each piece confirm the pre-activations that a pass implies.
 
         Args:
-            pieces: P of them.
+            pieces: P pieces.
             points: Piece (K,) and position (K,).
             implied: Layer -> its pre-activations at these points.
-            by_layer: Whether what is rounding in a layer's usual terms is no error either, as where the kinks of a dead unit cancel.
+            by_layer: Whether an error is also allowed that is rounding of the layer's usual terms, as if the kinks of a dead unit
+                cancel.
         """
         piece, position = points
         verified = torch.ones(len(pieces), dtype=torch.bool, device=piece.device)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Method = Literal["exact", "uniform"]
 
 DEFAULT_MAX_BYTES = 2**27
-"""Faster than twice or half of it on MLPs: larger tensors leave the allocator's pool, smaller ones pay for more calls."""
+"""MLPs take longer with twice or half of it: larger tensors leave the allocator's pool, smaller ones mean more calls."""
 
 
 def segment_walks(
@@ -44,19 +44,19 @@ def segment_walks(
 ) -> Walks:
     """Return the codes met on the straight segments ``(1 - t) start + t end``, t in [0, 1].
 
-    "exact" meets every region on a segment once, as "The Space Between" (Lewandowski et al. 2025) asks of a sampling. Where
-    the network is known to be piecewise linear (affine operations, max pooling, clamps, ReLU and its kin) it finds the
-    breakpoints layer by layer like ExactLine (Sotoudeh and Thakur 2019), and `Walks.exact` is True. A switch of a convolutional
-    network changes slopes in a part of each plane alone: there these changes are carried from layer to layer, not whole layers at
-    each breakpoint, which is this project's own.
+    "exact" meets every region on a segment once, as "The Space Between" (Lewandowski et al. 2025) asks of a sampling. If the network
+    is known to be piecewise linear (affine operations, max pooling, clamps, ReLU and its kin), the breakpoints are found layer by
+    layer as in ExactLine (Sotoudeh and Thakur 2019), and `Walks.exact` is True. In a convolutional network a switch changes the
+    slopes of only a part of each plane; there the pass carries these changes from layer to layer instead of whole layers at each
+    breakpoint, which is this project's own.
 
-    Where the network curves (smooth activations, normalisation, attention, products) or does what is not known, pre-activations are
-    interpolated by polynomials of degree 30 on 4 intervals, which are halved until the error is 1e-12 of the layer's largest. A bound
-    on the polynomials excludes further switches, which are located to that error over the unit's slope. Where halving does not help
-    (kinks), intervals are refined until every unit keeps clear of its threshold or passes it once, and switches are located to 1e-10
-    in t. `Walks.resolution` is the length of the longest part in which a unit stays at its threshold up to these errors, or 1e-10.
-    `Walks.exact` is False, for this trusts a network to be smooth between its points, 33 on each of 4 intervals, or 64 intervals with
-    one more point each: a bump so narrow that none of them meets it is not seen. This treatment is this project's own.
+    If the network curves (smooth activations, normalisation, attention, products) or has an unknown operation, pre-activations are
+    interpolated by polynomials of degree 30 on 4 intervals, which are halved until the error is 1e-12 of the layer's largest value.
+    A bound on the polynomials excludes further switches; a switch is located to that error over the unit's slope. Where halving does
+    not help (kinks), intervals are refined until every unit stays away from its threshold or passes it once, and switches are located
+    to 1e-10 in t. `Walks.resolution` is the length of the longest part in which a unit stays at its threshold within these errors, or
+    1e-10. `Walks.exact` is False, since the network is assumed to be smooth between the points, 33 on each of 4 intervals, or 64
+    intervals with one more point each: a bump so narrow that no point lies on it is missed. This treatment is this project's own.
 
     "uniform" takes the codes of equidistant points, for networks too large for "exact": it costs about one forward pass over the
     points, in the model's own precision on its own device. It misses regions, and chi may err either way; bits are signs of the
@@ -65,39 +65,40 @@ def segment_walks(
     The function measured is the model's in evaluation mode, for "exact" with its stored weights in float64; the model does not
     change.
     Codes are those of the open intervals between breakpoints: what switches at one t is one step, and a unit that only
-    touches its threshold does not switch. A pre-activation below 1e-15 of the terms it is computed from is 0, for that is what
-    rounding leaves, and breakpoints that rounding moves as far as they are apart are one; below 1e-14 a sign can't be told, and
-    `Walks.exact` is False. So it is where something is 0, or two breakpoints are one, among terms 1e12 times as large as the
-    smallest of the network's biases, columns and rows of weights: that may have been lost in them.
+    touches its threshold does not switch. A pre-activation below 1e-15 of the terms that it is summed from is taken for 0, since
+    rounding leaves as much, and breakpoints are taken for one if rounding moves them as far as they are apart. Between 1e-15 and
+    1e-14 of its terms a sign can't be decided, and `Walks.exact` is False. It is also False if a value is 0, or two breakpoints are
+    one, among terms 1e12 times as large as the smallest of the network's biases, columns and rows of weights, which may have been
+    lost in rounding.
 
-    A walk costs about one forward pass over a point of each breakpoint, in float64, or less: those of all layers up to the last
-    that counts for a piecewise linear network; for a curved one about 150 points if it is smooth, and some six for each switch
-    if it has kinks. Images of a ResNet's size have 10^5 breakpoints between them. Where few units count, a segment that would
-    take minutes (10^9 pre-activations) is walked as if the network were curved, which follows only these units, if that is
-    estimated to cost less: `Walks.exact` is then False, and `Walks.explain` says so.
+    A walk of a piecewise linear network costs about as much as a float64 forward pass over one point for each breakpoint, or less;
+    the breakpoints are those of all layers up to the last that counts. A smooth network costs about 150 points, and one with curves
+    and kinks about six points for each switch. Between two images a network of a ResNet's size has 10^5 breakpoints. If few units
+    count, a segment that would take minutes (10^9 pre-activations) is walked as if the network were curved, following only these
+    units, if that is estimated to cost less: `Walks.exact` is then False, and `Walks.explain` says so.
 
     Args:
         model: Any module; activations are found as modules and as functions.
         start: Floating-point inputs (S, ...), on the model's device.
         end: As many inputs of the same shape.
-        layers: Whose bits count: a layer's name, a glob pattern or a sequence of them; None counts all. Layers that do not
-            count bend the walk all the same.
+        layers: The layers whose bits count: a layer's name, a glob pattern or a sequence of them; None counts all. Layers that do not
+            count still bend the walk.
         forward: How to call the model: a callable of `(model, inputs)` or of `(inputs)`, or the name of a method or submodule.
         method: "exact" or "uniform".
         num_points: For "uniform" alone, how many points of each segment; at least 2, its ends.
-        max_bytes: About how much working memory to use; segments are walked in chunks, long ones in pieces. The result does
-            not depend on it.
-        engine: For "exact" alone, one of `ENGINES` to begin with in place of the one that suits the network, for comparisons. What it
-            does not take is left to the next one.
+        max_bytes: Approximate working memory in bytes: segments are walked in chunks, long ones in pieces. The result does not depend
+            on it.
+        engine: For "exact" alone: the first engine, one of `ENGINES`, in place of the one that suits the network, for comparisons.
+            Segments that it does not take go to the next one.
         progress: Whether to show a progress bar on a terminal.
 
     Returns:
-        The walks. `Walks.exact` says for each whether it verified itself: at random points the pre-activations that a walk
-        implies are compared with a plain forward pass; where they differ, the walk is found again by checking every interval.
+        The walks. `Walks.exact` is True for each that has been checked: at random points the pre-activations that a walk implies are
+        compared with a plain forward pass, and where they differ, the segment is walked again with a check of every interval.
 
     Raises:
-        ValueError: For inputs of different shapes, not finite, or elsewhere than the model; for an unknown layer or method, too
-            few points, a model without activations, or with some that can't be seen (a fused LSTM, a ScriptModule).
+        ValueError: For inputs of different shapes, not finite, or on another device than the model; for an unknown layer or method,
+            too few points, a model without activations, or with some that can't be seen (a fused LSTM, a ScriptModule).
         TypeError: For inputs that are not floating-point tensors.
 
     Example:
@@ -131,8 +132,8 @@ def stream_walks(
 ) -> Iterator[Walks]:
     """Yield the walks of a long list of segments, some segments at a time, so that memory does not grow with their number.
 
-    The events of a walk take 24 bytes each, its first code one byte a unit; what is kept of them, such as a metric's states or
-    `Walks.table`, takes a few bytes a segment.
+    An event takes 24 bytes and a walk's first code one byte for each unit. A metric's states or `Walks.table`, which one keeps
+    instead, take a few bytes a segment.
 
     Args:
         model: Any module, as of `segment_walks`.
@@ -143,7 +144,7 @@ def stream_walks(
         options: Other arguments of `segment_walks`.
 
     Returns:
-        An iterator of the walks of the first `batch_size` segments, of the next ones, and so on; the model is read anew for each.
+        An iterator over the walks of `batch_size` segments each; the model's weights are read anew for each.
 
     Raises:
         ValueError: As `segment_walks` does; for a batch size less than 1.
@@ -178,7 +179,7 @@ def _stream(
 
 
 def _warn(walks: Walks, *, curved: bool) -> None:
-    """Warn of walks that were given up, and of inexact ones unless the network curves, where none is exact."""
+    """Warn of walks that were given up, and of inexact ones unless the network curves: there no walk is exact."""
     unfinished, inexact = int((~walks.complete).sum()), int((~walks.exact).sum())
     if unfinished:
         warnings.warn(f"{unfinished} of {walks.num_segments} walks were given up: see `Walks.complete`.", stacklevel=3)

@@ -8,11 +8,11 @@ from torch import Tensor
 from fold_lightning.activations.codes import check_inputs
 
 INSPECTED = 32
-"""Segments among whose ends the inspection looks for two different inputs."""
+"""Number of segments whose ends an inspection gets, to find two different inputs among them."""
 
 
 def check_segments(start: Tensor, end: Tensor) -> None:
-    """Raise for ends that are no inputs, or that do not belong together."""
+    """Raise for ends that are no inputs, or differ in shape or device."""
     check_inputs(start, "start")
     check_inputs(end, "end")
     if start.shape != end.shape:

@@ -1,10 +1,10 @@
 """Walks of networks that curve and have kinks, on which interpolation does not converge.
 
-An interval is halved, or nearly, until every unit either keeps clear of its threshold or passes it once: a unit is clear if
-both its ends and a point between them lie farther from the threshold than several times its deviation from a straight line; it
-passes once if it changes by more than that. Then each crossing is found in its bracket by Chandrupatla's method. That several
-times the deviation at one asymmetric point is enough holds for functions that are smooth at the interval's scale; it is a
-criterion, not a proof, which is why such walks are never called exact.
+An interval is cut near its middle until every unit either stays away from its threshold or passes it once. The deviation of a unit's
+value from a straight line is taken at one point that is not the middle. A unit stays away if its values at both ends and at this
+point are farther from the threshold than several times the deviation; it passes once if it changes by more than that. Each crossing
+is then located in its bracket by Chandrupatla's method. That several times the deviation is enough holds for functions that are
+smooth at the interval's scale: it is a criterion and not a proof, and therefore such walks are never called exact.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from fold_lightning.walks.refinement import AT_ONCE, CHECK, MOST_POINTS, Sampled
 from fold_lightning.walks.walks import CURVED_REFINEMENT
 
 FIRST_LENGTH = 1 / 64
-"""In t: pieces are cut at its multiples to begin with, wherever they begin, so that places where much switches at once are shared."""
+"""Length in t: pieces are first cut at its multiples, wherever they begin, so that all segments are cut at the same places, where
+many units may switch at once."""
 
 SAFETY = 16.0
-"""How many times its deviation from a straight line a unit is trusted to stay within. With 8, and half as many intervals to
-begin with, 2 of 183 segments of random networks with smooth activations and max pooling lost a pair of switches that 20,001
-points showed."""
+"""Bound on a unit's distance from a straight line, in multiples of its deviation at one point. With 8, and half as many intervals at
+first, 2 of 183 segments of random networks with smooth activations and max pooling lost a pair of switches that 20,001 points
+showed."""
 
 SHORTEST = 2.0**-24
-"""An interval shorter than this in t is looked into no further: what switches in it twice is not seen."""
+"""Length in t below which an interval is cut no further: a unit that switches twice in it is missed."""
 
 ROOT_TOLERANCE = 1e-10
-"""In t, how closely a crossing is located."""
+"""Error in t of the position of a crossing."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Settled(Intervals):
     Attributes:
         begins: bool (I, N), bits just inside the left ends.
         ends: bool (I, N), bits just inside the right ends.
-        undecided: float64 (I,), their lengths where some unit can't be told from its threshold, else 0.
+        undecided: float64 (I,), their lengths if some unit can't be told from its threshold, else 0.
     """
 
     begins: Tensor
@@ -106,7 +107,7 @@ def _first_intervals(pieces: Pieces, samples: Samples) -> SampledIntervals:
 
 
 def _is_clear_or_passes_once(intervals: SampledIntervals, at_check: Tensor) -> Tensor:
-    """Return whether a unit keeps its side of the threshold all along, or changes it once, bool (I, N)."""
+    """Return whether a unit stays on one side of the threshold, or changes sides once, bool (I, N)."""
     left, right = intervals.at_left, intervals.at_right
     margin = SAFETY * (at_check - torch.lerp(left, right, CHECK)).abs()
     nearest = torch.minimum(torch.minimum(left.abs(), right.abs()), at_check.abs())
@@ -116,7 +117,7 @@ def _is_clear_or_passes_once(intervals: SampledIntervals, at_check: Tensor) -> T
 
 
 def _is_faint(intervals: SampledIntervals, check: Tensor, at_check: Tensor, samples: Samples) -> Tensor:
-    """Return in which intervals a unit is taken to be on its threshold though it is farther away than rounding, bool (I,)."""
+    """Return the intervals in which a unit is taken for on its threshold but is farther away than rounding, bool (I,)."""
     on = (intervals.at_left == 0) & (intervals.at_right == 0) & (at_check == 0)
     is_faint = on.any(1)
     some = is_faint.nonzero().squeeze(1)
@@ -129,7 +130,7 @@ def _is_faint(intervals: SampledIntervals, check: Tensor, at_check: Tensor, samp
 
 
 def _events(settled: Settled, samples: Samples, max_rows: int) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Return events inside intervals, located, and at the points between them, and the code in which each piece begins."""
+    """Return the events inside intervals and at the points between them, and each piece's first code."""
     piece, left = settled.piece, settled.left
     interval, unit = (settled.begins != settled.ends).nonzero(as_tuple=True)
     position = _locate(piece[interval], unit, left[interval], settled.right[interval], samples, max_rows)

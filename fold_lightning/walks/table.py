@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 Table = dict[str, Array]
 Column = Any
-"""A tensor, an array, a list or a data frame's column, one number or name for each row; None for none."""
+"""A tensor, an array, a list or a data frame's column with a number or name for each row; None for no column."""
 
 
 def table_of(walks: Walks, engines: list[str], start: Column, end: Column, labels: Column) -> Table:
@@ -36,7 +36,7 @@ def _named(engines: list[str], numbers: Tensor) -> Array:
 
 
 def _ends(num_segments: int, start: Column, end: Column, labels: Column) -> Table:
-    """Return the columns that say where segments start and end, after checking what is given."""
+    """Return the columns of the segments' ends and their classes, after checking the arguments."""
     if labels is not None and (start is None or end is None):
         raise ValueError("`labels` are those of the inputs: pass the indices `start=` and `end=` of the segments' ends too.")
     given = {"start": start, "end": end}

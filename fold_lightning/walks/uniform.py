@@ -1,7 +1,7 @@
 """Walks through the codes of equidistant points, in the model's own precision on its own device.
 
-For networks too large for exact walks. The cost is about one forward pass over the points: bits are the signs of pre-activations
-as they come out, and each block of points is reduced to its switches at once, so that no more than a block of codes is held.
+For networks too large for exact walks. The cost is about one forward pass over the points. Bits are the signs of pre-activations as
+computed. Each block of points is reduced to its switches at once, so that only one block of codes is in memory.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from fold_lightning.walks.sparse import count_bits, set_bits
 from fold_lightning.walks.walks import UNIFORM, Walks
 
 MAX_BYTES = 2**27
-"""Working memory of a block of points, in bytes: half or a quarter of it made a ResNet-18's passes a sixth slower on a processor."""
+"""Working memory of a block of points, in bytes: with half or a quarter of it a ResNet-18's passes were a sixth slower on a
+processor."""
 
 
 @dataclass(frozen=True, eq=False)
 class SampledDistances:
     """Hamming distances between the codes of T equidistant points of S segments, layer by layer.
 
-    The walk through these codes needs nothing else for its range, its length and its folding, and no code or switch is kept.
+    Range, length and folding of the walks follow from these alone, so that no code and no switch is kept.
 
     Attributes:
         from_start: Layer name -> int64 (S, T - 1), units whose bit differs from the one at the start, at each later point.
@@ -51,9 +52,9 @@ def walk_chunks(
     forward: Forward = None,
     max_bytes: int = MAX_BYTES,
 ) -> Iterator[Walks]:
-    """Yield the walks of a few segments at a time, in order: of one, or of as many as fit the memory.
+    """Yield walks in order, those of one segment or of as many as fit the memory at a time.
 
-    An event takes 24 bytes, and a ResNet-18 has 100,000 on a segment before training. The arguments and errors are those of
+    An event takes 24 bytes, and a ResNet-18 has 100,000 of them on a segment before training. Arguments and errors are those of
     `segment_walks` with ``method="uniform"``.
     """
     device = float64_device(start.device)
@@ -91,10 +92,10 @@ def sampled_distances(
     forward: Forward = None,
     max_bytes: int = MAX_BYTES,
 ) -> SampledDistances:
-    """Return the Hamming distances that the walks through equidistant points consist of.
+    """Return the Hamming distances between codes along walks through equidistant points.
 
-    They agree with the events of `segment_walks` with ``method="uniform"``, whose arguments and errors these are, without the
-    memory for a list of events and the time to make one.
+    They agree with the events of `segment_walks` with ``method="uniform"``, which has the same arguments and errors, but save the
+    time and memory of a list of events.
 
     Example:
         >>> tent = lambda model, x: (x.relu() + (-x).relu() - 1).relu()
@@ -119,7 +120,7 @@ def sampled_distances(
 
 
 def check_num_points(num_points: int | None) -> None:
-    """Raise for a number of points on a segment that makes no walk."""
+    """Raise unless the number of points is an integer of at least 2."""
     if not is_integer(num_points, 2):
         raise ValueError(
             f"`method='uniform'` needs an integer `num_points` of at least 2, got {num_points}: a walk has two ends, and coarse "
@@ -145,7 +146,7 @@ class _Block:
 
     @classmethod
     def first(cls, layers: dict[str, slice], bits: dict[str, Tensor]) -> _Block:
-        """Return the block with which segments begin."""
+        """Return the first block of segments."""
         return cls(layers, bits, {layer: of_layer[:, 0].clone() for layer, of_layer in bits.items()})
 
     @property
@@ -154,7 +155,7 @@ class _Block:
         return self.first_point + next(iter(self.bits.values())).shape[1] - 1
 
     def extended(self, bits: dict[str, Tensor]) -> _Block:
-        """Return the block of the points that follow, which begins with the last of these."""
+        """Return the next block, which begins with the last point of this one."""
         bits = {layer: torch.cat([self.bits[layer][:, -1:], new], 1) for layer, new in bits.items()}
         return _Block(self.layers, bits, self.first_codes, self.last_point)
 
@@ -174,7 +175,7 @@ class _Block:
 def _blocks(
     model: nn.Module, start: Tensor, end: Tensor, num_points: int, layers: Patterns, forward: Forward, max_bytes: int
 ) -> Iterator[_Block]:
-    """Yield codes of whole segments, or of one piece after the other where the points of a segment do not fit the memory."""
+    """Yield the codes of whole segments, or of one part after the other if a segment's points do not fit the memory."""
     check_segments(start, end)
     check_num_points(num_points)
     # An inspection tells what mixes a batch, or bends, from rounding: float64 is needed, and cheap for its few inputs.
@@ -201,7 +202,7 @@ def _blocks(
 
 
 def rows_at_once(structure: ModelStructure, dtype: torch.dtype, max_bytes: int) -> int:
-    """Return the number of points whose pass and codes fit the memory."""
+    """Return the number of points for which a forward pass and the codes fit the memory."""
     if structure.is_row_by_row:
         return 1
     return max(1, max_bytes // (dtype.itemsize * TENSORS_AT_ONCE * structure.widest + 2 * structure.num_units))

@@ -1,4 +1,4 @@
-"""Walks: which unit switches where on each of many segments."""
+"""Walks: the units that switch on each of many segments, and the positions of their switches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KINKS, GROWING_BATCH, REFINEMENT, CHEBYSHEV, CURVED_REFINEMENT, UNIFORM = range(
 
 @dataclass(frozen=True, eq=False)
 class Walks:
-    """The walks of S segments through the codes of N units: E events, in each of which one unit switches.
+    """The walks of S segments through the codes of N units: E events, each the switch of one unit.
 
     The events of a segment at one position are one step: they happen together. A walk meets one region more than it has
     steps. Codes are those of the open intervals between steps, so a unit that only touches its threshold does not switch.
@@ -34,18 +34,19 @@ class Walks:
 
     Attributes:
         segment: int64 (E,), ascending.
-        position: float64 (E,), ascending within a segment; in (0, 1) for exact walks, otherwise where the point lies at which
-            the new bit was first seen.
+        position: float64 (E,), t, ascending within a segment: in (0, 1) for exact walks, and for equidistant points that of the first
+            point with the new bit.
         unit: int64 (E,), ascending within a step.
         num_segments: S.
         num_units: N.
         layers: Layer name -> its units.
-        exact: bool (S,), whether the network is known to be piecewise linear and the walk verified itself.
+        exact: bool (S,), whether the network is known to be piecewise linear and the walk passed its check.
         complete: bool (S,), False where the walk was given up.
-        resolution: float64 (S,), in t: steps closer than this are told apart no more.
+        resolution: float64 (S,), distance in t below which steps are not told apart.
         first_codes: bool (S, N), the code in which each walk begins.
-        engine: int64 (S,), place in `ENGINES` of the way in which each segment, or the hardest piece of it, was walked.
-        notes: Place of an engine -> the reason why segments were left to it.
+        engine: int64 (S,), place in `ENGINES` of the engine that walked each segment; if several walked it, of the last in that
+            order.
+        notes: Place of an engine -> the reason for which segments were left to it.
     """
 
     segment: Tensor
@@ -75,7 +76,7 @@ class Walks:
 
     @classmethod
     def from_codes(cls, bits: Tensor, *, layers: dict[str, slice] | None = None) -> Walks:
-        """Return walks along codes from anywhere, one for each of T points of each segment.
+        """Return walks through given codes at T points of each segment, which may come from anywhere.
 
         Args:
             bits: bool (S, T, N), T at least 2.
@@ -142,7 +143,7 @@ class Walks:
         )
 
     def select(self, layers: Patterns) -> Walks:
-        """Return the same walks seen through the bits of some layers alone; units are numbered anew, positions stay.
+        """Return the walks through the bits of some layers alone; units are numbered anew, positions stay.
 
         Args:
             layers: A layer's name, a glob pattern, or a sequence of them.
@@ -199,7 +200,7 @@ class Walks:
     def codes(self, i: int) -> Tensor:
         """Return the codes that segment `i` meets, in order: bool (steps + 1, N).
 
-        The first is that of the first open interval, which need not be the code of the segment's start.
+        The first code is that of the first open interval, which may differ from the code of the segment's start.
 
         Example:
             >>> Walks.from_codes(torch.tensor([[[False], [False], [True]]])).codes(0)
@@ -219,7 +220,7 @@ class Walks:
         """Return the walks from the ends of the segments to their starts, without walking them anew.
 
         chi depends on the direction ("The Space Between", Lewandowski et al. 2025, Remark 4.3): range and chi change, length and
-        regions stay. Of walks through equidistant points and of codes, positions are where the new bit is first seen on the way back.
+        regions stay. In walks through equidistant points or given codes a position is that of the first point with the new bit.
 
         Example:
             >>> there_and_back = torch.tensor([[[0, 0], [1, 0], [1, 1], [0, 1]]]).bool()
@@ -259,7 +260,7 @@ class Walks:
         return table_of(self, list(ENGINES), start, end, labels)
 
     def explain(self) -> str:
-        """Return how the segments were walked, and why some of the walks are not exact.
+        """Return the engines that walked the segments, and the reasons for which walks are not exact.
 
         Example:
             >>> print(Walks.from_codes(torch.tensor([[[False], [True]]])).explain())

@@ -1,6 +1,6 @@
 """Exact walks of convolutional networks by kinks in boxes of their planes."""
 
-from fold_lightning.walks.kinks.engine import KinksPass
+from fold_lightning.walks.kinks.engine import DearerThanRows, KinksPass
 from fold_lightning.walks.kinks.memory import Scratch
 
-__all__ = ["KinksPass", "Scratch"]
+__all__ = ["DearerThanRows", "KinksPass", "Scratch"]

@@ -1,4 +1,4 @@
-"""Activations of kinks: where values cross thresholds, and what becomes of the kinks on both sides."""
+"""Activations of kinks: crossings of thresholds, and the kinks after the activation."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from fold_lightning.walks.kinks.scan import Scan
 from fold_lightning.walks.sparse import any_set, rows_with_any, set_bits
 
 ON = ROUNDED / SCREEN
-"""Share of its screen below which a value is on a threshold: what rounding leaves of values that are there over an interval."""
+"""Share of the screen within which a value is on a threshold: rounding leaves as much of values that stay on it over an interval."""
 
 
 @dataclass(frozen=True)
 class Crossing:
-    """K places where units pass a threshold between two rows.
+    """K crossings of a threshold between two rows.
 
     Attributes:
-        row: int64 (K,), the row before.
+        row: int64 (K,), the row before each.
         channel: int64 (K,).
-        t: float64 (K,), where.
+        t: float64 (K,).
     """
 
     row: Tensor
@@ -35,18 +35,20 @@ class Crossing:
 
 
 class Sides:
-    """On which side of one threshold values are in each interval of a scan.
+    """Sides of one threshold on which values lie in each interval of a scan.
 
-    A value that is on the threshold at a row, up to rounding, is below it beside an interval at whose other end it is not above.
+    A value that is on the threshold at a row, up to rounding, counts as above in the interval next to it if it is above at the
+    interval's other end, and as below otherwise.
 
     Args:
         scan: The scan.
         ends: Values where pieces end (N, C).
         threshold: The threshold.
-        screen: Distance from the threshold within which a value can't be told from it, unless it is all but there, (R, C) or (1, 1).
+        screen: Distance from the threshold, (R, C) or (1, 1): a value within it can't be told from the threshold, unless it is within
+            `ON` of that distance.
 
     Attributes:
-        left: bool (R, C), whether values are above just behind each row.
+        left: bool (R, C), whether values are above just after each row.
         right: bool (R, C), whether they are just before the next one.
         unsure: int64, positions of values that can't be told from the threshold.
         on: int64, positions of values that are on the threshold.
@@ -70,7 +72,7 @@ class Sides:
             self.left, self.right = above | (on & self.right), self.right | (on_right & above)
 
     def crossings(self, lost: Tensor) -> Crossing:
-        """Return where values pass the threshold between two rows, but for pieces (P,) that are lost."""
+        """Return crossings of the threshold between two rows, without those of lost pieces (P,)."""
         scan = self._scan
         row, channel = set_bits(self.left ^ self.right)
         if bool(lost.any()):
@@ -90,7 +92,7 @@ class Sides:
 
 
 def _compare(values: Tensor, threshold: float, screen: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Return which values (R, C) are above a threshold, which are on it (None for none), and rows of those that can't be told."""
+    """Return which values (R, C) are above a threshold, which are on it (None for none), and the rows of undecided ones."""
     above = torch.empty(values.shape, dtype=torch.bool, device=values.device)
     found: list[tuple[Tensor, Tensor]] = []
     for some in steps_of(*values.shape):
@@ -112,7 +114,7 @@ def _compare(values: Tensor, threshold: float, screen: Tensor) -> tuple[Tensor, 
 
 
 class Bends:
-    """Kinks of a scan behind an activation with one or more thresholds.
+    """Kinks of a scan after an activation with one or more thresholds.
 
     Args:
         scan: The scan.
@@ -126,13 +128,13 @@ class Bends:
         self._scales_above = bool((slopes[1] != 1).any())
 
     def kink_of(self, number: int, crossing: Crossing) -> Tensor:
-        """Return the change of slope behind the activation where values cross a threshold."""
+        """Return the change of slope after the activation at crossings of a threshold."""
         slope = self._scan.slope[crossing.row, crossing.channel]
         step = (self._slopes[number + 1] - self._slopes[number])[crossing.channel]
         return step * slope.abs()
 
     def alive(self) -> Tensor:
-        """Return which rows have kinks behind the activation, bool (R + 1,); the last stands for cells outside the plane."""
+        """Return which rows have kinks after the activation, bool (R + 1,); the last entry is for cells outside the plane."""
         is_alive = (
             rows_with_any(self._sides[0].left) if self._is_zero_below else torch.ones_like(self._scan.t, dtype=torch.bool)
         )
@@ -142,12 +144,12 @@ class Bends:
         return F.pad(is_alive, (0, 1))
 
     def apply(self, kinks: Tensor, keep: Tensor | None, rows: Tensor, out: Tensor) -> None:
-        """Write the kinks of boxes behind the activation.
+        """Write the kinks of boxes after the activation.
 
         Args:
-            kinks: float64 (E, h, w, C), before it.
-            keep: int64 (E',), which boxes; None for all.
-            rows: int64 (E' h w,), rows of their places; R outside the plane.
+            kinks: float64 (E, h, w, C), kinks before the activation.
+            keep: int64 (E',), boxes to write; None for all.
+            rows: int64 (E' h w,), the row of each place in these boxes; R outside the plane.
             out: float64 (E' h w, C).
         """
         cells = kinks.shape[1] * kinks.shape[2]
@@ -167,19 +169,26 @@ class Bends:
             out[place[place >= 0], channel[place >= 0]] = change[place >= 0]
 
     def _factors(self, rows: Tensor) -> Tensor:
-        """Return the slope of the activation just behind rows, float64 (K, C); 0 outside the plane."""
+        """Return the slope of the activation just after rows, (K, C), bool if it is 0 or 1; 0 outside the plane."""
+        if self._is_zero_below and not self._scales_above:
+            return self._mask.index_select(0, rows)
         is_outside = rows == len(self._scan)
         if bool(is_outside.any()):
             inside = rows.masked_fill(is_outside, 0)
             return self._slopes_at(inside).masked_fill_(is_outside[:, None], 0.0)
         return self._slopes_at(rows)
 
+    @cached_property
+    def _mask(self) -> Tensor:
+        """Whether values are above the threshold just after each row, bool (R + 1, C), and False for cells outside the plane."""
+        return F.pad(self._sides[0].left, (0, 0, 0, 1))
+
     def first_slopes(self) -> Tensor:
         """Return the slope of the activation where each piece begins, float64 (N, C) in the order of the first rows."""
         return self._slopes_at(torch.arange(len(self._scan.last), device=self._slopes.device))
 
     def _slopes_at(self, rows: Tensor) -> Tensor:
-        """Return the slope of the activation just behind rows (K,), float64 (K, C)."""
+        """Return the slope of the activation just after rows (K,), float64 (K, C)."""
         if self._is_zero_below:
             above = self._sides[0].left.index_select(0, rows).to(self._slopes.dtype)
             return above.mul_(self._slopes[1]) if self._scales_above else above
@@ -190,7 +199,7 @@ class Bends:
 
     @cached_property
     def _touched(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Rows, channels and changes of slope where values lie on a threshold at a row."""
+        """Rows, channels and changes of slope of values that are on a threshold at a row."""
         found = []
         for side in self._sides:
             if side.is_on:
@@ -203,7 +212,7 @@ class Bends:
         return found
 
     def _slope_of(self, row: Tensor, channel: Tensor, end: str) -> Tensor:
-        """Return the slope of the activation of values (K,) beside rows (K,)."""
+        """Return the slope of the activation of values (K,) on one side, `end`, of intervals that begin at rows (K,)."""
         region = sum(getattr(side, end)[row, channel].long() for side in self._sides)
         return self._slopes[region, channel]
 
@@ -211,19 +220,20 @@ class Bends:
 def screen_of(
     rounding: Rounding, layer: str | None, reach: float, scan: Scan, ends: Tensor, z: Tensor, plane: Plane
 ) -> tuple[Tensor, bool]:
-    """Return how near a threshold values can't be told from it, and whether a constant may be lost in values that are on it.
+    """Return the distance within which values can't be told from a threshold, and whether rounding may absorb constants.
 
     Args:
         rounding: Rounding of the model.
-        layer: The layer; None for values that no layer counts.
-        reach: How large inputs are, as a multiple of usual ones.
+        layer: The layer; None for values of no layer, as before a clamp.
+        reach: Size of the inputs, as a multiple of the usual one.
         scan: Scan of the values.
         ends: Values where pieces end (N, C).
         z: Values of the rows of the pass (B, ...).
         plane: Their plane.
 
     Returns:
-        Distances for the rows of the scan, (R, C), or (1, 1) where one is good for all, and whether constants may be lost.
+        Distances for the rows of the scan, (R, C), or (1, 1) if one holds for all; and whether a bias or weight may be lost in values
+        that are found to be on the threshold.
     """
     usual = z.new_ones(1) if layer is None else rounding.screen(layer, z.new_ones(1, 1)).flatten() / SCREEN
     if len(usual) > 1:

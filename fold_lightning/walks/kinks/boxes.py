@@ -1,7 +1,7 @@
 """Kinks of events in boxes of a plane.
 
-An event bends the values of a layer in a small part of its plane alone, which grows from layer to layer. Its kinks, the changes of
-slope there, are kept for that part: a box with all channels, or a single unit.
+An event bends the values of a layer only in a small part of its plane, which grows from layer to layer. Its kinks, which are changes
+of slope, are stored for this part: a box with all channels, or a single unit.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fold_lightning.walks.kinks.memory import blanks
+from fold_lightning.walks.kinks.memory import blanks, side_by_side
 
 
 class Plane(NamedTuple):
-    """Shape of one input's values: C channels of height x width; vectors have one position, sequences one column."""
+    """Shape of one input's values: C channels of height x width; a vector has one position, a sequence one column."""
 
     channels: int
     height: int
@@ -46,8 +46,8 @@ class Boxes:
 
     Attributes:
         event: int64 (E,), numbers of events, ascending.
-        y: int64 (E,), where in the plane each box begins; it may reach beyond the plane.
-        x: int64 (E,).
+        y: int64 (E,), the first row of each box in the plane; a box may reach beyond the plane.
+        x: int64 (E,), its first column.
         kinks: float64 (E, h, w, C), changes of slope.
         is_clipped: Whether kinks outside the plane are 0.
     """
@@ -74,8 +74,13 @@ class Boxes:
         """Number of kinks."""
         return self.kinks.numel()
 
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the same type and device."""
+        return self.kinks
+
     def boxes(self, channels: int) -> Boxes:
-        """Return the same."""
+        """Return these boxes."""
         return self
 
     def positions(self, plane: Plane) -> Tensor:
@@ -95,7 +100,7 @@ class Boxes:
         return Boxes(self.event, self.y, self.x, kinks)
 
     def moved(self, y: Tensor, x: Tensor, height: int, width: int) -> Boxes:
-        """Return the kinks in other boxes, which begin at y (E,), x (E,); what lies outside those is left out."""
+        """Return the kinks in other boxes, which begin at y (E,), x (E,); kinks outside them are dropped."""
         kinks = self.kinks.new_zeros(len(self), height, width, self.kinks.shape[-1])
         place = self.places_in(y, x, height, width)
         inside = place >= 0
@@ -108,14 +113,14 @@ class Boxes:
         return Boxes(self.event, y, x, kinks, self.is_clipped)
 
     def places_in(self, y: Tensor, x: Tensor, height: int, width: int, row: Tensor | None = None) -> Tensor:
-        """Return the places that this one's have in a tensor of other boxes (N, height, width), int64 (E, h, w); -1 outside.
+        """Return the flat index of each place in a tensor of other boxes (N, height, width), int64 (E, h, w); -1 outside.
 
         Args:
-            y: int64 (E,), where those boxes begin.
-            x: int64 (E,).
-            height: Their height.
+            y: int64 (E,), the first row of the other box.
+            x: int64 (E,), its first column.
+            height: Height of the other boxes.
             width: Their width.
-            row: int64 (E,), numbers of those boxes; None numbers them as these.
+            row: int64 (E,), the number of the other box; None for the same number.
         """
         device = self.y.device
         row = torch.arange(len(self), device=device) if row is None else row
@@ -136,12 +141,18 @@ class Boxes:
         return self.moved(y, x, height, width)
 
     def whole(self, plane: Plane) -> Boxes:
-        """Return boxes that are the plane."""
+        """Return boxes that cover the whole plane."""
         return self.widened(plane, True, True)
 
     def rows(self, plane: Plane) -> Tensor:
         """Return the kinks as rows of a batch, float64 (E, C, height, width)."""
         return self.whole(plane).kinks.permute(0, 3, 1, 2).contiguous()
+
+    @classmethod
+    def concatenate(cls, parts: list[Boxes]) -> Boxes:
+        """Return the boxes of all parts, of one size and with ascending events, without a copy if they lie side by side in memory."""
+        event, y, x = (torch.cat([getattr(part, name) for part in parts]) for name in ("event", "y", "x"))
+        return cls(event, y, x, side_by_side([part.kinks for part in parts]))
 
     @classmethod
     def of_rows(cls, event: Tensor, rows: Tensor) -> Boxes:
@@ -156,8 +167,8 @@ class Units:
 
     Attributes:
         event: int64 (E,), numbers of events, ascending.
-        y: int64 (E,), the unit's place in the plane.
-        x: int64 (E,).
+        y: int64 (E,), the unit's row in the plane.
+        x: int64 (E,), its column.
         channel: int64 (E,).
         kink: float64 (E,), its change of slope.
     """
@@ -179,6 +190,11 @@ class Units:
         """Number of kinks."""
         return len(self)
 
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the same type and device."""
+        return self.kink
+
     def boxes(self, channels: int) -> Boxes:
         """Return boxes of one position."""
         kinks = self.kink.new_zeros(len(self), channels).scatter_(1, self.channel[:, None], self.kink[:, None])
@@ -192,20 +208,24 @@ class Units:
 
 
 Group = Boxes | Units
-"""Kinks of events that were found at one place of the network, whose boxes are of one size."""
+"""Kinks of events that were found at one place of the network; their boxes have one size."""
 
 
-@dataclass(frozen=True)
 class Signal:
     """Kinks of a tensor's values.
 
-    Attributes:
-        plane: Shape of one input's values, which may be flattened in the tensor.
+    Args:
+        plane: Shape of one input's values, even if the tensor is flattened.
         groups: Number of the place where events were found -> their kinks.
     """
 
-    plane: Plane
-    groups: dict[int, Group]
+    def __init__(self, plane: Plane, groups: dict[int, Group]) -> None:
+        self.plane, self._groups = plane, groups
+
+    @property
+    def groups(self) -> dict[int, Group]:
+        """Number of the place where events were found -> their kinks."""
+        return self._groups
 
     @property
     def numel(self) -> int:

@@ -12,15 +12,15 @@ from fold_lightning.activations.tracking import has_input_rows, map_tensors
 from fold_lightning.walks.kinks.boxes import Plane, Signal
 
 RESHAPES = ("view", "reshape", "expand", "broadcast_to")
-"""Calls that may be given the size of the batch."""
+"""Calls whose arguments may include the batch size."""
 
 
 class NoRule(Exception):
-    """Kinks can't be passed through a call."""
+    """There is no rule to pass kinks through a call."""
 
 
 class RowCall(Call):
-    """A call of a model that can be repeated for other rows."""
+    """A call that can be repeated with other rows."""
 
     def of_rows(self, rows: dict[int, Tensor], batch: int) -> Any:
         """Return the result for other rows of the arguments that have some.
@@ -45,12 +45,12 @@ class RowCall(Call):
         return self.function(*args, **kwargs)
 
     def key(self) -> Hashable:
-        """Return what tells calls apart that take no tensor but one that depends on the input: all but that tensor's values."""
+        """Return a key that is equal for calls that differ only in the values of the one tensor that depends on the input."""
         shape = tuple(self.varying[0].shape[1:])
         return self.name, shape, repr(map_tensors(lambda tensor: tensor.new_empty(0), (self.args, self.kwargs)))
 
     def on_planes(self, planes: Tensor) -> Tensor:
-        """Return the result for planes (N, C, ...) in place of the one tensor that depends on the input."""
+        """Return the result for planes (N, C, ...) instead of the one tensor that depends on the input."""
         x = self.varying[0]
         result: Tensor = self.of_rows({id(x): planes}, len(x))
         return result

@@ -1,74 +1,17 @@
-"""Convolutions of kinks: each box becomes the larger box of all positions that see it."""
+"""Convolutions of kinks: each box becomes the box of all positions whose kernels overlap it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
+from math import prod
 
 import torch
 from torch import Tensor
 
-from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Units
-
-CHUNK_BYTES = 2**20
-"""Products of a kernel's taps with this many bytes of boxes at once stay in the processor's cache."""
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One axis of a convolution.
-
-    Attributes:
-        size: Positions before it.
-        out: Positions behind it.
-        taps: Taps of the kernel.
-        stride: From a position to the next.
-        padding: Before the first position.
-        dilation: From a tap to the next.
-    """
-
-    size: int
-    out: int
-    taps: int
-    stride: int
-    padding: int
-    dilation: int
-
-    @property
-    def reach(self) -> int:
-        """Distance from the first tap to the last."""
-        return (self.taps - 1) * self.dilation
-
-    def count(self, length: int) -> int:
-        """Return how many positions may see a box of a length."""
-        return (length - 1 + self.reach) // self.stride + 1
-
-    def first(self, begin: Tensor) -> Tensor:
-        """Return the first position that sees boxes from `begin` (E,) on."""
-        return -torch.div(self.reach - self.padding - begin, self.stride, rounding_mode="floor")
-
-    def tap(self, position: Tensor, begin: Tensor) -> Tensor:
-        """Return the tap (E, n) by which positions (E, n) see the places `begin` (E,); `taps` where none does."""
-        offset = begin[:, None] + self.padding - self.stride * position
-        tap = torch.div(offset, self.dilation, rounding_mode="floor")
-        return torch.where((offset >= 0) & (tap * self.dilation == offset) & (tap < self.taps), tap, self.taps)
-
-    def slices(self, tap: int, offset: int, length: int, count: int) -> tuple[slice, slice]:
-        """Return which of `count` positions see a box of a length through a tap, and which of its places they see.
-
-        Args:
-            tap: Number of the tap.
-            offset: Where the first position's first tap lies in the box.
-            length: Length of the box.
-            count: Number of positions.
-        """
-        place = offset + tap * self.dilation
-        first = max(0, -(place // self.stride))
-        last = min(count - 1, (length - 1 - place) // self.stride)
-        if last < first:
-            return slice(0), slice(0)
-        begin = place + first * self.stride
-        return slice(first, last + 1), slice(begin, begin + (last - first) * self.stride + 1, self.stride)
+from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal, Units
+from fold_lightning.walks.kinks.kernels import CHUNK_BYTES, Axis, AxisPart, KernelPart, correlate_rows
+from fold_lightning.walks.kinks.memory import blanks
 
 
 class Convolution:
@@ -76,7 +19,7 @@ class Convolution:
 
     Args:
         plane: Plane before it.
-        out: Plane behind it.
+        out: Plane after it.
         weight: float64 (C_out, C_in / groups, K_y, K_x).
         stride: For y and x.
         padding: For y and x.
@@ -95,23 +38,27 @@ class Convolution:
         groups: int,
     ) -> None:
         self.plane, self.out, self._groups = plane, out, groups
-        self._weight = weight
+        self._weight, self._steps = weight, (stride, padding, dilation)
         sizes = (plane.height, plane.width), (out.height, out.width), weight.shape[2:]
         self._y, self._x = (Axis(*numbers) for numbers in zip(*sizes, stride, padding, dilation, strict=True))
 
     def shape(self, group: Group) -> tuple[int, int, int, int]:
-        """Return the shape of a group's kinks behind the convolution."""
+        """Return the shape of a group's kinks after the convolution."""
         height, width = (1, 1) if isinstance(group, Units) else group.sides
         out_height, out_width = min(self._y.count(height), self._y.out), min(self._x.count(width), self._x.out)
         return len(group), out_height, out_width, self.out.channels
 
+    def scaled(self, scale: Tensor) -> Convolution:
+        """Return the convolution followed by a multiplication of each channel (C_out,), or of all (1,)."""
+        return Convolution(self.plane, self.out, self._weight * scale.view(-1, 1, 1, 1), *self._steps, self._groups)
+
     def __call__(self, group: Group, kinks: Tensor) -> Boxes:
-        """Return a group behind the convolution, whose kinks, of `shape`, are written to a tensor of any content."""
+        """Return a group after the convolution; its kinks are written to `kinks`, which has the shape `shape` returns."""
         return self._of_units(group, kinks) if isinstance(group, Units) else self._of_boxes(group, kinks)
 
     @cached_property
     def _table(self) -> Tensor:
-        """Weights that an input channel has at each tap, and 0 behind the last: (C_in, K_y + 1, K_x + 1, C_out)."""
+        """Weights of each input channel at each tap, followed by 0: (C_in, K_y + 1, K_x + 1, C_out)."""
         per_group = self._weight.shape[1]
         table = self._weight.new_zeros(self.plane.channels, self._y.taps + 1, self._x.taps + 1, len(self._weight))
         outputs = len(self._weight) // self._groups
@@ -127,9 +74,13 @@ class Convolution:
         return taps.contiguous()
 
     @cached_property
-    def _all_taps(self) -> Tensor:
-        """Weights of all taps side by side, (C_in, K_y K_x C_out); of a convolution without groups."""
-        return self._taps[:, :, 0].permute(2, 0, 1, 3).reshape(self.plane.channels, -1).contiguous()
+    def _parts(self) -> list[KernelPart]:
+        """The kernel as kernels of stride 1 without groups or dilation, each on every `stride`-th place."""
+        return [
+            KernelPart(self._weight[:, :, y.first :: y.step, x.first :: x.step], y, x)
+            for y in AxisPart.all_of(self._y)
+            for x in AxisPart.all_of(self._x)
+        ]
 
     def _of_units(self, units: Units, out: Tensor) -> Boxes:
         channel = units.channel
@@ -173,31 +124,30 @@ class Convolution:
         return Boxes(boxes.event, y, x, kinks, is_clipped=full_y and full_x)
 
     def _correlate(self, kinks: Tensor, offsets: tuple[int, int], out: Tensor) -> None:
-        """Add to boxes (E, H, W, C_out) what they see of boxes (E, h, w, C_in) at offsets."""
+        """Add the convolution of boxes (E, h, w, C_in) to boxes (E, H, W, C_out) at offsets."""
+        has_gaps = any(axis.dilation > 1 for axis in (self._y, self._x))
+        if self._groups > 1 or has_gaps or all(axis.taps <= axis.stride for axis in (self._y, self._x)):
+            self._correlate_taps(kinks, offsets, out)
+            return
+        for part in self._parts:
+            begin_y, offset_y = part.y.first_of(offsets[0])
+            begin_x, offset_x = part.x.first_of(offsets[1])
+            seen = kinks[:, begin_y :: part.y.step, begin_x :: part.x.step]
+            if seen.numel():
+                correlate_rows(seen, part, (offset_y, offset_x), out)
+
+    def _correlate_taps(self, kinks: Tensor, offsets: tuple[int, int], out: Tensor) -> None:
+        """Do so by a product for each tap."""
         height, width = kinks.shape[1:3]
-        at_once = self._y.stride == self._x.stride == 1 and self._groups == 1 and self._y.taps * self._x.taps > 1
-        columns = self._y.taps * self._x.taps if at_once else 2
-        step = max(1, CHUNK_BYTES // (8 * height * width * columns * self.out.channels))
-        cases = [
-            (
-                number,
-                self._y.slices(tap_y, offsets[0], height, out.shape[1]),
-                self._x.slices(tap_x, offsets[1], width, out.shape[2]),
-            )
-            for number, (tap_y, tap_x) in enumerate((i, j) for i in range(self._y.taps) for j in range(self._x.taps))
-        ]
-        cases = [case for case in cases if case[1][0] != slice(0) and case[2][0] != slice(0)]
+        step = max(1, CHUNK_BYTES // (16 * height * width * self.out.channels))
         taps = self._taps.flatten(0, 1)
         for begin in range(0, len(kinks), step):
             part, target = kinks[begin : begin + step], out[begin : begin + step]
-            products = (
-                (part.reshape(-1, part.shape[-1]) @ self._all_taps).view(len(part), height, width, -1, self.out.channels)
-                if at_once
-                else None
-            )
-            for number, (out_y, in_y), (out_x, in_x) in cases:
-                seen = self._product(part[:, in_y, in_x], taps[number]) if products is None else products[:, in_y, in_x, number]
-                target[:, out_y, out_x] += seen
+            for number, (tap_y, tap_x) in enumerate((i, j) for i in range(self._y.taps) for j in range(self._x.taps)):
+                out_y, in_y = self._y.slices(tap_y, offsets[0], height, out.shape[1])
+                out_x, in_x = self._x.slices(tap_x, offsets[1], width, out.shape[2])
+                if out_y != slice(0) and out_x != slice(0):
+                    target[:, out_y, out_x] += self._product(part[:, in_y, in_x], taps[number])
 
     def _product(self, kinks: Tensor, weight: Tensor) -> Tensor:
         """Return boxes (E, h, w, C_in) times one tap's weights (groups, C_in / groups, C_out / groups)."""
@@ -209,45 +159,38 @@ class Convolution:
         return torch.bmm(by_group, weight).transpose(0, 1).reshape(*kinks.shape[:-1], -1)
 
 
-class Matrix:
-    """A linear layer of flattened planes.
+class ConvolvedSignal(Signal):
+    """Kinks after a convolution, computed when they are first needed: a batch norm scales the kernel, which is smaller than they are.
 
     Args:
-        plane: Plane before it.
-        weight: float64 (C_out, C height width).
+        convolution: The convolution.
+        signal: Kinks before it.
     """
 
-    def __init__(self, plane: Plane, weight: Tensor) -> None:
-        self._plane = plane
-        self._weight = weight.view(len(weight), *plane).permute(2, 3, 1, 0).reshape(plane.numel, -1).contiguous()
+    def __init__(self, convolution: Convolution, signal: Signal) -> None:
+        super().__init__(convolution.out, {})
+        self._convolution, self._before = convolution, signal
+        self._shapes: list[tuple[int, ...]] = [convolution.shape(group) for group in signal.groups.values()]
+        self._is_known = False
 
-    def __call__(self, group: Group) -> Group:
-        """Return the kinks behind the layer."""
-        zero = torch.zeros_like(group.y)
-        if isinstance(group, Units):
-            place = (group.y * self._plane.width + group.x) * self._plane.channels + group.channel
-            kinks = self._weight.index_select(0, place).mul_(group.kink[:, None])
-        else:
-            kinks = self._of_boxes(group)
-        return Boxes(group.event, zero, zero, kinks.view(len(group), 1, 1, -1))
+    @property
+    def groups(self) -> dict[int, Group]:
+        """Kinks of each place."""
+        if not self._is_known:
+            before = self._before.groups
+            if before:
+                kinks = blanks(next(iter(before.values())).like, self._shapes)
+                self._groups = {
+                    origin: self._convolution(group, part) for (origin, group), part in zip(before.items(), kinks, strict=True)
+                }
+            self._is_known, self._before = True, Signal(self._before.plane, {})
+        return self._groups
 
-    def _of_boxes(self, boxes: Boxes) -> Tensor:
-        (height, width), plane = boxes.sides, self._plane
-        y, x = (first.clamp(0, max(0, size - side)) for first, side, size in (
-            (boxes.y, height, plane.height), (boxes.x, width, plane.width)
-        ))  # fmt: skip
-        height, width = min(height, plane.height), min(width, plane.width)
-        boxes = boxes.clipped(plane)
-        if not (torch.equal(y, boxes.y) and torch.equal(x, boxes.x) and boxes.sides == (height, width)):
-            boxes = boxes.moved(y, x, height, width)
-        weight = self._weight.view(*plane[1:], plane.channels, -1)
-        kinks = boxes.kinks.new_empty(len(boxes), self._weight.shape[1])
-        place = y * plane.width + x
-        for number in place.unique().tolist():
-            first_y, first_x = divmod(number, plane.width)
-            here = (place == number).nonzero().squeeze(1)
-            seen = weight[first_y : first_y + height, first_x : first_x + width].reshape(-1, kinks.shape[1])
-            if len(here) == len(boxes):
-                return torch.mm(boxes.kinks.reshape(len(here), -1), seen, out=kinks)
-            kinks[here] = boxes.kinks.index_select(0, here).reshape(len(here), -1) @ seen
-        return kinks
+    @property
+    def numel(self) -> int:
+        """Number of kinks."""
+        return sum(map(prod, self._shapes))
+
+    def scaled(self, scale: Tensor) -> Signal:
+        """Return the signal times a number for each channel (C,), or for all (1,)."""
+        return super().scaled(scale) if self._is_known else ConvolvedSignal(self._convolution.scaled(scale), self._before)

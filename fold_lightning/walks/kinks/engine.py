@@ -1,11 +1,11 @@
-"""A forward pass that carries kinks: all regions of many segments in the time of what each switch changes.
+"""A forward pass that carries kinks: all regions on many segments, at the cost of the values that each switch changes.
 
-Along a segment every value of a piecewise linear network is affine but for kinks at some events. The pass takes two rows for each
-piece of a segment: the values where it begins, and those where it would end if nothing bent. Operations act on these rows as on any
-batch, and the kinks are kept beside them. An event, which is the switch of one unit, bends the units that see it alone: in a
-convolutional network those are few, so that its kinks are kept in a box of the plane.
+Along a segment every value of a piecewise linear network is affine except at some events, where its slope changes by a kink. The pass
+has two rows for each piece of a segment: the values where it begins, and the values where it would end without any kink. Operations
+act on these rows as on any batch; the kinks are stored separately and passed on with them. An event is the switch of one unit. It
+bends only the units that depend on this one, which are few in a convolutional network: its kinks are stored for a box of the plane.
 
-This is this project's own; ExactLine (Sotoudeh and Thakur 2019) evaluates the whole layer at each breakpoint.
+The method is this project's own; ExactLine (Sotoudeh and Thakur 2019) evaluates the whole layer at each breakpoint.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from fold_lightning.activations.operations import CLAMPS, COMPARISONS, CREATIONS
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import Noise, Rounding
 from fold_lightning.activations.tracking import depends_on_input, mark_rows
+from fold_lightning.walks.estimate import are_kinks_dearer
 from fold_lightning.walks.growing_batch import TooManyRows, Unsupported, check_activation
 from fold_lightning.walks.kinks.bends import Bends, Sides, screen_of
 from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal, Units
@@ -40,11 +41,16 @@ from fold_lightning.walks.pieces import Pieces
 from fold_lightning.walks.piecewise_bends import clamp_bounds
 
 SMALL = 1e-3
-"""Share of the largest inputs of a pass below which others are left out: rounding of the large ones would stand for theirs."""
+"""Pieces whose inputs are smaller than this share of the largest inputs of a pass are left to the next engine: rounding is judged by
+the largest."""
 
 
 Writer = Callable[[Tensor, "Tensor | None", Tensor, Tensor], Any]
-"""Kinks of boxes (E, h, w, C), which of these (E',), rows of their places (E' h w,) -> writes what they are behind a call there."""
+"""Kinks of boxes (E, h, w, C), numbers of boxes (E',), rows of their places (E' h w,), output -> writes the kinks after a call."""
+
+
+class DearerThanRows(Exception):
+    """A growing batch is estimated to cost less than kinks."""
 
 
 class KinksPass(Interception):
@@ -54,11 +60,12 @@ class KinksPass(Interception):
         replica: The model.
         structure: Its activations.
         pieces: The pieces.
-        max_numel: The most numbers that a tensor may hold.
-        probes: float64 (K, P), positions on each piece at which the pre-activations that the pass implies are kept.
+        max_numel: Largest number of elements that a tensor may have.
+        probes: float64 (K, P), positions on each piece; the pre-activations that the pass implies there are kept.
         rounding: Rounding of the model.
         points: Noise, piece (K,) and position (K,) -> inputs (K, ...) with errors.
         scratch: Memory of scans.
+        gives_way: Whether to raise `DearerThanRows` where a growing batch is estimated to cost less.
 
     Attributes:
         probed: Layer -> pre-activations (K P, n) at the probes.
@@ -76,6 +83,8 @@ class KinksPass(Interception):
         rounding: Rounding,
         points: Callable[[Noise, Tensor, Tensor], Tensor],
         scratch: Scratch,
+        *,
+        gives_way: bool,
     ) -> None:
         super().__init__(replica)
         self._scratch = scratch
@@ -90,6 +99,8 @@ class KinksPass(Interception):
         self._reach = 0.0
         self._has_convolved = False
         self._num_origins = 0
+        self._gives_way = gives_way
+        self._cells = self._values = self._dense = 0
 
     def run(self, inputs: Tensor) -> Any:
         """Pass both ends of each piece, all starts before all ends, through the model."""
@@ -102,7 +113,7 @@ class KinksPass(Interception):
 
     @property
     def doubtful(self) -> Tensor:
-        """Pieces on which a value can't be told from a threshold, or two switches from one, bool (P,)."""
+        """Pieces with a value that can't be told from a threshold, or two switches that can't be told apart, bool (P,)."""
         return self._events.doubtful
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
@@ -146,7 +157,7 @@ class KinksPass(Interception):
         attach(tensor, signal_of(value))
 
     def _bend(self, z: Tensor, thresholds: Thresholds, call: Callable[[Tensor], Tensor], layer: str | None = None) -> Tensor:
-        """Return an activation's result, whose kinks are those of z where it does not bend, and new ones where it does."""
+        """Return an activation's result with the kinks of z that are left, and new ones where values cross a threshold."""
         signal = signal_of(z)
         plane, pieces = signal.plane, len(z) // 2
         slopes = None if layer == self._last else _slopes(call, thresholds, z[:1]).reshape(len(thresholds) + 1, *plane)
@@ -168,7 +179,7 @@ class KinksPass(Interception):
         if slopes is None:
             raise PassEnded
         result = self._result(z, plane, scan, bends, call)
-        found = self._kept(scan, groups, bends.alive(), bends.apply)
+        found = self._kept(scan, groups, bends.alive(), bends.apply, plane)
         if len(born):
             found[self._num_origins] = born
             self._num_origins += 1
@@ -188,7 +199,7 @@ class KinksPass(Interception):
         return x if call.is_in_place else result
 
     def _pool(self, call: RowCall) -> Tensor:
-        """Take the largest values of windows; where another place of a window wins, there is a new event."""
+        """Take the largest values of windows, with a new event wherever the largest changes to another place of a window."""
         if call.name.endswith("_with_indices") or call.kwargs.get("return_indices") or call.args[6:7] == (True,):
             raise Unsupported("A max pooling that returns where its winners are.")
         x, result = call.args[0], call()
@@ -207,7 +218,7 @@ class KinksPass(Interception):
         winners = Winners(scan, windows.elements)
         found = winners.takeovers
         kinks, alive = winners.kinks()
-        pooled = self._kept(scan, groups, alive, lambda _, __, rows, out: torch.index_select(kinks, 0, rows, out=out))
+        pooled = self._kept(scan, groups, alive, lambda _, __, rows, out: torch.index_select(kinks, 0, rows, out=out), out)
         if len(found.row):
             position = scan.position[found.row] % out.area
             event = self._events.add(scan.pieces(found.row), found.t)
@@ -220,11 +231,17 @@ class KinksPass(Interception):
         return result
 
     def _scan(self, cells: list[Cells], value: Tensor, slope: Tensor) -> Scan:
-        self._check_size((len(value) + sum(each.position.numel() for each in cells)) * value.shape[1])
+        channels, covered = value.shape[1], sum(each.position.numel() for each in cells)
+        self._check_size((len(value) + covered) * channels)
+        self._cells += covered
+        self._values += covered * channels
+        self._dense += len(self._events) * value.numel() // self._events.num_pieces
+        if self._gives_way and are_kinks_dearer(self._cells, self._values, self._dense):
+            raise DearerThanRows("Switches bend so much of narrow planes that whole layers at each breakpoint cost less.")
         return Scan(self._events, cells, value, slope, self._scratch)
 
     def _cross(self, scan: Scan, sides: list[Sides], bends: Bends, plane: Plane, layer: str | None) -> Units:
-        """Note the switches of a layer, and return the kinks of its new events."""
+        """Record the switches of a layer, and return the kinks of its new events."""
         crossings = [side.crossings(self._events.doubtful) for side in sides]
         row, channel, t = (torch.cat([getattr(each, name) for each in crossings]) for name in ("row", "channel", "t"))
         piece, position = scan.pieces(row), scan.position[row] % plane.area
@@ -244,14 +261,14 @@ class KinksPass(Interception):
         return Units(event, position // plane.width, position % plane.width, channel, kink)
 
     def _result(self, z: Tensor, plane: Plane, scan: Scan, bends: Bends, call: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the activation where pieces begin, and where they would end."""
+        """Return the activation's two rows for each piece: where it begins, and where it would end without kinks."""
         begin, end = z.chunk(2)
         slope = scan.by_position(bends.first_slopes()).view(len(begin), plane.height, plane.width, plane.channels)
         bent = call(begin.clone())
         return torch.cat([bent, bent + slope.permute(0, 3, 1, 2).reshape(begin.shape) * (end - begin)])
 
-    def _kept(self, scan: Scan, groups: dict[int, Boxes], alive: Tensor, write: Writer) -> dict[int, Group]:
-        """Return boxes with some kinks at the rows of a scan."""
+    def _kept(self, scan: Scan, groups: dict[int, Boxes], alive: Tensor, write: Writer, plane: Plane) -> dict[int, Group]:
+        """Return the boxes that have kinks after a call, whose result has a plane."""
         chosen: list[tuple[int, Boxes, Tensor | None, Tensor]] = []
         for (origin, boxes), row in zip(groups.items(), scan.cell_rows, strict=True):
             keep = alive.index_select(0, row).view(len(boxes), -1).any(1)
@@ -260,23 +277,38 @@ class KinksPass(Interception):
             rows = row if some is None else row.view(len(boxes), -1).index_select(0, some).flatten()
             if len(rows):
                 chosen.append((origin, boxes, some, rows))
-        kept: dict[int, Group] = {}
+        kept: dict[int, Boxes] = {}
         channels = scan.value.shape[1] if not chosen else chosen[0][1].kinks.shape[-1]
         kinks = blanks(scan.value, [(len(rows), channels) for *_, rows in chosen])
         for (origin, boxes, some, rows), out in zip(chosen, kinks, strict=True):
             write(boxes.kinks, some, rows, out)
             place = boxes if some is None else _geometry(boxes, some)
             kept[origin] = Boxes(place.event, place.y, place.x, out.view(-1, *boxes.sides, channels))
-        return kept
+        return _joined(kept, plane)
 
     def _probe(self, layer: str, scan: Scan, plane: Plane) -> None:
-        """Keep the pre-activations that the pass implies at the probes."""
+        """Store the pre-activations that the pass implies at the probes."""
         self.probed[layer] = torch.cat([scan.at(t).transpose(1, 2).reshape(-1, plane.numel) for t in self._probes])
 
     def _check_size(self, numel: int) -> None:
         self.peak_numel = max(self.peak_numel, numel)
         if numel > self._max_numel:
             raise TooManyRows(len(self._events), numel)
+
+
+def _joined(kept: dict[int, Boxes], plane: Plane) -> dict[int, Group]:
+    """Return groups with one for all neighbours whose boxes are the whole plane, since each group takes calls of its own."""
+    runs: list[tuple[int, list[Boxes]]] = []
+    goes_on = False
+    for origin in sorted(kept):
+        boxes = kept[origin]
+        is_whole = boxes.sides == (plane.height, plane.width) and not bool((boxes.y | boxes.x).any())
+        if is_whole and goes_on:
+            runs[-1][1].append(boxes)
+        else:
+            runs.append((origin, [boxes]))
+        goes_on = is_whole
+    return {origin: boxes[0] if len(boxes) == 1 else Boxes.concatenate(boxes) for origin, boxes in runs}
 
 
 def _geometry(boxes: Boxes, keep: Tensor) -> Boxes:
@@ -292,7 +324,7 @@ def _slopes(call: Callable[[Tensor], Tensor], thresholds: Thresholds, like: Tens
 
 
 def _per_channel(slopes: Tensor) -> Tensor:
-    """Return slopes (T + 1, C, height, width) that are the same in the whole plane as (T + 1, C)."""
+    """Return slopes (T + 1, C, height, width) as (T + 1, C); raise if they differ within the plane."""
     flat = slopes.flatten(2)
     if not torch.equal(flat, flat[..., :1].expand_as(flat)):
         raise Unsupported("An activation with other slopes at each position.")

@@ -1,4 +1,4 @@
-"""Events of a pass: places on pieces of segments where a value of the network bends."""
+"""Events of a pass: points of segments at which a value of the network bends."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class Events:
     """Events found so far on P pieces, numbered in the order in which they were found.
 
     Args:
-        begin: float64 (P,), where each piece begins.
-        end: float64 (P,), where it ends.
+        begin: float64 (P,), t at which each piece begins.
+        end: float64 (P,), t at which it ends.
 
     Attributes:
         piece: int64 (E,), the piece of each event.
         position: float64 (E,), t in (begin, end) of the piece.
-        doubtful: bool (P,), pieces on which a value can't be told from a threshold, or two switches from one.
+        doubtful: bool (P,), pieces with a value that can't be told from a threshold, or two switches that can't be told apart.
     """
 
     def __init__(self, begin: Tensor, end: Tensor) -> None:
@@ -37,7 +37,7 @@ class Events:
         return len(self.begin)
 
     def doubt(self, piece: Tensor) -> None:
-        """Note pieces (K,) as doubtful."""
+        """Mark pieces (K,) as doubtful."""
         self.doubtful[piece] = True
 
     def add(self, piece: Tensor, position: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Memory of large tensors: used again, and laid out side by side, since fresh pages and copies cost as much as arithmetic."""
+"""Memory of large tensors, which is used again and laid out side by side: fresh pages and copies cost as much as arithmetic."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 T = TypeVar("T")
 
 CACHE_NUMEL = 2**15
-"""Numbers of one step of a chain of operations, which then stay in a processor's cache: 256 KiB."""
+"""Number of elements of one step of a chain of operations, so that they stay in a processor's cache: 256 KiB."""
 
 
 class Scratch:
-    """Memory and results that passes over one model use again.
+    """Memory and results that are used again by passes over one model.
 
-    Tensors that are taken from it are overwritten by the next scan.
+    The next scan overwrites tensors that were taken from it.
     """
 
     def __init__(self) -> None:
@@ -26,13 +26,13 @@ class Scratch:
         self._results: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return what was made for a key before, or make it."""
+        """Return the result that is stored for a key, or make it."""
         if key not in self._results:
             self._results[key] = make()
         return cast("T", self._results[key])
 
     def take(self, name: str, like: Tensor, *shape: int) -> Tensor:
-        """Return a tensor of any content, in the memory of what was taken before by this name.
+        """Return an uninitialised tensor in the memory of the one taken before under this name.
 
         Args:
             name: Name of the memory.
@@ -47,13 +47,13 @@ class Scratch:
 
 
 def blanks(like: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
-    """Return tensors of any content that lie side by side in memory."""
+    """Return uninitialised tensors that lie side by side in memory."""
     sizes = [prod(shape) for shape in shapes]
     return [part.view(shape) for part, shape in zip(like.new_empty(sum(sizes)).split(sizes), shapes, strict=True)]
 
 
 def side_by_side(tensors: list[Tensor]) -> Tensor:
-    """Return contiguous tensors (n, C), one behind the other, without a copy if that is how they lie in memory.
+    """Return contiguous tensors (n, C) concatenated, without a copy if they lie side by side in memory.
 
     Example:
         >>> one, other = blanks(torch.empty(0), [(2, 3), (1, 3)])
@@ -70,6 +70,6 @@ def side_by_side(tensors: list[Tensor]) -> Tensor:
 
 
 def steps_of(count: int, numel: int) -> list[slice]:
-    """Return slices of `count` rows of `numel` numbers each that are as large as the cache holds."""
+    """Return slices of `count` rows with `numel` elements each; a slice fits the cache."""
     step = max(1, CACHE_NUMEL // max(1, numel))
     return [slice(begin, begin + step) for begin in range(0, count, step)]

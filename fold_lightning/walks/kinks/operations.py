@@ -1,4 +1,4 @@
-"""Linear operations on kinks: rules for those of convolutional networks, and one for all others, which takes kinks as a batch."""
+"""Linear operations on kinks: rules for those of convolutional networks, and for all others one that takes kinks as a batch."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from fold_lightning.activations.operations import is_piecewise_linear
 from fold_lightning.activations.tracking import tensors_in
 from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal
 from fold_lightning.walks.kinks.calls import NoRule, RowCall, attach, planar_signal, shape_of, signal_of
-from fold_lightning.walks.kinks.convolution import Convolution, Matrix
-from fold_lightning.walks.kinks.memory import blanks
+from fold_lightning.walks.kinks.convolution import Convolution, ConvolvedSignal
+from fold_lightning.walks.kinks.matrix import Matrix
 from fold_lightning.walks.kinks.resampling import Resampling
-from fold_lightning.walks.kinks.superposition import Part, superposed
+from fold_lightning.walks.kinks.superposition import Part, by_events, superposed
 
 PROBE = 2.0**20
-"""Values whose images show the factors of an operation: far above what it adds."""
+"""Input whose image shows the factor of an operation: much larger than the constants that it may add."""
 
 CHUNK_NUMEL = 2**20
-"""Numbers that are passed through an operation at once."""
+"""Number of elements that are passed through an operation at once."""
 
 
 def carry(call: RowCall, result: Any) -> None:
-    """Give the result of a call the kinks that follow from those of its arguments.
+    """Attach to the result of a call the kinks that follow from those of its arguments.
 
     Raises:
-        NoRule: If they don't follow.
+        NoRule: If no rule gives them.
     """
     if call.kwargs.get("out") is not None:
         raise NoRule(f"{call.name} writes its result elsewhere")
@@ -47,8 +47,7 @@ def _pass_rows(call: RowCall, result: Any) -> None:
         raise NoRule(f"{call.name} does not keep the batch first")
     signals = [signal_of(x) for x in varying]
     found: list[dict[int, Group]] = [{} for _ in results]
-    for origin in {origin: None for signal in signals for origin in signal.groups}:
-        groups = [(number, signal.groups[origin]) for number, signal in enumerate(signals) if origin in signal.groups]
+    for origin, groups in by_events(signals).items():
         event = torch.cat([group.event for _, group in groups]).unique()
         step = max(1, CHUNK_NUMEL // max(tensor[:1].numel() for tensor in (*varying, *results)))
         parts: list[list[Tensor]] = []
@@ -109,10 +108,11 @@ def _add(call: RowCall, result: Tensor) -> bool:
     if signals[0].plane != signals[1].plane:
         signals = [planar_signal(x) for x in varying]
     plane = signals[0].plane
-    sums: dict[int, list[Part]] = {}
-    for signal, factor in zip(signals, factors, strict=True):
-        for origin, group in (signal if factor == 1 else signal.scaled(result.new_tensor([factor]))).groups.items():
-            sums.setdefault(origin, []).append((group, 0))
+    scaled = [
+        signal if factor == 1 else signal.scaled(result.new_tensor([factor]))
+        for signal, factor in zip(signals, factors, strict=True)
+    ]
+    sums = {origin: [(group, 0) for _, group in groups] for origin, groups in by_events(scaled).items()}
     attach(result, superposed(sums, plane, result))
     return True
 
@@ -123,13 +123,12 @@ def _concatenate(call: RowCall, result: Tensor) -> bool:
     if call.argument(1, "dim", 0) not in (1, 1 - result.dim()) or any(len(x) != len(result) for x in tensors):
         return False
     plane = Plane.of(shape_of(result))
-    parts: dict[int, list[Part]] = {}
-    first = 0
-    for x in tensors:
-        signal = planar_signal(x)
-        for origin, group in signal.groups.items():
-            parts.setdefault(origin, []).append((group.boxes(signal.plane.channels), first))
-        first += x.shape[1]
+    signals = [planar_signal(x) for x in tensors]
+    channels = [signal.plane.channels for signal in signals]
+    parts: dict[int, list[Part]] = {
+        origin: [(group.boxes(channels[number]), sum(channels[:number])) for number, group in groups]
+        for origin, groups in by_events(signals).items()
+    }
     attach(result, superposed(parts, plane, result))
     return True
 
@@ -150,11 +149,7 @@ def _convolve(call: RowCall, result: Tensor) -> bool:
     signal, out = planar_signal(x), Plane.of(shape_of(result))
     kernel = weight if dims == 2 else weight[..., None]
     convolution = Convolution(signal.plane, out, kernel, stride, padding, dilation, call.argument(6, "groups", 1))
-    kinks = blanks(result, [convolution.shape(group) for group in signal.groups.values()])
-    groups: dict[int, Group] = {
-        origin: convolution(group, part) for (origin, group), part in zip(signal.groups.items(), kinks, strict=True)
-    }
-    attach(result, Signal(out, groups))
+    attach(result, ConvolvedSignal(convolution, signal))
     return True
 
 
@@ -202,4 +197,4 @@ _RULES: dict[str, Callable[[RowCall, Tensor], bool]] = {
     **dict.fromkeys("avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d interpolate upsample".split(), _resample),
     **dict.fromkeys("upsample_nearest upsample_bilinear pad constant_pad_nd".split(), _resample),
 }
-"""Rules, which attach kinks to the result, or return False where they don't know the call."""
+"""Rules by the name of a call: each attaches kinks to the result, or returns False if it does not apply."""

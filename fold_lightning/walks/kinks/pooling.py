@@ -1,4 +1,4 @@
-"""Max pooling of kinks: which place of a window wins in each interval, and where another one takes over."""
+"""Max pooling of kinks: the place of a window with the largest value in each interval, and the changes of that place."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fold_lightning.walks.kinks.convolution import CHUNK_BYTES
+from fold_lightning.walks.kinks.kernels import CHUNK_BYTES
 from fold_lightning.walks.kinks.scan import Scan
 from fold_lightning.walks.sparse import rows_with_any, set_bits
 
 TIE = 1e-13
-"""Share of the largest value by which one must exceed another to win: rounding leaves about 1e-16."""
+"""Difference of two values, as a share of the largest value, up to which they are equal: rounding leaves about 1e-16."""
 
 
 @dataclass(frozen=True)
 class Takeovers:
-    """K places inside intervals where another place of a window wins.
+    """K points inside intervals at which another place of a window becomes the largest.
 
     Attributes:
-        row: int64 (K,), the row before.
+        row: int64 (K,), the row before each.
         channel: int64 (K,).
-        t: float64 (K,), where.
-        kink: float64 (K,), by how much faster the new winner grows.
+        t: float64 (K,).
+        kink: float64 (K,), slope of the new largest value minus that of the one before.
     """
 
     row: Tensor
@@ -36,8 +36,8 @@ class Takeovers:
 class Winners:
     """The largest values of windows at the rows of a scan.
 
-    The largest of lines is convex: if in the middle of an interval it is the mean of those at both ends, the place that wins there
-    wins in all of it. Otherwise winners change inside, along the upper envelope of the places' lines.
+    The maximum of lines is convex: if its value in the middle of an interval is the mean of those at both ends, the place with the
+    largest value in the middle has it in the whole interval. Otherwise that place changes, along the upper envelope of the lines.
 
     Args:
         scan: The scan, whose channels are the places of windows by channels (K C).
@@ -59,7 +59,7 @@ class Winners:
         self.takeovers = self._follow(*set_bits(changes))
 
     def _in_middles(self) -> tuple[Tensor, Tensor]:
-        """Return the largest values in the middles of intervals (R, C), and the numbers of the first places that have them, uint8."""
+        """Return the largest values in the middles of intervals (R, C), and the first places with these values, uint8."""
         half = ((self._scan.t_next - self._scan.t) / 2)[:, None, None]
         step = max(1, CHUNK_BYTES // (8 * self._value[0].numel()))
         found = []
@@ -101,7 +101,7 @@ class Winners:
         return Takeovers(row[which], channel[which], scan.t[row[which]] + t, kink)
 
     def kinks(self) -> tuple[Tensor, Tensor]:
-        """Return the largest values' kinks (R + 1, C), and which rows have some, bool (R + 1,)."""
+        """Return the kinks of the largest values (R + 1, C), and which rows have some, bool (R + 1,)."""
         scan = self._scan
         begins = len(scan.last)
         kinks = self._of(scan.kink[: len(scan)].unflatten(1, (self._value.shape[1], -1)), self._first)
@@ -121,7 +121,7 @@ class Winners:
 
 
 def _first_within(values: Tensor, least: Tensor) -> Tensor:
-    """Return the number of the first of values (R, K, C) that is not below the least (R, C), uint8."""
+    """Return the number of the first of K values (R, K, C) that is at least `least` (R, C), uint8."""
     number = torch.zeros(least.shape, dtype=torch.uint8, device=least.device)
     is_below = torch.ones_like(number, dtype=torch.bool)
     for place in range(values.shape[1] - 1):

@@ -1,4 +1,4 @@
-"""Averages, enlargements and padding of kinks: linear operations on each channel that act on rows and columns apart."""
+"""Averages, enlargements and padding of kinks: linear operations on each channel that treat rows and columns separately."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from fold_lightning.walks.kinks.calls import RowCall
 from fold_lightning.walks.kinks.windows import WindowAxis
 
 ALIKE = 1e-14
-"""Largest error, as a share of the result, of an operation that acts on rows and columns apart."""
+"""Largest error, as a share of the result, up to which an operation is found to treat rows and columns separately."""
 
 
 class Resampling:
-    """A linear operation on each channel, as a matrix for the rows and one for the columns.
+    """A linear operation on each channel, given by a matrix for the rows and one for the columns.
 
     Args:
         rows: float64 (H, height).
         columns: float64 (W, width).
         plane: The plane before it.
-        out: The plane behind it.
+        out: The plane after it.
     """
 
     def __init__(self, rows: Tensor, columns: Tensor, plane: Plane, out: Plane) -> None:
@@ -29,7 +29,7 @@ class Resampling:
 
     @classmethod
     def of(cls, call: RowCall, plane: Plane, out: Plane) -> Resampling | None:
-        """Return what a call does; None if it does not act on rows and columns apart."""
+        """Return the matrices of a call; None if it does not treat rows and columns separately."""
         x = call.varying[0]
         sides = x.shape[2:]
         zero = x.new_zeros(1, plane.height, plane.width)
@@ -58,7 +58,7 @@ class Resampling:
         )
 
     def __call__(self, signal: Signal) -> Signal:
-        """Return the kinks behind the operation."""
+        """Return the kinks after the operation."""
         groups: dict[int, Group] = {}
         for origin, group in signal.groups.items():
             groups[origin] = self._of_boxes(group.boxes(self._plane.channels))
@@ -75,7 +75,7 @@ class Resampling:
 
 
 def _weights(matrix: Tensor, axis: WindowAxis, begin: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Return where the images of boxes begin (E,), and the weights of their places in the boxes' (E, n, length)."""
+    """Return the first place of each box's image (E,), and the weights of the box's places in it (E, n, length)."""
     first, count = axis.windows(begin, length)
     window = first[:, None] + torch.arange(count, device=first.device)
     place = begin[:, None] + torch.arange(length, device=first.device)
@@ -85,7 +85,7 @@ def _weights(matrix: Tensor, axis: WindowAxis, begin: Tensor, length: int) -> tu
 
 
 def _covers(matrix: Tensor) -> bool:
-    """Return whether each row has its non-zero entries behind those of the row before, so that windows are in order."""
+    """Return whether the non-zero entries of each row begin and end no earlier than those of the row before."""
     sees = matrix != 0
     if not bool(sees.any(1).all()):
         return False

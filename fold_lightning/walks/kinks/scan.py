@@ -1,7 +1,8 @@
 """Values of all channels at each event of each position.
 
-A position's rows are its values where the piece begins and at each event whose box covers it. Rows lie in memory rank by rank: those
-of all begins, those of each position's first event, and so on, so that one step of the recursion is a few operations on slices.
+A position has a row for the beginning of its piece and one for each event whose box covers it. Rows are in memory rank by rank: first
+the beginnings of all positions, then the first event of each position, and so on. One step of the recursion along positions is
+therefore a few operations on slices.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from fold_lightning.walks.kinks.events import Events
 from fold_lightning.walks.kinks.memory import Scratch, side_by_side
 
 SMALL_RANK = 1000
-"""Mean numbers of a rank below which sums along the rows of each position are faster: two calls for each rank take 8 us, and numbers
-that are summed position by position 9 ns more each."""
+"""Mean number of elements of a rank below which each position is summed by itself: the two calls for a rank take 8 us, and an element
+takes 9 ns more if positions are summed one by one."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Cells:
     Attributes:
         event: int64 (E,).
         position: int64 (E, n), in the plane of the event's piece; -1 outside.
-        kinks: float64 (J, C / K), parts of rows: E n whole ones in order, or others at `place`.
-        place: int64 (J,), which of the K parts of which cell each is, cell by cell; None for whole rows.
+        kinks: float64 (J, C / K), K parts of each row: all E n rows in order if K is 1, or the parts at `place`.
+        place: int64 (J,), number of each part, counted through the K parts of all cells; None for whole rows.
     """
 
     event: Tensor
@@ -61,16 +62,16 @@ class Scan:
         scratch: Memory of the scan, which the next scan overwrites.
 
     Attributes:
-        t: float64 (R,), where each row lies.
-        t_next: float64 (R,), where its interval ends.
+        t: float64 (R,), t of each row.
+        t_next: float64 (R,), t at which its interval ends.
         position: int64 (R,), its position.
         previous: int64 (R,), the row before it; -1 for begins, which are the first N rows.
         following: int64 (R,), the row after it; itself for the last of each position.
         last: int64 (N,), the last row of each position, in the order of the first ones.
-        source: int64 (R - N,), the cell of each row that is no begin.
+        source: int64 (R - N,), the cell of each row after the begins.
         cell_rows: int64 (E n,) for each group, the row of each cell; R outside the plane.
-        kink: float64 (R + 1, C), change of slope at each row, where cells are parts of rows: else it is not kept.
-        slope: float64 (R, C), slope behind each row.
+        kink: float64 (R + 1, C), change of slope at each row; kept only if cells are parts of rows.
+        slope: float64 (R, C), slope after each row.
         value: float64 (R, C), value at each row.
     """
 
@@ -138,7 +139,7 @@ class Scan:
         self.cell_rows = cell_rows.split([each.position.numel() for each in cells])
 
     def _keys(self, cells: list[Cells]) -> tuple[Tensor, Tensor]:
-        """Return the position of each cell among all, and a number by which to sort them."""
+        """Return the position of each cell, counted through all pieces, and its key for sorting."""
         if not cells:
             nothing = torch.empty(0, dtype=torch.int64, device=self._events.begin.device)
             return nothing, nothing
@@ -183,13 +184,13 @@ class Scan:
         return torch.addcmul(self.value[self.last], self.slope[self.last], length)
 
     def shifted(self, rows: Tensor, ends: Tensor) -> Tensor:
-        """Return for each row (R, ...) what the following one has; `ends` (N, ...) for the last of each position."""
+        """Return for each row the values (R, ...) of the following one; for the last of each position, `ends` (N, ...)."""
         result = rows.index_select(0, self.following)
         result[self.last] = ends
         return result
 
     def by_position(self, begins: Tensor) -> Tensor:
-        """Return what begins have, (N, ...) in the order of the first rows, in the order of positions."""
+        """Return values of begins (N, ...), given in the order of the first rows, in the order of positions."""
         return begins.index_select(0, self._place)
 
     def at(self, t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Sums of kinks of the same events, and kinks in channels side by side."""
+"""Sums of kinks of the same events, and concatenation of kinks over channels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Part = tuple[Group, int]
 
 
 class Superposition:
-    """Sum of groups of events from one place, each with its channels set in from some first one.
+    """Sum of groups of events from one place; a group's channels are added from a first channel on.
 
     Args:
         parts: The groups.
@@ -35,11 +35,20 @@ class Superposition:
         self.shape = len(self._event), height, width, plane.channels
 
     def write(self, kinks: Tensor) -> Boxes:
-        """Return the sum, whose kinks, of `shape`, are written to a tensor of any content."""
-        kinks.zero_()
-        for boxes, row, first in zip(self._boxes, self._rows, self._first, strict=True):
+        """Return the sum; its kinks are written to `kinks`, which has the shape `shape`."""
+        parts = list(zip(self._boxes, self._rows, self._first, strict=True))
+        whole = next((number for number, boxes in enumerate(self._boxes) if self._is_whole(boxes)), None)
+        if whole is None:
+            kinks.zero_()
+        else:
+            kinks.copy_(parts.pop(whole)[0].kinks)
+        for boxes, row, first in parts:
             self._add(boxes, row, kinks[..., first : first + boxes.kinks.shape[3]])
         return Boxes(self._event, self._y, self._x, kinks)
+
+    def _is_whole(self, boxes: Boxes) -> bool:
+        """Return whether boxes are those of the sum."""
+        return boxes.kinks.shape == self.shape and torch.equal(boxes.y, self._y) and torch.equal(boxes.x, self._x)
 
     def _add(self, boxes: Boxes, row: Tensor, target: Tensor) -> None:
         """Add boxes to rows of the sum."""
@@ -57,8 +66,25 @@ class Superposition:
         flat.index_add_(0, place, source)
 
 
+def by_events(signals: list[Signal]) -> dict[int, list[tuple[int, Group]]]:
+    """Return the groups of several signals that have events in common: number of a place -> numbers of signals, and their groups.
+
+    A group of one signal may hold the events of several groups of another, for groups of whole planes are joined.
+    """
+    groups = [(origin, number, group) for number, signal in enumerate(signals) for origin, group in signal.groups.items()]
+    ranges = sorted((int(group.event[0]), int(group.event[-1]), place) for place, (*_, group) in enumerate(groups))
+    found: dict[int, list[tuple[int, Group]]] = {}
+    origin, last = -1, -1
+    for begin, end, place in ranges:
+        if begin > last:
+            origin = groups[place][0]
+        last = max(last, end)
+        found.setdefault(origin, []).append(groups[place][1:])
+    return found
+
+
 def superposed(sums: dict[int, list[Part]], plane: Plane, like: Tensor) -> Signal:
-    """Return the sums of groups that were found at each place, with as many channels as the plane.
+    """Return the sum of the groups of each place, with as many channels as the plane.
 
     Args:
         sums: Number of a place -> its groups, none of which is empty.
@@ -71,7 +97,7 @@ def superposed(sums: dict[int, list[Part]], plane: Plane, like: Tensor) -> Signa
 
 
 def _common_side(sides: list[tuple[Tensor, int]], rows: list[Tensor], count: int, size: int) -> tuple[Tensor, int]:
-    """Return where boxes begin that hold those of all parts, int64 (count,), and how long their side is."""
+    """Return the first places of boxes that contain those of all parts, int64 (count,), and their length."""
     begin = torch.full((count,), size, device=rows[0].device)
     end = torch.full_like(begin, -size)
     for (first, length), row in zip(sides, rows, strict=True):

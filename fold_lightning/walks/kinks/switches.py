@@ -1,4 +1,4 @@
-"""Switches of counted units that a pass with kinks meets, and whether they are told apart."""
+"""Switches of counted units in a pass with kinks, and doubts about those that are close together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Switches:
     """Switches and first codes, layer by layer.
 
     Args:
-        events: Events of the pass, whose pieces it doubts.
+        events: Events of the pass, whose pieces are marked as doubtful.
         rounding: Rounding of the model.
         points: Noise, piece (K,) and position (K,) -> inputs (K, ...) with errors.
     """
@@ -35,7 +35,7 @@ class Switches:
         return piece, position, unit
 
     def first_codes(self) -> Tensor:
-        """Return the code in which each piece begins, bool (P, N)."""
+        """Return the first code of each piece, bool (P, N)."""
         return torch.cat(self._first, dim=1)
 
     def add(self, piece: Tensor, position: Tensor, unit: Tensor) -> None:
@@ -59,14 +59,14 @@ class Switches:
             self.add(scan.pieces(row), scan.t[row], unit + column)
 
     def united(self, layer: str, piece: Tensor, t: Tensor, unit: Tensor, slope: Tensor) -> Tensor:
-        """Return positions of a layer's crossings (K,), one for all that are as close as rounding moves them.
+        """Return positions of a layer's crossings (K,), one for those no farther apart than rounding moves them.
 
         Args:
             layer: The layer.
             piece: Their pieces.
             t: Their positions.
-            unit: Units of the layer, before thresholds are counted.
-            slope: How fast the units cross.
+            unit: Units of the layer, without their thresholds.
+            slope: Slopes with which the units cross.
         """
         order = order_by(piece, t)
         gap = (t[order[1:]] - t[order[:-1]]).where(piece[order[1:]] == piece[order[:-1]], torch.inf)
@@ -90,7 +90,7 @@ class Switches:
         return united
 
     def doubt_close(self) -> None:
-        """Doubt pieces with switches of several layers that are closer than breakpoints are told apart."""
+        """Doubt pieces with switches of several layers that are closer than `MERGE_TOLERANCE`."""
         if not self._found:
             return
         piece, position, _ = self.all()
@@ -101,7 +101,7 @@ class Switches:
 
 
 def _odd(scan: Scan, row: Tensor, channel: Tensor) -> tuple[Tensor, Tensor]:
-    """Return one of all rows that a position has at one t, if a channel's switches there (K,) do not cancel."""
+    """Return one row for each position, channel and t at which the channel's switches (K,) do not cancel."""
     order = order_by(scan.position[row] * scan.value.shape[1] + channel, scan.t[row])
     row, channel = row[order], channel[order]
     keys = torch.stack([scan.position[row].double(), channel.double(), scan.t[row]])

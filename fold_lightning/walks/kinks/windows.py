@@ -1,4 +1,4 @@
-"""Windows of a pooling call, axis by axis: which positions of a plane each of them sees."""
+"""Windows of a pooling call, axis by axis: the positions of a plane that each of them contains."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class WindowAxis:
     """Windows along one axis.
 
     Attributes:
-        places: int64 (O, K), the places that each window sees; -1 where it sees fewer.
-        first: int64 (size,), the first window that sees a place or one behind it.
-        last: int64 (size,), the last window that sees a place or one before it.
+        places: int64 (O, K), the places in each window, filled up with -1.
+        first: int64 (size,), the first window that contains a place or a later one.
+        last: int64 (size,), the last window that contains a place or an earlier one.
     """
 
     places: Tensor
@@ -29,7 +29,7 @@ class WindowAxis:
 
     @classmethod
     def of(cls, sees: Tensor) -> WindowAxis:
-        """Return the windows by whether they see each place, bool (size, O)."""
+        """Return the windows from a mask of the places that each contains, bool (size, O)."""
         place, window = sees.nonzero(as_tuple=True)
         places = padded_lanes(window, place, sees.shape[1])
         begin = places.where(places >= 0, len(sees)).amin(1)
@@ -38,7 +38,7 @@ class WindowAxis:
         return cls(places, first, torch.searchsorted(begin, all_places, right=True) - 1)
 
     def windows(self, begin: Tensor, length: int) -> tuple[Tensor, int]:
-        """Return the first window of those that see boxes from `begin` (E,) on, and how many to look at."""
+        """Return the first window that may contain a place of a box (E,), and the largest number of such windows."""
         size, count = len(self.first), len(self.places)
         first = self.first[begin.clamp(0, size - 1)]
         last = self.last[(begin + length - 1).clamp(0, size - 1)]
@@ -46,7 +46,7 @@ class WindowAxis:
         return (torch.zeros_like(first), count) if most >= count else (first, most)
 
     def places_in(self, first: Tensor, count: int, begin: Tensor, length: int) -> Tensor:
-        """Return which place of a box each window sees by each of its places, int64 (E, count, K); -1 for none."""
+        """Return the place in a box of each place of a window, int64 (E, count, K); -1 if it is outside the box."""
         window = first[:, None] + torch.arange(count, device=first.device)
         places = self.places[window.clamp(0, len(self.places) - 1)]
         inner = places - begin[:, None, None]
@@ -60,7 +60,7 @@ class Windows:
     Args:
         call: The call.
         plane: The plane that it pools.
-        out: The plane that it returns.
+        out: The plane of its result.
     """
 
     def __init__(self, call: RowCall, plane: Plane, out: Plane) -> None:
@@ -81,11 +81,11 @@ class Windows:
 
     @property
     def elements(self) -> int:
-        """Number of places of a window."""
+        """Number of places in a window."""
         return self._y.places.shape[1] * self._x.places.shape[1]
 
     def of_planes(self, planes: Tensor, outside: float) -> Tensor:
-        """Return what windows see of planes (B, height, width, C): (B, out height, out width, K, C)."""
+        """Return the values in windows of planes (B, height, width, C): (B, out height, out width, K, C)."""
         rows = planes.index_select(1, self._y.places.flatten().clamp(min=0)).unflatten(1, self._y.places.shape)
         seen: Tensor = rows.index_select(3, self._x.places.flatten().clamp(min=0)).unflatten(3, self._x.places.shape)
         is_outside = (self._y.places < 0)[:, :, None, None] | (self._x.places < 0)
@@ -93,7 +93,7 @@ class Windows:
         return seen.transpose(2, 3).flatten(3, 4)
 
     def of_boxes(self, boxes: Boxes) -> tuple[Boxes, Cells]:
-        """Return the boxes of windows that see boxes, without their kinks, and these as cells whose parts are a window's places."""
+        """Return the boxes of windows that overlap boxes, without kinks, and cells with a part for each place of a window."""
         (height, width), channels = boxes.sides, boxes.kinks.shape[-1]
         y, out_height = self._y.windows(boxes.y, height)
         x, out_width = self._x.windows(boxes.x, width)
