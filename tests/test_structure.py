@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,24 @@ def test_folding_sees_no_network_and_only_activations_intercepts() -> None:
     for file in ROOT.rglob("*.py"):
         if file.parent.name != "activations":
             assert "TorchFunctionMode" not in file.read_text(), f"{file} intercepts"
+
+
+def constants(file: Path) -> Iterator[str]:
+    """Yield the names of the constants that a module assigns, without those of type variables."""
+    for node in ast.parse(file.read_text()).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        if "TypeVar" not in ast.unparse(node):
+            yield from (
+                name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name) and name.id.isupper()
+            )
+
+
+def test_the_name_of_a_constant_stands_for_one_thing() -> None:
+    places = defaultdict(list)
+    for file in ROOT.rglob("*.py"):
+        for name in constants(file):
+            places[name].append(str(file.relative_to(ROOT)))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
 
 
 BANNED = re.compile(r"(What|Which|Whose|Whether|Where|Those|That|Of|How|Who|When|If|As|So|Such|The same)\b")

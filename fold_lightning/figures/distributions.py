@@ -13,6 +13,7 @@ from fold_lightning.figures.layout import (
     LABEL_HEIGHT,
     LINE_HEIGHT,
     MARGIN,
+    RIGHT,
     ROW_HEIGHT,
     TICK_LENGTH,
     TITLE_HEIGHT,
@@ -35,9 +36,6 @@ MAX_BARS = 64
 
 MAX_LAYERS = 30
 """Layers up to which each has a row of its own height, and a name."""
-
-RIGHT = 0.2
-"""Space on the right of a frame, in inches."""
 
 UNIT_COLORS = {"dead": "#bb5566", "always_active": "#004488", "other": "#ddaa33"}
 """Colours of shares of units: Paul Tol's of high contrast, which stay apart in grey too."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from fold_lightning.figures.bars import draw_bars
 from fold_lightning.figures.layout import (
     LABEL_HEIGHT,
+    RIGHT,
     ROW_HEIGHT,
     TITLE_HEIGHT,
     add_frame,
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
 NUM_BINS = 25
 """Bars of a distribution of chi."""
 
-RIGHT, BOTTOM = 0.2, LABEL_HEIGHT + 0.24
-"""Space on the right of a frame and below it, in inches."""
+FRAME_BOTTOM = LABEL_HEIGHT + 0.24
+"""Space below a frame, in inches."""
 
-WALK_HEIGHTS = (BOTTOM, 1.2, 2.5)
+WALK_HEIGHTS = (FRAME_BOTTOM, 1.2, 2.5)
 """Heights in the figure of a walk from below: labels, chi so far, and the distance with the title and the legend."""
 
 BANDS = ((0.0, 1.0, "all segments", 0.15), (0.05, 0.95, "nine in ten", 0.25), (0.25, 0.75, "half of them", 0.4))
@@ -123,7 +124,7 @@ def plot_folding(chi: Tensor) -> Figure:
     top = end_of_scale(values.max().item())
     counts = folded.histc(NUM_BINS, 0.0, top).numpy()
     left = left_of_numbers(counts.max())
-    axis = add_frame(figure, left, BOTTOM, RIGHT, TITLE_HEIGHT + 2 * ROW_HEIGHT + 0.1)
+    axis = add_frame(figure, left, FRAME_BOTTOM, RIGHT, TITLE_HEIGHT + 2 * ROW_HEIGHT + 0.1)
     width = top / NUM_BINS
     draw_bars(axis, width * np.arange(NUM_BINS), np.zeros(NUM_BINS), np.full(NUM_BINS, width), counts, PRIMARY)
     axis.axvline(values.mean().item(), color="black", linewidth=1.5, label=f"mean of all {values.mean():.3f}")
@@ -170,7 +171,7 @@ def plot_folding_over_steps(chi: Mapping[int, Tensor], xlabel: str = "step") -> 
     steps = sorted(chi)
     found = [_at_least_one(chi[step]) for step in steps]
     figure = Figure(figsize=(WIDTH, 3.6))
-    axis = add_frame(figure, left_of_numbers(1.0), BOTTOM, 0.3, TITLE_HEIGHT + ROW_HEIGHT + 0.1)
+    axis = add_frame(figure, left_of_numbers(1.0), FRAME_BOTTOM, 0.3, TITLE_HEIGHT + ROW_HEIGHT + 0.1)
     axis.plot(steps, [values.mean().item() for values in found], color="black", linewidth=1.6, label="mean", zorder=3)
     for low, high, name, depth in BANDS:
         bounds = torch.stack([values.quantile(torch.tensor([low, high], dtype=torch.float64)) for values in found]).numpy()

@@ -25,6 +25,12 @@ SLACK = 1.08
 MARGIN = 0.06
 """Space between text and the edge of a figure, in inches."""
 
+RIGHT = 0.2
+"""Space on the right of a frame, in inches."""
+
+SCALE_WIDTH = 0.18
+"""Width of a scale of colours, in inches."""
+
 TITLE_HEIGHT, ROW_HEIGHT = 0.26, 0.19
 """Height of a title, and of a row of a legend, in inches."""
 

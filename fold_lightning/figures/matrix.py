@@ -15,6 +15,7 @@ from fold_lightning.figures.layout import (
     LINE_HEIGHT,
     MARGIN,
     POINTS,
+    SCALE_WIDTH,
     SMALL,
     TICK_LENGTH,
     add_frame,
@@ -44,8 +45,8 @@ MAX_UPRIGHT = 3
 CELL, LEAST_SIDE, LARGEST_SIDE, MAX_WIDTH = 0.4, 1.6, 4.4, 6.4
 """Side of a cell, least and largest side of the matrix, and width of the figure, in inches: a wider one is shown smaller."""
 
-SCALE_WIDTH, SCALE_SPACE = 0.18, 0.9
-"""Width of the scale of colours, and the space that it takes with its numbers and label, in inches."""
+SCALE_SPACE = 0.9
+"""Space that the scale of colours takes with its numbers and label, in inches."""
 
 MAX_CELLS = 30
 """Classes up to which each pair has a cell; of more, few pairs are drawn as squares that can be seen."""

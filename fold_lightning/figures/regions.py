@@ -14,7 +14,16 @@ from torch import Tensor
 from fold_lightning._checks import check_choice
 from fold_lightning.figures.class_colors import OTHERS, UNSURE, class_areas, color_numbers, shades
 from fold_lightning.figures.key import HEADING_HEIGHT, RAMP_HEIGHT, SPACE, InputEntry, Key
-from fold_lightning.figures.layout import LINE_HEIGHT, TEXT, add_frame, add_scale, set_title, set_xlabel, set_ylabel
+from fold_lightning.figures.layout import (
+    LINE_HEIGHT,
+    SCALE_WIDTH,
+    TEXT,
+    add_frame,
+    add_scale,
+    set_title,
+    set_xlabel,
+    set_ylabel,
+)
 from fold_lightning.figures.style import check_available, distinct
 from fold_lightning.slice_maps import SliceMap
 
@@ -24,17 +33,14 @@ if TYPE_CHECKING:
 
 MapColor = Literal["distance", "class"]
 
-WIDTH, HEIGHT = 7.1, 5.3
+MAP_WIDTH, MAP_HEIGHT = 7.1, 5.3
 """Size of a map's figure, in inches."""
 
-LEFT, BOTTOM, SIDE = 0.6, 0.55, 4.4
+MAP_LEFT, MAP_BOTTOM, MAP_SIDE = 0.6, 0.55, 4.4
 """Space on the left of the map and below it, and its side, in inches."""
 
-KEY_LEFT, KEY_RIGHT = LEFT + SIDE + 0.16, WIDTH - 0.06
+KEY_LEFT, KEY_RIGHT = MAP_LEFT + MAP_SIDE + 0.16, MAP_WIDTH - 0.06
 """Edges of the column with the key, in inches."""
-
-SCALE_WIDTH = 0.18
-"""Width of the scale of distances, in inches."""
 
 NAME_CHARACTERS = 40
 """Characters of a class's name, of which as many are shown as fit."""
@@ -87,14 +93,22 @@ def plot_slice_map(
 
     check_choice("color", color, get_args(MapColor))
     x0, x1, y0, y1 = found.window
-    figure = Figure(figsize=(WIDTH, HEIGHT))
-    axis = add_frame(figure, LEFT, BOTTOM, WIDTH - LEFT - SIDE, HEIGHT - BOTTOM - SIDE, xlim=(x0, x1), ylim=(y0, y1))
+    figure = Figure(figsize=(MAP_WIDTH, MAP_HEIGHT))
+    axis = add_frame(
+        figure,
+        MAP_LEFT,
+        MAP_BOTTOM,
+        MAP_WIDTH - MAP_LEFT - MAP_SIDE,
+        MAP_HEIGHT - MAP_BOTTOM - MAP_SIDE,
+        xlim=(x0, x1),
+        ylim=(y0, y1),
+    )
     axis.locator_params(nbins=4)
     axis.tick_params(axis="y", labelrotation=90)  # deep in a zoom numbers have many digits
     for label in axis.get_yticklabels():
         label.set_verticalalignment("center")
     inputs = _inputs(found, _thumbnails(found) if images is None else images, names)
-    key_top, inputs_top = BOTTOM + SIDE, BOTTOM + HEADING_HEIGHT + sum(entry.height for entry in inputs) - SPACE
+    key_top, inputs_top = MAP_BOTTOM + MAP_SIDE, MAP_BOTTOM + HEADING_HEIGHT + sum(entry.height for entry in inputs) - SPACE
     key = Key(figure, KEY_LEFT, KEY_RIGHT, key_top, inputs_top + SPACE)
     width = LINE_WIDTH * min(1.0, (600 / len(found)) ** 0.5)
     if color == "distance":

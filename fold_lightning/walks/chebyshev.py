@@ -20,7 +20,7 @@ from fold_lightning.activations.rounding import ROUNDED
 from fold_lightning.walks.breakpoints import order_by
 from fold_lightning.walks.pieces import Intervals, Pieces, PieceWalks
 from fold_lightning.walks.polynomials import between_nodes, chebyshev_basis, interpolation, nodes, sign_changes
-from fold_lightning.walks.refinement import AT_ONCE, FAR, ON_TOLERANCE, Samples, longest_run
+from fold_lightning.walks.refinement import FAR, ON_TOLERANCE, SAME_POSITION, Samples, longest_run
 from fold_lightning.walks.rows import Events
 from fold_lightning.walks.walks import CHEBYSHEV
 
@@ -37,13 +37,13 @@ PROBED = (0, 2)
 TOLERANCE = 1e-12
 """Largest error of an interpolation that has converged, as a share of its layer's size in the interval."""
 
-SAFETY = 4.0
+ERROR_FACTOR = 4.0
 """Bound on an interpolation's error, in multiples of the larger of the error at the checks and its last two coefficients."""
 
 SIZED = 5
 """Number of equidistant points of a piece that show how large its layers become: `FAR` times that is the least size of a layer."""
 
-SHORTEST = 2.0**-24
+MIN_CHEBYSHEV_INTERVAL = 2.0**-24
 """Shortest length, in t, of an interval that is halved, and shortest distance at which two roots are told apart."""
 
 UNDECIDED = 1e-4
@@ -56,7 +56,7 @@ POSITION_TOLERANCE = 1e-10
 
 MAX_INTERVALS = 2**13
 """Most intervals of a piece at a time; beyond it none is halved. Values that do not get smoother, such as those with many jumps,
-would else double the intervals down to `SHORTEST`. 200 random networks took up to 16, a sine with 955 roots 192."""
+would else double the intervals down to `MIN_CHEBYSHEV_INTERVAL`. 200 random networks took up to 16, a sine with 955 roots 192."""
 
 SLOW = 0.15
 """Halving does not help if the last 8 coefficients are larger than this share of those 10 places before: the share is 0.4 at a kink,
@@ -154,7 +154,7 @@ class _Interpolations:
             self.settled.append(found.of(is_decided))
             again[converged] = ~is_decided & (found.undecided < found.intervals.length / 2)
             converged[converged.clone()] = is_decided
-            again &= some.length > SHORTEST
+            again &= some.length > MIN_CHEBYSHEV_INTERVAL
             again &= (torch.bincount(intervals.piece, minlength=len(self._sizes)) <= MAX_INTERVALS)[some.piece]
             self.hopeless.append(some[~converged & ~again])
             halves.append(_halved(some[again]))
@@ -222,10 +222,10 @@ def _switches(intervals: Intervals, coefficients: Tensor, error: Tensor, size: T
     middle, spread = largest[:, 0].clone(), largest[:, 1:].sum(1)
     at_threshold = middle + spread <= ON_TOLERANCE * size
     is_faint = at_threshold & (middle + spread > ROUNDED * size)
-    margin = ON_TOLERANCE * size + SAFETY * error
+    margin = ON_TOLERANCE * size + ERROR_FACTOR * error
     interval, unit = ((middle - spread <= margin) & ~at_threshold).nonzero(as_tuple=True)
     length = intervals.length
-    found = sign_changes(coefficients[interval, :, unit], margin[interval, unit], 2 * SHORTEST / length[interval])
+    found = sign_changes(coefficients[interval, :, unit], margin[interval, unit], 2 * MIN_CHEBYSHEV_INTERVAL / length[interval])
     begins = (coefficients[:, 0] > 0) & ~at_threshold
     ends = begins.clone()
     begins[interval, unit], ends[interval, unit] = found.begins, found.ends
@@ -256,7 +256,7 @@ def _walks(pieces: Pieces, settled: Settled) -> tuple[Pieces, PieceWalks]:
         resolution=longest_run(settled.undecided[order], run[order], len(runs), POSITION_TOLERANCE),
         engine=torch.full_like(runs.segment, CHEBYSHEV),
     )
-    return runs, found.merged(AT_ONCE)
+    return runs, found.merged(SAME_POSITION)
 
 
 def _runs(pieces: Pieces, intervals: Intervals) -> tuple[Pieces, Tensor]:

@@ -53,10 +53,10 @@ KINK_VALUES = 1.2
 KINK_CELLS = 14.0
 """Cost of a position that it carries, whatever its channels, in the same: sorting and indexing take 0.9 us."""
 
-MARGIN = 1.25
+KINK_MARGIN = 1.25
 """Ratio of the costs above which a pass with kinks gives way to a growing batch."""
 
-SMALL = 2 * 10**5
+SMALL_COST = 2 * 10**5
 """Number of values of a growing batch, 15 ms, below which it does not matter which of both is taken."""
 
 
@@ -72,7 +72,7 @@ def are_kinks_dearer(cells: int, values: int, dense: int) -> bool:
         >>> are_kinks_dearer(10**6, 4 * 10**6, 8 * 10**6), are_kinks_dearer(10**5, 10**6, 8 * 10**6)
         (True, False)
     """
-    return dense > SMALL and KINK_VALUES * values + KINK_CELLS * cells > MARGIN * dense
+    return dense > SMALL_COST and KINK_VALUES * values + KINK_CELLS * cells > KINK_MARGIN * dense
 
 
 def count_switches(

@@ -31,7 +31,7 @@ QUARTERS = 4
 NEWTON_STEPS = 8
 """One step in so many halves the bracket of a root, since Newton's method may converge slowly."""
 
-MAX_STEPS = 100
+MAX_ROOT_STEPS = 100
 """Largest number of steps to a root; smooth networks need 5 to 10."""
 
 ROOT_TOLERANCE = 1e-12
@@ -272,7 +272,7 @@ def _locate(coefficients: Tensor, left: Tensor, right: Tensor, first: Tensor) ->
     """Return the root of each polynomial between two points, the first of which has the given sign."""
     both = torch.stack([coefficients, coefficients @ _derivative().to(coefficients.device)]).movedim(2, 0).contiguous()
     x, is_near = (left + right) / 2, torch.zeros_like(left, dtype=torch.bool)
-    for step in range(MAX_STEPS):
+    for step in range(MAX_ROOT_STEPS):
         value, slope = _evaluate(both, x)
         is_left = value * first > 0
         left, right = torch.where(is_left, x, left), torch.where(is_left, right, x)

@@ -36,11 +36,11 @@ multiply may grow 1e10 times along a segment: units that cross far from its larg
 AFFINE_TOLERANCE = 1e-10
 """Largest error of an affine function, as a share of its layer's largest magnitude."""
 
-AT_ONCE = 1e-11
+SAME_POSITION = 1e-11
 """Distance in t up to which switches of a network that curves are taken for one step. If units switch together, as those of a network
 without biases do at the origin, interpolation finds them up to 1e-15 apart and refinement up to 2e-12."""
 
-SHORTEST = 1e-11
+MIN_INTERVAL = 1e-11
 """Length in t below which an interval is taken for affine."""
 
 MOST_POINTS = 200_000
@@ -187,7 +187,7 @@ def _look(intervals: SampledIntervals, samples: Samples, unresolved: Tensor) -> 
     crosses = intervals.at_left * intervals.at_right < 0
     crossed = _first_layer(crosses, samples)
     at_bend = (bent <= crossed) & (bent < NEVER)  # a crossing bends the layers after it
-    short = length < SHORTEST
+    short = length < MIN_INTERVAL
     unresolved[intervals.piece[at_bend]] = True
     at_bend &= ~short
     at_crossings = (crossed < NEVER) & ~at_bend
@@ -260,7 +260,7 @@ def _traversal(
         first_codes=codes[starts],
         exact=complete & ~unresolved,
         complete=complete,
-        resolution=torch.where(unresolved, SHORTEST, MERGE_TOLERANCE).double(),
+        resolution=torch.where(unresolved, MIN_INTERVAL, MERGE_TOLERANCE).double(),
         engine=torch.full_like(pieces.segment, REFINEMENT),
     )
 

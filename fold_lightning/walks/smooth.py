@@ -20,22 +20,30 @@ from torch import Tensor
 from fold_lightning.activations.rounding import ROUNDED
 from fold_lightning.walks.breakpoints import order_by
 from fold_lightning.walks.pieces import Intervals, Pieces, PieceWalks
-from fold_lightning.walks.refinement import AT_ONCE, CHECK, MOST_POINTS, SampledIntervals, Samples, longest_run, next_batch
+from fold_lightning.walks.refinement import (
+    CHECK,
+    MOST_POINTS,
+    SAME_POSITION,
+    SampledIntervals,
+    Samples,
+    longest_run,
+    next_batch,
+)
 from fold_lightning.walks.walks import CURVED_REFINEMENT
 
 FIRST_LENGTH = 1 / 64
 """Length in t: pieces are first cut at its multiples, wherever they begin, so that all segments are cut at the same places, where
 many units may switch at once."""
 
-SAFETY = 16.0
+DEVIATION_FACTOR = 16.0
 """Bound on a unit's distance from a straight line, in multiples of its deviation at one point. With 8, and half as many intervals at
 first, 2 of 183 segments of random networks with smooth activations and max pooling lost a pair of switches that 20,001 points
 showed."""
 
-SHORTEST = 2.0**-24
+MIN_SMOOTH_INTERVAL = 2.0**-24
 """Length in t below which an interval is cut no further: a unit that switches twice in it is missed."""
 
-ROOT_TOLERANCE = 1e-10
+ROOT_POSITION_TOLERANCE = 1e-10
 """Error in t of the position of a crossing."""
 
 
@@ -77,7 +85,7 @@ def walk_smooth(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
         at_check = samples(intervals.piece, check)
         doubtful = ~_is_clear_or_passes_once(intervals, at_check).all(1)
         length = intervals.right - intervals.left
-        given_up = doubtful & ((length < SHORTEST) | (looked[intervals.piece] > MOST_POINTS))
+        given_up = doubtful & ((length < MIN_SMOOTH_INTERVAL) | (looked[intervals.piece] > MOST_POINTS))
         again = doubtful & ~given_up
         undecided = length.where(given_up | _is_faint(intervals, check, at_check, samples), 0.0)
         settled.append(Settled.of(intervals[~again], undecided[~again]))
@@ -86,11 +94,11 @@ def walk_smooth(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
             todo.append(intervals[again].cut(rows, check[again], at_check[again]))
     together = Settled.concatenate(settled).in_order()
     events, first_codes = _events(together, samples, max_rows)
-    resolution = longest_run(together.undecided, together.piece, len(pieces), ROOT_TOLERANCE)
+    resolution = longest_run(together.undecided, together.piece, len(pieces), ROOT_POSITION_TOLERANCE)
     complete = looked <= MOST_POINTS
     engine = torch.full_like(pieces.segment, CURVED_REFINEMENT)
     found = PieceWalks(*events, first_codes, torch.zeros_like(complete), complete, resolution, engine)
-    return found.merged(AT_ONCE)
+    return found.merged(SAME_POSITION)
 
 
 def _first_intervals(pieces: Pieces, samples: Samples) -> SampledIntervals:
@@ -109,7 +117,7 @@ def _first_intervals(pieces: Pieces, samples: Samples) -> SampledIntervals:
 def _is_clear_or_passes_once(intervals: SampledIntervals, at_check: Tensor) -> Tensor:
     """Return whether a unit stays on one side of the threshold, or changes sides once, bool (I, N)."""
     left, right = intervals.at_left, intervals.at_right
-    margin = SAFETY * (at_check - torch.lerp(left, right, CHECK)).abs()
+    margin = DEVIATION_FACTOR * (at_check - torch.lerp(left, right, CHECK)).abs()
     nearest = torch.minimum(torch.minimum(left.abs(), right.abs()), at_check.abs())
     one_side = (left * right > 0) & (left * at_check > 0)
     constant = (left == 0) & (right == 0) & (at_check == 0)
@@ -162,7 +170,7 @@ def _locate(piece: Tensor, unit: Tensor, left: Tensor, right: Tensor, samples: S
         value,
         (arrays[0], arrays[1]),
         args=(arrays[2], arrays[3]),
-        tolerances={"xatol": ROOT_TOLERANCE, "xrtol": 0.0, "fatol": 0.0, "frtol": 0.0},
+        tolerances={"xatol": ROOT_POSITION_TOLERANCE, "xrtol": 0.0, "fatol": 0.0, "frtol": 0.0},
         maxiter=60,
     )
     return torch.from_numpy(result.x).to(left.device)

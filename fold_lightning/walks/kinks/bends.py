@@ -180,7 +180,7 @@ class Bends:
 
     @cached_property
     def _mask(self) -> Tensor:
-        """Whether values are above the threshold just after each row, bool (R + 1, C), and False for cells outside the plane."""
+        """Values above the threshold just after each row, bool (R + 1, C), and False for cells outside the plane."""
         return F.pad(self._sides[0].left, (0, 0, 0, 1))
 
     def first_slopes(self) -> Tensor:

@@ -40,7 +40,7 @@ from fold_lightning.walks.kinks.windows import Windows
 from fold_lightning.walks.pieces import Pieces
 from fold_lightning.walks.piecewise_bends import clamp_bounds
 
-SMALL = 1e-3
+SMALL_REACH = 1e-3
 """Pieces whose inputs are smaller than this share of the largest inputs of a pass are left to the next engine: rounding is judged by
 the largest."""
 
@@ -106,7 +106,7 @@ class KinksPass(Interception):
         """Pass both ends of each piece, all starts before all ends, through the model."""
         reach = torch.maximum(*self._rounding.reach(inputs).squeeze(1).chunk(2))
         self._reach = float(reach.max())
-        self._events.doubt((reach < SMALL * self._reach).nonzero().squeeze(1))
+        self._events.doubt((reach < SMALL_REACH * self._reach).nonzero().squeeze(1))
         result = super().run(inputs)
         self.switches.doubt_close()
         return result
