@@ -58,9 +58,9 @@ NETWORKS = {
     "three Conv2d(16)": Case(lambda side: convolutions(side, "relu"), 28, PIECEWISE, segments=2),
     "CNN 8-16, max pooling": Case(lambda side: pooled(side, 8, 16, hidden=64), 28, PIECEWISE, segments=8, repeats=3),
     "LeNet": Case(lenet, 28, PIECEWISE, segments=8, repeats=3),
-    "VGG 32-64-128": Case(lambda side: pooled(side, 32, 64, 128, hidden=128), 32, PIECEWISE, length=0.5),
-    "ResNet-8": Case(lambda side: resnet(side, 1), 32, PIECEWISE, length=0.2),
-    "ResNet-20": Case(lambda side: resnet(side, 3), 32, PIECEWISE, length=0.03),
+    "VGG 32-64-128": Case(lambda side: pooled(side, 32, 64, 128, hidden=128), 32, PIECEWISE),
+    "ResNet-8": Case(lambda side: resnet(side, 1), 32, PIECEWISE, repeats=3, length=0.3),
+    "ResNet-20": Case(lambda side: resnet(side, 3), 32, PIECEWISE, length=0.05),
     "vision transformer 2 x 64, GELU": Case(lambda side: build("vit", "gelu", side, 2, 64), 28, CURVED, segments=2),
     "three Conv2d(16), GELU": Case(lambda side: convolutions(side, "gelu"), 28, CURVED, length=0.3),
     "784-3x128, GELU": Case(lambda side: build("mlp", "gelu", side, 3, 128), 28, CURVED, segments=32, repeats=3),
@@ -140,7 +140,7 @@ def main() -> None:
     options.add_argument("--segments", type=int, help="instead of each network's own")
     options.add_argument("--length", type=float, help="share of each segment that is walked, instead of each network's own")
     options.add_argument("--repeats", type=int, help="instead of each network's own")
-    options.add_argument("--steps", type=int, default=20, help="training steps of each network")
+    options.add_argument("--steps", type=int, default=200, help="training steps of each network")
     arguments = parse(options)
     images, labels = (part[:20_000] for part in load_training(arguments.data_dir))
     pairs = (labels[:-1] != labels[1:]).nonzero().squeeze(1)

@@ -224,7 +224,7 @@ def stream(page: Page, images: Tensor, labels: Tensor, steps: int, count: int) -
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--segments", type=int, default=16)
+    options.add_argument("--segments", type=int, default=64)
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--steps", type=int, default=200, help="training steps of each network")
     options.add_argument("--stream", type=int, default=4_000, help="walks in a stream and in one call; 0 leaves them out")

@@ -45,7 +45,8 @@ def values(rows: Iterable[Row], name: str, **setting: Any) -> list[float]:
 
 
 def spread(numbers: Sequence[float]) -> str:
-    """Return mean ± standard deviation with as many digits as numbers of that size need, and a dash for none."""
+    """Return mean ± standard deviation with as many digits as numbers of that size need, and a dash for none or NaN."""
+    numbers = [number for number in numbers if not math.isnan(number)]
     if not numbers:
         return "-"
     mean, deviation = moments(numbers)
