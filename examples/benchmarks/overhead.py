@@ -37,10 +37,10 @@ from fold_lightning import FoldingMonitor
 from fold_lightning.callbacks.schedule import FREE_SECONDS
 
 NETWORKS: dict[str, tuple[str, Callable[[int], nn.Module], int]] = {
-    "mlp": ("MLP 3 x 256", lambda side: build("mlp", "relu", side, 3, 256), 20_000),
-    "lenet": ("LeNet", lenet, 20_000),
-    "vit": ("vision transformer 2 x 64", lambda side: build("vit", "gelu", side, 2, 64), 5_000),
-    "resnet8": ("ResNet-8", lambda side: resnet(side, 1), 2_000),
+    "mlp": ("MLP 3 x 256", lambda side: build("mlp", "relu", side, 3, 256), 60_000),
+    "lenet": ("LeNet", lenet, 60_000),
+    "vit": ("vision transformer 2 x 64", lambda side: build("vit", "gelu", side, 2, 64), 15_000),
+    "resnet8": ("ResNet-8", lambda side: resnet(side, 1), 5_000),
 }
 """Name in the table, builder from the side of an image, and images to train with: those of MNIST took a ResNet 20 minutes."""
 
@@ -132,7 +132,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     train, test = load_images(arguments.data_dir)
-    with Page("overhead_large", "The monitor in a training of MNIST's size", arguments.output_dir) as page:
+    with Page("overhead_large", "The monitor in trainings of MNIST", arguments.output_dir) as page:
         page.say(f"{arguments.epochs} epochs, batches of {arguments.batch_size}. {TEXT} {CLOCK}")
         page.table(*HEADER, *TAGS)
         for network in arguments.networks:
