@@ -16,30 +16,30 @@ from fold_lightning.metrics.code_metric import CodeMetric, bits_of
 from fold_lightning.metrics.nearest_codes import nearest_agreement, pack_bits
 
 MAX_INPUTS = 2**31 - 1
-"""Inputs that a metric can count: its state is int32, which takes half the memory of int64."""
+"""Largest number of inputs of a metric: its state is int32, which takes half the memory of int64."""
 
 CHUNK_ELEMENTS = 2**22
-"""Counts that are widened to int64 at a time, 32 MiB."""
+"""Number of counts that are converted to int64 at a time, 32 MiB."""
 
 
 class CodeDistances(CodeMetric):
-    """Mean Hamming distance of two inputs of one class, and of two inputs of different classes, as shares of units.
+    """Mean Hamming distances of two inputs of one class and of two inputs of different classes, as shares of units.
 
     The Hamming distance is that of "ReLU Code Space" (Shepeleva et al. 2020, Definition 1); its means within and between
-    classes are this project's own. They are exact means over all unordered pairs of the inputs seen, and need no pairs: a unit
-    that n1 of n inputs activate differs in n1 * (n - n1) pairs of them, so the distances of all pairs sum to the sum of
-    n1 * (n - n1) over units. Taken over the inputs of each class this gives the pairs within classes, taken over all inputs it
-    gives all pairs, and the difference is the pairs between classes.
+    classes are this project's own. They are exact means over all unordered pairs of the inputs seen, but no pair is visited: a
+    unit that n1 of n inputs activate differs in n1 * (n - n1) pairs, so the distances of all pairs sum to the sum of
+    n1 * (n - n1) over units. The inputs of each class give the sum within classes, all inputs give the sum over all pairs, and
+    the difference is the sum between classes.
 
     The state is the number of inputs of each class that activate each unit, int32 (C, N): 400 MB for 1,000 classes and 100,000
-    units, and as much again during an update. Processes and metrics merge by addition, if their units and layers are the same,
-    so the value is that of one process. Activations with two thresholds, such as ReLU6, have two bits a unit, and "unit" means a
+    units, and as much again during an update. Processes and metrics with the same units and layers merge by addition, so the
+    value is that of one process. Activations with two thresholds, such as ReLU6, have two bits a unit, and "unit" means a
     bit here.
 
-    With `nearest` it also gives the share of inputs whose nearest other input, by the Hamming distance of their codes, has their
-    class (this project's own). Where several others are equally near, among them those with the same code, an input counts by the
-    share of them that have its class. That needs the codes themselves, N / 8 bytes and 8 more for each input, and time that grows
-    with the square of their number: with one thread 0.2 s for 2,000 inputs of 512 units, 5 s for 10,000. Memory is bounded by blocks.
+    With `nearest` the metric also gives the share of inputs whose nearest other input, by the Hamming distance of their codes,
+    has the same class (this project's own). If several others are equally near, an input counts as the share of them that have
+    its class. This stores the codes, N / 8 + 8 bytes for each input, and takes time that grows with the square of the number of
+    inputs: with one thread 0.2 s for 2,000 inputs of 512 units, 5 s for 10,000. Memory is bounded by blocks.
 
     Args:
         num_classes: C, at least 1; classes are 0 to C - 1.
@@ -81,7 +81,7 @@ class CodeDistances(CodeMetric):
         self.add_state("num_inputs", default=torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_unit_counts("num_active", torch.zeros(num_classes, 1, dtype=torch.int32))
         if nearest:
-            # Codes with eight bits to a byte, side by side: processes that have seen none do not know their width.
+            # Packed codes, flattened: a process that has seen none does not know their width.
             self.add_list("packed", torch.empty(0, dtype=torch.uint8))
             self.add_list("labels", torch.empty(0, dtype=torch.int64))
 
@@ -115,18 +115,18 @@ class CodeDistances(CodeMetric):
         self.remember(layout)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the mean distances by all units, float64 () each.
+        """Return the mean distances over all units, float64 () each.
 
         Returns:
             "within", the mean over pairs of two inputs of one class; "between", the mean over pairs of inputs of different
-            classes; with `nearest` "nearest" too, the share of inputs whose nearest other input has their class. NaN if there is
-            no such pair, or no units. Two inputs with one code are a pair with distance 0.
+            classes; with `nearest` also "nearest", the share of inputs whose nearest other input has the same class. NaN if there
+            is no such pair, or no units. Two inputs with the same code have distance 0.
         """
         layout = self.layout()
         return self._distances([slice(0, layout.num_units if layout else 0, 1)])[0]
 
     def per_layer(self) -> dict[str, dict[str, Tensor]]:
-        """Return layer name -> the values of `compute` by the units of that layer; empty if no codes had layers."""
+        """Return layer name -> the values of `compute` over the units of that layer; empty if no codes had layers."""
         with self.gathered():
             layout = self.layout()
             layers = layout.columns() if layout else {}
@@ -151,7 +151,7 @@ class CodeDistances(CodeMetric):
         return figure, figure.axes[0]
 
     def _distances(self, layers: list[slice]) -> list[dict[str, Tensor]]:
-        """Return the mean distances by the units of each layer."""
+        """Return the values of `compute` over the units of each layer."""
         number = self.num_inputs.tolist()
         pairs = {"within": sum(n * (n - 1) // 2 for n in number), "between": _pairs_between(number)}
         differing = self._differing_pairs()
@@ -164,13 +164,13 @@ class CodeDistances(CodeMetric):
         return found
 
     def _nearest(self, columns: slice) -> Tensor:
-        """Return the share of inputs whose nearest other input by these units has their class, float64 ()."""
+        """Return the share of inputs whose nearest other input, by these units alone, has the same class, float64 ()."""
         layout, labels = self.layout(), self.joined("labels")
         packed = self.joined("packed").view(len(labels), -(-layout.num_units // 8) if layout else 0)
         return nearest_agreement(packed, labels, columns).to(self.device)
 
     def _differing_pairs(self) -> dict[str, Tensor]:
-        """Return in how many pairs each unit differs, int64 (N,), within classes and between them."""
+        """Return the number of pairs in which each unit differs, int64 (N,), within classes and between them."""
         number, within, every = self.num_inputs[:, None], [], []
         for active in self.num_active.split(max(1, CHUNK_ELEMENTS // self.num_classes), dim=1):
             active, total = active.long(), active.sum(0)
@@ -189,5 +189,5 @@ def _pairs_between(number: list[int]) -> int:
 
 
 def _exact_sum(values: Tensor) -> int:
-    """Return the sum of numbers int64 of at least 0, which may exceed int64: the sums of their halves do not."""
+    """Return the exact sum of non-negative int64 numbers: it may exceed int64, the sums of their 32-bit halves do not."""
     return (int((values >> 32).sum()) << 32) + int((values & 0xFFFFFFFF).sum())

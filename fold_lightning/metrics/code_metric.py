@@ -22,7 +22,7 @@ class Layout:
 
     Attributes:
         num_units: N.
-        layers: Layer name -> its columns, as first, end and step; empty for bits that have no layers.
+        layers: Layer name -> its columns, as start, stop and step; empty for bits that have no layers.
     """
 
     num_units: int
@@ -37,7 +37,7 @@ class Layout:
 
     @classmethod
     def decoded(cls, line: str) -> Layout:
-        """Return the layout of a line of JSON."""
+        """Return the layout that a line of JSON describes."""
         num_units, layers = json.loads(line)
         return cls(num_units, {name: tuple(columns) for name, columns in layers.items()})
 
@@ -50,12 +50,12 @@ class Layout:
         return {name: slice(*columns) for name, columns in self.layers.items()}
 
     def __str__(self) -> str:
-        """Return the numbers of units, for error messages."""
+        """Return the numbers of units, overall and by layer, for error messages."""
         return f"{self.num_units} units in {[f'{name} ({len(range(*columns))})' for name, columns in self.layers.items()]}"
 
 
 class CodeMetric(GatheredMetric):
-    """Base of the metrics of codes: all codes that one of them sees have the same units and layers."""
+    """Base class of the metrics of codes; all codes of one metric have the same units and layers."""
 
     layouts: list[Tensor]
 
@@ -65,7 +65,7 @@ class CodeMetric(GatheredMetric):
         self._unit_counts: list[str] = []
 
     def add_unit_counts(self, name: str, default: Tensor) -> None:
-        """Add a state (..., N) that processes sum; its default is zeros (..., 1), which broadcast before N is known."""
+        """Add a state (..., N) that is summed over processes; its default, zeros (..., 1), broadcasts before N is known."""
         self.add_state(name, default=default, dist_reduce_fx="sum")
         self._unit_counts.append(name)
 
@@ -73,7 +73,7 @@ class CodeMetric(GatheredMetric):
         """Return the layout of all codes seen, None if there are none.
 
         Raises:
-            ValueError: If those of some processes differ.
+            ValueError: If the layouts of some processes differ.
         """
         lines = list(dict.fromkeys(bytes(self.joined("layouts").tolist()).decode().splitlines()))
         if len(lines) > 1:
@@ -81,7 +81,7 @@ class CodeMetric(GatheredMetric):
         return Layout.decoded(lines[0]) if lines else None
 
     def check_layout(self, codes: ActivationCodes | Tensor) -> Layout:
-        """Return the layout of codes, after checking that it is the one of those before."""
+        """Return the layout of codes, after checking that it equals the layout of the codes seen before."""
         layout, known = Layout.of(codes), self.layout()
         if known is not None and known != layout:
             raise ValueError(
@@ -96,21 +96,21 @@ class CodeMetric(GatheredMetric):
             self.layouts.append(layout.encoded().to(self.home))
 
     def compact(self) -> None:
-        """Drop what is twice in the states after states were added to them."""
+        """Drop duplicates from the states, after other states were added to them."""
         self.layouts = self.layouts[:1]
 
     def forward(self, codes: ActivationCodes | Tensor, *args: Any, **kwargs: Any) -> Any:
         """Return the value of a batch alone, and add the batch as `update` does."""
-        self.check_layout(codes)  # torchmetrics empties the states before it calls `update`
+        self.check_layout(codes)  # before torchmetrics resets the states and calls `update`
         value = super().forward(codes, *args, **kwargs)
         self.compact()
         return value
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Add what another metric of this class and these arguments has seen, or its states ``{name: state}``.
+        """Add the states of another metric of the same class and arguments, or states ``{name: state}``.
 
         Raises:
-            ValueError: If it is a metric of another class or other arguments, or has seen codes of other units or layers.
+            ValueError: If the metric has another class or other arguments, or has seen codes with other units or layers.
         """
         states = incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
         known = self.layout()
@@ -125,7 +125,7 @@ class CodeMetric(GatheredMetric):
         """Gather the states of all processes.
 
         Raises:
-            ValueError: If the codes of some processes have other units.
+            ValueError: If the numbers of units differ between processes.
         """
         gather = dist_sync_fn or gather_all_tensors
         counts = [getattr(self, name) for name in self._unit_counts]
@@ -134,7 +134,7 @@ class CodeMetric(GatheredMetric):
             parts: list[Tensor] = gather(tensor, group=group)
             if not any(tensor is count for count in counts):
                 return parts
-            widths = {part.shape[-1] for part in parts} - {1}  # 1 of a process that has seen nothing
+            widths = {part.shape[-1] for part in parts} - {1}  # a process that has seen no codes has width 1
             if len(widths) > 1:
                 raise _different(*(f"{width} units" for width in sorted(widths)))
             return [part.expand(*part.shape[:-1], *(widths or {1})) for part in parts]

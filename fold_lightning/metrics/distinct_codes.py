@@ -14,21 +14,21 @@ from fold_lightning.fingerprints import code_fingerprints, distinct_in_groups
 from fold_lightning.metrics.code_metric import CodeMetric, bits_of
 
 MIN_PENDING = 2**18
-"""Fingerprints, 4 MiB: duplicates are dropped only when at least so many were added, and as many as there were."""
+"""Number of fingerprints, 4 MiB: duplicates are dropped when more than this, and more than were kept before, were added."""
 
 
 class DistinctCodes(CodeMetric):
-    """The number of different codes among all inputs seen: overall, by layer and by class, and of those classified correctly.
+    """Number of different codes of the inputs seen, all or correctly classified: overall, by layer and by class.
 
-    It is the number of activation regions that hold inputs, which "ReLU Code Space" (Shepeleva et al. 2020) follows over the
+    It is the number of activation regions that contain inputs. "ReLU Code Space" (Shepeleva et al. 2020) tracks it over the
     epochs, for all inputs and for those classified correctly, by layer and by class. The state is a 128-bit fingerprint
     (`code_fingerprints`, whose docstring has the probability of a collision) of each different code: 16 bytes, overall and once
-    more for each layer, however many inputs share it. A code that inputs of several classes share is kept once for each of them,
-    and so is one of which some inputs are classified correctly and others not. Processes and metrics merge by union, if their units,
-    layers and classes are the same.
+    more for each layer, however many inputs share it. A code is stored once for
+    each combination of class and correctness among its inputs. Processes and metrics with the same units,
+    layers and classes merge by union.
 
     Args:
-        num_classes: C, at least 1; classes are 0 to C - 1, and `update` takes labels. None does not count by class.
+        num_classes: C, at least 1; classes are 0 to C - 1, and `update` takes labels. None: no counts by class.
         kwargs: Passed on to `torchmetrics.Metric`.
 
     Raises:
@@ -59,8 +59,8 @@ class DistinctCodes(CodeMetric):
             check_integer("num_classes", num_classes, 1)
         self.num_classes = num_classes
         self.add_state("num_inputs", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        # Fingerprints (n, 2) lie in runs of one group, said by a tensor (runs, 2) of groups and how many of each. A group is
-        # (layer * C + class) * 2 + correct; layer 0 are the whole codes. The first tensor has no duplicates.
+        # Fingerprints (n, 2) are stored in runs of one group; `groups` (runs, 2) has the group and the length of each run. A group
+        # is (layer * C + class) * 2 + correct; layer 0 is the whole code. The first tensor has no duplicates.
         self.add_list("fingerprints", torch.empty(0, 2, dtype=torch.int64))
         self.add_list("groups", torch.empty(0, 2, dtype=torch.int64))
 
@@ -76,9 +76,9 @@ class DistinctCodes(CodeMetric):
 
         Args:
             codes: Codes as from `activation_codes`, or bits alone, bool (B, N), which have no layers.
-            mask: bool (B,), the inputs that count at all; None counts all.
-            labels: Integer (B,), the class of each input that counts; needed with `num_classes`, and not looked at without.
-            correct: bool (B,), the inputs that are classified correctly; None says it of no input.
+            mask: bool (B,), the inputs that are counted; None counts all.
+            labels: Integer (B,), the class of each counted input; required with `num_classes`, ignored without.
+            correct: bool (B,), the inputs that are classified correctly; None means none of them.
 
         Raises:
             ValueError: If the codes are not (B, N), have other layers or units than those before, another argument has another
@@ -111,7 +111,7 @@ class DistinctCodes(CodeMetric):
             return self._count(correct=True, by_class=False)[0, 0]
 
     def per_layer(self, *, correct: bool = False) -> dict[str, Tensor]:
-        """Return layer name -> the number of different codes by its bits alone, int64 (); empty if no codes had layers.
+        """Return layer name -> the number of different codes of that layer, int64 (); empty if no codes had layers.
 
         Args:
             correct: Whether only inputs classified correctly count.
@@ -132,7 +132,7 @@ class DistinctCodes(CodeMetric):
             return self._count(correct=correct, by_class=True)[0]
 
     def per_layer_and_class(self, *, correct: bool = False) -> dict[str, Tensor]:
-        """Return layer name -> the number of different codes of each class by its bits alone, int64 (C,).
+        """Return layer name -> the number of different codes of that layer for each class, int64 (C,).
 
         Args:
             correct: Whether only inputs classified correctly count.
@@ -144,12 +144,12 @@ class DistinctCodes(CodeMetric):
         return self._by_layer(correct=correct, by_class=True)
 
     def all_inputs(self) -> Tensor:
-        """Return how many inputs were counted, int64 ()."""
+        """Return the number of inputs counted, int64 ()."""
         with self.gathered():
             return self.num_inputs.clone()
 
     def compact(self) -> None:
-        """Drop what is twice in the states after states were added to them."""
+        """Drop duplicates from the states, after other states were added to them."""
         super().compact()
         self._drop_many_duplicates()
 
@@ -158,7 +158,7 @@ class DistinctCodes(CodeMetric):
         return 2 * (self.num_classes or 1)
 
     def _group_of_inputs(self, bits: Tensor, mask: Tensor | None, labels: Tensor | None, correct: Tensor | None) -> Tensor:
-        """Return the group of each whole code (B,), and the greatest number there is for inputs that do not count."""
+        """Return the group of each whole code, int64 (B,); the largest int64 for inputs that are not counted."""
         group = torch.zeros(len(bits), dtype=torch.int64, device=bits.device)
         if self.num_classes is not None:
             counted = labels
@@ -198,9 +198,9 @@ class DistinctCodes(CodeMetric):
         return dict(zip(layout.layers if layout else (), counts[1:], strict=True))
 
     def _count(self, *, correct: bool, by_class: bool) -> Tensor:
-        """Return the number of different codes of each layer, the first of which are the whole codes, int64 (L + 1, C or 1)."""
+        """Return the number of different whole codes, then of those of each layer, int64 (L + 1, C or 1)."""
         layout = self.layout()  # raises if processes differ
-        if not self._is_synced:  # gathered states are given back unchanged
+        if not self._is_synced:  # gathered states must stay unchanged
             self._drop_duplicates()
         num_classes = self.num_classes or 1
         shape = 1 + len(layout.layers if layout else ()), num_classes if by_class else 1

@@ -1,4 +1,4 @@
-"""Statistics of the numbers of faces of regions, as a metric."""
+"""Statistics of regions' numbers of faces, as a metric."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class FaceStatistics(GatheredMetric):
 
     The numbers are those of `face_counts`. The mean over **all** regions of a network with d input features is at most 2d
     ("Characterizing the Discrete Geometry of ReLU Networks", Gaines and Bi 2026, Theorem 3.4); over regions around data it may
-    be more. The state is the number of each region, 8 bytes; processes merge by concatenation, so the value is that of one
+    be more. The state is the number of faces of each region, 8 bytes; processes merge by concatenation, so the value is that of one
     process.
 
     Args:
@@ -42,7 +42,7 @@ class FaceStatistics(GatheredMetric):
         """Add the face counts of B regions.
 
         Args:
-            face_counts: Integer (B,), how many faces each region has.
+            face_counts: Integer (B,), the number of faces of each region.
 
         Raises:
             TypeError: If they are no integers.

@@ -14,20 +14,20 @@ State = Tensor | list[Tensor]
 
 
 class GatheredMetric(Metric):
-    """Base of this package's metrics: exact states, among them lists that may be empty on some processes.
+    """Base class of this package's metrics: states stay exact, and lists may be empty on some processes.
 
-    States keep their dtype whatever `half`, `set_dtype` or ``precision="bf16-true"`` ask for: chi would lose digits, and a
-    fingerprint its meaning. Subclasses replace their tensor states in `update` and never change them in place, because a tensor
+    States keep their dtype under `half`, `set_dtype` and ``precision="bf16-true"``: conversion would round chi and destroy
+    fingerprints. Subclasses replace their tensor states in `update` and never change them in place, because a tensor
     made in inference mode cannot be changed outside it.
 
     Attributes:
-        arguments: Names of a metric's own arguments, which two metrics must share to be merged.
+        arguments: Names of the arguments of a subclass; two metrics merge only if their values are equal.
     """
 
     arguments: ClassVar[tuple[str, ...]] = ()
 
     is_differentiable = False
-    higher_is_better: bool | None = None  # more is neither better nor worse in itself
+    higher_is_better: bool | None = None  # neither direction is better
     full_state_update = False
     plot_lower_bound: float = 0.0
 
@@ -42,20 +42,20 @@ class GatheredMetric(Metric):
 
     @property
     def home(self) -> torch.device:
-        """The device of the lists."""
+        """Device of the list states."""
         return torch.device("cpu") if self.compute_on_cpu else self.device
 
     def joined(self, name: str) -> Tensor:
-        """Return a list as one tensor, also after it was gathered; it is empty if nothing was seen."""
+        """Return a list state as one tensor, before or after gathering; empty if nothing was seen."""
         state: State = getattr(self, name)
         parts = [part.to(self.home) for part in ([state] if isinstance(state, Tensor) else state or [self._empty[name]])]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Add what another metric of this class and these arguments has seen, or its states ``{name: state}``.
+        """Add the states of another metric of the same class and arguments, or states ``{name: state}``.
 
         Raises:
-            ValueError: If it is a metric of another class or other arguments.
+            ValueError: If the metric has another class or other arguments.
         """
         if type(incoming_state) is type(self):
             for name in self.arguments:
@@ -63,12 +63,12 @@ class GatheredMetric(Metric):
                 if ours != theirs:
                     raise ValueError(f"Metrics that are merged must have the same `{name}`, got {ours!r} and {theirs!r}.")
         super().merge_state(incoming_state)
-        self._computed = None  # torchmetrics would return the value from before
+        self._computed = None  # else `compute` would return the value before the merge
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Gather the states of all processes."""
         empty = [name for name in self._empty if isinstance(state := getattr(self, name), list) and not state]
-        for name in empty:  # torchmetrics would gather a float32 of one dimension
+        for name in empty:  # else torchmetrics would gather an empty float32 tensor of one dimension
             setattr(self, name, [self._empty[name].to(self.home)])
         super().sync(*args, **kwargs)
         for name in empty:
@@ -78,7 +78,7 @@ class GatheredMetric(Metric):
                 setattr(self, name, [])
 
     def extra_repr(self) -> str:
-        """Return the arguments, for the `repr`: states are left out."""
+        """Return the arguments, without the states, for `repr`."""
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.arguments)
 
     def gathered(self) -> AbstractContextManager[None]:

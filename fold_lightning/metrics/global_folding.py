@@ -1,4 +1,4 @@
-"""The folding of a whole network between classes, as a metric."""
+"""Global folding of a network between classes, as a metric."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class GlobalFolding(GatheredMetric):
     """Phi_N over all walks seen, and the matrix of class pairs that it summarises.
 
     Phi_N is the global folding between classes of "The Space Between" (Lewandowski et al. 2025), in this project's reading. The
-    value is that of `global_folding` on all segments together; its docstring has the definition, and says how pairs without
-    segments count. The state has the size of the matrix, whatever the number of segments; with ``within="median"`` it is
+    value is that of `global_folding` on all segments together; its docstring defines it and how pairs without segments
+    count. The state has the size of the matrix, independent of the number of segments; with ``within="median"`` it is
     16 bytes for each segment that folds. Processes merge exactly (``"mean"`` up to the rounding of sums).
 
     Args:
@@ -78,12 +78,12 @@ class GlobalFolding(GatheredMetric):
 
         Args:
             walks: S walks, as from `segment_walks`.
-            start_class: int64 (S,), the class in which each starts.
-            end_class: int64 (S,), the class in which it ends.
+            start_class: int64 (S,), the class in which each segment starts.
+            end_class: int64 (S,), the class in which each segment ends.
 
         Raises:
-            ValueError: For classes out of range, or not one for each segment.
-            TypeError: For classes that are not integers.
+            ValueError: If classes are out of range, or their number is not S.
+            TypeError: If classes are not integers.
         """
         pair = pairs_of(self._here(start_class), self._here(end_class), self.num_classes)
         chi = check_folding(space_folding(walks), pair)

@@ -1,4 +1,4 @@
-"""Agreement of nearest codes: the class of each input's nearest neighbour, in blocks of bounded memory."""
+"""Share of inputs whose nearest neighbour has the same class, computed in blocks of bounded memory."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from torch import Tensor
 from fold_lightning.codes import hamming_distance
 
 INPUTS_AT_ONCE = 2**11
-"""Inputs on each side of a block of distances, which takes 32 MiB, and about three times that while it is made."""
+"""Largest number of inputs on each side of a block of distances: 32 MiB, and about three times that during its computation."""
 
 UNPACKED_BYTES = 2**26
-"""Bytes of the unpacked codes of a block: of wide networks fewer inputs make one."""
+"""Largest size in bytes of the unpacked codes of a block: blocks of wide networks have fewer inputs."""
 
 
 def pack_bits(bits: Tensor) -> Tensor:
-    """Return codes with eight bits to a byte.
+    """Pack codes, eight bits to a byte.
 
     Args:
         bits: bool (B, N).
 
     Returns:
-        uint8 (B, ceil(N / 8)), the first bit of each byte lowest.
+        uint8 (B, ceil(N / 8)), the first bit of each byte is the least significant.
 
     Example:
         >>> pack_bits(torch.tensor([[True, False, True]]))
@@ -35,7 +35,7 @@ def pack_bits(bits: Tensor) -> Tensor:
 
 
 def unpack_bits(packed: Tensor, columns: slice) -> Tensor:
-    """Return columns of packed codes (B, ceil(N / 8)): bool (B, n)."""
+    """Return columns of packed codes (B, ceil(N / 8)), bool (B, number of columns)."""
     first = columns.start // 8
     octets = packed[:, first : -(-columns.stop // 8)]
     places = torch.arange(8, dtype=torch.uint8, device=packed.device)
@@ -44,14 +44,14 @@ def unpack_bits(packed: Tensor, columns: slice) -> Tensor:
 
 
 def nearest_agreement(packed: Tensor, labels: Tensor, columns: slice) -> Tensor:
-    """Return the share of inputs whose nearest other input, by the Hamming distance of their codes, has their class.
+    """Return the share of inputs whose nearest other input, by the Hamming distance of codes, has the same class.
 
-    Where several others are equally near, an input counts by the share of them that have its class.
+    If several others are equally near, an input counts as the share of them that have its class.
 
     Args:
         packed: Codes of B inputs, uint8 (B, ceil(N / 8)), as from `pack_bits`.
-        labels: Integer (B,), their classes.
-        columns: The bits that count.
+        labels: Integer (B,), the class of each input.
+        columns: The bits to compare.
 
     Returns:
         float64 (); NaN for fewer than two inputs, or no bits.
@@ -73,7 +73,7 @@ def nearest_agreement(packed: Tensor, labels: Tensor, columns: slice) -> Tensor:
         for other in range(0, len(packed), size):
             distance = hamming_distance(bits[:, None], unpack_bits(packed[other : other + size], columns))
             if other == begin:
-                distance.fill_diagonal_(width + 1)  # an input is no neighbour of its own
+                distance.fill_diagonal_(width + 1)  # an input is not its own neighbour
             nearest = distance.amin(1)
             row, neighbour = (distance == torch.minimum(nearest, least)[:, None]).nonzero(as_tuple=True)
             agrees = labels[other + neighbour] == label[row]

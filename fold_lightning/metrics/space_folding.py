@@ -1,4 +1,4 @@
-"""The space folding of segments, as a metric."""
+"""Space folding of segments, as a metric."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fold_lightning.walks import Walks
 class SpaceFolding(GatheredMetric):
     """The space folding measure chi over all walks seen.
 
-    chi is the measure of "On Space Folds of ReLU Neural Networks" (Lewandowski et al. 2025), whose definition `space_folding`
-    has; it lies in [0, 1), and 0 is a segment that does not fold. The state is chi of each segment, 8 bytes; processes merge by
+    chi is the measure of "On Space Folds of ReLU Neural Networks" (Lewandowski et al. 2025), as `space_folding` defines it. It
+    lies in [0, 1), and is 0 for a segment that does not fold. The state is chi of each segment, 8 bytes; processes merge by
     concatenation, so the value is that of one process.
 
     Args:

@@ -1,4 +1,4 @@
-"""The shares of units that inputs activate, as a metric."""
+"""Shares of dead, always active and active units, as a metric."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from fold_lightning.metrics.code_metric import CodeMetric, bits_of
 
 
 class UnitActivity(CodeMetric):
-    """Shares of units that are dead, always active, and active in the mean.
+    """Shares of units that are dead and always active, and the mean share of active units.
 
-    A unit is active on an input if its bit in the code is 1. A unit that no input activates is dead: a ReLU outputs 0 for all
-    of them ("Dying ReLU and Initialization", Lu et al. 2019). A unit that every input activates is linear on them. Both are
-    statements on the inputs seen; others may activate a unit that is dead here. The state is the number of inputs that activate
-    each unit, 8 bytes; processes and metrics merge by addition, if their units and layers are the same, so the value is that of
-    one process.
+    A unit is active on an input if its bit in the code is 1. A unit that no input activates is dead: its ReLU outputs 0 for all
+    inputs ("Dying ReLU and Initialization", Lu et al. 2019). A unit that every input activates is linear on them. Both hold
+    for the inputs seen; other inputs may activate a dead unit. The state is the number of inputs that activate
+    each unit, 8 bytes; processes and metrics with the same units and layers merge by addition, so the value is that of one
+    process.
 
-    Activations with two thresholds, such as ReLU6, have two bits a unit, and "unit" means a bit here: the low one is active
-    above the first kink, the high one above the second.
+    Activations with two thresholds, such as ReLU6, have two bits a unit, and "unit" means a bit here: the low bit is active
+    above the first kink, the high bit above the second.
 
     Args:
         kwargs: Passed on to `torchmetrics.Metric`.
@@ -82,7 +82,7 @@ class UnitActivity(CodeMetric):
         """Draw the shares of each layer, or values of `compute`.
 
         Args:
-            val: A value of `compute` or `forward`, or a list of them, one for each step; None draws the layers, if codes had some.
+            val: A value of `compute` or `forward`, or a list of them, one for each step; None draws the layers, if there are any.
             ax: A matplotlib axis to draw values on; None makes a figure.
 
         Returns:

@@ -1,4 +1,4 @@
-"""The tables that a monitor wrote to TensorBoard's event files, as arrays."""
+"""Reader of the tables that a monitor wrote to TensorBoard's event files."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ def read_log(log_dir: str | os.PathLike[str]) -> Log:
     ========== ================================================================================================================
     segments   segment: `segment`, `start`, `end` (its inputs' numbers in the sample), `start_class`, `end_class` (where there are
                labels), `chi`, `exact`, `complete`, and `regions` for exact walks
-    pairs      ordered pair of classes that has segments: `start_class`, `end_class`, `folding` (of which Phi_N is made)
-    walks      point that is kept of a walk, in order: `segment`, `position` t in [0, 1], `distance` (units that differ from the
+    pairs      ordered pair of classes that has segments: `start_class`, `end_class`, `folding` (Phi_N aggregates it)
+    walks      stored point of a walk, in order: `segment`, `position` t in [0, 1], `distance` (units that differ from the
                first code), `length` (switches so far); chi up to a point is 1 - largest distance so far / length
-    layers     layer: `layer`, `chi` (mean over the segments, through its bits alone)
+    layers     layer: `layer`, `chi` (mean over the segments, of its bits alone)
     units      layer: `layer`, `dead`, `always_active`, `active` (shares of units)
     codes      layer: `layer`, `distinct` (number of codes)
     distances  layer: `layer`, `within`, `between` (mean Hamming distances of codes, as shares of units)
     faces      region around an input: `faces`; and `bound`, one number
     map        region of a plane's window, where figures are due: `distance` (units that differ from the code of the first input's
-               region), `faces` (regions beyond its edges), `prediction`, `confidence` (its softmax). Its polygon are the `vertices`
-               (V, 2) whose numbers are in `corners` from its place in `starts` up to the next one; `window` has the least and
+               region), `faces` (regions beyond its edges), `prediction`, `confidence` (its softmax). Its polygon has the `vertices`
+               (V, 2) whose numbers are in `corners` from its entry in `starts` up to the next one; `window` has the least and
                largest first and second coordinate, `marks` (I, 2) are the inputs, `mark_class` their classes. `prediction` is
-               the class at a region's middle; where there are several, parts by class have `part_region`, `part_prediction`,
+               the class at a region's middle; with several classes, the parts by class have `part_region`, `part_prediction`,
                `part_confidence`, `part_corners` and `part_starts`, and `borders` (K, 2) joins the vertices between classes;
-               left out where the table would be too large. Where there is no map, `reason` says why
+               left out where the table would be too large. If there is no map, `reason` says why
     about      how the run is measured, one text each: `method`, `method_reason`, `segments`, ...; and `class_names`
     ========== ================================================================================================================
 
-    Inputs are numbered as they were drawn from the data, and those of ``probes=(inputs, labels)`` as they were given: pass these to
+    Inputs are numbered in the order in which they were drawn from the data, or given as ``probes=(inputs, labels)``: give probes to
     find an input again.
 
-    A table has at most 128 KiB before compression, those of walks and of a map 256 KiB: of more rows evenly spaced ones are kept, and
-    `num_rows` says how many there were. Of a long walk the farthest and the nearest point of equal groups of steps are kept.
+    A table has at most 128 KiB before compression, `walks` and `map` at most 256 KiB. A larger table keeps evenly spaced rows, and
+    `num_rows` is their number before. A long walk keeps the farthest and the nearest point of each of equal groups of steps.
 
     Args:
-        log_dir: Folder of a run (``logger.log_dir``), or one with a single run somewhere below.
+        log_dir: Folder of a run (``logger.log_dir``), or a folder that contains a single run at any depth.
 
     Returns:
-        Table -> step -> column -> array. Where a run went on from a checkpoint, the later of two values of a step counts.
+        Table -> step -> column -> array. If a resumed run wrote a step twice, the later value is returned.
 
     Raises:
-        FileNotFoundError: If there is no folder, or no event file in it.
-        ValueError: If it holds several runs, or none that a monitor wrote tables of.
+        FileNotFoundError: If the folder does not exist, or has no event file.
+        ValueError: If the folder holds several runs, or no tables of a monitor.
 
     Example:
         >>> log = read_log("logs/digits/version_0")  # doctest: +SKIP
@@ -78,11 +78,11 @@ def read_log(log_dir: str | os.PathLike[str]) -> Log:
 
 
 def _event_files(folder: Path) -> list[Path]:
-    """Return the event files of the one run in a folder, in the order in which they were written."""
+    """Return the event files of the one run in a folder, in the order of writing."""
     if not folder.is_dir():
         raise FileNotFoundError(f"Expected the folder of a run, got {folder}, which is none: pass `logger.log_dir`.")
     runs = {file.parent for file in folder.rglob(EVENT_FILES)}
-    if folder in runs:  # runs below are those of other writers
+    if folder in runs:  # runs in subfolders come from other writers
         runs = {folder}
     if not runs:
         raise FileNotFoundError(f"Expected event files of TensorBoard in {folder}, got none: pass `logger.log_dir` of a run.")
@@ -93,7 +93,7 @@ def _event_files(folder: Path) -> list[Path]:
 
 
 def _tensors(file: Path) -> Iterator[tuple[int, str, bytes]]:
-    """Yield step, tag and bytes of the plugin's tensors; a file that ends within an event is read up to there."""
+    """Yield step, tag and bytes of the plugin's tensors; an incomplete last event is skipped."""
     ours: set[str] = set()
     for event in EventFileLoader(str(file)).Load():
         for value in event.summary.value:

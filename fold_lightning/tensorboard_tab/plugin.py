@@ -1,4 +1,4 @@
-"""The Folding tab as a plugin of TensorBoard: which files its page is made of, and what the page asks the server for."""
+"""The Folding tab as a plugin of TensorBoard: the files of its page, and the data that the page requests."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ STATIC = Path(__file__).parent / "static"
 MIME_TYPES = {".js": "application/javascript", ".css": "text/css"}
 
 CACHE_SECONDS = 86_400
-"""Time for which a browser keeps plotly, of 4 MB."""
+"""Seconds for which a browser caches plotly's 4 MB."""
 
 CURVES = ("folding/", "codes/", "units/", "faces/", "regions/", "regularizer/", "monitor/")
-"""Beginnings of the tags of curves that the tab shows."""
+"""Prefixes of the tags of curves that the tab shows."""
 
 MAX_POINTS = 1000
-"""Points of a curve that the server gives."""
+"""Largest number of points of a curve that the server returns."""
 
 MAX_STEPS = 100
-"""Measurements of which TensorBoard keeps the tables in memory, at about 50 KiB each; of more it keeps random ones and the last."""
+"""Largest number of measurements whose tables TensorBoard keeps in memory, 50 KiB each: a random sample and the last."""
 
 Json = dict[str, Any]
 
 
 class FoldingLoader(base_plugin.TBLoader):  # type: ignore[misc]  # TensorBoard declares no types
-    """Entry point of the plugin: asks TensorBoard to keep more steps than the 10 of an unknown plugin."""
+    """Entry point of the plugin, which makes TensorBoard keep more steps than its default of 10 for plugins."""
 
     def fix_flags(self, flags: Namespace) -> None:
         flags.samples_per_plugin.setdefault(PLUGIN, MAX_STEPS)
@@ -49,14 +49,14 @@ class FoldingLoader(base_plugin.TBLoader):  # type: ignore[misc]  # TensorBoard 
 
 
 class BadRequest(Exception):
-    """A request that names no run, table or step that there is; the message says what was expected."""
+    """Request with a missing or invalid run, table or step; the message says what was expected."""
 
 
 class FoldingTab(base_plugin.TBPlugin):  # type: ignore[misc]
     """The Folding tab: its page, and the data of runs as JSON.
 
     Args:
-        context: TensorBoard's, whose data provider reads the logs, also while they grow.
+        context: TensorBoard's context; its data provider reads the logs, also while they grow.
     """
 
     plugin_name = PLUGIN
@@ -65,7 +65,7 @@ class FoldingTab(base_plugin.TBPlugin):  # type: ignore[misc]
         self._provider = context.data_provider
 
     def is_active(self) -> bool:
-        return False  # TensorBoard finds by itself whether there are tensors of this plugin
+        return False  # TensorBoard itself checks for tensors of this plugin
 
     def frontend_metadata(self) -> Any:
         return base_plugin.FrontendMetadata(es_module_path="/static/index.js", tab_name="Folding")
@@ -75,7 +75,7 @@ class FoldingTab(base_plugin.TBPlugin):  # type: ignore[misc]
         return {"/static/*": serve_static} | {path: _as_json(answer) for path, answer in routes.items()}
 
     def runs(self, request: wrappers.Request) -> Json:
-        """Return run -> names of its tables, their last step and time, whether it has curves, and how it is measured."""
+        """Return run -> names, last step and last time of its tables, whether it has curves, and its `about` table."""
         where = _where(request)
         tables = self._provider.list_tensors(**where, plugin_name=PLUGIN)
         scalars = self._provider.list_scalars(**where, plugin_name="scalars")
@@ -112,7 +112,7 @@ class FoldingTab(base_plugin.TBPlugin):  # type: ignore[misc]
         }
 
     def table(self, request: wrappers.Request) -> Json:
-        """Return the columns of `table` of `run` at the last measurement up to `step`, or at the first one, and its step."""
+        """Return the columns of `table` of `run` at the last measurement up to `step`, else at the first, and its step."""
         run, table, step = (_argument(request, name) for name in ("run", "table", "step"))
         if not step.lstrip("-").isdigit():
             raise BadRequest(f"Expected an integer `step`, got {step!r}.")
@@ -138,7 +138,7 @@ def serve_static(request: wrappers.Request) -> Any:
 
 
 def plotly_file() -> Path | None:
-    """Return plotly's JavaScript in its Python package; None where that is not installed."""
+    """Return plotly's JavaScript in its Python package; None if plotly is not installed."""
     spec = find_spec("plotly")
     if spec is None or spec.origin is None:
         return None
@@ -146,7 +146,7 @@ def plotly_file() -> Path | None:
 
 
 def _as_json(answer: Callable[[wrappers.Request], Json]) -> Any:
-    """Return the application that answers as a function does, and says what is wrong with a request."""
+    """Return an application that answers with the JSON of a function, or with its error message and code 400."""
 
     @wrappers.Request.application
     def application(request: wrappers.Request) -> Any:
@@ -160,7 +160,7 @@ def _as_json(answer: Callable[[wrappers.Request], Json]) -> Any:
 
 
 def _where(request: wrappers.Request) -> dict[str, Any]:
-    """Return the arguments by which a data provider knows the experiment of a request."""
+    """Return the arguments that identify the experiment of a request to a data provider."""
     environ = request.environ
     return {"ctx": plugin_util.context(environ), "experiment_id": plugin_util.experiment_id(environ)}
 
@@ -173,12 +173,12 @@ def _argument(request: wrappers.Request, name: str) -> str:
 
 
 def _only(series: Any) -> Any:
-    """Return the data of the one time series that was asked for, or nothing."""
+    """Return the data of the only time series, empty if there is none."""
     return next(iter(series.values()), ()) if series else ()
 
 
 def _columns(table: Table) -> Json:
-    """Return a table as JSON takes it: lists, or single values, with None for NaN."""
+    """Return a table for JSON: lists or single values, with None for NaN and infinity."""
     return {name: _numbers(column) for name, column in table.items()}
 
 
