@@ -165,7 +165,7 @@ def compare(name: str, model: nn.Module, start: Tensor, end: Tensor, repeats: in
 def _unchecked(model: nn.Module, start: Tensor, end: Tensor) -> None:
     """Walks without the verification of their pieces."""
 
-    def trusted(_: PieceScheduler, pieces: Pieces, *__: object) -> Tensor:
+    def trusted(_: PieceScheduler, pieces: Pieces, *__: object, **___: object) -> Tensor:
         return torch.ones(len(pieces), dtype=torch.bool)
 
     with patch.object(PieceScheduler, "_verified", trusted):
