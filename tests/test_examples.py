@@ -85,7 +85,7 @@ def test_screenshots_are_made_of_a_run(tmp_path: Path) -> None:
     done = run(str(EXAMPLES / "screenshots.py"), "--log-dir", str(tmp_path / "logs"), "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     sizes = {name: struct.unpack(">II", (tmp_path / name).read_bytes()[16:24]) for name in ("tab.png", "map.png")}
-    assert sizes["tab.png"] == (1400, 1890) and sizes["map.png"][0] == 600
+    assert sizes["tab.png"] == (1400, 1890) and sizes["map.png"] == (710, 530)
 
 
 GALLERY = {"walk", "folding", "folding_between_classes", "folding_over_time", "codes", "units", "faces"}

@@ -51,7 +51,7 @@ def test_the_command_line_knows_and_explains_every_argument(capsys: pytest.Captu
     text = " ".join(capsys.readouterr().out.split())
     for name in FoldingMonitor.__init__.__kwdefaults__:
         assert f"--trainer.callbacks.{name}" in text or f"--{name}" in text or f".{name} " in text, name
-    assert text.count("Layers whose bits count") and text.count("Share of the training's time")
+    assert text.count("Layers whose bits count") and text.count("Maximum share of the training's time")
 
 
 @pytest.mark.parametrize(
