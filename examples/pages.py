@@ -79,7 +79,7 @@ def write_text(file: Path, text: str) -> None:
     """Write a file at once, so that none is ever half there."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.part")
-    part.write_text(text)
+    part.write_text(text, newline="")  # line ends as they are: those of CSV files are their own
     os.replace(part, file)
 
 

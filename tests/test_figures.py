@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from matplotlib.image import BboxImage
 from matplotlib.text import Annotation, Text
 from torch import nn
 
+import fold_lightning
 from fold_lightning import SliceMap, Walks, hamming_distance, slice_map
 from fold_lightning.figures import (
     plot_code_distances,
@@ -25,9 +29,10 @@ from fold_lightning.figures import (
     plot_slice_map,
     plot_walk,
 )
-from fold_lightning.figures.class_colors import class_areas, color_numbers
+from fold_lightning.figures.class_colors import CLASS_COLORS, class_areas, color_numbers
 from fold_lightning.figures.layout import text_width, wrapped
 from fold_lightning.figures.matrix import cell_text
+from fold_lightning.figures.style import SCALES
 from helpers.networks import mlp
 
 
@@ -319,3 +324,11 @@ def test_values_are_rounded_as_the_tab_rounds_those_of_the_log() -> None:
         ".00",
         "1.00",
     ]
+
+
+def test_classes_and_chi_have_the_colours_and_scales_of_the_folding_tab() -> None:
+    static = Path(fold_lightning.__file__).parent / "tensorboard_tab" / "static"
+    drawn = {"map.js": ("CLASSES", CLASS_COLORS), "charts.js": ("SCALES", SCALES)}
+    for file, (name, values) in drawn.items():
+        written = re.search(rf"const {name} = (\[.*?\]);", (static / file).read_text())
+        assert written is not None and json.loads(written[1]) == list(values)

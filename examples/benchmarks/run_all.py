@@ -100,9 +100,7 @@ def walks(bench: Bench) -> Section:
         bench.trained(net)
         found = segment_walks(net, start, end)
         counted = found.num_regions()
-        parts = torch.cat([(torch.arange(int(n)).double() + 0.5) / int(n) for n in counted])[:, None]
-        which = torch.arange(len(start)).repeat_interleave(counted)
-        points, double = torch.lerp(start.double()[which], end.double()[which], parts), copy.deepcopy(net).double()
+        points, double = walks_benchmark.spread_points(start, end, counted), copy.deepcopy(net).double()
         ways = [Way("one forward pass at a point of each region, float64", _forward(double, points), is_floor=True)]
         if is_mlp:
             ways += [

@@ -1,6 +1,6 @@
 """How long exact walks take, as ratios to other ways of following a network along the same segments in the same run.
 
-python examples/benchmarks/walks.py [--data-dir FOLDER] [--segments 16] [--repeats 3] [--output-dir docs/results]
+python examples/benchmarks/walks.py [--data-dir FOLDER] [--segments 64] [--repeats 3] [--output-dir docs/results]
 """
 
 from __future__ import annotations
@@ -87,6 +87,13 @@ def one_at_a_time(model: nn.Sequential, start: Tensor, end: Tensor) -> int:
     return sum(region_by_region(model, a[None], b[None]) for a, b in zip(start, end, strict=True))
 
 
+def spread_points(start: Tensor, end: Tensor, counted: Tensor) -> Tensor:
+    """As many points of each segment as it has regions, evenly spread, in float64: what a pass over a point of each region takes."""
+    fraction = torch.cat([(torch.arange(int(n)).double() + 0.5) / int(n) for n in counted])[:, None]
+    which = torch.arange(len(start)).repeat_interleave(counted)
+    return torch.lerp(start.double()[which], end.double()[which], fraction)
+
+
 def in_batches(model: nn.Module, points: Tensor) -> None:
     with torch.no_grad():
         for batch in points.split(4096):
@@ -135,9 +142,7 @@ def compare(name: str, model: nn.Module, start: Tensor, end: Tensor, repeats: in
     with PeakMemory() as peak:
         walks = segment_walks(model, start, end)
     counted = walks.num_regions()
-    fraction = torch.cat([(torch.arange(int(n)).double() + 0.5) / int(n) for n in counted])[:, None]
-    which = torch.arange(len(start)).repeat_interleave(counted)
-    points = torch.lerp(start.double()[which], end.double()[which], fraction)
+    points = spread_points(start, end, counted)
     double, few = copy.deepcopy(model).double(), max(1, len(start) // 8)
     ways: dict[str, Callable[[], object]] = {"floor": lambda: in_batches(double, points)}
     slow: dict[str, Callable[[], object]] = {}

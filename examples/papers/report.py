@@ -1,16 +1,20 @@
-"""Tables, statements and statistics of the papers' experiments, and files that are written at once."""
+"""Tables, statements and statistics of the papers' experiments."""
 
 from __future__ import annotations
 
 import csv
+import io
 import math
-import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from pages import write_text
 
 Row = dict[str, Any]
 """One cell: its settings and the numbers that were found."""
@@ -82,9 +86,8 @@ def verdict(numbers: Sequence[float], sign: int = 1) -> str:
 def write_csv(file: Path, rows: Sequence[Row]) -> None:
     plain = [{key: value for key, value in row.items() if not isinstance(value, (list, dict))} for row in rows]
     names = list(dict.fromkeys(key for row in plain for key in row))
-    part = file.with_name(f"{file.name}.part")
-    with part.open("w", newline="") as opened:
-        writer = csv.DictWriter(opened, names)
-        writer.writeheader()
-        writer.writerows(plain)
-    os.replace(part, file)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names)
+    writer.writeheader()
+    writer.writerows(plain)
+    write_text(file, text.getvalue())

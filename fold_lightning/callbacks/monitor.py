@@ -324,9 +324,8 @@ class FoldingMonitor(AnyCallback):
         session = self._session
         is_interrupted = isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit" and trainer.world_size == 1
         if session is not None and is_interrupted and not session.is_measuring and trainer.global_step > 0:
-            steps = len(trainer.optimizers) * (
-                logged_step(trainer) + 1
-            )  # to tell whether the last step is over but not counted
+            # The last step may be over but not counted.
+            steps = len(trainer.optimizers) * (logged_step(trainer) + 1)
             self._measure_at_end(session, trainer, pl_module, is_counted=trainer.global_step < steps)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from fold_lightning.figures.bars import draw_bars
 from fold_lightning.figures.layout import (
+    FRAME_BOTTOM,
     LABEL_HEIGHT,
     LINE_HEIGHT,
     MARGIN,
     RIGHT,
-    ROW_HEIGHT,
     TICK_LENGTH,
-    TITLE_HEIGHT,
+    above_frame,
     add_frame,
     left_of_numbers,
     set_legend,
@@ -87,7 +87,7 @@ def plot_face_counts(face_counts: Tensor, bound: int | None = None, *, xlabel: s
     least, most = (min(edges[0], counts.min() if bound is None else bound - 0.5)), max(edges[-1], (bound or 0) + 0.5)
     figure = Figure(figsize=(WIDTH, 3.4))
     left = left_of_numbers(regions.max())
-    axis = add_frame(figure, left, LABEL_HEIGHT + 0.24, RIGHT, TITLE_HEIGHT + 2 * ROW_HEIGHT + 0.1)
+    axis = add_frame(figure, left, FRAME_BOTTOM, RIGHT, above_frame(2))
     line = {"linewidths": 0.6 if len(edges) < MAX_BARS / 2 else 0.0}
     draw_bars(axis, edges[:-1], np.zeros(len(regions)), np.diff(edges), regions, PRIMARY, **line)
     axis.axvline(counts.mean(), color="black", linewidth=1.5, label=f"mean {counts.mean():.2f}")
@@ -191,7 +191,7 @@ def _layer_rows(names: list[str], xlabel: str) -> tuple[Figure, Axes, np.ndarray
     shown = [end_of_name(name) for name in names[::every]]
     figure = Figure(figsize=(WIDTH, 1.4 + 0.32 * min(len(names), MAX_LAYERS)))
     left = MARGIN + widest(shown) + TICK_LENGTH
-    axis = add_frame(figure, left, LABEL_HEIGHT + LINE_HEIGHT + TICK_LENGTH, RIGHT, 2 * ROW_HEIGHT + 0.1)
+    axis = add_frame(figure, left, LABEL_HEIGHT + LINE_HEIGHT + TICK_LENGTH, RIGHT, above_frame(2, has_title=False))
     axis.set_yticks(places[::every], shown)
     axis.set_ylim(len(names) - 0.5, -0.5)
     set_xlabel(axis, xlabel, x=1.0, ha="right")  # names may leave it little room

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from fold_lightning.figures.bars import draw_bars
 from fold_lightning.figures.layout import (
-    LABEL_HEIGHT,
+    FRAME_BOTTOM,
     RIGHT,
-    ROW_HEIGHT,
-    TITLE_HEIGHT,
+    above_frame,
     add_frame,
     left_of_numbers,
     set_legend,
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
 
 NUM_BINS = 25
 """Bars of a distribution of chi."""
-
-FRAME_BOTTOM = LABEL_HEIGHT + 0.24
-"""Space below a frame, in inches."""
 
 WALK_HEIGHTS = (FRAME_BOTTOM, 1.2, 2.5)
 """Heights in the figure of a walk from below: labels, chi so far, and the distance with the title and the legend."""
@@ -72,7 +68,7 @@ def plot_walk(walks: Walks, i: int) -> Figure:
     top, end = end_of_scale(chi.max().item()), max(1.0, 1.05 * length)
     figure = Figure(figsize=(WIDTH, sum(WALK_HEIGHTS)))
     left, middle = left_of_numbers(end, lines=2), WALK_HEIGHTS[0] + WALK_HEIGHTS[1]
-    upper = add_frame(figure, left, middle, RIGHT, TITLE_HEIGHT + 2 * ROW_HEIGHT + 0.1)
+    upper = add_frame(figure, left, middle, RIGHT, above_frame(2))
     lower = add_frame(figure, left, WALK_HEIGHTS[0], RIGHT, WALK_HEIGHTS[2] + 0.14, sharex=upper)
     upper.tick_params(labelbottom=False)
     set_xlabel(lower, "t along the segment")
@@ -124,7 +120,7 @@ def plot_folding(chi: Tensor) -> Figure:
     top = end_of_scale(values.max().item())
     counts = folded.histc(NUM_BINS, 0.0, top).numpy()
     left = left_of_numbers(counts.max())
-    axis = add_frame(figure, left, FRAME_BOTTOM, RIGHT, TITLE_HEIGHT + 2 * ROW_HEIGHT + 0.1)
+    axis = add_frame(figure, left, FRAME_BOTTOM, RIGHT, above_frame(2))
     width = top / NUM_BINS
     draw_bars(axis, width * np.arange(NUM_BINS), np.zeros(NUM_BINS), np.full(NUM_BINS, width), counts, PRIMARY)
     axis.axvline(values.mean().item(), color="black", linewidth=1.5, label=f"mean of all {values.mean():.3f}")
@@ -171,7 +167,7 @@ def plot_folding_over_steps(chi: Mapping[int, Tensor], xlabel: str = "step") -> 
     steps = sorted(chi)
     found = [_at_least_one(chi[step]) for step in steps]
     figure = Figure(figsize=(WIDTH, 3.6))
-    axis = add_frame(figure, left_of_numbers(1.0), FRAME_BOTTOM, 0.3, TITLE_HEIGHT + ROW_HEIGHT + 0.1)
+    axis = add_frame(figure, left_of_numbers(1.0), FRAME_BOTTOM, 0.3, above_frame(1))
     axis.plot(steps, [values.mean().item() for values in found], color="black", linewidth=1.6, label="mean", zorder=3)
     for low, high, name, depth in BANDS:
         bounds = torch.stack([values.quantile(torch.tensor([low, high], dtype=torch.float64)) for values in found]).numpy()

@@ -37,6 +37,9 @@ TITLE_HEIGHT, ROW_HEIGHT = 0.26, 0.19
 LINE_HEIGHT, LABEL_HEIGHT, TICK_LENGTH = 0.17, 0.24, 0.1
 """Height of a line of text, height of an axis's label with the space around it, and length of a tick with its space, in inches."""
 
+FRAME_BOTTOM = LABEL_HEIGHT + 0.24
+"""Space below a frame for numbers and a label, in inches."""
+
 
 def text_width(text: str, size: float = TEXT) -> float:
     """Return the width of a line of text, in inches."""
@@ -94,6 +97,11 @@ def left_of_numbers(largest: float, lines: int = 1) -> float:
     return MARGIN + lines * LINE_HEIGHT + TICK_LENGTH + text_width("0" * digits) + MARGIN
 
 
+def above_frame(rows: int, *, has_title: bool = True) -> float:
+    """Return the space above a frame for a title and the rows of a legend, in inches."""
+    return TITLE_HEIGHT * has_title + rows * ROW_HEIGHT + 0.1
+
+
 def set_title(axis: Axes, title: str) -> None:
     """Put a title at the upper edge of the figure, above the middle of an axis."""
     figure: Any = axis.figure
@@ -137,8 +145,8 @@ def add_scale(figure: Figure, place: tuple[float, float, float, float], colors: 
         top: The number.
         label: Text beside the scale.
     """
-    width, height = figure.get_size_inches()
-    axis = figure.add_axes((place[0] / width, place[1] / height, place[2] / width, place[3] / height))
+    (left, bottom, width, height), (full_width, full_height) = place, figure.get_size_inches()
+    axis = add_frame(figure, left, bottom, full_width - left - width, full_height - bottom - height)
     axis.imshow(np.linspace(0, 1, 256)[:, None], aspect="auto", origin="lower", extent=(0, 1, 0, top), cmap=colors)
     axis.set_xticks([])
     axis.yaxis.tick_right()
