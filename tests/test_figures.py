@@ -288,7 +288,9 @@ def test_no_text_of_a_matrix_overlaps_another_or_is_cut_off(count: int, name: st
     assert not overlapping(plot_folding_matrix(torch.rand(count, count), names))
 
 
-@pytest.mark.parametrize("length", [4, 400, 123_456])
+@pytest.mark.parametrize(
+    "length", [pytest.param(4, marks=pytest.mark.slow), pytest.param(400, marks=pytest.mark.slow), 123_456]
+)
 def test_no_text_of_a_walk_overlaps_another_or_is_cut_off(length: int) -> None:
     walks = Walks.from_codes(torch.eye(5).bool()[None])
     assert not overlapping(plot_walk(walks, 0))

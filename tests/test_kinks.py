@@ -99,6 +99,7 @@ def test_what_has_no_rule_is_walked_by_the_growing_batch_and_explained() -> None
     assert "Kinks do not pass the model: sort has no rule" in walks.explain()
 
 
+@pytest.mark.slow
 def test_narrow_planes_that_switches_cover_are_walked_by_the_growing_batch_and_explained() -> None:
     torch.manual_seed(0)
     layers = [layer for inputs in (1, *[2] * 15) for layer in (nn.Conv2d(inputs, 2, 3, padding=1), nn.ReLU())]

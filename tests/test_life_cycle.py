@@ -215,6 +215,7 @@ class Breaking:
         monkeypatch.setattr(SegmentSource, "walk", breaking)
 
 
+@pytest.mark.slow
 def test_a_measure_that_fails_costs_one_warning_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Breaking(monkeypatch, 3, RuntimeError("out of memory"))
     monitor, checkpoint = watch(num_segments=4, figures=False), ModelCheckpoint(tmp_path, monitor="folding/chi_mean")

@@ -328,6 +328,7 @@ def test_a_slice_of_more_dimensions_than_features_is_refused_at_the_start(tmp_pa
             fit(tmp_path, watch(face_subspace=6, measure_at_start=measured))
 
 
+@pytest.mark.slow
 def test_codes_units_and_distances_are_those_of_the_probed_inputs(tmp_path: Path) -> None:
     monitor = watch(num_inputs=30, num_segments=4)
     trainer = fit(tmp_path, monitor, given=loaders(val=data(90, 1)))

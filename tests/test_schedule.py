@@ -185,6 +185,7 @@ def test_where_validation_never_comes_training_epochs_are_measured(tmp_path: Pat
     assert [step for step, _ in trainer.logger.said] == [0, 2, 5]
 
 
+@pytest.mark.slow
 def test_training_that_ends_before_its_first_validation_is_measured_by_its_own_inputs(tmp_path: Path) -> None:
     given = loaders(None, Stream(data(33, 1)))
     trainer = fit(tmp_path, watch(num_segments=4), given=given, max_steps=2, max_epochs=-1, num_sanity_val_steps=0)

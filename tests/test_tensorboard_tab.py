@@ -121,6 +121,7 @@ def test_tables_agree_with_the_curves_at_every_step(runs: dict[str, Path]) -> No
     assert str(next(iter(log["about"].values()))["method"]) == "exact"
 
 
+@pytest.mark.slow
 def test_walks_end_at_the_chi_of_their_segments_and_begin_at_their_first_code(runs: dict[str, Path]) -> None:
     log = read_log(runs["plain"])
     for step, walks in log["walks"].items():
@@ -207,6 +208,7 @@ def test_a_map_of_the_most_regions_has_at_most_256_kib() -> None:
     assert sum(column.nbytes for column in table.values()) * MOST_REGIONS / len(found) < MAP_TABLE_BYTES == 2**18
 
 
+@pytest.mark.slow
 def test_classes_have_the_names_that_their_data_set_has(runs: dict[str, Path]) -> None:
     (about,) = read_log(runs["pushed <b>&"])["about"].values()
     assert about["class_names"].tolist() == list(EVIL)
@@ -230,6 +232,7 @@ def test_names_that_are_too_few_or_cannot_be_read_are_none(tmp_path: Path) -> No
     assert source.class_names({"first": [DataLoader(named)], "second": None}) == ("a" * 39 + "…", "b")
 
 
+@pytest.mark.slow
 def test_a_run_that_broke_off_is_read_up_to_there(runs: dict[str, Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(runs["plain"], broken)
@@ -241,6 +244,7 @@ def test_a_run_that_broke_off_is_read_up_to_there(runs: dict[str, Path], tmp_pat
     assert all((log["segments"][step]["chi"] == whole["segments"][step]["chi"]).all() for step in log["segments"])
 
 
+@pytest.mark.slow
 def test_what_holds_no_tables_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="Expected the folder of a run, got .*nowhere, which is none"):
         read_log(tmp_path / "nowhere")
@@ -266,6 +270,7 @@ def test_no_table_unpickles_and_none_is_larger_than_its_bound() -> None:
     assert table["segment"][0] == 0 and table["segment"][-1] == 10**6 - 1 and table["num_rows"] == 10**6
 
 
+@pytest.mark.slow
 def test_runs_with_and_without_the_push_have_the_same_hyperparameters_and_final_values(runs: dict[str, Path]) -> None:
     found = []
     for run in runs.values():
@@ -316,6 +321,7 @@ def test_the_server_has_every_curve_and_table(server: str, runs: dict[str, Path]
     )
 
 
+@pytest.mark.slow
 def test_pictures_and_histograms_come_with_their_descriptions(server: str) -> None:
     for plugin, count in (("images", 8), ("histograms", 2)):
         with urlopen(f"{server}data/plugin/{plugin}/tags", timeout=60) as answer:
@@ -330,6 +336,7 @@ def test_pictures_and_histograms_come_with_their_descriptions(server: str) -> No
     assert picture.startswith(b"\x89PNG") and struct.unpack(">II", picture[16:24]) == (710, 530)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("route", "said"),
     [
