@@ -6,7 +6,6 @@ python examples/benchmarks/codes.py [--data-dir FOLDER] [--codes 500000] [--outp
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from comparing import CLOCK, median_seconds, ratio, seconds
+from comparing import CLOCK, Turns, median_seconds, seconds
 from idx import load_training
 from models import vgg16
 from pages import Page, parse, parser
@@ -50,14 +49,15 @@ def random_codes(seed: int, count: int, units: int, distinct: int) -> Tensor:
 
 def compare_counting(page: Page, name: str, codes: Tensor, repeats: int) -> None:
     """Add the row of codes that are counted, beside `torch.unique` along their rows."""
-    turns, hashing = [], []
-    for _ in range(repeats):
-        hashing.append(seconds(lambda: code_fingerprints(codes))[0])
-        ours, found = seconds(lambda: len(distinct_fingerprints(code_fingerprints(codes))[0]))
-        theirs, other = seconds(lambda: len(torch.unique(codes, dim=0)))
-        turns.append(theirs / ours)
-    speed = f"{len(codes) / statistics.median(hashing):,.0f}"
-    page.row(f"{len(codes):,}", name, f"{found:,}", speed, ratio(turns), "yes" if found == other else "NO")
+    ways = {
+        "hashing": lambda: code_fingerprints(codes),
+        "ours": lambda: len(distinct_fingerprints(code_fingerprints(codes))[0]),
+        "unique": lambda: len(torch.unique(codes, dim=0)),
+    }
+    turns = Turns(ways, repeats)
+    found, other = turns.results["ours"], turns.results["unique"]
+    speed = f"{len(codes) / turns.median('hashing'):,.0f}"
+    page.row(f"{len(codes):,}", name, f"{found:,}", speed, turns.ratio("unique", "ours"), "yes" if found == other else "NO")
 
 
 def count_in_batches(page: Page, count: int, units: int, distinct: int) -> None:

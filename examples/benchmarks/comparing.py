@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -35,13 +36,11 @@ def equal(one: Any, other: Any) -> bool:
     return bool(torch.equal(one, other)) if isinstance(one, torch.Tensor) else bool(one == other)
 
 
+OURS = "ours"
+
 CLOCK = (
     "Times are the processor's own where one thread computes, which other programs disturb least, wall-clock ones otherwise."
 )
-
-
-SHORT = 4.0
-"""Seconds within which turns are repeated more often than asked for."""
 
 
 def clock() -> float:
@@ -61,17 +60,29 @@ def median_seconds(run: Callable[[], Any], repeats: int) -> float:
     return statistics.median(seconds(run)[0] for _ in range(repeats))
 
 
-def turns(repeats: int) -> Iterator[int]:
-    """Count at least so many turns, and up to three times as many while they have taken less than `SHORT` seconds.
+class Turns:
+    """Times of ways that took turns, so that whatever else the machine does falls on all of them alike.
 
-    Of 5 turns the median lies outside the least and the greatest of 5 others once in six times, if nothing but chance differs; of 15
-    it does so once in 450 times.
+    Args:
+        ways: Name -> the call that is timed.
+        repeats: Number of turns.
     """
-    begin = clock()
-    for turn in range(3 * repeats):
-        if turn >= repeats and clock() - begin > SHORT:
-            return
-        yield turn
+
+    def __init__(self, ways: Mapping[str, Callable[[], Any]], repeats: int) -> None:
+        self.results: dict[str, Any] = {}
+        self._seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(repeats):
+            for name, run in ways.items():
+                took, self.results[name] = seconds(run)
+                self._seconds[name].append(max(took, 1e-9))
+
+    def median(self, name: str) -> float:
+        """Return the median of a way's seconds."""
+        return statistics.median(self._seconds[name])
+
+    def ratio(self, one: str, other: str, share: float = 1.0) -> str:
+        """Return the ratio of two ways' times within a turn, where the other one did but a share of the work."""
+        return ratio([share * a / b for a, b in zip(self._seconds[one], self._seconds[other], strict=True)])
 
 
 def compare(case: str, ours: Callable[[], Any], ways: Sequence[Way], repeats: int, note: str = "") -> list[list[str]]:
@@ -81,37 +92,30 @@ def compare(case: str, ours: Callable[[], Any], ways: Sequence[Way], repeats: in
         case: Name of the case.
         ours: What is compared.
         ways: What it is compared with.
-        repeats: Least number of turns, after one to warm up.
+        repeats: Number of turns, after a run of ours to warm up.
         note: Words for the first row.
     """
-    result = ours()
-    mine: list[float] = []
-    ratios: dict[str, list[float]] = {way.name: [] for way in ways}
-    verdicts: dict[str, str] = {}
-    for _ in turns(repeats):
-        took, result = seconds(ours)
-        mine.append(took)
-        for way in ways:
-            other, found = seconds(way.run)
-            ratios[way.name].append(took / max(other / way.share, 1e-9))
-            if way.agrees is not None:
-                verdicts[way.name] = "yes" if way.agrees(found, result) else "NO"
+    ours()
+    turns = Turns({OURS: ours, **{way.name: way.run for way in ways}}, repeats)
     rows = []
     for way in ways:
+        verdict = "-"
+        if way.agrees is not None:
+            verdict = "yes" if way.agrees(turns.results[way.name], turns.results[OURS]) else "NO"
         name = f"floor: {way.name}" if way.is_floor else way.name
-        first = [f"{case}{f'; {note}' if note else ''}", f"{statistics.median(mine) * 1e3:,.1f}"]
-        rows.append([*(first if way is ways[0] else ("", "")), name, ratio(ratios[way.name]), verdicts.get(way.name, "-")])
+        first = [f"{case}{f'; {note}' if note else ''}", f"{turns.median(OURS) * 1e3:,.1f}"]
+        rows.append([*(first if way is ways[0] else ("", "")), name, turns.ratio(OURS, way.name, way.share), verdict])
     return rows
 
 
 def grow(what: str, sizes: Sequence[int], make: Callable[[int], Callable[[], Any]], repeats: int) -> list[str]:
     """Return a row of times at sizes that double, and of their ratios in one turn."""
-    runs = [make(size) for size in sizes]
-    for run in runs:
+    runs = {str(size): make(size) for size in sizes}
+    for run in runs.values():
         run()
-    found = [[seconds(run)[0] for run in runs] for _ in turns(repeats)]
-    times = ", ".join(f"{statistics.median(column) * 1e3:,.1f}" for column in zip(*found, strict=True))
-    factors = [ratio([turn[i + 1] / max(turn[i], 1e-9) for turn in found]) for i in range(len(sizes) - 1)]
+    turns = Turns(runs, repeats)
+    times = ", ".join(f"{turns.median(size) * 1e3:,.1f}" for size in runs)
+    factors = [turns.ratio(larger, smaller) for smaller, larger in pairwise(runs)]
     return [what, ", ".join(f"{size:,}" for size in sizes), times, "; ".join(factors)]
 
 

@@ -8,7 +8,6 @@ of which length each network gets, and options replace that for all.
 
 from __future__ import annotations
 
-import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from comparing import CLOCK, ratio, seconds
+from comparing import CLOCK, Turns, seconds
 from idx import load_training
 from models import build, convolutions, lenet, pooled, resnet
 from pages import Page, parse, parser
@@ -98,26 +97,24 @@ def compare(name: str, model: nn.Module, case: Case, start: Tensor, end: Tensor)
     segment_walks(model, start[:1], torch.lerp(start[:1], end[:1], 0.01), engine=fast)  # warms up
     with PeakMemory() as peak:
         segment_walks(model, start, end, engine=fast)
-    times: list[float] = []
-    beside: dict[str, list[float]] = {"general": [], "points": []}
-    for _ in range(case.repeats):
-        took, walks = seconds(lambda: segment_walks(model, start, end, engine=fast))
-        general_took, others = seconds(lambda: segment_walks(model, start, end, engine=general))
-        points_took, _ = seconds(lambda: PerSegment.of(sampled_distances(model, start, end, num_points=129)))
-        times.append(took)
-        beside["general"].append(general_took / took)
-        beside["points"].append(took / points_took)
+    ways = {
+        "ours": lambda: segment_walks(model, start, end, engine=fast),
+        "general": lambda: segment_walks(model, start, end, engine=general),
+        "points": lambda: PerSegment.of(sampled_distances(model, start, end, num_points=129)),
+    }
+    turns = Turns(ways, case.repeats)
+    walks = turns.results["ours"]
     return [
         name,
         f"{walks.num_units:,}",
         f"{len(start)}",
         f"{case.length:g}",
         f"{walks.num_regions().double().mean():,.0f}",
-        f"{statistics.median(times) / len(start):.3g}",
-        ratio(beside["general"]),
-        "yes" if are_equal(walks, others) else "NO",
+        f"{turns.median('ours') / len(start):.3g}",
+        turns.ratio("general", "ours"),
+        "yes" if are_equal(walks, turns.results["general"]) else "NO",
         f"{peak.bytes / 2**20:,.0f}",
-        ratio(beside["points"]),
+        turns.ratio("ours", "points"),
     ]
 
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from comparing import CLOCK, ratio, seconds
+from comparing import CLOCK, Turns
 from digits import Classifier
 from idx import load_training
 from lightning.pytorch import Trainer
@@ -65,7 +65,7 @@ def in_a_trainer(net: nn.Module, images: Tensor, labels: Tensor, regularize: boo
 def compare(run: Callable[[bool], None], pairs: int) -> str:
     """Return the ratio of a run with over one without."""
     run(True), run(False)
-    return ratio([seconds(lambda: run(True))[0] / seconds(lambda: run(False))[0] for _ in range(pairs)])
+    return Turns({"with": lambda: run(True), "without": lambda: run(False)}, pairs).ratio("with", "without")
 
 
 def report(

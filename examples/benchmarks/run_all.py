@@ -1,6 +1,6 @@
 """What every part costs beside what one would use otherwise and beside a floor, in tables.
 
-    python examples/benchmarks/run_all.py [--data-dir FOLDER] [--only walks codes ...] [--repeats 5] [--output-dir docs/results]
+    python examples/benchmarks/run_all.py [--data-dir FOLDER] [--only walks codes ...] [--repeats 15] [--output-dir docs/results]
 
 Small sizes that take minutes; the other scripts of this folder measure one part each at the sizes of real use. A floor is work that
 every way has to do. Growth is shown as widths, depths, numbers of segments and of inputs double. Where a GPU is at hand, walks and
@@ -51,6 +51,11 @@ mlp = walks_benchmark.mlp
 
 HEADER = ("case", "ms", "beside", "our time / its time", "same result")
 GROWTH = ("what doubles", "sizes", "ms", "factors")
+
+SPREAD = (
+    "Ratios are medians of {} turns in one run, with the least and the greatest. Of 15 turns the median lies outside the least and "
+    "the greatest of 15 others once in 450 times if nothing but chance differs; of 5 it would do so once in 6."
+)
 
 Section = tuple[list[list[str]], list[list[str]], str]
 """Rows of the comparison, rows of growth, and a paragraph."""
@@ -267,9 +272,7 @@ def overhead(bench: Bench) -> Section:
     ways = [
         Way("the same fit without a monitor", lambda: fits.seconds(False), is_floor=True),
     ]
-    rows = compare(
-        "MLP 3 x 256", lambda: fits.seconds(True), ways, min(3, bench.repeats), f"{number:,} images, {epochs} epochs"
-    )
+    rows = compare("MLP 3 x 256", lambda: fits.seconds(True), ways, bench.repeats, f"{number:,} images, {epochs} epochs")
     text = (
         "A fit as short as these is measured without limit: 10 s are always allowed, so the share falls as training goes on. Users "
         "without a monitor have no such numbers; the floor is a fit without one."
@@ -370,7 +373,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Bench], Section]]] = {
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="parts to measure")
-    options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--repeats", type=int, default=15, help="turns; see `SPREAD` for why so many")
     options.add_argument("--smallest", action="store_true", help="a test of the script: seconds")
     arguments = parse(options)
     warnings.filterwarnings("ignore")
@@ -380,7 +383,7 @@ def main() -> None:
         title, measure = SECTIONS[name]
         with Page(name, title, arguments.output_dir, f"{called('--only')} --only {name}") as page:
             rows, growth, text = measure(bench)
-            page.say(f"{text} {CLOCK} Ratios are medians of turns in one run, with the least and the greatest.")
+            page.say(f"{text} {CLOCK} {SPREAD.format(bench.repeats)}")
             page.add(markdown(HEADER, rows))
             if growth:
                 page.add("Growth; factors are those from each size to the next:", markdown(GROWTH, growth))

@@ -9,7 +9,6 @@ Forward passes take the points in batches as large as those of the walks.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -19,7 +18,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from comparing import CLOCK, median_seconds, ratio, seconds
+from comparing import CLOCK, Turns
 from models import build, resnet18
 from pages import Page, parse, parser
 from walks import PeakMemory, mlp
@@ -84,7 +83,7 @@ def compare(name: str, model: nn.Module, width: int, segments: int, arguments: a
 
     with PeakMemory() if device.type == "cpu" else nullcontext() as peak:
         PerSegment.of(sampled_distances(model, start[:SHORT], end[:SHORT], **options))
-    turns = [[seconds(waited(way))[0] for way in (forward, measured)] for _ in range(arguments.repeats)]
+    turns = Turns({"plain": waited(forward), "ours": waited(measured), "inspection": inspection}, arguments.repeats)
     images = segments * arguments.num_points
     events = segment_walks(model, start[:LISTED], end[:LISTED], method="uniform", **options).unit.numel()
     return [
@@ -92,9 +91,9 @@ def compare(name: str, model: nn.Module, width: int, segments: int, arguments: a
         f"{structure.num_units:,}",
         f"{segments}",
         f"{images:,}",
-        f"{1e3 * statistics.median(plain for plain, _ in turns) / images:.3g}",
-        ratio([ours / plain for plain, ours in turns]),
-        f"{median_seconds(inspection, arguments.repeats):.2f}",
+        f"{1e3 * turns.median('plain') / images:.3g}",
+        turns.ratio("ours", "plain"),
+        f"{turns.median('inspection'):.2f}",
         f"{events / LISTED:,.0f}",
         f"{peak.bytes / 2**20:,.0f}" if peak else "-",
     ]

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import statistics
 import sys
 import threading
 import warnings
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from unittest.mock import patch
@@ -21,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from comparing import CLOCK, ratio, seconds
+from comparing import CLOCK, Turns, seconds
 from idx import load_training
 from models import build, resnet18, vgg16
 from pages import Page, parse, parser
@@ -144,26 +142,23 @@ def compare(name: str, model: nn.Module, start: Tensor, end: Tensor, repeats: in
     counted = walks.num_regions()
     points = spread_points(start, end, counted)
     double, few = copy.deepcopy(model).double(), max(1, len(start) // 8)
-    ways: dict[str, Callable[[], object]] = {"floor": lambda: in_batches(double, points)}
-    slow: dict[str, Callable[[], object]] = {}
+    ours = {"ours": lambda: segment_walks(model, start, end)}
+    ways = {"floor": lambda: in_batches(double, points), "unchecked": lambda: _unchecked(model, start, end)}
     if steps:
         ways["points"] = lambda: _uniform(model, start, end)
-        slow["all"] = lambda: region_by_region(model, start, end)
-        slow["each"] = lambda: one_at_a_time(model, start[:few], end[:few])
-    ways["unchecked"] = lambda: _unchecked(model, start, end)
-    took: list[float] = []
-    ratios: dict[str, list[float]] = {}
-    found: dict[str, object] = {}
-    for turn in range(repeats):
-        took.append(seconds(lambda: segment_walks(model, start, end))[0])
-        for way, run in (ways if turn else ways | slow).items():
-            other, found[way] = seconds(run)
-            share = few / len(start) if way == "each" else 1.0
-            ratios.setdefault(way, []).append(took[-1] * share / max(other, 1e-9))
-    cells = {way: ratio(found) for way, found in ratios.items()}
-    same = ("yes" if found["all"] == int(walk_length(walks).sum()) else "NO") if steps else ""
+    turns = Turns(ours | ways, repeats)
+    cells = {way: turns.ratio("ours", way) for way in ways}
+    same = ""
+    if steps:
+        slow = {
+            "all": lambda: region_by_region(model, start, end),
+            "each": lambda: one_at_a_time(model, start[:few], end[:few]),
+        }
+        once = Turns(ours | slow, 1)
+        cells |= {"all": once.ratio("ours", "all"), "each": once.ratio("ours", "each", few / len(start))}
+        same = "yes" if once.results["all"] == int(walk_length(walks).sum()) else "NO"
     beside = [cells.get(way, "") for way in ("floor", "points", "all", "each")]
-    first = [name, f"{counted.double().mean():,.0f}", f"{statistics.median(took) / len(start) * 1e3:.2f}"]
+    first = [name, f"{counted.double().mean():,.0f}", f"{turns.median('ours') / len(start) * 1e3:.2f}"]
     return [*first, *beside, same, cells["unchecked"], f"{peak.bytes / 2**20:,.0f}"]
 
 
