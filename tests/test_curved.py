@@ -61,7 +61,7 @@ def smooth_mlp(activation: object) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("activation", SMOOTH)
-@pytest.mark.parametrize("gain", [1.0, 2.5])
+@pytest.mark.parametrize("gain", [pytest.param(1.0, marks=pytest.mark.slow), 2.5])
 def test_every_switch_of_a_smooth_network_is_found(activation: object, gain: float) -> None:
     model = smooth_mlp(activation)
     for parameter in model.parameters():

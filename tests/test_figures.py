@@ -129,8 +129,18 @@ NAMES = ("q", "W" * 12, "a name of many words, all short, that go", "onewordoffo
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: f"{len(name)}-{name[:4].strip()}")
-@pytest.mark.parametrize("images", [None, torch.rand(3, 4, 4)], ids=["plain", "thumbnails"])
-@pytest.mark.parametrize(("color", "classes"), [("distance", 2), ("class", 2), ("class", 10), ("class", 100)])
+@pytest.mark.parametrize(
+    "images", [pytest.param(None, id="plain", marks=pytest.mark.slow), pytest.param(torch.rand(3, 4, 4), id="thumbnails")]
+)
+@pytest.mark.parametrize(
+    ("color", "classes"),
+    [
+        pytest.param("distance", 2, marks=pytest.mark.slow),
+        pytest.param("class", 2, marks=pytest.mark.slow),
+        ("class", 10),
+        ("class", 100),
+    ],
+)
 def test_no_text_of_a_map_overlaps_another_or_is_cut_off(
     color: str, classes: int, images: torch.Tensor | None, name: str
 ) -> None:

@@ -196,7 +196,14 @@ def test_an_autoencoder_of_labelled_inputs_has_no_correct_ones(tmp_path: Path, i
     assert "codes/distinct_correct" not in logged
 
 
-@pytest.mark.parametrize(("within", "across"), [("max", "median"), ("median", "mean"), ("mean", "max")])
+@pytest.mark.parametrize(
+    ("within", "across"),
+    [
+        ("max", "median"),
+        pytest.param("median", "mean", marks=pytest.mark.slow),
+        pytest.param("mean", "max", marks=pytest.mark.slow),
+    ],
+)
 def test_phi_is_the_global_folding_of_the_walked_segments(tmp_path: Path, within: Any, across: Any) -> None:
     monitor = watch(segments_per_pair=3, within=within, across=across)
     trainer = fit(tmp_path, monitor, max_epochs=1)
@@ -363,7 +370,15 @@ class Regression(Model):
         return batch[0], (batch[0][:, 0] > 0).long()
 
 
-@pytest.mark.parametrize("targets", [(), (torch.rand(40, 3),), (torch.rand(40),), (torch.zeros(40).long(),)])
+@pytest.mark.parametrize(
+    "targets",
+    [
+        (),
+        pytest.param((torch.rand(40, 3),), marks=pytest.mark.slow),
+        pytest.param((torch.rand(40),), marks=pytest.mark.slow),
+        (torch.zeros(40).long(),),
+    ],
+)
 def test_without_classes_segments_are_random_and_there_is_no_phi(tmp_path: Path, targets: tuple[Tensor, ...]) -> None:
     validation = TensorDataset(data(40, 1).tensors[0], *targets)
     monitor = watch(num_segments=8)
@@ -394,7 +409,10 @@ def test_only_logits_of_the_classes_say_which_inputs_are_classified_correctly(
     assert ("codes/distinct_correct" in trainer.logger.said[-1][1]) == is_class
 
 
-@pytest.mark.parametrize(("num_outputs", "is_class"), [(9, True), (10, True), (32, False), (8, False)])
+@pytest.mark.parametrize(
+    ("num_outputs", "is_class"),
+    [pytest.param(9, True, marks=pytest.mark.slow), (10, True), pytest.param(32, False, marks=pytest.mark.slow), (8, False)],
+)
 def test_a_class_that_no_validation_input_has_is_one_all_the_same(tmp_path: Path, num_outputs: int, is_class: bool) -> None:
     class Wide(Model):
         def __init__(self) -> None:
