@@ -548,8 +548,9 @@ def test_folding_between_classes_is_drawn_as_its_matrix(plt: Any) -> None:
     figure, axis = metric.plot()
     assert figure is axis.figure and axis.get_ylabel() == "from class"
     np.testing.assert_array_equal(np.ma.filled(axis.images[0].get_array(), np.nan), metric.matrix().numpy())
-    with pytest.raises(ValueError, match=r"`ax` must be None for the matrix, .* got an axis: leave it out, or pass `val="):
-        metric.plot(ax=plt.subplots()[1])
+    own = plt.subplots()[1]
+    assert metric.plot(ax=own) == (None, own)
+    assert drawn(own) == [pytest.approx(metric.compute().item())]
 
 
 class Watched(LightningModule):

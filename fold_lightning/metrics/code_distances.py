@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from fold_lightning.figures import plot_code_distances
 from fold_lightning.folding.between_classes import check_num_classes
 from fold_lightning.metrics.code_metric import CodeMetric, bits_of
 from fold_lightning.metrics.nearest_codes import nearest_agreement, pack_bits
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_INPUTS = 2**31 - 1
 """Largest number of inputs of a metric: its state is int32, which takes half the memory of int64."""
@@ -40,6 +43,8 @@ class CodeDistances(CodeMetric):
     has the same class (this project's own). If several others are equally near, an input counts as the share of them that have
     its class. This stores the codes, N / 8 + 8 bytes for each input, and takes time that grows with the square of the number of
     inputs: with one thread 0.2 s for 2,000 inputs of 512 units, 5 s for 10,000. Memory is bounded by blocks.
+
+    `plot()` draws the distances of all units and of each layer.
 
     Args:
         num_classes: C, at least 1; classes are 0 to C - 1.
@@ -132,23 +137,8 @@ class CodeDistances(CodeMetric):
             layers = layout.columns() if layout else {}
             return dict(zip(layers, self._distances(list(layers.values())), strict=True))
 
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Draw the distances of all units and of each layer, or values of `compute`.
-
-        Args:
-            val: A value of `compute` or `forward`, or a list of them, one for each step; None draws the distances.
-            ax: A matplotlib axis to draw values on; None makes a figure.
-
-        Returns:
-            The figure, None if an axis was given, and the axis.
-
-        Raises:
-            ModuleNotFoundError: If matplotlib is not installed.
-        """
-        if val is not None or ax is not None:
-            return super().plot(val, ax)
-        figure = plot_code_distances({"all units": self.compute()} | self.per_layer())
-        return figure, figure.axes[0]
+    def _figure(self) -> Figure:
+        return plot_code_distances({"all units": self.compute()} | self.per_layer())
 
     def _distances(self, layers: list[slice]) -> list[dict[str, Tensor]]:
         """Return the values of `compute` over the units of each layer."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fold_lightning.figures import plot_face_counts
 from fold_lightning.metrics.gathered import GatheredMetric
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class FaceStatistics(GatheredMetric):
@@ -18,6 +21,8 @@ class FaceStatistics(GatheredMetric):
     ("Characterizing the Discrete Geometry of ReLU Networks", Gaines and Bi 2026, Theorem 3.4); over regions around data it may
     be more. The state is the number of faces of each region, 8 bytes; processes merge by concatenation, so the value is that of one
     process.
+
+    `plot()` draws the distribution of the numbers of faces.
 
     Args:
         kwargs: Passed on to `torchmetrics.Metric`.
@@ -69,22 +74,6 @@ class FaceStatistics(GatheredMetric):
             return dict.fromkeys(("mean", "median", "max", "min"), counts.new_tensor(torch.nan))
         return {"mean": counts.mean(), "median": counts.quantile(0.5), "max": counts.max(), "min": counts.min()}
 
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Draw the distribution of the numbers of faces, or values of `compute`.
-
-        Args:
-            val: A value of `compute` or `forward`, or a list of them, one for each step; None draws the distribution.
-            ax: A matplotlib axis to draw values on; None makes a figure.
-
-        Returns:
-            The figure, None if an axis was given, and the axis.
-
-        Raises:
-            ModuleNotFoundError: If matplotlib is not installed.
-            ValueError: If there are no regions.
-        """
-        if val is not None or ax is not None:
-            return super().plot(val, ax)
+    def _figure(self) -> Figure:
         with self.gathered():
-            figure = plot_face_counts(self.joined("face_counts"))
-        return figure, figure.axes[0]
+            return plot_face_counts(self.joined("face_counts"))

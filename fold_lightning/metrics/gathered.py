@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 State = Tensor | list[Tensor]
 
@@ -87,19 +90,26 @@ class GatheredMetric(Metric):
         return self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=should_sync, should_unsync=should_sync)
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Draw one value or several.
+        """Draw the metric's own figure, or values.
 
         Args:
-            val: A value of `compute` or `forward`, or a list of them, one for each step; None takes `compute()`.
-            ax: A matplotlib axis to draw on; None makes a figure.
+            val: A value of `compute` or `forward`, or a list of them, one for each step. None draws the figure that the class
+                names; without such a figure, or on an axis, it draws the value of `compute`.
+            ax: A matplotlib axis to draw values on; None makes a figure.
 
         Returns:
             The figure, None if an axis was given, and the axis.
 
         Raises:
             ModuleNotFoundError: If matplotlib is not installed.
+            ValueError: If a figure of segments or regions is asked for, and there are none.
         """
-        return self._plot(val, ax)
+        figure = self._figure() if val is None and ax is None else None
+        return self._plot(val, ax) if figure is None else (figure, figure.axes[0])
+
+    def _figure(self) -> Figure | None:
+        """Return the metric's own figure, None if it has none."""
+        return None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> torch.nn.Module:
         def move(tensor: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from fold_lightning.folding.between_classes import check_aggregates, check_foldi
 from fold_lightning.metrics.gathered import GatheredMetric
 from fold_lightning.walks import Walks
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 class GlobalFolding(GatheredMetric):
     """Phi_N over all walks seen, and the matrix of class pairs that it summarises.
@@ -21,6 +24,8 @@ class GlobalFolding(GatheredMetric):
     value is that of `global_folding` on all segments together; its docstring defines it and how pairs without segments
     count. The state has the size of the matrix, independent of the number of segments; with ``within="median"`` it is
     16 bytes for each segment that folds. Processes merge exactly (``"mean"`` up to the rounding of sums).
+
+    `plot()` draws `matrix()`.
 
     Args:
         num_classes: C, at least 1; classes are 0 to C - 1.
@@ -107,29 +112,8 @@ class GlobalFolding(GatheredMetric):
         with self.gathered():
             return self._matrix()
 
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Draw the matrix, or one value or several of Phi_N.
-
-        Args:
-            val: A value of `compute` or `forward`, or a list of them, one for each step; None draws `matrix()`.
-            ax: A matplotlib axis to draw values on; None makes a figure.
-
-        Returns:
-            The figure, None if an axis was given, and the axis.
-
-        Raises:
-            ModuleNotFoundError: If matplotlib is not installed.
-            ValueError: If the matrix is to be drawn on an axis.
-        """
-        if val is not None:
-            return super().plot(val, ax)
-        if ax is not None:
-            raise ValueError(
-                "`ax` must be None for the matrix, whose figure has a scale too, got an axis: leave it out, or pass "
-                "`val=metric.compute()` to draw Phi_N."
-            )
-        figure = plot_folding_matrix(self.matrix())
-        return figure, figure.axes[0]
+    def _figure(self) -> Figure:
+        return plot_folding_matrix(self.matrix())
 
     def _here(self, classes: Tensor) -> Tensor:
         return classes.to(self.device) if isinstance(classes, Tensor) else classes

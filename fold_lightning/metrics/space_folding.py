@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from fold_lightning.folding import Statistic, space_folding, summarize_folding
 from fold_lightning.metrics.gathered import GatheredMetric
 from fold_lightning.walks import Walks
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 class SpaceFolding(GatheredMetric):
     """The space folding measure chi over all walks seen.
@@ -19,6 +22,8 @@ class SpaceFolding(GatheredMetric):
     chi is the measure of "On Space Folds of ReLU Neural Networks" (Lewandowski et al. 2025), as `space_folding` defines it. It
     lies in [0, 1), and is 0 for a segment that does not fold. The state is chi of each segment, 8 bytes; processes merge by
     concatenation, so the value is that of one process.
+
+    `plot()` draws the distribution of chi over the segments.
 
     Args:
         statistic: "mean", "median" (of the segments that fold), "max", or "fraction" (of segments that fold).
@@ -64,22 +69,6 @@ class SpaceFolding(GatheredMetric):
         """Return the statistic over all segments seen, float64 (); NaN if there were none."""
         return summarize_folding(self.joined("chi"), self.statistic)
 
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Draw the distribution of chi over the segments, or values of `compute`.
-
-        Args:
-            val: A value of `compute` or `forward`, or a list of them, one for each step; None draws the distribution.
-            ax: A matplotlib axis to draw values on; None makes a figure.
-
-        Returns:
-            The figure, None if an axis was given, and the axis.
-
-        Raises:
-            ModuleNotFoundError: If matplotlib is not installed.
-            ValueError: If there are no segments.
-        """
-        if val is not None or ax is not None:
-            return super().plot(val, ax)
+    def _figure(self) -> Figure:
         with self.gathered():
-            figure = plot_folding(self.joined("chi"))
-        return figure, figure.axes[0]
+            return plot_folding(self.joined("chi"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from fold_lightning.activations import ActivationCodes
 from fold_lightning.codes import count_active
 from fold_lightning.figures import plot_unit_activity
 from fold_lightning.metrics.code_metric import CodeMetric, bits_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class UnitActivity(CodeMetric):
@@ -24,6 +27,8 @@ class UnitActivity(CodeMetric):
 
     Activations with two thresholds, such as ReLU6, have two bits a unit, and "unit" means a bit here: the low bit is active
     above the first kink, the high bit above the second.
+
+    `plot()` draws the shares of each layer, if the codes have layers.
 
     Args:
         kwargs: Passed on to `torchmetrics.Metric`.
@@ -78,23 +83,9 @@ class UnitActivity(CodeMetric):
             layout = self.layout()
             return {name: self._shares(columns) for name, columns in (layout.columns() if layout else {}).items()}
 
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Draw the shares of each layer, or values of `compute`.
-
-        Args:
-            val: A value of `compute` or `forward`, or a list of them, one for each step; None draws the layers, if there are any.
-            ax: A matplotlib axis to draw values on; None makes a figure.
-
-        Returns:
-            The figure, None if an axis was given, and the axis.
-
-        Raises:
-            ModuleNotFoundError: If matplotlib is not installed.
-        """
-        if val is not None or ax is not None or not (per_layer := self.per_layer()):
-            return super().plot(val, ax)
-        figure = plot_unit_activity(per_layer)
-        return figure, figure.axes[0]
+    def _figure(self) -> Figure | None:
+        per_layer = self.per_layer()
+        return plot_unit_activity(per_layer) if per_layer else None
 
     def _shares(self, columns: slice) -> dict[str, Tensor]:
         active, num_inputs = self.num_active[columns], int(self.num_inputs)
