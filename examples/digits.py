@@ -21,6 +21,7 @@ from idx import load_images
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from models import ACTIVATIONS, MODELS, build
+from options import output_folder, positive
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -79,14 +80,6 @@ class History(Callback):
         return table
 
 
-def positive(text: str) -> int:
-    """Return the integer of at least 1 that a text gives."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, help="folder of MNIST's IDX files, gzipped or not")
@@ -98,7 +91,7 @@ def main() -> None:
     parser.add_argument(
         "--segments", type=positive, default=64, help="segments that the monitor walks, at least one for each pair of classes"
     )
-    parser.add_argument("--log-dir", type=Path, default=Path("logs"))
+    parser.add_argument("--log-dir", type=output_folder, default="logs")
     arguments = parser.parse_args()
     try:
         train, test = load_images(arguments.data_dir)

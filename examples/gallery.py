@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from digits import Classifier, positive
+from digits import Classifier
 from idx import load_images
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from models import ACTIVATIONS, MODELS, build
+from options import output_folder, positive
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -128,7 +129,9 @@ def _chi_by_step(log_dir: Path) -> dict[int, Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="a checkpoint of digits.py; none trains a network")
-    parser.add_argument("--out", type=Path, default=Path("gallery"), help="folder of the figures, and of the log of a training")
+    parser.add_argument(
+        "--out", type=output_folder, default="gallery", help="folder of the figures, and of the log of a training"
+    )
     parser.add_argument("--data-dir", type=Path, help="folder of MNIST's IDX files, gzipped or not")
     parser.add_argument("--epochs", type=positive, default=20, help="of the training")
     parser.add_argument("--model", choices=MODELS, default="mlp")
@@ -151,7 +154,6 @@ def main() -> None:
         sys.exit(f"gallery.py: {error}")
     except (RuntimeError, KeyError) as error:
         sys.exit(f"gallery.py: {arguments.checkpoint} holds another network: pass the `--model`, `--depth`, ... of it. {error}")
-    arguments.out.mkdir(parents=True, exist_ok=True)
     net.eval()
     for name, draw in gallery(net, *test, log_dir):
         file = arguments.out / f"{name}.png"

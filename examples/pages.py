@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
+from options import output_folder, positive
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -121,8 +122,10 @@ def parser(doc: str | None, data: str | None = "random images and labels otherwi
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     if data is not None:
         made.add_argument("--data-dir", type=Path, help=f"folder of MNIST's IDX files; {data}")
-    made.add_argument("--output-dir", type=Path, help="folder to write the page to, as docs/results; it is always printed")
-    made.add_argument("--threads", type=int, default=1)
+    made.add_argument(
+        "--output-dir", type=output_folder, help="folder to write the page to, as docs/results; it is always printed"
+    )
+    made.add_argument("--threads", type=positive, default=1)
     return made
 
 

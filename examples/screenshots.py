@@ -12,6 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from options import output_folder, positive
 from tensorboard import program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -54,14 +55,13 @@ def save_map(log_dir: Path, file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--log-dir", type=Path, default=Path("logs"))
-    parser.add_argument("--out", type=Path, default=Path("docs/images"))
-    parser.add_argument("--width", type=int, default=1400)
-    parser.add_argument("--height", type=int, default=1890)
+    parser.add_argument("--out", type=output_folder, default="docs/images")
+    parser.add_argument("--width", type=positive, default=1400)
+    parser.add_argument("--height", type=positive, default=1890)
     arguments = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         sys.exit("screenshots.py: there is no Chromium; `apt-get install chromium`.")
-    arguments.out.mkdir(parents=True, exist_ok=True)
     try:
         save_map(arguments.log_dir, arguments.out / "map.png")
         save_tab(arguments.log_dir, arguments.out / "tab.png", chromium, arguments.width, arguments.height)

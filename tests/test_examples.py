@@ -125,6 +125,31 @@ def test_arguments_of_digits_are_checked(tmp_path: Path) -> None:
         assert done.returncode and message in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "option"),
+    [
+        ("digits.py", "--log-dir"),
+        ("gallery.py", "--out"),
+        ("benchmarks/codes.py", "--output-dir"),
+        ("papers/regularizer_study.py", "--output-dir"),
+        ("papers/space_folds.py", "--output-dir"),
+        ("papers/phi_mnist.py", "--out"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_run(tmp_path: Path, script: str, option: str) -> None:
+    (tmp_path / "file").write_text("")
+    done = run(str(EXAMPLES / script), option, str(tmp_path / "file" / "folder"))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"argument {option}: expected a folder that files can be written to, got {tmp_path / 'file'}" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_benchmark_takes_at_least_one_turn() -> None:
+    done = run(str(EXAMPLES / "benchmarks" / "run_all.py"), "--repeats", "0")
+    assert done.returncode == 2 and "argument --repeats: must be at least 1, got 0" in done.stderr
+
+
 def test_a_missing_or_damaged_file_is_told_in_one_line(folder: Path, tmp_path: Path) -> None:
     digits = str(EXAMPLES / "digits.py")
     missing = run(digits, "--data-dir", str(tmp_path / "nowhere"))
@@ -388,10 +413,11 @@ def test_the_benchmark_of_tables_gives_their_share_and_bytes(tmp_path: Path) -> 
 def test_the_study_of_the_regularizer_writes_tables_and_draws(tmp_path: Path, compare: str) -> None:
     small = ("--seeds", "1", "--epochs", "2", "--images", "100", "--depth", "3", "--width", "8", "--per-pair", "1")
     script = str(EXAMPLES / "papers" / "regularizer_study.py")
-    done = run(script, "--compare", compare, *small, "--output-dir", str(tmp_path))
+    folder = tmp_path / "not" / "yet"
+    done = run(script, "--compare", compare, *small, "--output-dir", str(folder))
     assert done.returncode == 0, done.stderr
-    page = (tmp_path / f"regularizer_{compare}.md").read_text()
-    assert page in done.stdout and (tmp_path / f"regularizer_{compare}.png").stat().st_size > 5000
+    page = (folder / f"regularizer_{compare}.md").read_text()
+    assert page in done.stdout and (folder / f"regularizer_{compare}.png").stat().st_size > 5000
     assert "100 images" in page and "90 test segments" in page
     settings = columns(page, "activation", "setting", "r1", "test accuracy")
     assert settings[0][:2] == ("relu", "none") and len(columns(page, "setting", "exact chi", "Phi_N")) == len(settings) - 1

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from comparing import CLOCK, Turns, median_seconds, seconds
 from idx import load_training
 from models import vgg16
+from options import positive
 from pages import Page, parse, parser
 from walks import PeakMemory, mlp, train
 
@@ -131,12 +132,12 @@ def paths(page: Page, images: Tensor, labels: Tensor, arguments: argparse.Namesp
 def main() -> None:
     options = parser(__doc__)
     options.add_argument(
-        "--codes", type=int, default=500_000, help="to compare with torch.unique, which needs them all at once"
+        "--codes", type=positive, default=500_000, help="to compare with torch.unique, which needs them all at once"
     )
     options.add_argument("--stream", type=int, default=2_000_000, help="to count in batches")
     options.add_argument("--images", type=int, default=8, help="inputs of VGG16; 0 leaves it out")
-    options.add_argument("--paths", type=int, default=512, help="paths that are walked at once")
-    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--paths", type=positive, default=512, help="paths that are walked at once")
+    options.add_argument("--repeats", type=positive, default=3)
     options.add_argument("--steps", type=int, default=200, help="training steps of each network")
     arguments = parse(options)
     images, labels = load_training(arguments.data_dir)

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from comparing import CLOCK, Turns, seconds
 from idx import load_training
 from models import build, convolutions, lenet, pooled, resnet
+from options import positive
 from pages import Page, parse, parser
 from walks import PeakMemory, train
 
@@ -134,9 +135,9 @@ def growth(page: Page, start: Tensor, end: Tensor) -> None:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
-    options.add_argument("--segments", type=int, help="instead of each network's own")
+    options.add_argument("--segments", type=positive, help="instead of each network's own")
     options.add_argument("--length", type=float, help="share of each segment that is walked, instead of each network's own")
-    options.add_argument("--repeats", type=int, help="instead of each network's own")
+    options.add_argument("--repeats", type=positive, help="instead of each network's own")
     options.add_argument("--steps", type=int, default=200, help="training steps of each network")
     arguments = parse(options)
     images, labels = (part[:20_000] for part in load_training(arguments.data_dir))

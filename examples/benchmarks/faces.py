@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from comparing import CLOCK, clock, median_seconds, seconds
 from idx import load_training
+from options import positive
 from pages import Page, parse, parser
 from walks import mlp, train
 
@@ -186,11 +187,11 @@ def enumerate_all(page: Page, widths: tuple[int, ...], repeats: int) -> None:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--inputs", type=int, default=20, help="regions of each network")
-    options.add_argument("--few", type=int, default=1, help="regions of 64-512-512")
-    options.add_argument("--slices", type=int, default=100, help="slices of two dimensions; a twentieth of three")
-    options.add_argument("--many", type=int, default=1000, help="regions in few dimensions")
-    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--inputs", type=positive, default=20, help="regions of each network")
+    options.add_argument("--few", type=positive, default=1, help="regions of 64-512-512")
+    options.add_argument("--slices", type=positive, default=100, help="slices of two dimensions; a twentieth of three")
+    options.add_argument("--many", type=positive, default=1000, help="regions in few dimensions")
+    options.add_argument("--repeats", type=positive, default=3)
     options.add_argument("--seconds", type=float, default=4, help="for each other way and network")
     options.add_argument("--steps", type=int, default=200, help="training steps of the network that is sliced")
     arguments = parse(options)

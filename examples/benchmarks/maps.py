@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from comparing import CLOCK, median_seconds, seconds
 from idx import load_training
 from models import pooled
+from options import positive
 from pages import Page, parse, parser
 from walks import mlp, train
 
@@ -71,8 +72,8 @@ def compare(name: str, model: nn.Module, inputs: Tensor, arguments: argparse.Nam
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--raster", type=int, default=600, help="points along a side of the raster")
-    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--raster", type=positive, default=600, help="points along a side of the raster")
+    options.add_argument("--repeats", type=positive, default=3)
     options.add_argument("--steps", type=int, default=100, help="training steps")
     arguments = parse(options)
     images, labels = load_training(arguments.data_dir)

@@ -31,6 +31,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import Profiler
 from models import build, lenet, resnet
+from options import positive
 from pages import Page, parse, parser
 
 from fold_lightning import FoldingMonitor
@@ -124,10 +125,10 @@ class Bench:
 def main() -> None:
     options = parser(__doc__, "scikit-learn's digits otherwise")
     options.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    options.add_argument("--epochs", type=int, default=5)
+    options.add_argument("--epochs", type=positive, default=5)
     options.add_argument("--pairs", type=int, default=0, help="pairs of runs with and without the monitor")
-    options.add_argument("--batch-size", type=int, default=64)
-    options.add_argument("--images", type=int, help="images to train with, instead of those of each network")
+    options.add_argument("--batch-size", type=positive, default=64)
+    options.add_argument("--images", type=positive, help="images to train with, instead of those of each network")
     arguments = parse(options)
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

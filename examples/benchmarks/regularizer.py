@@ -26,6 +26,7 @@ from digits import Classifier
 from idx import load_training
 from lightning.pytorch import Trainer
 from models import build
+from options import positive
 from pages import Page, parse, parser
 
 from fold_lightning import FoldingMonitor, FoldingRegularizer
@@ -90,9 +91,9 @@ def report(
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--images", type=int, default=2_000)
-    options.add_argument("--pairs", type=int, default=7)
-    options.add_argument("--every", type=int, nargs="+", help="every_n_steps, by hand; the default and 1 without it")
+    options.add_argument("--images", type=positive, default=2_000)
+    options.add_argument("--pairs", type=positive, default=7)
+    options.add_argument("--every", type=positive, nargs="+", help="every_n_steps, by hand; the default and 1 without it")
     arguments = parse(options)
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

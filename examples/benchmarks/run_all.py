@@ -30,6 +30,7 @@ import regularizer as regularizer_benchmark
 import walks as walks_benchmark
 from idx import load_training
 from models import build
+from options import positive
 from pages import Page, called, markdown, parse, parser
 from tqdm.auto import tqdm
 
@@ -373,7 +374,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Bench], Section]]] = {
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="parts to measure")
-    options.add_argument("--repeats", type=int, default=15, help="turns; see `SPREAD` for why so many")
+    options.add_argument("--repeats", type=positive, default=15, help="turns of each comparison")
     options.add_argument("--smallest", action="store_true", help="a test of the script: seconds")
     arguments = parse(options)
     warnings.filterwarnings("ignore")

@@ -33,6 +33,7 @@ from idx import load_images
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from models import build
+from options import positive
 from pages import Page, parse, parser
 
 from fold_lightning import FoldingMonitor
@@ -132,8 +133,8 @@ def measured(name: str, arguments: argparse.Namespace) -> tuple[list[str], dict[
 def main() -> None:
     options = parser(__doc__, "scikit-learn's digits otherwise")
     options.add_argument("--models", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    options.add_argument("--epochs", type=int, default=3)
-    options.add_argument("--images", type=int, default=2_000, help="images to train with, at most")
+    options.add_argument("--epochs", type=positive, default=3)
+    options.add_argument("--images", type=positive, default=2_000, help="images to train with, at most")
     arguments = parse(options)
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

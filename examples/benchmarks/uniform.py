@@ -20,6 +20,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from comparing import CLOCK, Turns
 from models import build, resnet18
+from options import positive
 from pages import Page, parse, parser
 from walks import PeakMemory, mlp
 
@@ -101,9 +102,9 @@ def compare(name: str, model: nn.Module, width: int, segments: int, arguments: a
 
 def main() -> None:
     options = parser(__doc__, data=None)
-    options.add_argument("--segments", type=int, help="instead of each network's own")
-    options.add_argument("--num-points", type=int, default=129)
-    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--segments", type=positive, help="instead of each network's own")
+    options.add_argument("--num-points", type=positive, default=129)
+    options.add_argument("--repeats", type=positive, default=3)
     options.add_argument("--dtype", default="float32", choices=("float16", "bfloat16", "float32", "float64"))
     options.add_argument("--device", default="cpu")
     options.add_argument("--networks", nargs="+", default=[*NETWORKS], choices=[*NETWORKS], help="ResNet-18 takes a minute")

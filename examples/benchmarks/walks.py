@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from comparing import CLOCK, Turns, seconds
 from idx import load_training
 from models import build, resnet18, vgg16
+from options import positive
 from pages import Page, parse, parser
 
 from fold_lightning import activation_codes, segment_walks, stream_walks, walk_length
@@ -224,8 +225,8 @@ def stream(page: Page, images: Tensor, labels: Tensor, steps: int, count: int) -
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--segments", type=int, default=64)
-    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--segments", type=positive, default=64)
+    options.add_argument("--repeats", type=positive, default=3)
     options.add_argument("--steps", type=int, default=200, help="training steps of each network")
     options.add_argument("--stream", type=int, default=4_000, help="walks in a stream and in one call; 0 leaves them out")
     options.add_argument("--large", action="store_true", help="also VGG16 and ResNet-18, which takes minutes")

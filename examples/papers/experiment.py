@@ -25,8 +25,8 @@ from tqdm.auto import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from digits import positive
 from idx import load_images
+from options import output_folder, positive
 from pages import markdown, write_text
 from report import Finding, Row, Table, write_csv
 
@@ -63,7 +63,7 @@ class Experiment:
         parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--data-dir", type=Path, help="folder of MNIST's IDX files; scikit-learn's digits otherwise")
         parser.add_argument(
-            "--output-dir", type=Path, default=Path("papers") / self.name, help="finished cells, table, figure and logs"
+            "--output-dir", type=output_folder, default=f"papers/{self.name}", help="finished cells, table, figure and logs"
         )
         parser.add_argument("--seeds", type=positive, default=5, help="trainings of each setting")
         size = parser.add_mutually_exclusive_group()

@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from digits import Classifier, positive
+from digits import Classifier
 from idx import load_images
 from models import build
+from options import output_folder, positive
 
 from fold_lightning import GlobalFolding, segment_walks
 
@@ -206,7 +207,6 @@ def trained(net: nn.Module, file: Path, train: tuple[Tensor, Tensor], epochs: in
 
 def same_study(folder: Path, settings: dict[str, Any]) -> None:
     """Refuses to mix two studies in one folder."""
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / "study.json"
     try:
         known = json.loads(file.read_text()) if file.exists() else settings
@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=positive, default=10, help="of training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--out", type=Path, default=Path("phi"), help="folder of the trained network, what is done, and the result"
+        "--out", type=output_folder, default="phi", help="folder of the trained network, what is done, and the result"
     )
     parser.add_argument("--accelerator", default="cpu")
     parser.add_argument("--strategy", default="auto", help="any of Lightning's, such as ddp")

@@ -34,9 +34,9 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import pictures
-from digits import positive
 from idx import load_images
 from models import ACTIVATIONS, MODELS, build
+from options import positive
 from pages import Page, parse, parser
 from tqdm.auto import tqdm
 
