@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,14 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), names)
     if page.stem == "extending":
-        monkeypatch.setattr(measure_set, "MEASURES", (*measure_set.MEASURES, names["EntropyMeasure"]))
-        values = fold_lightning.measure(Model(), loader())
-        assert 0 < values["units/entropy"] <= 1 and {"units/entropy/encoder.1", "units/entropy/encoder.3"} <= values.keys()
+        monkeypatch.setattr(measure_set, "MEASURES", (*measure_set.MEASURES, names["CrowdingMeasure"]))
+        model, data = Model(), loader()
+        values = fold_lightning.measure(model, data)
+        codes = fold_lightning.activation_codes(model, torch.cat([x for x, _ in data]), layers="encoder.*")
+        for layer, columns in codes.layers.items():
+            most = max(Counter(map(tuple, codes.bits[:, columns].tolist())).values())
+            assert values[f"codes/crowding/{layer}"] == pytest.approx(most / 60, rel=1e-6)
+        assert len(codes.layers) == 2
 
 
 def _short(init: Any) -> Any:

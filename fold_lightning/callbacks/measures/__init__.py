@@ -1,7 +1,7 @@
 """The measures of a monitor, one class per file.
 
-A new measure is a new file here and a line in `MEASURES`. Its tags, their descriptions, its charts in TensorBoard and the
-values that callbacks get before the first measurement derive from its class.
+A new measure is a new file here, with an import and an entry in `MEASURES`. Its tags, their descriptions, its charts in
+TensorBoard and the values that callbacks get before the first measurement derive from its class.
 """
 
 from fold_lightning.callbacks.measures.base import LAYER, Measure, MeasureResult
@@ -11,7 +11,7 @@ from fold_lightning.callbacks.measures.distances_to_borders import BorderDistanc
 from fold_lightning.callbacks.measures.faces import FacesMeasure
 from fold_lightning.callbacks.measures.folding import FoldingMeasure
 from fold_lightning.callbacks.measures.slice import SliceMeasure
-from fold_lightning.callbacks.measures.sources import LeftOut, Sample, Source, Sources
+from fold_lightning.callbacks.measures.sources import LeftOut, Sample, SeenCodes, SeenRegions, SeenSegments, Source, Sources
 from fold_lightning.callbacks.measures.units import UnitsMeasure
 
 MEASURES: tuple[type[Measure], ...] = (
@@ -24,4 +24,16 @@ MEASURES: tuple[type[Measure], ...] = (
     SliceMeasure,
 )
 
-__all__ = ["LAYER", "MEASURES", "LeftOut", "Measure", "MeasureResult", "Sample", "Source", "Sources"]
+__all__ = [
+    "LAYER",
+    "MEASURES",
+    "LeftOut",
+    "Measure",
+    "MeasureResult",
+    "Sample",
+    "SeenCodes",
+    "SeenRegions",
+    "SeenSegments",
+    "Source",
+    "Sources",
+]
