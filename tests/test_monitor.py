@@ -667,9 +667,9 @@ def test_what_cannot_be_measured_is_refused_before_training(tmp_path: Path, at_s
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
             raise AssertionError("training began")
 
-    with pytest.raises(ValueError, match="meets no activation"):
+    with pytest.raises(ValueError, match="has no activation"):
         fit(tmp_path, watch(measure_at_start=at_start), model=Linear())
-    with pytest.raises(ValueError, match="meets no activation. The model has: net.2, net.5"):
+    with pytest.raises(ValueError, match="matches no activation. The model has: net.2, net.5"):
         fit(tmp_path, watch(measure_at_start=at_start, layers="encoder"))
 
 

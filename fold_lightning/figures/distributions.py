@@ -128,7 +128,7 @@ def plot_unit_activity(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     """
     check_available()
     if not per_layer:
-        raise ValueError("`per_layer` must hold at least one layer, got none: update with codes that have layers.")
+        raise ValueError("`per_layer` must hold at least one layer, got none: update the metric with codes first.")
     names = list(per_layer)
     dead, always, active = (
         np.array([float(per_layer[name][what]) for name in names]) for what in ("dead", "always_active", "active")
@@ -171,7 +171,7 @@ def plot_code_distances(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure
     """
     check_available()
     if not per_layer:
-        raise ValueError("`per_layer` must hold at least one layer, got none: update with codes that have layers.")
+        raise ValueError("`per_layer` must hold at least one layer, got none: update the metric with codes first.")
     names = list(per_layer)
     within, between = (np.array([float(per_layer[name][what]) for name in names]) for what in ("within", "between"))
     figure, axis, places = _layer_rows(names, "mean Hamming distance, as a share of units")

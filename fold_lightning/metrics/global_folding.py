@@ -125,7 +125,7 @@ class GlobalFolding(GatheredMetric):
             return super().plot(val, ax)
         if ax is not None:
             raise ValueError(
-                "`ax` must be None for the matrix, whose figure has a scale too, got an axis: leave it out, or pass "
+                "`ax` must be None for the matrix, whose figure also has a colour bar, got an axis: leave it out, or pass "
                 "`val=metric.compute()` to draw Phi_N."
             )
         figure = plot_folding_matrix(self.matrix())
