@@ -316,8 +316,8 @@ def scripted_relu(x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (torch.vmap(torch.relu), "relu of forward runs inside a transformation"),
-        (torch.func.grad(lambda x: torch.relu(x).sum()), "inside a transformation"),
+        (torch.vmap(torch.relu), "relu of forward runs inside a function transform"),
+        (torch.func.grad(lambda x: torch.relu(x).sum()), "inside a function transform"),
     ],
 )
 def test_activations_out_of_sight_are_refused_even_if_none_follows(function: Callable[[Tensor], Tensor], message: str) -> None:

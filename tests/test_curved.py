@@ -324,7 +324,7 @@ def accumulate(x: Tensor) -> Tensor:
         lambda m, x: torch.relu(M(L(x).clamp(min=L(x).flip(1)))),
     ],
 )
-@pytest.mark.filterwarnings("ignore:Something that depends on the input left")
+@pytest.mark.filterwarnings("ignore:Values that depend on the input were computed outside torch")
 def test_what_is_hidden_or_jumps_is_never_called_exact(forward: Callable[..., Tensor]) -> None:
     start, end = torch.randn(2, 2, 6)
     assert not segment_walks(nn.Identity(), start, end, forward=forward).exact.any()

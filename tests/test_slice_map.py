@@ -571,7 +571,7 @@ def test_layers_larger_than_memory_are_mapped_in_two_passes(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("inputs", "arguments", "error", "match"),
     [
-        (torch.randn(2, 4), {}, ValueError, r"three inputs \(3, ...\), or one \(1, ...\) and two directions, got 2"),
+        (torch.randn(2, 4), {}, ValueError, r"must be three inputs \(3, ...\), or one input \(1, ...\), .*got 2"),
         (torch.arange(12.0).view(3, 4), {}, ValueError, "must define a plane, but lie on one line"),
         (torch.ones(3, 4), {}, ValueError, "must define a plane, but lie on one line"),
         (torch.tensor([[0.1] * 4, [0.3] * 4, [0.7] * 4]) * 3, {}, ValueError, "must define a plane, but lie on one line"),
@@ -586,7 +586,7 @@ def test_layers_larger_than_memory_are_mapped_in_two_passes(monkeypatch: pytest.
         (torch.randn(1, 4), {"directions": torch.zeros(2, 4)}, ValueError, "must be finite and linearly independent"),
         (torch.randn(1, 4), {"directions": 3}, ValueError, "in the inputs' shape, got int"),
         (torch.randn(1, 4), {"window": -1.0}, ValueError, "`window` must be a finite half-width above 0, got -1.0"),
-        (torch.randn(1, 4), {"window": 1e10}, ValueError, "float64 can.t tell its regions apart"),
+        (torch.randn(1, 4), {"window": 1e10}, ValueError, "must reach at most .* got 1e.10: .*float64 does not resolve"),
         (torch.randn(1, 4), {"window": (0, 1)}, ValueError, r"`window` must be a half-width around .*, or finite bounds"),
         (torch.randn(1, 4), {"window": (0, 1, 1, 1)}, ValueError, "with x0 < x1 and y0 < y1"),
         (torch.randn(1, 4), {"max_regions": 0}, ValueError, "`max_regions` must be an integer of at least 1, got 0"),
