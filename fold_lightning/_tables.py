@@ -55,7 +55,7 @@ def unpack(data: bytes) -> Table:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             return dict(archive)
     except (zipfile.BadZipFile, EOFError, KeyError, OSError, TypeError, AttributeError) as error:
-        raise ValueError(f"Expected a table of FoldingMonitor, got {len(data)} bytes that are none: {error}") from error
+        raise ValueError(f"Expected a table of FoldingMonitor, got {len(data)} bytes in another format: {error}") from error
 
 
 def bounded(table: Mapping[str, Array], max_bytes: int = TABLE_BYTES) -> Table:

@@ -94,7 +94,7 @@ def region_shapes(
     d = regions.dimension
     if d > MAX_SHAPE_DIMENSIONS:
         raise ValueError(
-            f"Shapes are those of at most {MAX_SHAPE_DIMENSIONS} dimensions, got {d}: a polytope of more has too many vertices. "
+            f"Regions must have at most {MAX_SHAPE_DIMENSIONS} dimensions, got {d}: with more they have too many vertices. "
             "Cut the regions with `activation_regions(..., subspace=)`."
         )
     if box is not None and not box[0] < box[1]:

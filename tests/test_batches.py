@@ -181,7 +181,7 @@ def test_a_batch_that_begins_with_something_else_is_read_where_the_model_takes_i
 def test_inputs_that_the_model_refuses_are_refused_with_what_to_do(tmp_path: Path, measured: bool, told: bool) -> None:
     given = formed(lambda x, y: (torch.randn(len(x), 2), y))
     monitor = small(batch_to_inputs=(lambda batch: batch[0]) if told else None, measure_at_start=measured)
-    with pytest.raises(ValueError, match=r"The model takes nothing of .*Tried: .*Pass `batch_to_inputs=`.*`forward=`"):
+    with pytest.raises(ValueError, match=r"The model takes no part of .*Tried: .*Pass `batch_to_inputs=`.*`forward=`"):
         fit(tmp_path, monitor, model=NeverTrains(), given=given, num_sanity_val_steps=0)
 
 

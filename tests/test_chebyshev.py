@@ -17,7 +17,7 @@ from fold_lightning.walks.refinement import Samples
 from fold_lightning.walks.walks import CHEBYSHEV, CURVED_REFINEMENT
 from fuzz_curved import compare, random_network, refined, switches
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*bends each element, but is not in the table")
+pytestmark = pytest.mark.filterwarnings("ignore:.*nonlinear in each element, but not a registered activation")
 
 
 @pytest.mark.slow

@@ -104,7 +104,7 @@ class Bent(nn.Module):
         return torch.relu(self.b(h.sort(dim=1).values))
 
 
-@pytest.mark.filterwarnings("ignore:.*bends each element, but is not in the table")
+@pytest.mark.filterwarnings("ignore:.*nonlinear in each element, but not a registered activation")
 def test_bends_that_are_no_activations_are_met_by_the_same_check() -> None:
     compare(Bent().double(), 2 * torch.randn(6, 6), 2 * torch.randn(6, 6))
 
@@ -182,7 +182,7 @@ def test_an_activation_that_the_table_lacks_is_named_once(monkeypatch: pytest.Mo
     monkeypatch.setattr(registry, "_TABLE", {k: v for k, v in registry._TABLE.items() if k != "mish"})
     model = nn.Sequential(nn.Linear(4, 4), nn.Mish(), nn.Linear(4, 4), nn.ReLU())
     with pytest.warns(
-        UserWarning, match=r"Mish \('1'\): bends each element, but is not in the table.*register_activation"
+        UserWarning, match=r"Mish \('1'\): nonlinear in each element, but not a registered activation.*register_activation"
     ) as warned:
         walks = segment_walks(model, torch.randn(3, 4), torch.randn(3, 4))
     assert len(warned) == 1 and walks.num_units == 4
@@ -210,10 +210,10 @@ class Bend(nn.Module):
 )
 def test_an_elementwise_module_of_ones_own_is_named(function: Callable[[Tensor], Tensor], name: str) -> None:
     model = nn.Sequential(nn.Linear(4, 4), Bend(function), nn.Linear(4, 4), nn.ReLU()).double()
-    with pytest.warns(UserWarning, match=rf"^{name} \('1'\): bends each element, but is not in the table"):
+    with pytest.warns(UserWarning, match=rf"^{name} \('1'\): nonlinear in each element, but not a registered activation"):
         walks = segment_walks(model, torch.randn(3, 4), torch.randn(3, 4))
     assert not walks.exact.any() and walks.num_units == 4
-    with pytest.raises(ValueError, match=rf"meets no activation.*; {name} \('1'\) may be one"):
+    with pytest.raises(ValueError, match=rf"has no activation.*; {name} \('1'\) may be one, but is not registered"):
         activation_codes(model[:2], torch.randn(3, 4))
 
 
@@ -324,7 +324,7 @@ def accumulate(x: Tensor) -> Tensor:
         lambda m, x: torch.relu(M(L(x).clamp(min=L(x).flip(1)))),
     ],
 )
-@pytest.mark.filterwarnings("ignore:Something that depends on the input left")
+@pytest.mark.filterwarnings("ignore:Values that depend on the input were computed outside torch")
 def test_what_is_hidden_or_jumps_is_never_called_exact(forward: Callable[..., Tensor]) -> None:
     start, end = torch.randn(2, 2, 6)
     assert not segment_walks(nn.Identity(), start, end, forward=forward).exact.any()

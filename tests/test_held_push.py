@@ -148,7 +148,7 @@ def test_each_optimizers_gradient_gets_its_share_which_rises(tmp_path: Path, num
 def test_an_optimizer_that_the_term_does_not_reach_is_left_alone(tmp_path: Path) -> None:
     before, after = Gradients(), Gradients()
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*pushes nothing")
+        warnings.filterwarnings("error", message=".*has no effect")
         fit(tmp_path, before, monitor(regularizer()), after, model=Adversarial(), given=ordered(), max_epochs=1)
     same = [torch.equal(a[0], b[0]) for a, b in zip(before.seen, after.seen, strict=True)]
     assert same == [False, True] * 6

@@ -96,7 +96,7 @@ def test_what_has_no_rule_is_walked_by_the_growing_batch_and_explained() -> None
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), Sorted(), nn.Conv2d(3, 2, 3), nn.ReLU())
     walks = segment_walks(model, *segments(2))
     assert walks.exact.all() and (walks.engine == GROWING_BATCH).all()
-    assert "Kinks do not pass the model: sort has no rule" in walks.explain()
+    assert "does not support walking by kinks: sort has no rule" in walks.explain()
 
 
 @pytest.mark.slow

@@ -451,7 +451,7 @@ def test_sums_over_pairs_beyond_int64_are_exact() -> None:
     distances.num_active = torch.full((2, 64), half, dtype=torch.int32)
     pairs = half * (2 * half - 1) * 2
     assert as_numbers(distances.compute()) == {"within": float(Fraction(2 * half**2, pairs)), "between": 0.5}
-    with pytest.raises(ValueError, match="must be at most 2,147,483,647, got 2,147,483,649: reset the metric before"):
+    with pytest.raises(ValueError, match="must be at most 2,147,483,647, got 2,147,483,649: reset the metric"):
         distances.update(torch.zeros(1, 64).bool(), torch.tensor([0]))
 
 

@@ -296,10 +296,10 @@ def test_two_embeddings_of_the_same_ids_are_refused() -> None:
         (
             {"a": X[:, :3], "b": X[:, :2]},
             ValueError,
-            r"takes nothing of a dict with keys \['a', 'b'\] with batch\['a'\] float32 \(8, 3\).*Tried: `model\(batch\['a'\]\)`: "
+            r"takes no part of a dict with keys \['a', 'b'\] with batch\['a'\] float32 \(8, 3\).*Tried: `model\(batch\['a'\]\)`: "
             r"RuntimeError: mat1 and mat2.*`model\(batch\['b'\]\)`.*Pass `batch_to_inputs=`.*submodule \('net'\)",
         ),
-        ((X[:0], Y[:0]), ValueError, "it holds no rows"),
+        ((X[:0], Y[:0]), ValueError, "it has no rows"),
     ],
 )
 def test_a_refusal_lists_what_there_is(batch: Any, error: type[Exception], message: str) -> None:
@@ -471,7 +471,7 @@ def test_a_batch_that_a_step_prepares_comes_as_the_step_gives_it(
             Elsewhere,
             r"`model.validation_step\(batch\) in batch.past`: TypeError: `validation_step` does not call the module's `forward`",
         ),
-        (Unused, r"`model.validation_step\(batch\) in batch.past`: no activation that depends on it was met"),
+        (Unused, r"`model.validation_step\(batch\) in batch.past`: no activation depends on it"),
     ],
 )
 def test_a_step_that_does_not_say_what_the_model_gets_is_refused(make: type[Forecaster], message: str) -> None:

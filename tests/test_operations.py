@@ -13,7 +13,7 @@ from fold_lightning import activation_codes, activation_regions, segment_walks, 
 from fold_lightning.walks.scheduler import PieceScheduler
 from helpers import blackbox
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*bends each element")
+pytestmark = pytest.mark.filterwarnings("ignore:.*nonlinear in each element")
 
 EDGES = torch.tensor([[0, 1, 2, 3, 4, 4], [1, 2, 3, 0, 0, 2]])
 """From each node to another one."""

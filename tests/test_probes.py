@@ -142,7 +142,7 @@ def test_segments_between_classes_are_those_of_the_monitor() -> None:
         (torch.zeros(4).long(), 2, ValueError, "at least 2 classes"),
         (torch.tensor([0, 1, 2]).view(3, 1), 2, ValueError, r"labels \(B,\) of at least 2 classes, got \(3, 1\)"),
         (torch.tensor([0.0, 1.0]), 2, TypeError, "integer classes .* got torch.float32"),
-        (["cat", "dog"], 2, TypeError, r"integer classes .* got <U3 \(2,\): number them, as by .*unique"),
+        (["cat", "dog"], 2, TypeError, r"integer classes .* got <U3 \(2,\): number them, such as with .*unique"),
         (torch.tensor([0, 1]), 0, ValueError, "`per_pair` must be an integer of at least 1"),
         (torch.arange(2000), 1, ValueError, "more than 1000000"),
     ],

@@ -377,7 +377,7 @@ def test_a_users_tensor_is_taken_whole_and_without_labels() -> None:
         ((X, X[:, 0]), ValueError, "must be integer classes"),
         (3, TypeError, "must be inputs .* got int"),
         (X[:1], ValueError, "at least 2 inputs"),
-        (X[:, :3], ValueError, "The model takes nothing of"),
+        (X[:, :3], ValueError, "The model takes no part of"),
     ],
 )
 def test_the_users_probes_are_checked(probes: Any, error: type[Exception], message: str) -> None:
@@ -427,7 +427,7 @@ def test_what_cannot_be_read_by_index_is_awaited(kind: str, caplog: pytest.LogCa
     with caplog.at_level("INFO"):
         fit(reads, train)
     assert reads.probes is not None and reads.probes.is_stream and rows_of(reads.probes) == list(range(30))
-    assert "takes the first inputs that pass" in caplog.text and "not like this" in caplog.text
+    assert "takes the inputs of the first batches" in caplog.text and "not like this" in caplog.text
 
 
 def test_a_long_start_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -162,7 +162,7 @@ def test_an_input_on_a_plane_lies_on_the_boundary_of_the_side_of_bit_zero() -> N
     assert regions.slacks.tolist() == [[0.0, 3.0]] and regions.normals[0].tolist() == [[-1.0, 0.0], [0.0, 1.0]]
 
 
-@pytest.mark.filterwarnings("ignore:.*bends each element")
+@pytest.mark.filterwarnings("ignore:.*nonlinear in each element")
 def test_an_exported_clamp_leaves_its_input_as_it_is() -> None:
     model, inputs = mlp(6, 9, 9), torch.randn(4, 6)
 
@@ -208,7 +208,7 @@ def test_half_spaces_beyond_the_memory_are_refused_before_it_is_touched(monkeypa
 
 def test_what_has_no_polytopes_is_refused() -> None:
     x = torch.randn(3, 4)
-    with pytest.raises(ValueError, match="piecewise linear; this one has gelu"):
+    with pytest.raises(ValueError, match="piecewise linear networks; this one has gelu"):
         activation_regions(nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4), nn.ReLU()), x)
     assert activation_regions(nn.Sequential(nn.Linear(4, 4), nn.GELU()), x, layers="1").normals.shape == (3, 4, 4)
     for k in (0, 5, 2.0):

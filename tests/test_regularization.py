@@ -318,10 +318,10 @@ def test_a_batch_of_another_form_costs_its_term_and_not_the_run(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_rare_term_in_the_loss_is_warned_of_where_gradients_are_clipped(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="adds its term every 8th step, 8-fold: clipping takes most of it away"):
+    with pytest.warns(UserWarning, match="adds its term every 8th step, times 8: clipping removes most of it"):
         fit(tmp_path, monitor(FoldingRegularizer(share=None)), model=model(), given=ordered(), gradient_clip_val=0.5)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*clipping takes")
+        warnings.filterwarnings("error", message=".*clipping removes")
         for regularizer in (FoldingRegularizer(), in_loss(every_n_steps=2)):
             fit(tmp_path, monitor(regularizer), model=model(), given=ordered(), gradient_clip_val=0.5, max_epochs=1)
 
@@ -389,9 +389,9 @@ def test_a_first_batch_without_usable_inputs_is_refused(tmp_path: Path) -> None:
             super().__init__()
             self.head = nn.Linear(5, 3)
 
-    with pytest.raises(MisconfigurationException, match="first batch.*meets no activation.*by hand"):
+    with pytest.raises(MisconfigurationException, match="first batch.*matches no activation.*by hand"):
         fit(tmp_path, monitor(each_step(layers="head"), **probes), model=Linear())
-    with pytest.raises(MisconfigurationException, match="first batch.*meets no activation"):
+    with pytest.raises(MisconfigurationException, match="first batch.*matches no activation"):
         fit(tmp_path, monitor(each_step(0.0, layers="head"), **probes), model=Linear())
 
 
@@ -538,5 +538,5 @@ def test_a_step_may_take_its_batch_apart(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_term_that_pushes_nothing_is_told(tmp_path: Path) -> None:
     model = Model()
     model.net[:6].requires_grad_(False)
-    with pytest.warns(UserWarning, match="depends on no weight that is trained, so it pushes nothing"):
+    with pytest.warns(UserWarning, match="depends on no trained weight, so it has no effect"):
         fit(tmp_path, FoldingMonitor(regularize=True), model=model, max_epochs=1)

@@ -498,9 +498,9 @@ def test_a_compiled_model_is_the_model_that_was_compiled() -> None:
 
 def test_models_and_batches_that_cannot_be_walked_are_refused() -> None:
     regularizer, (inputs, labels) = FoldingRegularizer(1.0), batch()
-    with pytest.raises(ValueError, match="meets no activation with a threshold"):
+    with pytest.raises(ValueError, match="has no activation with a threshold"):
         regularizer(nn.Linear(5, 3).double(), inputs, labels)
-    with pytest.raises(ValueError, match="pattern 'encoder' meets no activation. The model has: 1"):
+    with pytest.raises(ValueError, match="pattern 'encoder' matches no activation. The model has: 1"):
         FoldingRegularizer(1.0, layers="encoder")(mlp(5, 8, 3), inputs, labels)
     with pytest.raises(TypeError, match="`inputs` must be floating point, got torch.int64"):
         regularizer(mlp(5, 8, 3), labels)

@@ -151,7 +151,7 @@ def test_an_unknown_bend_is_named_once_and_walked_as_a_curve(function: Callable[
     def forward(m: Any, x: Tensor) -> Tensor:
         return F.relu(m[1](function(m[0](x))))
 
-    with pytest.warns(UserWarning, match=rf"{name}.*bends each element.*register_activation") as warned:
+    with pytest.warns(UserWarning, match=rf"{name}.*nonlinear in each element.*register_activation") as warned:
         codes = activation_codes(model, x, forward=forward)
     assert len(warned) == 1 and codes.bits.shape == (12, 6)
     with warnings.catch_warnings():
@@ -200,14 +200,14 @@ def test_bounds_between_layers_are_named_and_those_of_inputs_outputs_and_norms_a
         bend: Callable[[Tensor], Tensor] = torch.neg
         activation_codes(model, x, forward=forward)
     bend = function
-    with pytest.warns(UserWarning, match=rf"^{name} in forward: bends each element.*register_activation"):
+    with pytest.warns(UserWarning, match=rf"^{name} in forward: nonlinear in each element.*register_activation"):
         activation_codes(model, x, forward=forward)
 
 
 @pytest.mark.parametrize("module", [LeakyByMax, Bounded, SoftThreshold])
 def test_a_module_that_bends_each_element_by_bounds_is_named_and_walked_exactly(module: type[nn.Module]) -> None:
     model, x = nn.Sequential(nn.Linear(4, 6), module(), nn.Linear(6, 5), nn.ReLU()), inputs()
-    with pytest.warns(UserWarning, match=rf"^{module.__name__} \('1'\): bends each element.*register_activation"):
+    with pytest.warns(UserWarning, match=rf"^{module.__name__} \('1'\): nonlinear in each element.*register_activation"):
         codes = activation_codes(model, x)
     assert list(codes.layers) == ["3"]
     with warnings.catch_warnings():
@@ -320,7 +320,7 @@ class Gated(nn.Module):
         return F.relu(self.out(self.film(self.lin(self.gate(x)))))
 
 
-@pytest.mark.filterwarnings("ignore:.*bends each element")
+@pytest.mark.filterwarnings("ignore:.*nonlinear in each element")
 def test_an_attribute_that_was_set_from_the_input_is_no_new_layer() -> None:
     model, x = Gated(), inputs()
     codes = activation_codes(model, x)
@@ -365,7 +365,7 @@ MIXES: dict[str, Forward] = {
 @pytest.mark.parametrize("call", ["codes", "walks"])
 def test_a_mixed_batch_is_refused_whichever_function_mixes_it(name: str, call: str) -> None:
     model, x = layers(4, 6, 6), inputs()
-    with pytest.raises(ValueError, match=r"Layer 'relu(/\d)?' gives an input another pre-activation.*mixes the inputs"):
+    with pytest.raises(ValueError, match=r"Layer 'relu(/\d)?' .* depend on the other inputs of the batch.*mixes the inputs"):
         if call == "codes":
             activation_codes(model, x, forward=MIXES[name])
         else:
@@ -453,7 +453,7 @@ VARYING = [early_exit, depth_by_value, routed_by_mask, routed_by_index, sorted_r
 
 @pytest.mark.parametrize("forward", VARYING)
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.filterwarnings("ignore:.*bends each element, but is not in the table")
+@pytest.mark.filterwarnings("ignore:.*nonlinear in each element, but not a registered activation")
 def test_layers_that_vary_are_refused_by_name_or_each_input_gets_its_own(forward: Forward, seed: int) -> None:
     model = layers(4, 6, 6, 6)
     x = torch.randn(12, 4, generator=torch.Generator().manual_seed(seed))
@@ -461,7 +461,7 @@ def test_layers_that_vary_are_refused_by_name_or_each_input_gets_its_own(forward
         codes = activation_codes(model, x, forward=forward)
     except ValueError as error:
         assert "layer 'relu" in str(error).lower()
-        assert "vary" in str(error) or "mixes the inputs" in str(error) or "no dimension along which" in str(error)
+        assert "vary" in str(error) or "mixes the inputs" in str(error) or "must have a batch dimension" in str(error)
         return
     assert sum(columns.stop - columns.start for columns in codes.layers.values()) == codes.bits.shape[1]
     assert_alone(model, forward, x, codes.bits)
@@ -482,7 +482,7 @@ def is_chosen(h: Tensor) -> Any:
 @pytest.mark.parametrize(
     ("forward", "kind"), [(early_exit, exits_early), (depth_by_value, depth_of), (routed_by_mask, is_chosen)]
 )
-@pytest.mark.filterwarnings("ignore:.*bends each element, but is not in the table")
+@pytest.mark.filterwarnings("ignore:.*nonlinear in each element, but not a registered activation")
 def test_a_later_input_that_meets_other_layers_is_refused(forward: Forward, kind: Callable[[Tensor], Any]) -> None:
     model, x = layers(4, 6, 6, 6), inputs(60)
     kinds = [kind(F.relu(model[0](row))) for row in x]
@@ -562,7 +562,7 @@ def test_a_walk_says_which_engine_took_it_and_why() -> None:
 
     walks = segment_walks(layers(4, 6, 6), x[:6], x[6:], forward=shuffled)
     assert "6 of 6 segments by refinement by plain passes: exact." in walks.explain()
-    assert "does not take a batch that grows: " in walks.explain()
+    assert "does not support a growing batch: " in walks.explain()
     few = segment_walks(layers(4, 6, 6), x[:6], x[6:], forward=shuffled, method="uniform", num_points=5)
     assert few.explain() == "6 of 6 segments by equidistant points: not exact."
 

@@ -85,7 +85,7 @@ def test_slices_have_shapes_in_their_own_coordinates() -> None:
 
 def test_impossible_requests_say_what_is_possible() -> None:
     square = polytope(*cube(2))
-    with pytest.raises(ValueError, match="Shapes are those of at most 4 dimensions, got 5"):
+    with pytest.raises(ValueError, match="Regions must have at most 4 dimensions, got 5"):
         region_shapes(polytope(*cube(5)))
     with pytest.raises(ValueError, match="`box` must be a lower and a larger upper bound"):
         region_shapes(square, box=(1, 1))

@@ -191,9 +191,9 @@ def test_what_cannot_be_measured_is_refused() -> None:
         measure(lambda x: x, X)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`num_points` must be"):
         measure(model, X, num_points=1)
-    with pytest.raises(ValueError, match="The model takes nothing of"):
+    with pytest.raises(ValueError, match="The model takes no part of"):
         measure(model, X[:, :4])
-    with pytest.raises(ValueError, match="must hold a batch to measure, got none"):
+    with pytest.raises(ValueError, match="must yield at least one batch, got none"):
         measure(model, DataLoader(Empty(), 4))
     with pytest.raises(ValueError, match="nothing to measure"):
         measure(model, X, folding=False, codes=False, units=False, faces=False)
@@ -216,21 +216,21 @@ NAN = torch.full_like(X, torch.nan)
         ("folder", TypeError, "`data` must be inputs .*, got str"),
         (TensorDataset, TypeError, "`data` must be inputs .*, got the class TensorDataset"),
         ([], ValueError, "`data` must be inputs .*, got an empty list"),
-        (X.tolist(), TypeError, r"got a list of list, list, list, \.\.\.: pass a tensor, as of `torch.tensor"),
+        (X.tolist(), TypeError, r"got a list of list, list, list, \.\.\.: pass a tensor, such as `torch.tensor"),
         (X[:0], ValueError, r"`data` must hold inputs \(B, \.\.\.\), got none: shape \(0, 6\)"),
         ({"x": X[:0]}, ValueError, "`data` must hold inputs .*, got none"),
         (
             {"x": X, "y": Y[:5]},
             ValueError,
-            r"Columns of `data` must be .* equally many, got a dict of 'x' \(300, 6\), 'y' \(5,\)",
+            r"Columns of `data` must be tensors of equal length, one row per input, got a dict of 'x' \(300, 6\), 'y' \(5,\)",
         ),
         ({"x": X, "name": "digits"}, ValueError, "Columns of `data` must be .* 'name' str"),
-        (TensorDataset(X[:0]), ValueError, "The data set is empty, got 0 items"),
-        (X[:1], ValueError, "at least 2 inputs to go between, got 1: give more data"),
-        (NAN, ValueError, "at least 2 inputs to go between, got 0, and 300 with NaN or infinite values: clean"),
+        (TensorDataset(X[:0]), ValueError, "The data set must hold at least 2 inputs, got 0"),
+        (X[:1], ValueError, "Segments need at least 2 inputs, got 1: pass more data"),
+        (NAN, ValueError, "at least 2 inputs, got 0, and 300 with NaN or infinite values: clean"),
         (TensorDataset(NAN, Y), ValueError, "got 0, and .* with NaN or infinite values: clean"),
         (iter([NAN]), ValueError, "got 0, and 300 with NaN or infinite values: clean"),
-        (used_up(), ValueError, "`data` must hold a batch to measure, got none: .* read before has none left"),
+        (used_up(), ValueError, "`data` must yield at least one batch, got none: .* read before"),
         ((X * 9).to(torch.uint8), TypeError, r"must be floating point, got torch.uint8.* images with `.float\(\)`"),
         (X.numpy().astype(str), TypeError, "`data` must hold numbers, got <U"),
         (np.float32(3.0), ValueError, "got a single number"),
@@ -305,7 +305,7 @@ def test_a_data_module_without_validation_is_measured_on_what_it_has(kind: str, 
     assert values["codes/distinct"] == measure(model, loader(None), **SMALL)["codes/distinct"]
     assert stages == ["validate", {"test": "test", "train": "fit"}[kind]]
     assert f"measure takes `{kind}_dataloader`: Partial has no validation loader" in caplog.text
-    with pytest.raises(ValueError, match="must have a loader of validation, test or training, got LightningDataModule without"):
+    with pytest.raises(ValueError, match="must have a validation, test or training loader, got LightningDataModule with none"):
         measure(model, pl.LightningDataModule())
 
 

@@ -111,7 +111,7 @@ def test_what_one_process_fails_to_measure_none_logs(said: Any) -> None:
 
 
 def test_what_cannot_be_measured_is_refused_in_all_processes(said: Any) -> None:
-    assert "meets no activation" in said["no activations"]
+    assert "has no activation" in said["no activations"]
     assert "another process failed" in said["fails at the start in one process"]
     assert "sharded" in said["sharded"] and "DDP" in said["sharded"]
 

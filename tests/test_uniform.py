@@ -166,7 +166,7 @@ def test_autocast_does_not_reach_the_passes() -> None:
         assert_same(segment_walks(model, x, -x, method="uniform", num_points=129), expected)
 
 
-@pytest.mark.filterwarnings("ignore:.*bends each element, but is not in the table")
+@pytest.mark.filterwarnings("ignore:.*nonlinear in each element, but not a registered activation")
 def test_rows_that_choose_their_way_are_passed_one_by_one() -> None:
     model = nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 4)]).double()
 

@@ -127,7 +127,7 @@ def test_labels_may_be_names_or_numbers_of_any_kind(labels: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"labels": torch.zeros(3).long()}, "pass the indices `start=` and `end=`"),
+        ({"labels": torch.zeros(3).long()}, "need the indices .*: pass `start=` and `end=`"),
         (
             {"start": torch.zeros(3).long()},
             r"`start` must be the index of an input for each of 2 segments.* got int64 \(3,\)",

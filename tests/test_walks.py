@@ -337,7 +337,7 @@ class Plain(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:.*walks are not exact")
-@pytest.mark.filterwarnings("ignore:.*bends each element")
+@pytest.mark.filterwarnings("ignore:.*nonlinear in each element")
 def test_functional_code_walks_as_its_plain_twin_does(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Functional()
     start, end = 2 * torch.randn(40, 6), 2 * torch.randn(40, 6)
@@ -687,7 +687,7 @@ class TestMistakes:
     def test_an_unknown_method_or_layer(self) -> None:
         with pytest.raises(ValueError, match="'exact', 'uniform', got 'dense'"):
             segment_walks(self.model, self.x, self.x, method="dense")
-        with pytest.raises(ValueError, match="meets no activation. The model has: 1"):
+        with pytest.raises(ValueError, match="matches no activation. The model has: 1"):
             segment_walks(self.model, self.x, self.x, layers="encoder.*")
         with pytest.raises(ValueError, match="`layers` is empty"):
             segment_walks(self.model, self.x, self.x, layers=[])
@@ -705,7 +705,7 @@ class TestMistakes:
             segment_walks(self.model, self.x, self.x, engine="fast")
 
     def test_no_activation(self) -> None:
-        with pytest.raises(ValueError, match="meets no activation"):
+        with pytest.raises(ValueError, match="has no activation"):
             segment_walks(nn.Linear(4, 2), self.x, self.x)
 
     def test_what_no_interception_sees_is_refused_by_name(self) -> None:
@@ -719,7 +719,7 @@ class TestMistakes:
             space_folding(self.x)
 
     def test_codes_of_another_form(self) -> None:
-        with pytest.raises(ValueError, match="cover all 3 columns"):
+        with pytest.raises(ValueError, match="must be adjacent slices that cover all 3 columns"):
             Walks.from_codes(torch.zeros(2, 2, 3).bool(), layers={"a": slice(0, 2)})
         with pytest.raises(ValueError, match="at least 2 points"):
             Walks.from_codes(torch.zeros(2, 1, 3).bool())

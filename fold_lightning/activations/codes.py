@@ -145,8 +145,8 @@ def check_inputs(inputs: Tensor, name: str = "inputs", *, finite: bool = True) -
         raise TypeError(f"`{name}` must be a dense tensor, got layout {inputs.layout}: pass `{name}.to_dense()`.")
     if inputs.is_complex():
         raise TypeError(
-            f"`{name}` must be real, got {inputs.dtype}: straight segments and codes are of real inputs. Pass real and imaginary "
-            "parts, `torch.view_as_real(x)`, and `forward=lambda model, x: model(torch.view_as_complex(x))`."
+            f"`{name}` must be real, got {inputs.dtype}: codes and segments need real inputs. Pass real and imaginary "
+            "parts, as `torch.view_as_real(x)`, and `forward=lambda model, x: model(torch.view_as_complex(x))`."
         )
     if not inputs.is_floating_point():
         raise TypeError(

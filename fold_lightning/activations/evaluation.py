@@ -218,8 +218,8 @@ def forward_function(model: nn.Module, forward: Forward) -> Callable[[Tensor], A
             target = getattr(target, part, None)
         if not callable(target):
             raise ValueError(
-                f"`forward={forward!r}` names nothing to call in {type(model).__name__}: "
-                "expected the name of a method or a submodule, such as 'encode' or 'net.backbone'."
+                f"`forward` must be the name of a method or a submodule of {type(model).__name__}, such as 'encode' or "
+                f"'net.backbone', got {forward!r}."
             )
         return target  # type: ignore[no-any-return]
     if not callable(forward):

@@ -84,34 +84,38 @@ class ModelStructure:
     def check_layer(self, number: int, layer: str, z: Tensor, num_inputs: int) -> None:
         """Raise if activation `number` of a pass is not the one that the inspection found, or has another width."""
         if number < len(self.needed) and layer != self.needed[number]:
-            raise LayersVary(f"Layer {layer!r} came where other inputs meet {self.needed[number]!r}. {VARYING_LAYERS}")
+            raise LayersVary(
+                f"Expected layer {self.needed[number]!r}, as for other inputs, got layer {layer!r}. {VARYING_LAYERS}"
+            )
         if number >= len(self.needed) and self.is_whole:
-            raise LayersVary(f"Layer {layer!r} came where other inputs meet no further layer. {VARYING_LAYERS}")
+            raise LayersVary(f"Expected no further layer, as for other inputs, got layer {layer!r}. {VARYING_LAYERS}")
         if number >= len(self.needed):
             return
         rows = z.shape[self.batch_dims[layer]] if self.batch_dims[layer] < z.dim() else 1
         if rows % num_inputs or z.numel() != num_inputs * self.units[layer]:
             raise LayersVary(
-                f"Layer {layer!r} has pre-activations of shape {tuple(z.shape)} for {num_inputs} inputs, where it should have "
-                f"{self.units[layer]} units for each. {VARYING_LAYERS}"
+                f"Layer {layer!r} must have {self.units[layer]} units for each of {num_inputs} inputs, got pre-activations of shape "
+                f"{tuple(z.shape)}. {VARYING_LAYERS}"
             )
 
     def check_end(self, number: int) -> None:
         """Raise if a pass ended before the last counted layer."""
         if number < len(self.needed):
-            raise LayersVary(f"The pass ended before layer {self.needed[number]!r}, which other inputs meet. {VARYING_LAYERS}")
+            raise LayersVary(
+                f"The pass ended before layer {self.needed[number]!r}, which runs for other inputs. {VARYING_LAYERS}"
+            )
 
 
 VARYING_LAYERS = (
-    "The layers that a pass meets vary with its inputs (early exit, depth that depends on values, experts that inputs are routed to, "
-    "a loop over the rows of a batch), and codes need the same units for every input: leave the layers that vary out with `layers=`, "
-    "or pass a `forward=` that computes all of them for every input."
+    "The layers that the model runs vary with its inputs (early exit, depth that depends on values, experts that inputs are routed "
+    "to, a loop over the rows of a batch), but codes need the same units for every input: leave the layers that vary out with "
+    "`layers=`, or pass a `forward=` that computes all of them for every input."
 )
 
 MIXED_BATCH = (
-    "it mixes the inputs of a batch, or draws random numbers. A code belongs to one input alone; pass a `forward=` that does "
-    "neither. (A model that takes its batch in the second dimension, as torch's transformers do without `batch_first=True`, needs "
-    "one that transposes: `forward=lambda model, x: model(x.transpose(0, 1))`.)"
+    "it mixes the inputs of a batch, or draws random numbers. A code must depend on one input alone: pass a `forward=` that does "
+    "neither. (If the model takes its batch in the second dimension, as torch's transformers do without `batch_first=True`, "
+    "transpose: `forward=lambda model, x: model(x.transpose(0, 1))`.)"
 )
 
 
@@ -171,21 +175,21 @@ def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructu
     lost, constant_rows = _compare_untracked(first, second)
     if not first.met:
         raise ValueError(
-            "The forward pass meets no activation with a threshold (ReLU and its kin, GELU, SiLU, Tanh, ...)"
-            f"{unlisted and f'; {unlisted} may be one, but is not in the table'}. Check that the model calls one of them on "
-            "something that depends on its inputs; `register_activation` adds others."
+            "The forward pass has no activation with a threshold (such as ReLU, GELU, SiLU or Tanh)"
+            f"{unlisted and f'; {unlisted} may be one, but is not registered'}. Check that the model applies one of them to values "
+            "that depend on its inputs; `register_activation` adds others."
         )
     if unlisted:
         warnings.warn(
-            f"{unlisted}: bends each element, but is not in the table of activations, so its units do not count. If it is meant as "
-            "one, write it as a module and register its class with `fold_lightning.register_activation`; a function of torch that "
-            "bends by itself, such as `torch.sin`, can be registered too.",
+            f"{unlisted}: nonlinear in each element, but not a registered activation, so its units are not counted. If they should "
+            "be, write it as a module and register its class with `fold_lightning.register_activation`; a function of torch, such as "
+            "`torch.sin`, can be registered itself.",
             stacklevel=4,
         )
     if lost:
         warnings.warn(
-            "Something that depends on the input left torch's functions on its way (through NumPy or a scripted function, say), "
-            "and what bends it there is not seen.",
+            "Values that depend on the input were computed outside torch (such as by NumPy or a scripted function), where "
+            "activations are not counted. Compute them in torch, or pass `forward=` with a part of the model without them.",
             stacklevel=4,
         )
     names = list(first.met)
@@ -236,9 +240,13 @@ def _batch_dim(name: str, two: Tensor, three: Tensor, is_row_by_row: bool) -> in
     changed = [dim for dim in range(two.dim()) if two.dim() == three.dim() and two.shape[dim] != three.shape[dim]]
     if len(changed) != 1 or 3 * two.shape[changed[0]] != 2 * three.shape[changed[0]]:
         raise LayersVary(
-            f"Layer {name!r} has no dimension along which its inputs lie: its pre-activations have shape {tuple(two.shape)} "
-            f"for 2 inputs and {tuple(three.shape)} for 3. "
-            + (VARYING_LAYERS if is_row_by_row else "Leave it out with `layers=`, or pass a `forward=` that keeps them apart.")
+            f"Layer {name!r} must have a batch dimension, got pre-activations of shape {tuple(two.shape)} for 2 inputs and "
+            f"{tuple(three.shape)} for 3. "
+            + (
+                VARYING_LAYERS
+                if is_row_by_row
+                else "Leave it out with `layers=`, or pass a `forward=` that keeps inputs apart."
+            )
         )
     return changed[0]
 
@@ -254,7 +262,7 @@ def _check_companion(structure: ModelStructure, first: StructurePass, other: Str
         if not bool(((found - expected).abs() <= 1e-6 * expected.abs().amax()).all()):
             if not bool(expected.isfinite().all()):
                 raise ValueError(f"Layer {name!r} has NaN or infinite pre-activations: the model's weights have diverged.")
-            raise ValueError(f"Layer {name!r} gives an input another pre-activation beside other inputs: {MIXED_BATCH}")
+            raise ValueError(f"Layer {name!r} has pre-activations that depend on the other inputs of the batch: {MIXED_BATCH}")
     structure.check_end(len(other.met))
 
 
@@ -272,9 +280,9 @@ def _compare_untracked(two: StructurePass, three: StructurePass) -> tuple[list[i
             constant.add(key)
         elif activation_of(name) is not None:
             raise ValueError(
-                f"An activation ({name}, {tuple(small.shape)} for 2 inputs) works on something that left torch's functions on its "
-                "way from the input (through NumPy, Python numbers or a scripted function), so what it bends can't be seen. Keep it "
-                "in torch, or pass `forward=` with a part of the model that does without."
+                f"The argument of an activation ({name}, shape {tuple(small.shape)} for 2 inputs) was computed outside torch (by "
+                "NumPy, Python numbers or a scripted function), so it cannot be traced from the input. Compute it in torch, or pass "
+                "`forward=` with a part of the model without it."
             )
         elif has_same_rows and small.is_floating_point() and torch.allclose(large, small[SWAPPED], rtol=1e-6):
             lost.append(key[0])
@@ -294,8 +302,8 @@ def record_pass(replica: Replica, inputs: Tensor) -> StructurePass:
         found.run(inputs.to(replica.device, torch.float64))
     except OutOfSightError as error:
         raise ValueError(
-            f"{error}: its activations can't be seen. Write it with modules or functions that torch calls one by one, or pass "
-            "`forward=` with a part of the model that does without it."
+            f"{error}: its activations cannot be intercepted. Write it with separate modules or functions of torch, or pass "
+            "`forward=` with a part of the model without it."
         ) from error
     except Exception as error:
         raise _explained(replica, inputs, error) from error
@@ -309,14 +317,14 @@ def _explained(replica: Replica, inputs: Tensor, error: Exception) -> ValueError
     quantized = [module for module in replica.module.modules() if type(module).__name__.endswith("FakeQuantize")]
     if quantized:
         return PassFailed(
-            f"The model's forward pass failed in {type(quantized[0]).__name__}: {said} (Fake quantization has no float64 form: "
-            "measure the model before it is prepared for quantization.)"
+            f"The model's forward pass failed in {type(quantized[0]).__name__}: {said} (Fake quantization does not take "
+            "float64: measure the model before it is prepared for quantization.)"
         )
     if replica.takes(inputs):
         return PassFailed(
-            f"The model takes a batch of shape {shape}, but its forward pass fails as it is measured, which is in float64, in "
-            f"evaluation mode, on a copy of the model: {said} (Let `forward` cast by its weights' dtype and not to a fixed one, and "
-            "find modules by attributes and not by identity; or pass `forward=` with a part of the model that does.)"
+            f"The model takes a batch of shape {shape}, but its forward pass fails in measurements, which run a copy of the model in "
+            f"float64 and evaluation mode: {said} (Let `forward` cast to the dtype of its weights instead of a fixed one, and find "
+            "modules by attribute instead of identity; or pass `forward=` with a part of the model that does.)"
         )
     return InputsRefused(
         f"The model's forward pass refused a batch of shape {shape}: {said} (expected: inputs as the model takes them, batch first; "

@@ -162,7 +162,7 @@ class Interception(TorchFunctionMode):
         call.function = fast_kernel(call)
         self._note(call.tensors)
         if activation_of(call.name) is not None and any(map(torch._C._functorch.is_functorch_wrapped_tensor, call.tensors)):
-            raise OutOfSightError(f"The {name} of {self.caller()} runs inside a transformation of functions such as torch.vmap")
+            raise OutOfSightError(f"The {name} of {self.caller()} runs inside a function transform such as torch.vmap")
         self.num_calls += 1
         untracked = [t for t in call.tensors if not has_input_rows(t)]
         self.on_untracked(call, untracked)

@@ -55,7 +55,7 @@ class LayerPass(Interception):
         structure.check_layer(number, layer, z, self.num_inputs)
         if number < len(structure.needed):
             if self.is_row_by_row and self.num_inputs > 1 and not structure.is_row_by_row:
-                raise LayersVary(f"Values of the batch decide how it comes to layer {layer!r}. {VARYING_LAYERS}")
+                raise LayersVary(f"The path of a batch to layer {layer!r} depends on its values. {VARYING_LAYERS}")
             self._read(layer, thresholds, structure.per_input(layer, z, self.num_inputs))
         if layer == self._last:
             self._has_ended = True

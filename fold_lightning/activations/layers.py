@@ -42,7 +42,7 @@ def select_layers(patterns: Patterns, layers: Sequence[str]) -> list[str]:
             raise TypeError(f"`layers` must be names or glob patterns, got {pattern!r}.")
         if not any(_matches(pattern, layer) for layer in layers):
             raise ValueError(
-                f"`layers` pattern {pattern!r} meets no activation. The model has: {', '.join(layers)}. "
+                f"`layers` pattern {pattern!r} matches no activation. The model has: {', '.join(layers)}. "
                 "Use one of these names, or a glob pattern such as 'encoder.*'."
             )
     if not patterns:

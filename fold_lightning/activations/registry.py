@@ -124,6 +124,6 @@ def register_activation(
         _TABLE[operation_name(function)] = activation  # type: ignore[arg-type]
     else:
         raise TypeError(
-            f"`function` must be a function of torch or the class of a module, got {function!r}: a call of anything else can't be "
-            "seen. Wrap it in an `nn.Module` and register its class."
+            f"`function` must be a function of torch or the class of a module, got {function!r}: calls of anything else cannot be "
+            "intercepted. Wrap it in an `nn.Module` and register its class."
         )

@@ -279,19 +279,17 @@ def _refuse_scripted(model: nn.Module) -> None:
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise ValueError(
-                f"{type(module).__name__} ({path!r}) is a ScriptModule, whose activations can't be seen: take the module that it was "
-                "made from."
+                f"{type(module).__name__} ({path!r}) is a ScriptModule, whose activations cannot be intercepted: pass the module "
+                "that it was made from."
             )
 
 
 def _check_tensor(tensor: Tensor, is_owned: bool) -> None:
     """Raise for a weight whose values can't be copied."""
     if nn.parameter.is_lazy(tensor):
-        raise ValueError(
-            "The model has lazy modules, whose weights are made by a first pass: call it once with a batch before it is measured."
-        )
+        raise ValueError("The model has lazy modules without weights: call it once with a batch before measuring it.")
     if type(tensor).__name__ == "DTensor":
-        raise ValueError("The model's weights are sharded over processes (DTensor): measure it where they are whole.")
+        raise ValueError("The model's weights are sharded over processes (DTensor): measure a copy that is not sharded.")
     if is_owned and tensor.is_meta:
         raise ValueError("The model has weights on the meta device, which holds no values: load them first.")
     if is_owned and tensor.is_quantized:

@@ -47,7 +47,7 @@ class Processes:
             error = caught
         if self.all(error is None):
             return
-        raise error or AnotherFailed("another process failed: its own message says why")
+        raise error or AnotherFailed("another process failed: see its message")
 
     def compute_on_first(self, compute: Callable[[], T]) -> T | None:
         """Run a function in the first process and return its result in all; an exception is raised in all."""
@@ -72,7 +72,7 @@ def check_not_sharded(strategy: object, model: nn.Module) -> None:
     by_strategy = "FSDPStrategy" in named or ("DeepSpeedStrategy" in named and getattr(strategy, "zero_stage_3", False))
     if by_strategy or any(type(parameter.data).__name__ == "DTensor" for parameter in model.parameters()):
         raise MisconfigurationException(
-            "Whole models are measured, and the weights of this one are sharded over processes "
+            "FoldingMonitor needs the whole model in each process, but its weights are sharded over processes "
             f"({type(strategy).__name__}). Train with DDP, or DeepSpeed's stages 1 and 2; or measure a checkpoint afterwards "
             "with `segment_walks`."
         )

@@ -48,7 +48,7 @@ class LossTerm(Regularization):
         if trainer.gradient_clip_val and every_n_steps > STEPS_WHERE_CLIPPED:
             rank_zero_warn(
                 f"Gradients are clipped, and the folding regularizer adds its term every {every_n_steps}th step, "
-                f"{every_n_steps}-fold: clipping takes most of it away. Take "
+                f"times {every_n_steps}: clipping removes most of it. Use "
                 f"`FoldingRegularizer(every_n_steps={STEPS_WHERE_CLIPPED})`."
             )
         original = pl_module.training_step

@@ -94,8 +94,8 @@ def module_loaders(trainer: Trainer, module: Any) -> Any:
                 rank_zero_info(f"measure takes `{kind}_dataloader`: {type(module).__name__} has no validation loader.")
             return loaders
     raise ValueError(
-        f"The data module must have a loader of validation, test or training, got {type(module).__name__} without: write "
-        "`val_dataloader`, or pass the data themselves."
+        f"The data module must have a validation, test or training loader, got {type(module).__name__} with none: define "
+        "`val_dataloader`, or pass the data."
     )
 
 
@@ -116,7 +116,7 @@ def _split_sequence(model: nn.Module, data: Sequence[Any], choice: Mapping[str, 
     if _is_number(data[0]) or (
         isinstance(data[0], list) and all(_is_number(each) or isinstance(each, list) for each in data[0])
     ):
-        raise TypeError(f"`data` must be {KINDS}, got {_describe(data)}: pass a tensor, as of `torch.tensor(data)`.")
+        raise TypeError(f"`data` must be {KINDS}, got {_describe(data)}: pass a tensor, such as `torch.tensor(data)`.")
     if not isinstance(data[0], (Mapping, list, tuple)) and not is_array(data[0]):
         return user_probes(data, "data"), None
     converted = [default_convert(each) for each in data]
@@ -182,9 +182,7 @@ def _rows_of(batch: Any) -> Rows:
         {name: default_convert(column) for name, column in batch.items()} if isinstance(batch, Mapping) else tuple(batch)
     )
     if not _has_rows(converted):
-        raise ValueError(
-            f"Columns of `data` must be tensors with a row for each input, equally many, got {_describe(converted)}."
-        )
+        raise ValueError(f"Columns of `data` must be tensors of equal length, one row per input, got {_describe(converted)}.")
     if len(Rows(converted)) == 0:
         raise ValueError(f"`data` must hold inputs (B, ...), got none: {_describe(converted)}.")
     return Rows(converted)

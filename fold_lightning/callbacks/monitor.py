@@ -201,8 +201,8 @@ class FoldingMonitor(AnyCallback):
         self.regularizer = as_regularizer(regularize, layers, seed)
         if not self.settings.measures and self.regularizer is None:
             raise ValueError(
-                "With `folding=False`, `codes=False`, `units=False` and `faces=False` there is nothing to measure: take the callback "
-                "away."
+                "With `folding=False`, `codes=False`, `units=False` and `faces=False` there is nothing to measure: enable one, or "
+                "remove the callback."
             )
         self._is_set_up = False
         self._regularization: Regularization | None = None
@@ -398,18 +398,18 @@ class FoldingMonitor(AnyCallback):
     def _check_trainer(self, trainer: Trainer) -> None:
         if not trainer.loggers:
             raise MisconfigurationException(
-                "FoldingMonitor logs what it measures, but the Trainer has no logger. Use `Trainer(logger=True)` or give it one, "
-                "such as `TensorBoardLogger('logs')`; or take the callback away."
+                "FoldingMonitor logs its measurements, but the Trainer has no logger. Use `Trainer(logger=True)`, or pass one, such "
+                "as `TensorBoardLogger('logs')`; or remove the callback."
             )
         if self.settings.measures and len(self._monitors(trainer)) > 1:
             raise MisconfigurationException(
                 "Expected one FoldingMonitor that measures, got two or more, which would log under the same tags, such as "
-                "'folding/phi': take one of them away, or let it regularize alone "
+                "'folding/phi': remove one of them, or let it only regularize "
                 "(`folding=False, codes=False, units=False, faces=False, regularize=True`)."
             )
         if self.regularizer is not None and self._number_of_regularizers(trainer) > 1:
             raise MisconfigurationException(
-                "Two callbacks regularize this module: set `regularize=` of one FoldingMonitor only."
+                "Two callbacks regularize this module: set `regularize=` in only one FoldingMonitor."
             )
 
     def _number_of_regularizers(self, trainer: Trainer) -> int:

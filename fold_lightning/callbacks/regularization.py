@@ -128,8 +128,8 @@ class Regularization:
             ) from error
         if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
             rank_zero_warn(
-                "LBFGS evaluates the loss several times in a step, and the folding regularizer acts on each differently: its line "
-                "search can't settle. Take another optimizer, or `regularize=False`."
+                "LBFGS evaluates the loss several times per step, and the folding regularizer changes each gradient differently, so "
+                "the line search may not converge. Use another optimizer, or `regularize=False`."
             )
         return steps
 
@@ -152,8 +152,8 @@ class Regularization:
             return None
         if not term.requires_grad and len(pl_module.trainer.optimizers) == 1:  # with several, each trains a part
             self._warn_once(
-                "The folding regularizer's term depends on no weight that is trained, so it pushes nothing: all that counts is "
-                "frozen."
+                "The folding regularizer's term depends on no trained weight, so it has no effect. Unfreeze the layers before its "
+                "activations, or set `regularize=False`. (This warning is shown once.)"
             )
         self._scalars |= {TERM: term.detach(), SOFT_CHI: self.regularizer.soft_chi}
         return term
@@ -174,8 +174,8 @@ class Regularization:
     def _leave_out(self, why: str) -> None:
         self.regularizer.num_skipped += 1
         self._warn_once(
-            f"The folding regularizer's term is left out of a step. {why} (Training goes on; `num_skipped` of the "
-            "regularizer counts. This warning is shown once.)"
+            f"The folding regularizer's term is left out of a step. {why} (Training goes on; the regularizer's "
+            "`num_skipped` counts such steps. This warning is shown once.)"
         )
 
     def _warn_once(self, message: str) -> None:
@@ -205,8 +205,8 @@ class TrainingProgress:
         endless = regularizer.schedule == "constant" and regularizer.until == 1
         if self._until_epoch is None and math.isinf(self._all) and not endless:
             raise MisconfigurationException(
-                "The schedule of `regularize=` ends with the training, but this one has neither `max_epochs` nor `max_steps`. Give "
-                "the Trainer one of them, or `regularize=FoldingRegularizer(until_epoch=...)`, or `schedule='constant'`."
+                "The schedule of `regularize=` ends with the training, but the Trainer has neither `max_epochs` nor `max_steps`. Set "
+                "one of them, or use `FoldingRegularizer(until_epoch=...)` or `FoldingRegularizer(schedule='constant')`."
             )
 
     def progress(self, trainer: Trainer) -> float:

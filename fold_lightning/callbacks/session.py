@@ -193,7 +193,7 @@ class Session:
         if seconds > LONG_SECONDS:
             self._once.warn(
                 f"A measurement took {seconds:.0f} s: {self._measures.describe_seconds()}. Measure less "
-                "(`num_segments=`, `num_inputs=`, `num_regions=`, `layers=`, `faces=False`), or take equidistant points "
+                "(`num_segments=`, `num_inputs=`, `num_regions=`, `layers=`, `faces=False`), or use equidistant points "
                 "(`method='uniform'`). (This warning is shown once.)"
             )
         if values:
@@ -266,7 +266,7 @@ class Session:
     def restore(self, state: dict[str, Any]) -> None:
         """Restore the state from a checkpoint, before training begins."""
         if not {"values", "num_measured", "schedule"} <= state.keys():
-            rank_zero_warn("FoldingMonitor begins anew: the checkpoint's state of it is of another version.")
+            rank_zero_warn("FoldingMonitor starts afresh: its state in the checkpoint is from another version.")
             return
         self._restored, self.values, self._num_measured = state, state["values"], state["num_measured"]
         self._schedule.restore(state["schedule"])
@@ -281,8 +281,8 @@ class Session:
         before = self._restored if self._restored.get("settings") == repr(settings.hyperparameters()) else {}
         if before and before["fingerprint"] != probes.fingerprint:
             rank_zero_warn(
-                "FoldingMonitor goes on from a checkpoint, but with other inputs: the data they are taken from have changed, or "
-                "augment their items at random. Its curves may jump here; pass `probes=` to keep them the same."
+                "FoldingMonitor resumes from a checkpoint, but with other inputs: the data have changed, or are augmented at random. "
+                "Its curves may jump here; pass `probes=` to measure the same inputs."
             )
         with self._once.caught(), shared_replica(model, sample.inputs(model, slice(1)), probes.model_input.forward):
             method, reason = before.get("method"), "as before the checkpoint"

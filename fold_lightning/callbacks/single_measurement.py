@@ -114,6 +114,5 @@ def _pass_batches(session: Session, trainer: Trainer, model: LightningModule, lo
                 break
     if not session.take_passed(trainer, model):
         raise ValueError(
-            "`data` must hold a batch to measure, got none: give a loader that yields some; a generator that was read before has "
-            "none left."
+            "`data` must yield at least one batch, got none: pass a loader with batches, and not a generator that was read before."
         )

@@ -1,4 +1,4 @@
-"""Figures of walks, of folding and how it grows, of regions, units and codes; they need matplotlib, the extra `figures`."""
+"""Figures of walks, folding, regions, units and codes, drawn with matplotlib (the extra `figures`)."""
 
 from fold_lightning.figures.distributions import count_edges, plot_code_distances, plot_face_counts, plot_unit_activity
 from fold_lightning.figures.folding import plot_folding, plot_folding_over_steps, plot_walk

@@ -1,4 +1,4 @@
-"""Bars that are one artist together: hundreds of single ones take long to draw."""
+"""Bars as one matplotlib artist, because hundreds of separate artists are slow to draw."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def draw_bars(axis: Axes, left: Numbers, bottom: Numbers, width: Numbers, height
     """Draw n bars on an axis.
 
     Args:
-        axis: The axis, whose limits stay.
-        left: (n,), where each begins.
-        bottom: (n,), where it stands.
+        axis: The axis; its limits stay as they are.
+        left: (n,), left edges.
+        bottom: (n,), lower edges.
         width: (n,).
         height: (n,).
-        color: Colour of all.
-        options: Of matplotlib's `PolyCollection`, such as the `label` in a legend.
+        color: Colour of all bars.
+        options: Options of matplotlib's `PolyCollection`, such as `label` for the legend.
     """
     from matplotlib.collections import PolyCollection
 

@@ -1,4 +1,4 @@
-"""Colours of classes in a map, as the Folding tab has them too."""
+"""Colours of classes in a map, the same as in the Folding tab."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ import numpy as np
 Numbers = np.ndarray[Any, Any]
 
 CLASS_COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#aa3377", "#66ccee", "#ee7733", "#009988", "#5b4fa8", "#999999")
-"""Colours of classes: Paul Tol's, most of which stay apart for the colour-blind; the last is grey."""
+"""Colours of classes, by Paul Tol: most of them can be distinguished by colour-blind readers. The last is grey."""
 
 OTHERS = len(CLASS_COLORS) - 1
-"""Number of the grey, which small classes share where there are more than colours."""
+"""Index of the grey in `CLASS_COLORS`; the smallest classes share it if there are more classes than colours."""
 
 PALE = 0.12
-"""Depth of a class's colour where the model is no surer than `UNSURE`; it grows to 1 - `PALE` / 2 where it is sure."""
+"""Depth of a class's colour (0 is white, 1 the full colour) at confidence `UNSURE`; at confidence 1 it is 1 - `PALE` / 2."""
 
 UNSURE = 0.3
-"""Softmax of the predicted class from which on colours grow deeper."""
+"""Confidence (softmax of the predicted class) up to which colours are palest."""
 
 
 def color_numbers(areas: Mapping[int, float]) -> dict[int, int]:
-    """Return class -> number of its colour, no two alike; of more classes than colours the smallest share the grey.
+    """Return class -> index of its colour in `CLASS_COLORS`.
 
-    A class has its own, ``label % 10``, unless one of a larger area has it.
+    A class gets the colour ``label % 10``, or the first free one if a class of larger area has that. No two classes share a
+    colour, but if there are more classes than colours, the smallest share the grey.
 
     Args:
-        areas: Class -> its area.
+        areas: Class -> its area in the map.
 
     Example:
         >>> color_numbers({0: 0.5, 10: 0.3, 1: 0.2})
@@ -48,7 +49,12 @@ def color_numbers(areas: Mapping[int, float]) -> dict[int, int]:
 
 
 def shades(numbers: Numbers, confidences: Numbers) -> Numbers:
-    """Return colours (P, 3) by their numbers (P,), the paler the less confident (P,) the model is."""
+    """Return RGB colours (P, 3), paler where the model is less confident.
+
+    Args:
+        numbers: Integer (P,), indices in `CLASS_COLORS`.
+        confidences: (P,), softmax of the predicted class.
+    """
     from matplotlib.colors import to_rgb
 
     full = np.array([to_rgb(color) for color in CLASS_COLORS])[numbers]
@@ -58,11 +64,11 @@ def shades(numbers: Numbers, confidences: Numbers) -> Numbers:
 
 
 def class_areas(polygons: Sequence[Numbers], labels: Numbers) -> dict[int, float]:
-    """Return class -> area of its polygons, of which there is at least one.
+    """Return class -> total area of its polygons; classes without a polygon are left out.
 
     Args:
         polygons: P arrays (v, 2), counter-clockwise.
-        labels: (P,), the class of each.
+        labels: (P,), the class of each polygon.
 
     Example:
         >>> square = np.array([[0.0, 0.0], [2.0, 0.0], [2.0, 2.0], [0.0, 2.0]])
@@ -74,7 +80,7 @@ def class_areas(polygons: Sequence[Numbers], labels: Numbers) -> dict[int, float
     corners = np.concatenate(polygons) if len(polygons) else np.zeros((0, 2))
     following = np.arange(1, len(corners) + 1)
     following[starts + sizes - 1] = starts
-    x, y = (corners - np.repeat(corners[starts], sizes, axis=0)).T  # from a corner of each, so that small areas keep digits
+    x, y = (corners - np.repeat(corners[starts], sizes, axis=0)).T  # relative to a corner, so that small areas keep digits
     areas = np.add.reduceat(x * y[following] - x[following] * y, starts) / 2
     classes, place = np.unique(labels, return_inverse=True)
     return dict(zip(classes.tolist(), np.bincount(place, areas).tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Figures of faces of regions, of the activity of units, and of the distances of codes."""
+"""Figures of face counts, of unit activity, and of distances between codes."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_BARS = 64
-"""Bars up to which each number of faces has its own."""
+"""Maximum number of bars; if face counts span a wider range, each bar covers several integers."""
 
 MAX_LAYERS = 30
-"""Layers up to which each has a row of its own height, and a name."""
+"""Maximum number of layers that are all named and add height to the figure; with more, rows are narrower and some unnamed."""
 
 UNIT_COLORS = {"dead": "#bb5566", "always_active": "#004488", "other": "#ddaa33"}
-"""Colours of shares of units: Paul Tol's of high contrast, which stay apart in grey too."""
+"""Colours of the shares of units: Paul Tol's high-contrast scheme, which stays distinguishable in greyscale."""
 
 
 def count_edges(counts: Tensor) -> list[float]:
-    """Return the edges of bins that each hold equally many integers, at most 64 of them.
+    """Return the edges of at most 64 bins that each hold equally many integers.
 
     Example:
         >>> import torch
@@ -55,15 +55,16 @@ def count_edges(counts: Tensor) -> list[float]:
 
 
 def plot_face_counts(face_counts: Tensor, bound: int | None = None, *, xlabel: str = "faces of a region") -> Figure:
-    """Draw how many regions have how many faces.
+    """Draw a histogram of the number of faces per region.
 
     Args:
         face_counts: Integers (B,), as from `face_counts`; B at least 1.
-        bound: 2d, or 2k for slices of k dimensions, which bounds the mean over all regions of a network; None draws none.
-        xlabel: What has these faces.
+        bound: Upper bound of the mean over all regions of a network, drawn as a dashed line: 2d for inputs of d features, 2k for
+            slices of k dimensions. None draws no line.
+        xlabel: Label of the x-axis.
 
     Returns:
-        A figure that no backend holds.
+        A matplotlib `Figure` that is not registered with pyplot.
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
@@ -106,13 +107,13 @@ def plot_face_counts(face_counts: Tensor, bound: int | None = None, *, xlabel: s
 
 
 def plot_unit_activity(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure:
-    """Draw which share of each layer's units is dead, always active, or neither.
+    """Draw the shares of each layer's units that are dead, always active, or neither.
 
     Args:
         per_layer: Layer name -> its shares, as from `UnitActivity.per_layer`.
 
     Returns:
-        A figure that no backend holds; layers stand in the order given, the first on top.
+        A matplotlib `Figure` that is not registered with pyplot; layers are in the given order, the first on top.
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
@@ -127,7 +128,7 @@ def plot_unit_activity(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     """
     check_available()
     if not per_layer:
-        raise ValueError("`per_layer` must hold at least one layer, got none: update with codes that have layers.")
+        raise ValueError("`per_layer` must hold at least one layer, got none: update the metric with codes first.")
     names = list(per_layer)
     dead, always, active = (
         np.array([float(per_layer[name][what]) for name in names]) for what in ("dead", "always_active", "active")
@@ -149,14 +150,14 @@ def plot_unit_activity(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure:
 
 
 def plot_code_distances(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure:
-    """Draw how far apart codes lie within classes and between them, layer by layer.
+    """Draw the mean distance of codes within classes and between classes, for each layer.
 
     Args:
-        per_layer: Layer name -> its "within" and "between", as from `CodeDistances.per_layer`; another name, such as "all units",
-            may stand for several layers. NaN, for no such pairs, is left out.
+        per_layer: Layer name -> its mean distances "within" and "between" classes, as from `CodeDistances.per_layer`. A name such as
+            "all units" may stand for several layers. NaN, the value without such pairs, is not drawn.
 
     Returns:
-        A figure that no backend holds; layers stand in the order given, the first on top.
+        A matplotlib `Figure` that is not registered with pyplot; layers are in the given order, the first on top.
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
@@ -170,7 +171,7 @@ def plot_code_distances(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure
     """
     check_available()
     if not per_layer:
-        raise ValueError("`per_layer` must hold at least one layer, got none: update with codes that have layers.")
+        raise ValueError("`per_layer` must hold at least one layer, got none: update the metric with codes first.")
     names = list(per_layer)
     within, between = (np.array([float(per_layer[name][what]) for name in names]) for what in ("within", "between"))
     figure, axis, places = _layer_rows(names, "mean Hamming distance, as a share of units")
@@ -184,7 +185,7 @@ def plot_code_distances(per_layer: Mapping[str, Mapping[str, Tensor]]) -> Figure
 
 
 def _layer_rows(names: list[str], xlabel: str) -> tuple[Figure, Axes, np.ndarray]:
-    """Return a figure, its axis with a row for each layer, the first on top, and the places (n,) of the rows."""
+    """Return a figure, its axis with a row for each layer, the first on top, and the y of the rows (n,)."""
     from matplotlib.figure import Figure
 
     places, every = np.arange(len(names)), -(-len(names) // MAX_LAYERS)
@@ -194,5 +195,5 @@ def _layer_rows(names: list[str], xlabel: str) -> tuple[Figure, Axes, np.ndarray
     axis = add_frame(figure, left, LABEL_HEIGHT + LINE_HEIGHT + TICK_LENGTH, RIGHT, above_frame(2, has_title=False))
     axis.set_yticks(places[::every], shown)
     axis.set_ylim(len(names) - 0.5, -0.5)
-    set_xlabel(axis, xlabel, x=1.0, ha="right")  # names may leave it little room
+    set_xlabel(axis, xlabel, x=1.0, ha="right")  # aligned to the right, because long names leave little width
     return figure, axis, places

@@ -29,28 +29,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NUM_BINS = 25
-"""Bars of a distribution of chi."""
+"""Number of bars in a histogram of chi."""
 
 WALK_HEIGHTS = (FRAME_BOTTOM, 1.2, 2.5)
-"""Heights in the figure of a walk from below: labels, chi so far, and the distance with the title and the legend."""
+"""Heights in the figure of a walk, from the bottom, in inches: axis label; plot of chi; plot of the distance, title and legend."""
 
 BANDS = ((0.0, 1.0, "all segments", 0.15), (0.05, 0.95, "nine in ten", 0.25), (0.25, 0.75, "half of them", 0.4))
-"""Ranges of a distribution over time: quantiles, name, and depth of the colour."""
+"""Bands of the distribution of chi at each step: lower and upper quantile, name in the legend, and opacity."""
 
 
 def plot_walk(walks: Walks, i: int) -> Figure:
-    r"""Draw how far a segment's walk gets from its first code, and how its folding grows.
+    r"""Draw the distance of a segment's walk from its first code, and chi along the walk.
 
     Args:
         walks: S walks.
-        i: Number of the segment.
+        i: Index of the segment.
 
     Returns:
-        A figure that no backend holds. The dashed line leads to the number of switches, the distance at which a walk that does not
-        fold ends; the gap between it and the dotted line, the walk's largest distance, is chi. The lower curve is `folding_profile`.
+        A matplotlib `Figure` that is not registered with pyplot. The dashed line rises to the number of switches, the final distance
+        of a walk that does not fold. The dotted line is the walk's largest distance; the gap between the two, divided by the
+        number of switches, is chi. The lower curve is `folding_profile`.
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
+        IndexError: If there is no segment `i`.
 
     Example:
         >>> there_and_back = torch.tensor([[[False], [True], [False]]])
@@ -93,13 +95,13 @@ def plot_walk(walks: Walks, i: int) -> Figure:
 
 
 def plot_folding(chi: Tensor) -> Figure:
-    """Draw how the folding of segments is distributed.
+    """Draw a histogram of chi over segments.
 
     Args:
-        chi: Folding of S segments (S,), S at least 1.
+        chi: chi of S segments (S,), S at least 1.
 
     Returns:
-        A figure that no backend holds: bars of the segments that fold; the title has the share that does.
+        A matplotlib `Figure` that is not registered with pyplot. The bars count the segments that fold; the title gives their share.
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
@@ -140,19 +142,20 @@ def plot_folding(chi: Tensor) -> Figure:
 
 
 def plot_folding_over_steps(chi: Mapping[int, Tensor], xlabel: str = "step") -> Figure:
-    """Draw how the distribution of the folding of segments moves during training.
+    """Draw the distribution of chi over segments at each step of training.
 
     Args:
-        chi: Step, or number of an epoch -> folding of S segments (S,); S at least 1, and at least one step. The tables of
-            `read_log` have it: ``{step: torch.tensor(table["chi"]) for step, table in log["segments"].items()}``.
-        xlabel: Unit of the steps.
+        chi: Step or epoch -> chi of S segments (S,), S at least 1; at least one step. From the tables of `read_log`:
+            ``{step: torch.tensor(table["chi"]) for step, table in log["segments"].items()}``.
+        xlabel: Label of the x-axis: the unit of the keys, such as "epoch".
 
     Returns:
-        A figure that no backend holds: the mean, and the ranges of all segments, of nine and of five in ten.
+        A matplotlib `Figure` that is not registered with pyplot. It shows the mean, and the ranges of all segments, of the middle
+        90% and of the middle 50%.
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
-        ValueError: If there are no steps, or no segments at one.
+        ValueError: If there are no steps, or a step has no segments.
 
     Example:
         >>> figure = plot_folding_over_steps({0: torch.tensor([0.0, 0.0]), 100: torch.tensor([0.0, 0.5])})
@@ -189,7 +192,7 @@ def plot_folding_over_steps(chi: Mapping[int, Tensor], xlabel: str = "step") -> 
 
 
 def _at_least_one(chi: Tensor) -> Tensor:
-    """Return the folding of segments float64 on the CPU, of which there must be some."""
+    """Return chi of the segments, float64 on the CPU; raise if there are none."""
     if len(chi) == 0:
         raise ValueError("`chi` must hold at least one segment, got none: update the metric with walks first.")
     return chi.detach().double().cpu()

@@ -1,4 +1,4 @@
-"""The column on the right of a map: its classes, the scale of confidence, and the inputs that its plane goes through."""
+"""The key at the right of a map: its classes, the colours of confidence, and the inputs in its plane."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 Pixels = np.ndarray[Any, Any]
 
 SWATCH_WIDTH, SWATCH_HEIGHT = 0.2, 0.11
-"""Size of a swatch of a class's colour, in inches."""
+"""Size of the box that shows a class's colour, in inches."""
 
 RAMP_WIDTH, RAMP_HEIGHT = 1.3, SWATCH_HEIGHT + 0.03 + LINE_HEIGHT
-"""Width of a scale of colours, and its height with the text below, in inches."""
+"""Width of the colour scale, and its height including the text below, in inches."""
 
 THUMBNAIL = 0.42
-"""Larger side of a thumbnail, in inches."""
+"""Longer side of a thumbnail, in inches."""
 
 LETTER_WIDTH = 0.17
-"""Width of an input's letter with the space after it, in inches."""
+"""Width of an input's letter including the space after it, in inches."""
 
 MAX_LINES = 3
-"""Lines of the name of an input."""
+"""Maximum number of lines for the name of an input."""
 
 SPACE, HEADING_HEIGHT = 0.06, LINE_HEIGHT + 0.03
 """Space after an entry of several lines, and height of a heading, in inches."""
@@ -36,7 +36,13 @@ SPACE, HEADING_HEIGHT = 0.06, LINE_HEIGHT + 0.03
 
 @dataclass(frozen=True)
 class InputEntry:
-    """An input in a key: its letter, the lines of its name, and its thumbnail (H, W) or (H, W, 3) or None."""
+    """Entry of an input in a key.
+
+    Attributes:
+        letter: Letter that marks the input in the map.
+        lines: Lines of its name.
+        picture: Thumbnail (H, W) or (H, W, 3), or None.
+    """
 
     letter: str
     lines: list[str]
@@ -44,7 +50,10 @@ class InputEntry:
 
     @classmethod
     def of(cls, letter: str, name: str, picture: Pixels | None, width: float) -> InputEntry:
-        """Return the entry of an input in a key of a width in inches; of two parts of a name, the second begins a line."""
+        """Return the entry of an input in a key of `width` inches, its name wrapped to that width.
+
+        The text after a line break in the name starts a new line, and has at most two.
+        """
         width -= LETTER_WIDTH + (0.0 if picture is None else THUMBNAIL + 1.5 * MARGIN)
         first, _, second = name.partition("\n")
         rest = wrapped(second, width, MAX_LINES - 1)
@@ -59,19 +68,20 @@ class InputEntry:
 
     @property
     def height(self) -> float:
-        """Height with the space below, in inches."""
+        """Height including the space below, in inches."""
         return max(self.thumbnail[1], len(self.lines) * LINE_HEIGHT) + SPACE
 
 
 class Key:
-    """A column of text and small pictures, written from top to bottom.
+    """Column of text and small pictures, written from top to bottom.
 
     Args:
-        figure: The figure.
-        left: Its left edge, in inches.
-        right: Its right edge.
-        top: Its upper edge, from below, where writing begins.
-        bottom: Lower edge of what is written first.
+        figure: The figure to write on.
+        left: Left edge of the column, in inches from the figure's left edge.
+        right: Right edge of the column, in inches from the figure's left edge.
+        top: Upper edge of the first entry, in inches from the figure's lower edge.
+        bottom: Lower limit of the entries above the inputs, in inches from the figure's lower edge. It is not enforced: callers
+            choose the number of entries by it.
     """
 
     def __init__(self, figure: Figure, left: float, right: float, top: float, bottom: float) -> None:
@@ -83,7 +93,7 @@ class Key:
         self.y -= HEADING_HEIGHT
 
     def swatch(self, color: Any, text: str, lines: int = 1) -> None:
-        """Write what a colour stands for, on at most so many lines."""
+        """Draw a box of a colour, and write its meaning on at most `lines` lines."""
         self._frame(self.left, self.y - 0.02 - SWATCH_HEIGHT, SWATCH_WIDTH, SWATCH_HEIGHT, color)
         left = self.left + SWATCH_WIDTH + MARGIN
         written = wrapped(text, self.right - left, lines)
@@ -91,7 +101,7 @@ class Key:
         self.y -= max(1, len(written)) * LINE_HEIGHT
 
     def ramp(self, colors: Pixels, low: str, high: str) -> None:
-        """Draw a scale of colours (n, 3), with text at its ends."""
+        """Draw a scale of RGB colours (n, 3), with text at both ends."""
         self.y -= SWATCH_HEIGHT
         self._picture(colors[None], self.left, self.y, RAMP_WIDTH, SWATCH_HEIGHT, "bilinear")
         self.y -= 0.03
@@ -100,7 +110,7 @@ class Key:
         self.y -= LINE_HEIGHT
 
     def input(self, entry: InputEntry) -> None:
-        """Write the letter and the name of an input, with its thumbnail in front."""
+        """Draw the thumbnail of an input, and write its letter and name to the right."""
         left, (width, height) = self.left, entry.thumbnail
         if entry.picture is not None:
             self._picture(entry.picture, left, self.y - height, width, height, "nearest")

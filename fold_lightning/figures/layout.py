@@ -1,6 +1,7 @@
-"""Places of axes and widths of text in figures, in inches.
+"""Positions of axes and widths of text in figures, in inches.
 
-Axes have fixed places, because a layout engine measures all text before it is drawn, which takes as long again.
+Axes have fixed positions: a layout engine would measure all text before drawing it, which doubles the time. The frame of an axis
+is the rectangle of its spines, without tick labels and axis labels.
 """
 
 from __future__ import annotations
@@ -14,31 +15,31 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POINTS = 72.0
-"""Points in an inch."""
+"""Points per inch."""
 
 TEXT, SMALL = 10.0, 8.33
-"""Sizes of text, in points."""
+"""Font sizes of titles and labels, and of legends, keys and cells, in points."""
 
 SLACK = 1.08
-"""Text as it is drawn is up to 8% wider than its outlines, because letters are moved to whole pixels."""
+"""Factor on the width of a text's outlines: drawn text is up to 8% wider, because letters are moved to whole pixels."""
 
 MARGIN = 0.06
 """Space between text and the edge of a figure, in inches."""
 
 RIGHT = 0.2
-"""Space on the right of a frame, in inches."""
+"""Space between a frame and the figure's right edge, in inches."""
 
 SCALE_WIDTH = 0.18
-"""Width of a scale of colours, in inches."""
+"""Width of a colour bar, in inches."""
 
 TITLE_HEIGHT, ROW_HEIGHT = 0.26, 0.19
-"""Height of a title, and of a row of a legend, in inches."""
+"""Height of a title, and of a legend's row, in inches."""
 
 LINE_HEIGHT, LABEL_HEIGHT, TICK_LENGTH = 0.17, 0.24, 0.1
-"""Height of a line of text, height of an axis's label with the space around it, and length of a tick with its space, in inches."""
+"""Height of a line of text, height of an axis label including its margins, and length of a tick including its padding, in inches."""
 
 FRAME_BOTTOM = LABEL_HEIGHT + 0.24
-"""Space below a frame for numbers and a label, in inches."""
+"""Space below a frame for tick labels and the axis label, in inches."""
 
 
 def text_width(text: str, size: float = TEXT) -> float:
@@ -51,14 +52,17 @@ def text_width(text: str, size: float = TEXT) -> float:
 
 
 def widest(texts: list[str], size: float = TEXT) -> float:
-    """Return the width of the widest of some lines, in inches; 0 for none. Only the longest few are measured."""
+    """Return the width of the widest line of text, in inches, or 0 without lines.
+
+    Only the three lines with most characters are measured.
+    """
     return max((text_width(text, size) for text in sorted(texts, key=len)[-3:]), default=0.0)
 
 
 def wrapped(text: str, width: float, most: int = 1, size: float = SMALL) -> list[str]:
-    """Return text as at most so many lines, each at most so many inches wide; an ellipsis stands for the rest.
+    """Return text as at most `most` lines that are each at most `width` inches wide.
 
-    Words stay whole where they fit on a line.
+    Lines break between words where a word fits on a line. An ellipsis replaces text that is left over.
     """
     lines, rest = list[str](), " ".join(text.split())
     while rest:
@@ -75,7 +79,7 @@ def wrapped(text: str, width: float, most: int = 1, size: float = SMALL) -> list
 
 
 def _fitting(text: str, width: float, size: float, end: str = "") -> int:
-    """Return how many characters of a text, at least one, fit into a width together with an end."""
+    """Return the number of characters of `text`, at least 1, that fit into `width` inches with `end` after them."""
     low, high = 1, len(text)
     while low < high:
         middle = (low + high + 1) // 2
@@ -84,7 +88,7 @@ def _fitting(text: str, width: float, size: float, end: str = "") -> int:
 
 
 def add_frame(figure: Figure, left: float, bottom: float, right: float, top: float, **options: Any) -> Axes:
-    """Add an axis whose frame lies so many inches from the edges of its figure."""
+    """Add an axis, given the distances of its frame from the figure's edges in inches."""
     width, height = figure.get_size_inches()
     place = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
     axis: Axes = figure.add_axes(place, **options)
@@ -92,13 +96,13 @@ def add_frame(figure: Figure, left: float, bottom: float, right: float, top: flo
 
 
 def left_of_numbers(largest: float, lines: int = 1) -> float:
-    """Return the space on the left of a frame for numbers up to the largest and a label of some lines, in inches."""
+    """Return the space left of a frame for tick labels up to `largest` and an axis label of `lines` lines, in inches."""
     digits = len(f"{largest:.0f}") if largest >= 10 else 3  # "2.5", or "0.0"
     return MARGIN + lines * LINE_HEIGHT + TICK_LENGTH + text_width("0" * digits) + MARGIN
 
 
 def above_frame(rows: int, *, has_title: bool = True) -> float:
-    """Return the space above a frame for a title and the rows of a legend, in inches."""
+    """Return the space above a frame for a title and a legend of `rows` rows, in inches."""
     return TITLE_HEIGHT * has_title + rows * ROW_HEIGHT + 0.1
 
 
@@ -127,7 +131,7 @@ def set_ylabel(axis: Axes, text: str) -> None:
 
 
 def set_legend(axis: Axes, columns: int = 1) -> None:
-    """Put a legend above an axis, in the middle of the figure, where it covers nothing."""
+    """Put a legend above an axis, centred in the figure, where it covers no data."""
     from matplotlib.transforms import blended_transform_factory
 
     middle = blended_transform_factory(axis.figure.transFigure, axis.transAxes)
@@ -136,14 +140,14 @@ def set_legend(axis: Axes, columns: int = 1) -> None:
 
 
 def add_scale(figure: Figure, place: tuple[float, float, float, float], colors: str, top: float, label: str) -> Axes:
-    """Add a scale of colours from 0 to a number.
+    """Add a colour bar from 0 to `top`.
 
     Args:
-        figure: The figure.
-        place: Left and lower edge, width and height, in inches.
-        colors: Name of the colours.
-        top: The number.
-        label: Text beside the scale.
+        figure: The figure to draw on.
+        place: Left edge, lower edge, width and height of the bar, in inches.
+        colors: Name of a matplotlib colormap.
+        top: Upper end of the scale.
+        label: Label at the right of the bar.
     """
     (left, bottom, width, height), (full_width, full_height) = place, figure.get_size_inches()
     axis = add_frame(figure, left, bottom, full_width - left - width, full_height - bottom - height)

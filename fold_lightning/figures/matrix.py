@@ -1,4 +1,4 @@
-"""The figure of the folding between classes."""
+"""The figure of folding between classes, a matrix."""
 
 from __future__ import annotations
 
@@ -31,42 +31,43 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_NAMED = 20
-"""Classes up to which all are named."""
+"""Maximum number of classes that are all named at the axes."""
 
 MAX_VALUES = 12
-"""Classes up to which values stand in the cells."""
+"""Maximum number of classes for which cells contain their values."""
 
 MAX_TICKS = 14
-"""Names at an axis of more classes: those of 20 would be too small where TensorBoard shows the figure at half its size."""
+"""Maximum number of names at an axis with more than `MAX_NAMED` classes: 20 are illegible if TensorBoard halves the figure."""
 
 MAX_UPRIGHT = 3
-"""Characters of a name up to which it stands upright below its column."""
+"""Maximum length of names, in characters, that are written horizontally below the columns; longer ones are rotated."""
 
 CELL, LEAST_SIDE, LARGEST_SIDE, MAX_WIDTH = 0.4, 1.6, 4.4, 6.4
-"""Side of a cell, least and largest side of the matrix, and width of the figure, in inches: a wider one is shown smaller."""
+"""Side of a cell, least and largest side of the matrix, maximum width of the figure, in inches: TensorBoard shrinks wider ones."""
 
 SCALE_SPACE = 0.9
-"""Space that the scale of colours takes with its numbers and label, in inches."""
+"""Space for the colour bar with its tick labels and label, in inches."""
 
 MAX_CELLS = 30
-"""Classes up to which each pair has a cell; of more, few pairs are drawn as squares that can be seen."""
+"""Maximum number of classes for which all pairs are cells; with more, few pairs are drawn as squares of fixed, visible size."""
 
 EMPTY = "#e4e4e4"
-"""Colour of pairs without segments."""
+"""Colour of cells of pairs without segments."""
 
 LIGHT = 0.6
-"""Share of the scale from which on a cell is light, and its text black."""
+"""Share of the scale above which a cell is so light that its text is black."""
 
 
 def plot_folding_matrix(matrix: Tensor, class_names: Sequence[str] | None = None) -> Figure:
-    """Draw the folding between each ordered pair of classes, as `global_folding` gives it.
+    """Draw chi of each ordered pair of classes as a matrix.
 
     Args:
-        matrix: (C, C), rows for the class where a segment starts; NaN, for pairs without segments, stays grey.
-        class_names: C names; None takes the numbers.
+        matrix: (C, C), as from `global_folding`: the row is the class at which segments start, the column the class at which
+            they end. NaN marks pairs without segments, which have no colour of the scale.
+        class_names: C names; None shows the numbers of the classes.
 
     Returns:
-        A figure that no backend holds.
+        A matplotlib `Figure` that is not registered with pyplot.
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
@@ -102,7 +103,7 @@ def plot_folding_matrix(matrix: Tensor, class_names: Sequence[str] | None = None
 
 
 def _draw_pairs(axis: Axes, values: Tensor, top: float) -> None:
-    """Draw a cell for each pair, or a square where cells would be specks."""
+    """Draw a cell for each pair; or squares of fixed size, for few pairs of more than `MAX_CELLS` classes."""
     count, (rows, columns) = len(values), (~values.isnan()).nonzero(as_tuple=True)
     colors: dict[str, Any] = {"vmin": 0.0, "vmax": top, "cmap": "viridis"}
     if count > MAX_CELLS and len(rows) < count**2 / 8:
@@ -120,7 +121,7 @@ def _draw_pairs(axis: Axes, values: Tensor, top: float) -> None:
 
 
 def _write_values(axis: Axes, values: list[float], places: np.ndarray[Any, Any], top: float) -> None:
-    """Write values (n,) at places (n, 2), as one artist: a text for each takes ten times as long to draw."""
+    """Write values (n,) at positions (n, 2) as one artist, because n text artists take ten times as long to draw."""
     from matplotlib.collections import PathCollection
     from matplotlib.textpath import TextPath
     from matplotlib.transforms import Affine2D
@@ -143,7 +144,7 @@ def _write_values(axis: Axes, values: list[float], places: np.ndarray[Any, Any],
 
 
 def cell_text(value: float) -> str:
-    """Return a value of chi as its cell shows it, here and in the Folding tab: two digits, halves rounded up.
+    """Return chi with two digits, as in the cells of this figure and of the Folding tab; halves are rounded up.
 
     Example:
         >>> [cell_text(value) for value in (0.0, 0.125, 0.375, 1.0)]
@@ -151,5 +152,5 @@ def cell_text(value: float) -> str:
     """
     if value == 0:
         return "0"
-    single = Decimal(float(np.float32(value)))  # as the log has it
+    single = Decimal(float(np.float32(value)))  # the precision of the log, which the tab shows
     return str(single.quantize(Decimal("0.01"), ROUND_HALF_UP)).removeprefix("0")

@@ -1,4 +1,4 @@
-"""Figures of activation regions in a plane."""
+"""The figure of activation regions in a plane, a map."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ MAP_WIDTH, MAP_HEIGHT = 7.1, 5.3
 """Size of a map's figure, in inches."""
 
 MAP_LEFT, MAP_BOTTOM, MAP_SIDE = 0.6, 0.55, 4.4
-"""Space on the left of the map and below it, and its side, in inches."""
+"""Space left of the map, space below it, and side of the map, in inches."""
 
 KEY_LEFT, KEY_RIGHT = MAP_LEFT + MAP_SIDE + 0.16, MAP_WIDTH - 0.06
-"""Edges of the column with the key, in inches."""
+"""Left and right edge of the key, in inches."""
 
 NAME_CHARACTERS = 40
-"""Characters of a class's name, of which as many are shown as fit."""
+"""Maximum length of a class's name in the key, in characters; fewer are shown if they do not fit."""
 
 LINE_WIDTH = 0.7
-"""Width of the lines between 600 regions, in points; thinner as the root of their number grows."""
+"""Width of lines between up to 600 regions, in points; with R > 600 regions, sqrt(600 / R) times this."""
 
 
 def plot_slice_map(
@@ -57,26 +57,26 @@ def plot_slice_map(
     names: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Figure:
-    """Draw a map of activation regions, and where the inputs lie that its plane goes through.
+    """Draw a map of activation regions in a plane, and mark the inputs.
 
-    Inputs have letters in the map, and their names and thumbnails in a key beside it, so that these hide nothing. Segments between
-    the inputs are dashed.
+    Letters mark the inputs in the map. Their names and thumbnails are in a key at the right, where they cover no regions. Dashed
+    lines are the segments between the inputs.
 
     Args:
-        found: R regions of a window, as `slice_map` returns them.
-        color: What the colour of a region shows: the "distance", in how many units its code differs from that of the first
-            input's region; or the "class" that the model predicts, the paler the less sure it is, with the exact borders between
-            classes. If the first input lies outside, the middle of the window takes its place.
-        images: Thumbnails of the I inputs, (I, H, W), or (I, C, H, W) with 1 or 3 channels; None takes inputs of such a shape
-            themselves.
-        names: I names of the inputs.
-        class_names: C names of the classes; None takes the numbers.
+        found: Map of R regions, as from `slice_map`.
+        color: "distance" colours regions by the number of units in which their codes differ from the code of the first input's
+            region, or of the region in the middle of the window if that input lies outside. "class" colours them by the predicted
+            class, paler where the model is less confident, and draws the exact borders between classes.
+        images: Thumbnails of the I inputs, (I, H, W), or (I, C, H, W) with 1 or 3 channels; None shows the inputs
+            themselves if they have such a shape.
+        names: I names of the inputs; None numbers the inputs.
+        class_names: C names of the classes; None shows their numbers.
 
     Returns:
-        A figure that no backend holds, 710 pixels wide.
+        A matplotlib `Figure` that is not registered with pyplot, 7.1 inches wide.
 
     Raises:
-        ValueError: For classes of a map without scores, or another `color`.
+        ValueError: If `color` is neither, or is "class" and the map has no scores of classes.
         ModuleNotFoundError: If matplotlib is not installed.
 
     Example:
@@ -104,7 +104,7 @@ def plot_slice_map(
         ylim=(y0, y1),
     )
     axis.locator_params(nbins=4)
-    axis.tick_params(axis="y", labelrotation=90)  # deep in a zoom numbers have many digits
+    axis.tick_params(axis="y", labelrotation=90)  # numbers of a zoomed map have many digits
     for label in axis.get_yticklabels():
         label.set_verticalalignment("center")
     inputs = _inputs(found, _thumbnails(found) if images is None else images, names)
@@ -121,13 +121,13 @@ def plot_slice_map(
     for entry in inputs:
         key.input(entry)
     set_title(axis, f"{len(found):,} region{'s' * (len(found) != 1)} of a plane{_place(found)}")
-    set_xlabel(axis, "distance along the first direction", x=0.0, ha="left")  # numbers may have a common part on the right
+    set_xlabel(axis, "distance along the first direction", x=0.0, ha="left")  # the right end may hold the ticks' offset
     set_ylabel(axis, "along the second")
     return figure
 
 
 def _place(found: SliceMap) -> str:
-    """Return where the window lies."""
+    """Return the end of the title, which describes the position of the window."""
     if len(found.marks) != 3:
         return " around an input"
     is_whole = bool((found.find(found.marks) >= 0).all())
@@ -135,7 +135,7 @@ def _place(found: SliceMap) -> str:
 
 
 def _draw_distances(axis: Axes, found: SliceMap, width: float, place: tuple[float, float, float, float]) -> None:
-    """Draw regions by the distance of their codes from that of one, and the scale at its place."""
+    """Draw regions, coloured by the distance of their codes from a reference region's code, and a colour bar at `place`."""
     from matplotlib.collections import PolyCollection
     from matplotlib.ticker import MaxNLocator
 
@@ -152,7 +152,7 @@ def _draw_distances(axis: Axes, found: SliceMap, width: float, place: tuple[floa
 
 
 def _draw_classes(axis: Axes, found: SliceMap, width: float, key: Key, names: Sequence[str] | None) -> None:
-    """Draw the class that is predicted, and how sure the model is of it."""
+    """Draw the predicted classes with their confidence and borders, and list them in the key."""
     from matplotlib.collections import PolyCollection
 
     pieces = found.by_class()
@@ -173,14 +173,17 @@ def _draw_classes(axis: Axes, found: SliceMap, width: float, key: Key, names: Se
 
 
 def _draw_lines(axis: Axes, ends: np.ndarray, **style: Any) -> None:
-    """Draw straight lines (n, 2, 2) as one line with gaps, below the inputs."""
+    """Draw straight lines (n, 2, 2) as one artist, separated by NaN, below the inputs."""
     gaps = np.full((len(ends), 1, 2), np.nan)
     x, y = np.concatenate([ends, gaps], 1).reshape(-1, 2).T
     axis.plot(x, y, scalex=False, scaley=False, zorder=1.5, **style)
 
 
 def _list_classes(key: Key, numbers: dict[int, int], names: Sequence[str] | None, rows: int) -> None:
-    """Write the classes with their colours, those that share one as a number of others; on two lines where rows are left."""
+    """List the classes in the key with their colours.
+
+    Names may take two lines each if these fit into `rows` lines. Classes that share the grey are only counted.
+    """
     is_crowded = len(numbers) > OTHERS + 1
     named = sorted(label for label, number in numbers.items() if not (is_crowded and number == OTHERS))
     words = {label: str(label) for label in named} if names is None else dict(enumerate(distinct(names, NAME_CHARACTERS)))
@@ -192,7 +195,7 @@ def _list_classes(key: Key, numbers: dict[int, int], names: Sequence[str] | None
 
 
 def _inputs(found: SliceMap, images: Tensor | None, names: Sequence[str] | None) -> list[InputEntry]:
-    """Return what the key says of the inputs."""
+    """Return the key's entries of the inputs."""
     ordinals = ("the first", "the second", "the third") if len(found.marks) > 1 else ("the first input",)
     entries = []
     for number, region in enumerate(found.find(found.marks).tolist()):
@@ -204,7 +207,7 @@ def _inputs(found: SliceMap, images: Tensor | None, names: Sequence[str] | None)
 
 
 def _thumbnails(found: SliceMap) -> Tensor | None:
-    """Return the inputs as images, if they are shaped so."""
+    """Return the inputs if they have the shape of images, otherwise None."""
     shape = found.origin.shape
     if len(shape) not in (2, 3) or min(shape[-2:]) < 4 or (len(shape) == 3 and shape[0] not in (1, 3)):
         return None
@@ -212,7 +215,7 @@ def _thumbnails(found: SliceMap) -> Tensor | None:
 
 
 def _mark_inputs(axis: Axes, found: SliceMap) -> None:
-    """Draw the inputs as points with letters, and the segments between them."""
+    """Draw the inputs as points with letters, and dashed segments between them."""
     from matplotlib.patheffects import withStroke
 
     marks, inside = found.marks.numpy(), (found.find(found.marks) >= 0).tolist()
@@ -231,7 +234,7 @@ def _mark_inputs(axis: Axes, found: SliceMap) -> None:
 
 
 def _as_picture(image: Tensor) -> np.ndarray:
-    """Return an image (H, W) or (C, H, W) with values in [0, 1], dark on light if it has one channel."""
+    """Return an image (H, W) or (C, H, W) as (H, W) or (H, W, 3), scaled to [0, 1]."""
     values = image.detach().double().cpu()
     values = values - values.min()
     values = values / values.max().clamp(min=torch.finfo(values.dtype).tiny)

@@ -1,4 +1,4 @@
-"""Colours, checks and messages that all figures share."""
+"""Colours, checks and texts that all figures share."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PRIMARY, ACCENT, QUIET = "#4477aa", "#bb5566", "#777777"
-"""Colours of what is measured, of a bound or of what it turned into, and of what it is compared with."""
+"""Colours of the main values, of a second series or a bound, and of reference lines."""
 
 SCALES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
-"""Ends of the scale of chi, in figures and in the Folding tab: few, so that pictures of one run can be compared."""
+"""Upper ends of the scale of chi in figures and in the Folding tab: few, so that figures of one run share a scale."""
 
 WIDTH = 5.0
-"""Width of a figure, in inches: TensorBoard shows one of 500 pixels about 400 wide, at which its text can be read."""
+"""Width of most figures, in inches: TensorBoard shrinks their 500 pixels to about 400, at which text is still legible."""
 
 
 def is_available() -> bool:
@@ -34,7 +34,7 @@ def check_available() -> None:
 
 
 def plot_message(message: str) -> Figure:
-    """Return a figure that says why there is none."""
+    """Return a figure that shows a message, such as the reason why a plot is missing."""
     check_available()
     from matplotlib.figure import Figure
 
@@ -44,14 +44,14 @@ def plot_message(message: str) -> Figure:
 
 
 def open_frame(axis: Axes) -> None:
-    """Leave the two lines of a frame at which numbers stand, and a faint grid."""
+    """Remove the upper and the right spine of an axis, and draw a faint grid."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.3)
     axis.set_axisbelow(True)
 
 
 def shortened(name: str, most: int = 20) -> str:
-    """Return the beginning of a name, at most so many characters.
+    """Return a name cut to at most `most` characters, with an ellipsis at the end.
 
     Example:
         >>> shortened("a_class_with_a_long_name", 10)
@@ -61,7 +61,7 @@ def shortened(name: str, most: int = 20) -> str:
 
 
 def end_of_scale(largest: float) -> float:
-    """Return the end of a scale of chi that holds a value.
+    """Return the smallest of `SCALES` that is at least a value of chi.
 
     Example:
         >>> end_of_scale(0.25)
@@ -71,7 +71,7 @@ def end_of_scale(largest: float) -> float:
 
 
 def distinct(names: Sequence[str], most: int = 20) -> list[str]:
-    """Return the beginnings of names, with the number of each that would be like another.
+    """Return names cut to at most `most` characters, with their indices where cut names are equal.
 
     Example:
         >>> distinct(["cat", "a_long_name_of_a_cat", "a_long_name_of_a_dog"], 12)
@@ -84,7 +84,7 @@ def distinct(names: Sequence[str], most: int = 20) -> list[str]:
 
 
 def literal(text: str) -> str:
-    r"""Return text as matplotlib shows it as it is, for between dollar signs it would read formulas.
+    r"""Escape dollar signs, between which matplotlib would read a formula.
 
     Example:
         >>> print(literal("$x^2$"))
@@ -94,7 +94,7 @@ def literal(text: str) -> str:
 
 
 def end_of_name(name: str, most: int = 24) -> str:
-    """Return the end of a layer's name, at most so many characters: beginnings are alike in a network.
+    """Return the end of a layer's name, at most `most` characters: names of one network often begin alike.
 
     Example:
         >>> end_of_name("encoder.blocks.3.norm", 10)

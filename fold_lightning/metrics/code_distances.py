@@ -108,7 +108,7 @@ class CodeDistances(CodeMetric):
         num_inputs = self.num_inputs + torch.bincount(labels, minlength=self.num_classes).to(self.device)
         if num_inputs.sum() > MAX_INPUTS:
             raise ValueError(
-                f"The inputs must be at most {MAX_INPUTS:,}, got {int(num_inputs.sum()):,}: reset the metric before."
+                f"The number of inputs must be at most {MAX_INPUTS:,}, got {int(num_inputs.sum()):,}: reset the metric."
             )
         num_active = self.num_active.expand(-1, layout.num_units).clone()
         for label in labels.unique():

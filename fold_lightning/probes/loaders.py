@@ -152,7 +152,7 @@ def max_batches(trainer: Trainer, number: int, loader: DataLoader[Any], together
 def choose_items(indices: Sequence[Any], count: int, seed: int) -> list[Any]:
     """Return up to `count` of the indices in random order, without repetition."""
     if len(indices) == 0:
-        raise ValueError("The data set is empty, got 0 items: give one that holds at least 2 inputs.")
+        raise ValueError("The data set must hold at least 2 inputs, got 0: pass more data.")
     order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))[:count]
     return [indices[i] for i in order.tolist()]
 

@@ -190,7 +190,7 @@ def _refusal(model: nn.Module, batch: Any, trials: list[Trial]) -> str:
     calls = [f"`{trial.candidate.describe(batch)}`: {trial.refusal}" for trial in trials]
     tried = "; ".join(dict.fromkeys(calls))
     return (
-        f"The model takes nothing of {describe_batch(batch)}. Tried: {tried}. Pass `batch_to_inputs=`, a function of the batch "
+        f"The model takes no part of {describe_batch(batch)}. Tried: {tried}. Pass `batch_to_inputs=`, a function of the batch "
         "that returns the inputs, or (inputs, labels), and `forward=`, a function of the model and the inputs that calls the "
         f"model{named}."
     )

@@ -105,7 +105,7 @@ def class_segments(labels: Any, *, per_pair: int, seed: int = 0) -> tuple[Tensor
         given = torch.from_numpy(given.astype(np.int64))
     if not isinstance(given, Tensor) or given.is_floating_point() or given.is_complex():
         raise TypeError(
-            f"`labels` must be integer classes (B,), got {given.dtype} {tuple(given.shape)}: number them, as by "
+            f"`labels` must be integer classes (B,), got {given.dtype} {tuple(given.shape)}: number them, such as with "
             "`torch.from_numpy(numpy.unique(labels, return_inverse=True)[1])`."
         )
     labels = given
@@ -113,7 +113,7 @@ def class_segments(labels: Any, *, per_pair: int, seed: int = 0) -> tuple[Tensor
     check_integer("seed", seed, 0)
     if labels.dim() != 1 or len(labels[labels >= 0].unique()) < 2:
         raise ValueError(
-            f"Segments between classes need labels (B,) of at least 2 classes, got {tuple(labels.shape)} of "
+            f"Segments between classes need labels (B,) of at least 2 classes, got {tuple(labels.shape)} with "
             f"{len(labels[labels >= 0].unique())}."
         )
     segments = draw_segments(labels.long(), len(labels), count=per_pair, per_pair=per_pair, seed=seed)
@@ -172,7 +172,7 @@ def draw_pairs(num_classes: int, count: int, per_pair: int | None, seed: int) ->
     if per_pair is not None and per_pair * num_pairs > MAX_SEGMENTS:
         raise ValueError(
             f"{per_pair} segments for each of {num_pairs} ordered pairs of {num_classes} classes are more than {MAX_SEGMENTS}: "
-            "take fewer, or leave `segments_per_pair` out, and `num_segments` are spread over the pairs."
+            "take fewer, or leave `segments_per_pair` out to spread `num_segments` over the pairs."
         )
     each, rest = (per_pair, 0) if per_pair is not None else divmod(count, num_pairs)
     if per_pair is None and rest and num_pairs <= MAX_EVEN_PAIRS:
@@ -187,10 +187,10 @@ def check_several(num_items: int, num_not_finite: int = 0) -> None:
     """Raise if there are too few inputs for a segment; the message reports inputs with NaN or infinite values."""
     if num_items >= 2:
         return
-    got = f"Segments need at least 2 inputs to go between, got {num_items}"
+    got = f"Segments need at least 2 inputs, got {num_items}"
     if num_not_finite:
         raise ValueError(f"{got}, and {num_not_finite} with NaN or infinite values: clean or normalise the data first.")
-    raise ValueError(f"{got}: give more data.")
+    raise ValueError(f"{got}: pass more data.")
 
 
 def _one_of_each(wanted: Tensor, sizes: Tensor, generator: torch.Generator) -> Tensor:

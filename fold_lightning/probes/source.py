@@ -192,7 +192,7 @@ class ProbeSource:
             except Unreadable as error:
                 may_pass = True
                 rank_zero_info(
-                    "fold_lightning takes the first inputs that pass: the data set can't be read by index here "
+                    "fold_lightning takes the inputs of the first batches, because the data set cannot be read by index "
                     f"({error.__cause__!r})."
                 )
             except Exception as error:

@@ -91,7 +91,7 @@ class _Switch:
 def _try(model: nn.Module, replica: Replica, switch: _Switch, candidate: Candidate, batch: Any, device: torch.device) -> Trial:
     tensor = part_at(batch, candidate.inputs).detach().to(device)
     if len(tensor) == 0:
-        return Trial(candidate, refusal="it holds no rows")
+        return Trial(candidate, refusal="it has no rows")
     rows = tensor[[0, -1, 0]]
     call: HeldCall | None = None
     held_paths: tuple[Path, ...] = ()
@@ -120,7 +120,7 @@ def _try(model: nn.Module, replica: Replica, switch: _Switch, candidate: Candida
         return trial(num_outputs, is_clear=True)
     is_clear = bool(two.met) and all(_has_rows(name, two, three) for name in two.met)
     if candidate.style == "step" and not is_clear:  # a step also takes a batch in which an unused tensor varies
-        return Trial(candidate, refusal="no activation that depends on it was met")
+        return Trial(candidate, refusal="no activation depends on it")
     return trial(num_outputs, is_clear=is_clear)
 
 
@@ -152,7 +152,7 @@ class _Embedding:
 
 def _embedding_of(replica: Replica, ids: Tensor) -> _Embedding:
     """Return the embedding that takes token ids when the model is called with them, or a refusal."""
-    reason = "no `nn.Embedding` takes it as it is"
+    reason = "no `nn.Embedding` takes it unchanged"
     replica.reset()
     with noted_embeddings(replica.module, ids) as found:
         try:

@@ -90,7 +90,9 @@ def _is_flat_list(value: Any) -> bool:
 def _as_inputs(value: Any, name: str) -> Tensor:
     tensor = _as_tensor(value)
     if tensor is None:
-        raise TypeError(f"`{name}` must hold numbers, got {np.asarray(value).dtype}: convert them, as by `.astype('float32')`.")
+        raise TypeError(
+            f"`{name}` must hold numbers, got {np.asarray(value).dtype}: convert them, such as with `.astype('float32')`."
+        )
     if tensor.dim() == 0:
         raise ValueError(f"`{name}` must be inputs (B, ...), got a single number.")
     if len(tensor) == 0:

@@ -77,7 +77,8 @@ class RegionGraph:
         distance = float(self._distances(a)[b])
         if distance == np.inf:
             raise ValueError(
-                f"No way leads from region {a} to {b} over those found: the search stopped at its limit. Raise it."
+                f"Regions {a} and {b} are not connected by the regions found, because the search stopped at its limit: raise "
+                "`max_regions`."
             )
         return int(distance)
 
@@ -96,7 +97,7 @@ class RegionGraph:
         """
         if not self.complete:
             warnings.warn(
-                f"This graph was cut off at {self.num_regions:,} regions: the bounds are those of its part, not of the network.",
+                f"The graph is incomplete, with {self.num_regions:,} regions: the bounds hold for this part, not for the network.",
                 stacklevel=2,
             )
         low, high = np.zeros(self.num_regions), np.full(self.num_regions, np.inf)
@@ -106,7 +107,9 @@ class RegionGraph:
             distance = self._distances(int(worth.argmax()))
             eccentricity = distance.max()
             if eccentricity == np.inf:
-                raise ValueError("The regions found are not all joined: the search stopped at its limit. Raise it.")
+                raise ValueError(
+                    "The regions found are not all connected, because the search stopped at its limit: raise `max_regions`."
+                )
             low = np.maximum(low, np.maximum(eccentricity - distance, distance))
             high = np.minimum(high, eccentricity + distance)
             if low.max() >= high.max():

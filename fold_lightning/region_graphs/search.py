@@ -83,16 +83,22 @@ def region_graph(
         structure = inspect(replica, start, given=("start", start))
         if structure.unknown or structure.bends:
             raise NoPolytopes(
-                "The nodes of the graph are regions in which the network is affine, told by their codes; this network has "
-                f"{', '.join((*structure.unknown, *structure.bends))}, which bends inside them."
+                "`region_graph` needs a network that is affine where its code does not change; this network has "
+                f"{', '.join((*structure.unknown, *structure.bends))}, which is not affine there. Pass a `forward=` with a part of "
+                "the model without it."
             )
         search = _Search(replica, structure, start.shape[1:], max_regions)
         for found in search.run(start.detach().to(replica.device, torch.float64).flatten(1)):
             bar.update(found)
     if search.lost:
-        warnings.warn(f"{search.lost} faces are too thin to look behind: regions may be missing.", stacklevel=2)
+        warnings.warn(
+            f"No region was found beyond {search.lost} faces, which are too thin for float64: regions may be missing.",
+            stacklevel=2,
+        )
     if search.stopped:
-        warnings.warn(f"Stopped at `max_regions={max_regions}`: the network has more regions.", stacklevel=2)
+        warnings.warn(
+            f"Stopped at `max_regions={max_regions}`, but the network has more regions: raise it to find them.", stacklevel=2
+        )
     return search.graph()
 
 
@@ -127,8 +133,8 @@ class _Search:
         interior, steps = directions_inside(rows)
         if not interior.all():
             raise ValueError(
-                f"The region of input {int((~interior).nonzero()[0])} of `start` has no interior: it lies where many planes meet. "
-                "Start somewhere else."
+                f"The region of input {int((~interior).nonzero()[0])} of `start` has no interior: many hyperplanes meet there. "
+                "Start from another input."
             )
         points = start + steps
         self._start, self._far = points[0], CENTER_BALL * rows.moved(steps).distance[0]

@@ -148,8 +148,8 @@ def activation_regions(
         structure = inspect(replica, inputs, layers)
         if structure.unknown:
             raise NoPolytopes(
-                f"Regions are polytopes where a network is piecewise linear; this one has {', '.join(structure.unknown)}, which "
-                "curves or is not known to be. Take `layers=` before it, or measure walks, which refine."
+                f"Regions are polytopes only in piecewise linear networks; this one has {', '.join(structure.unknown)}, which is not "
+                "known to be piecewise linear. Choose `layers=` before it, or use `segment_walks`, which also takes curved ones."
             )
         points = inputs.detach().to(replica.device, torch.float64)
         _check_memory(len(points) * structure.num_units * (features if basis is None else basis.shape[1]), len(points))
@@ -198,7 +198,7 @@ def _check_memory(numel: int, count: int) -> None:
     needed, there = 8 * COPIES * numel, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise MemoryError(
-            f"The half-spaces of {count} regions take {needed / 2**30:.1f} GiB, and this machine has {there / 2**30:.1f}: take fewer "
+            f"The half-spaces of {count} regions take {needed / 2**30:.1f} GiB, but this machine has {there / 2**30:.1f}: take fewer "
             "inputs at once, `layers=` of fewer units, or a slice with `subspace=`."
         )
 

@@ -183,7 +183,7 @@ class FrozenPass(Interception):
     def _clamp(self, call: Call) -> Any:
         bounds, x = clamp_bounds(call), call.args[0]
         if any(isinstance(bound, Tensor) for bound in bounds):
-            raise NoPolytopes("Regions of a network that clamps between tensors can't be told: use numbers as bounds.")
+            raise NoPolytopes(f"Regions need clamps with numbers as bounds, got `{call.name}` with tensors: use numbers.")
         values, tangents = self._split(x, 0)
         clamped = call.function(values.clone(), *call.args[1:], **call.kwargs)
         if self._choices:

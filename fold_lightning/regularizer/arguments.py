@@ -38,7 +38,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     if not _is_number(damping) or damping < 0:
         raise ValueError(f"`damping` must be a finite number of at least 0, got {damping!r}.")
     if not _is_number(until) or not 0 < until <= 1:
-        raise ValueError(f"`until` must be a share of the training in (0, 1], got {until!r}: an epoch goes to `until_epoch`.")
+        raise ValueError(f"`until` must be a share of the training in (0, 1], got {until!r}: pass an epoch as `until_epoch`.")
     if until_epoch is not None and until != 1:
         raise ValueError(f"`until={until!r}` and `until_epoch={until_epoch!r}` both say when the schedule ends: give one.")
     for name, least in (MINIMUM | ({} if until_epoch is None else {"until_epoch": 1})).items():

@@ -212,7 +212,7 @@ class FoldingRegularizer(nn.Module):
             0.5
         """
         if self.share is None:
-            raise ValueError("`push` needs a `share`, got None: its length is that share of the task's gradient.")
+            raise ValueError("`push` needs a `share`, got None: its length is this share of the task's gradient.")
         check_batch(inputs, labels)
         parameters, average = list(model.parameters()), None
         if isinstance(model, DistributedDataParallel):

@@ -147,5 +147,5 @@ def check_bytes(numbers: int) -> None:
     if 8 * numbers > HEIGHT_BYTES:
         raise MemoryError(
             f"The units that bend in this window take {8 * numbers / 2**30:.1f} GiB at its vertices, and at most "
-            f"{HEIGHT_BYTES / 2**30:.0f} GiB are held: take a smaller `window=`, or fewer `max_regions=` where it is chosen."
+            f"{HEIGHT_BYTES / 2**30:.0f} GiB are allowed: pass a smaller `window=`, or without it a smaller `max_regions=`."
         )

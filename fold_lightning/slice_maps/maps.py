@@ -90,8 +90,8 @@ def slice_map(
         given = None if window is None else check_window(window, plane.marks[0])
         if structure.unknown:
             raise NoPolytopes(
-                f"Regions are polygons where a network is piecewise linear; this one has {', '.join(structure.unknown)}, which "
-                "curves or is not known to be. Pass a `forward=` with the part of the model before it."
+                f"Regions are polygons only in piecewise linear networks; this one has {', '.join(structure.unknown)}, which is not "
+                "known to be piecewise linear. Pass a `forward=` with the part of the model before it."
             )
         bends = Bends(replica, structure, plane)
         if given is not None:
@@ -106,7 +106,7 @@ def _cut(bends: Bends, window: Window, max_regions: int) -> Subdivision:
         return subdivide(bends, window, max_regions)
     except TooManyRegions as error:
         raise TooManyRegions(
-            f"The window {window} holds {error}: take a smaller one, raise `max_regions=`, or leave `window=` out and it is zoomed."
+            f"The window {window} holds {error}: take a smaller one, raise `max_regions=`, or leave `window=` out."
         ) from error
 
 

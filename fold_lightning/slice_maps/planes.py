@@ -42,13 +42,17 @@ class Plane:
         """
         if len(inputs) not in (1, 3):
             raise ValueError(
-                f"A plane goes through three inputs (3, ...), or one (1, ...) and two directions, got {len(inputs)}."
+                f"`inputs` must be three inputs (3, ...), or one input (1, ...), which define a plane, got {len(inputs)}."
             )
         shape = inputs.shape[1:]
         if shape.numel() < 2:
-            raise ValueError(f"A plane needs inputs of at least 2 features, got {shape.numel()}: walks show a line of them.")
+            raise ValueError(
+                f"A plane needs inputs of at least 2 features, got {shape.numel()}: use `segment_walks` on a line."
+            )
         if directions is not None and len(inputs) == 3:
-            raise ValueError("Three inputs have a plane of their own: pass `directions=` with one input.")
+            raise ValueError(
+                "`directions` go with one input, got three inputs, which define the plane: leave `directions` out."
+            )
         flat = inputs.detach().double().flatten(1)
         if shape.numel() == 2 and directions is None:
             origin, basis = torch.zeros_like(flat[0]), torch.eye(2).to(flat)
@@ -73,7 +77,7 @@ def _through(flat: Tensor, rounding: float) -> Tensor:
     across = across - (across @ along) * along  # again, because the first subtraction rounds
     if min(length, across.norm()) <= ON_A_LINE * rounding * flat.norm(dim=1).max():
         raise InputsOnALine(
-            "The three inputs lie on one line, so that no plane is theirs alone: take three that do not, or one and two "
+            "The three inputs must define a plane, but lie on one line: pass three that do not, or one input and two "
             "`directions=`; `segment_walks` finds the regions on a line."
         )
     return torch.stack([along, across / across.norm()])
@@ -93,5 +97,7 @@ def _along(directions: Tensor | None, shape: torch.Size, seed: int) -> Tensor:
     across = flat[1] - (flat[1] @ along) * along
     across = across - (across @ along) * along
     if not bool(flat.isfinite().all()) or not length > 0 or across.norm() <= ON_A_LINE * rounding * flat[1].norm():
-        raise ValueError("`directions` must be finite and point two ways: these are 0, or one is a multiple of the other.")
+        raise ValueError(
+            "`directions` must be finite and linearly independent, got one that is 0, not finite, or a multiple of the other."
+        )
     return torch.stack([along, across / across.norm()])

@@ -162,8 +162,8 @@ class SliceMap:
     def _require_scores(self) -> Tensor:
         if self.scores is None:
             raise ValueError(
-                "This map has no scores of classes: the model's output is no matrix (inputs, classes), or curves after its last "
-                "activation. Pass a `forward=` that returns logits."
+                "This map has no scores of classes: the model's output is no matrix (inputs, classes), or is not linear after the "
+                "last activation, as with a softmax. Pass a `forward=` that returns logits."
             )
         return self.scores
 

@@ -83,8 +83,8 @@ class _Zoom:
             half_width = self._next(half_width, count)
         if self._best is None:
             raise TooManyRegions(
-                f"A window around the first input holds more than {self._max_regions:,} regions however small it is, for that many "
-                "lines meet there (as where max pooling finds equal values): raise `max_regions=`, or take another input or other "
+                f"A window around the first input holds more than {self._max_regions:,} regions however small it is, because many "
+                "lines meet there (such as where max pooling has equal values): raise `max_regions=`, or pass another input or other "
                 "`directions=`."
             )
         return self._best
@@ -132,8 +132,8 @@ def check_width(bends: Bends, window: Window) -> None:
     farthest = max(abs(x0 - x), abs(x1 - x), abs(y0 - y), abs(y1 - y))
     if farthest > WIDEST * scale > 0:
         raise ValueError(
-            f"The window reaches {farthest:.3g} from the first input, and what is to be seen lies within {scale:.3g}: beyond "
-            f"{WIDEST:,.0f} times as far float64 can't tell its regions apart. Take a smaller `window=`."
+            f"`window` must reach at most {WIDEST * scale:.3g} from the first input, got {farthest:.3g}: in a larger one, float64 "
+            f"does not resolve the regions near the inputs, which lie within {scale:.3g}. Pass a smaller `window=`."
         )
 
 
@@ -156,8 +156,8 @@ def check_window(window: object, plane_center: Tensor) -> Window:
     numbers = list(window) if isinstance(window, (tuple, list)) else []
     if len(numbers) != 4 or not all(isinstance(x, (int, float)) and math.isfinite(x) for x in numbers):
         raise ValueError(
-            "`window` must be a half-width around the first input, or the least and largest first coordinate and the least and "
-            f"largest second one, in the plane's own: (x0, x1, y0, y1); got {window!r}."
+            "`window` must be a half-width around the first input, or finite bounds (x0, x1, y0, y1) in the plane's coordinates, "
+            f"got {window!r}."
         )
     x0, x1, y0, y1 = map(float, numbers)
     if not (x0 < x1 and y0 < y1):

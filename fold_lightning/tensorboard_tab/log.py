@@ -71,7 +71,7 @@ def read_log(log_dir: str | os.PathLike[str]) -> Log:
             found.setdefault(tag.removeprefix(PREFIX), {})[step] = unpack(data)
     if not found:
         raise ValueError(
-            f"Expected tables of FoldingMonitor in {log_dir}, got none: the run had no monitor, or one of an older version that "
+            f"Expected tables of FoldingMonitor in {log_dir}, got none: the run had no monitor, or one of an older version, which "
             "wrote only curves. Train with `Trainer(callbacks=[FoldingMonitor()], logger=TensorBoardLogger(...))`."
         )
     return {table: dict(sorted(steps.items())) for table, steps in found.items()}
@@ -80,7 +80,7 @@ def read_log(log_dir: str | os.PathLike[str]) -> Log:
 def _event_files(folder: Path) -> list[Path]:
     """Return the event files of the one run in a folder, in the order of writing."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"Expected the folder of a run, got {folder}, which is none: pass `logger.log_dir`.")
+        raise FileNotFoundError(f"Expected the folder of a run, got {folder}, which is not a folder: pass `logger.log_dir`.")
     runs = {file.parent for file in folder.rglob(EVENT_FILES)}
     if folder in runs:  # runs in subfolders come from other writers
         runs = {folder}

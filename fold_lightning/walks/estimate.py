@@ -54,7 +54,7 @@ KINK_CELLS = 14.0
 """Cost of a position that it carries, whatever its channels, in the same: sorting and indexing take 0.9 us."""
 
 KINK_MARGIN = 1.25
-"""Ratio of the costs above which a pass with kinks gives way to a growing batch."""
+"""Ratio of the costs above which a growing batch replaces a pass with kinks."""
 
 SMALL_COST = 2 * 10**5
 """Number of values of a growing batch, 15 ms, below which it does not matter which of both is taken."""

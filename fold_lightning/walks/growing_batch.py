@@ -40,9 +40,9 @@ def check_activation(structure: ModelStructure, number: int, layer: str, z: Tens
         Unsupported: Otherwise.
     """
     if number > len(structure.needed) or structure.needed[number - 1] != layer:
-        raise Unsupported(f"Layer {layer!r} came in place of another one.")
+        raise Unsupported(f"Layer {layer!r} ran instead of another one.")
     if structure.batch_dims[layer] != 0 or structure.units[layer] * len(z) != z.numel():
-        raise Unsupported(f"Layer {layer!r} does not keep the batch first.")
+        raise Unsupported(f"Layer {layer!r} does not have the batch in its first dimension.")
 
 
 class TooManyRows(Exception):
@@ -124,7 +124,7 @@ class GrowingBatch(Interception):
     def operation(self, call: Call) -> Any:
         name, args, kwargs = call.name, call.args, call.kwargs
         if kwargs.get("out") is not None:
-            raise Unsupported("A result of more rows than its place was made for.")
+            raise Unsupported("An operation writes to `out=`, which has a fixed number of rows.")
         if name in CLAMPS:
             return self._clamp(call)
         rows = max(self._rows_of(args, kwargs))
@@ -162,7 +162,7 @@ class GrowingBatch(Interception):
         numel = storage.nbytes() // tensor.element_size() // known
         shared = self.sharing(tensor)
         if any(len(t) != known or t.stride(0) != numel or t.dtype != tensor.dtype for t in [tensor, *shared]):
-            raise Unsupported("A tensor shares its memory with one of other rows.")
+            raise Unsupported("A tensor that is written in place, or a view of it, has a layout to which no rows can be added.")
         grown = self.grid.lift(tensor.as_strided((known, numel), (numel, 1), 0), rows)
         for t in [tensor, *shared]:
             t.data = grown.as_strided((rows, *t.shape[1:]), t.stride(), t.storage_offset())
@@ -234,7 +234,7 @@ class GrowingBatch(Interception):
     def _rows_of(self, *values: Any) -> list[int]:
         rows = [len(t) for t in tensors_in(values) if has_input_rows(t)]
         if any(count not in self._versions for count in rows):
-            raise Unsupported("A tensor that follows the input lost its batch dimension.")
+            raise Unsupported("A tensor that depends on the input lost its batch dimension.")
         return rows
 
     def _align(self, value: Any, rows: int) -> Any:
@@ -272,5 +272,5 @@ def _of_one_input(bound: Tensor, dims: int) -> Tensor:
     if bound.dim() < dims:
         return bound
     if not torch.equal(bound, bound[:1].expand_as(bound)):
-        raise Unsupported("A clamp has other bounds for each input.")
+        raise Unsupported("A clamp has different bounds for different inputs.")
     return bound[0]

@@ -147,7 +147,7 @@ class PieceScheduler:
             return [(CURVED_REFINEMENT if has_kinks else CHEBYSHEV, pieces)]
         is_curved = is_dearer_exactly(self._replica, self._structure, self._start, self._end)
         if bool(is_curved.any()):
-            self._note(CURVED_REFINEMENT, "To follow the units that count alone is estimated to cost less than an exact walk.")
+            self._note(CURVED_REFINEMENT, "Walking only the counted units is estimated to cost less than an exact walk.")
         first = KINKS if has_planes(self._structure) and not self._uneven else GROWING_BATCH
         return [(first, pieces[~is_curved]), (CURVED_REFINEMENT, pieces[is_curved])]
 
@@ -181,9 +181,9 @@ class PieceScheduler:
     def _note(self, engine: int, reason: str) -> None:
         """Keep the first reason why segments are left to an engine."""
         if engine == REFINEMENT and self._structure.bends:
-            reason += f" Plain passes may miss bends without a bit: {', '.join(self._structure.bends)}."
+            reason += f" Plain passes may miss breakpoints that change no code: {', '.join(self._structure.bends)}."
         if engine == REFINEMENT and self._uneven:
-            reason += f" Units of layer {self._uneven[0]!r} differ too much in size for plain passes to tell rounding."
+            reason += f" Units of layer {self._uneven[0]!r} differ too much in size for one rounding tolerance."
         self._notes.setdefault(engine, reason)
 
     @cached_property
@@ -213,12 +213,14 @@ class PieceScheduler:
             self._takes_kinks = False
             return pieces[:0], None, pieces
         except Exception as error:  # whatever a model does that kinks do not pass, a batch that grows may
-            self._note(GROWING_BATCH, f"Kinks do not pass the model: {str(error) or type(error).__name__}")
+            self._note(GROWING_BATCH, f"The model does not support walking by kinks: {str(error) or type(error).__name__}")
             self._takes_kinks = False
             return pieces[:0], None, pieces
         self._queues[KINKS].learn(pieces, one_pass.peak_numel)
         if not bool(is_sure.all()):
-            self._note(GROWING_BATCH, "Kinks do not tell some values from a threshold, or some switches from each other.")
+            self._note(
+                GROWING_BATCH, "With kinks, rounding leaves the side of some values or the order of some switches undecided."
+            )
         found = PieceWalks(
             *one_pass.switches.all(),
             first_codes=one_pass.switches.first_codes(),
@@ -232,7 +234,7 @@ class PieceScheduler:
     def _in_one_pass(self, pieces: Pieces) -> Taken:
         """Walk pieces in one pass over a growing batch; those that a check does not confirm are left."""
         if len(pieces) == 1 and float(pieces.length) < SHORTEST_PIECE:
-            self._note(REFINEMENT, "Breakpoints lie too close together for the memory.")
+            self._note(REFINEMENT, "Breakpoints are too close together for the memory limit.")
             return pieces[:0], None, pieces
         grid = Breakpoints(pieces.begin, pieces.end)
         probes = self._random_points(pieces, MOST_CHECKS)
@@ -248,15 +250,15 @@ class PieceScheduler:
         except TooManyRows:
             raise
         except Exception as error:  # whatever a model does with a batch that grows, plain passes over points do not meet it
-            self._note(REFINEMENT, f"The model does not take a batch that grows: {str(error) or type(error).__name__}")
+            self._note(REFINEMENT, f"The model does not support a growing batch: {str(error) or type(error).__name__}")
             return pieces[:0], None, pieces
         self._queues[GROWING_BATCH].learn(pieces, one_pass.peak_numel)
         if bool(one_pass.doubtful.any()):
             self._note(
-                GROWING_BATCH, "Some pre-activations are near a threshold, or some switches together, up to rounding alone."
+                GROWING_BATCH, "Within rounding alone, some pre-activations equal a threshold, or some switches coincide."
             )
         if not bool(verified.all()):
-            self._note(REFINEMENT, "At random points pre-activations were not those that the walk implies.")
+            self._note(REFINEMENT, "At random points, pre-activations differ from those that the walk implies.")
         found = PieceWalks(
             *one_pass.events(),
             first_codes=one_pass.first_codes(),

@@ -38,7 +38,7 @@ def _named(engines: list[str], numbers: Tensor) -> Array:
 def _ends(num_segments: int, start: Column, end: Column, labels: Column) -> Table:
     """Return the columns of the segments' ends and their classes, after checking the arguments."""
     if labels is not None and (start is None or end is None):
-        raise ValueError("`labels` are those of the inputs: pass the indices `start=` and `end=` of the segments' ends too.")
+        raise ValueError("`labels` need the indices of the inputs at the segments' ends: pass `start=` and `end=` too.")
     given = {"start": start, "end": end}
     columns = {name: _indices(name, index, num_segments) for name, index in given.items() if index is not None}
     if labels is None:
@@ -47,7 +47,7 @@ def _ends(num_segments: int, start: Column, end: Column, labels: Column) -> Tabl
     if classes.ndim != 1 or (num_segments and not 0 <= indices.min() <= indices.max() < len(classes)):
         reach = f" for indices from {indices.min()} to {indices.max()}" if num_segments else ""
         raise ValueError(
-            f"`labels` must have a class for each input, (B,), with B beyond the largest index, got {classes.shape}{reach}."
+            f"`labels` must have a class for each input, (B,), with B above the largest index, got {classes.shape}{reach}."
         )
     return columns | {f"{side}_class": classes[columns[side]] for side in ("start", "end")}
 

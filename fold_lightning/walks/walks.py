@@ -102,7 +102,7 @@ class Walks:
         if layers != columns({name: layer.stop - layer.start for name, layer in layers.items()}) or (
             list(layers.values())[-1].stop != bits.shape[2]
         ):
-            raise ValueError(f"`layers` must lie side by side and cover all {bits.shape[2]} columns, got {layers}.")
+            raise ValueError(f"`layers` must be adjacent slices that cover all {bits.shape[2]} columns, got {layers}.")
         segment, point, unit = (bits[:, 1:] != bits[:, :-1]).nonzero(as_tuple=True)
         segments = bits[:, 0, 0] if bits.shape[2] else bits.new_zeros(len(bits))
         intervals = bits.shape[1] - 1

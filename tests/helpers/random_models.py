@@ -362,7 +362,7 @@ class Exits(nn.Module):
 VARIES = "vary with its inputs"
 
 REFUSED = {
-    "no activation": "meets no activation",
+    "no activation": "has no activation",
     "random always": "draws random numbers",
     "mixes the batch": "mixes the inputs of a batch",
     "rescales the batch": "mixes the inputs of a batch",

@@ -210,6 +210,6 @@ function advice() {
   if (!state.chosen.size) return [message("Choose a run above.")];
   const old = all.filter((run) => state.chosen.has(run) && !state.runs[run].tables.length);
   if (!old.length) return [];
-  return [message(`${old.join(", ")}: this log has curves only, no tables of segments, walks and faces, for an older version of ` +
+  return [message(`${old.join(", ")}: this log has curves but no tables of segments, walks and faces, because an older version of ` +
     "fold_lightning wrote it. Train again to see them, or measure a checkpoint: trainer.validate(model, data) with the monitor.", code)];
 }

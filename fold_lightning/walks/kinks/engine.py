@@ -126,7 +126,7 @@ class KinksPass(Interception):
     def operation(self, call: Call) -> Any:
         """Pass the kinks of the arguments through any other operation."""
         if self.inside_registered:
-            raise Unsupported("A module that is registered as an activation.")
+            raise Unsupported("A module is registered as an activation.")
         if call.name in CREATIONS or call.name in COMPARISONS or not call.varying:
             return call()
         call = RowCall(call.name, call.function, call.args, call.kwargs)
@@ -152,7 +152,7 @@ class KinksPass(Interception):
     def overwrite(self, tensor: Tensor, value: Tensor) -> None:
         """Write the result of an activation in place, with its kinks."""
         if any(depends_on_input(other) for other in self.sharing(tensor)):
-            raise Unsupported("A tensor that is written in place shares its memory.")
+            raise Unsupported("A tensor that is written in place shares its memory with another.")
         tensor.copy_(value)
         attach(tensor, signal_of(value))
 
@@ -191,7 +191,7 @@ class KinksPass(Interception):
         x: Tensor = call.args[0]
         bounds = clamp_bounds(call)
         if len(call.varying) != 1 or any(isinstance(bound, Tensor) for bound in bounds) or call.kwargs.get("out") is not None:
-            raise Unsupported("A clamp with a bound for each unit.")
+            raise Unsupported("A clamp has tensors as bounds, or writes to `out=`.")
         thresholds = tuple(bound for bound in bounds if isinstance(bound, float))
         result = self._bend(x, thresholds, lambda z: call.of_rows({id(x): z}, len(x)))
         if call.is_in_place:
@@ -201,12 +201,12 @@ class KinksPass(Interception):
     def _pool(self, call: RowCall) -> Tensor:
         """Take the largest values of windows, with a new event wherever the largest changes to another place of a window."""
         if call.name.endswith("_with_indices") or call.kwargs.get("return_indices") or call.args[6:7] == (True,):
-            raise Unsupported("A max pooling that returns where its winners are.")
+            raise Unsupported("A max pooling returns indices.")
         x, result = call.args[0], call()
         signal = planar_signal(x)
         plane, out = signal.plane, Plane.of(shape_of(result))
         if x.dim() not in (3, 4):
-            raise Unsupported("A max pooling of volumes.")
+            raise Unsupported("A max pooling is three-dimensional.")
         windows = self._scratch.once(call.key(), lambda: Windows(call, plane, out))
         begin, end = x.reshape(2, -1, *plane).permute(0, 1, 3, 4, 2)
         length = (self._events.end - self._events.begin).view(-1, 1, 1, 1)
@@ -237,7 +237,9 @@ class KinksPass(Interception):
         self._values += covered * channels
         self._dense += len(self._events) * value.numel() // self._events.num_pieces
         if self._gives_way and are_kinks_dearer(self._cells, self._values, self._dense):
-            raise DearerThanRows("Switches bend so much of narrow planes that whole layers at each breakpoint cost less.")
+            raise DearerThanRows(
+                "Cones of influence cover so much of the layers that whole layers at each breakpoint cost less."
+            )
         return Scan(self._events, cells, value, slope, self._scratch)
 
     def _cross(self, scan: Scan, sides: list[Sides], bends: Bends, plane: Plane, layer: str | None) -> Units:
@@ -327,5 +329,5 @@ def _per_channel(slopes: Tensor) -> Tensor:
     """Return slopes (T + 1, C, height, width) as (T + 1, C); raise if they differ within the plane."""
     flat = slopes.flatten(2)
     if not torch.equal(flat, flat[..., :1].expand_as(flat)):
-        raise Unsupported("An activation with other slopes at each position.")
+        raise Unsupported("An activation has different slopes at different positions.")
     return flat[..., 0]

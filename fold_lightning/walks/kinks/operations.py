@@ -31,7 +31,7 @@ def carry(call: RowCall, result: Any) -> None:
         NoRule: If no rule gives them.
     """
     if call.kwargs.get("out") is not None:
-        raise NoRule(f"{call.name} writes its result elsewhere")
+        raise NoRule(f"{call.name} writes to `out=`")
     if not isinstance(result, Tensor) or not _RULES.get(call.name, lambda *_: False)(call, result):
         _pass_rows(call, result)
 
@@ -44,7 +44,7 @@ def _pass_rows(call: RowCall, result: Any) -> None:
     varying = call.varying
     batch = len(varying[0])
     if any(tensor.dim() == 0 or len(tensor) != batch for tensor in results):
-        raise NoRule(f"{call.name} does not keep the batch first")
+        raise NoRule(f"{call.name} does not have the batch in its first dimension")
     signals = [signal_of(x) for x in varying]
     found: list[dict[int, Group]] = [{} for _ in results]
     for origin, groups in by_events(signals).items():
