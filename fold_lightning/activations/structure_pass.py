@@ -39,7 +39,7 @@ class StructurePass(Interception):
 
     Attributes:
         met: Activation name -> activation.
-        unlisted: Place of a calling module -> operation that bends each element and is not in the table of activations.
+        unlisted: Place of a calling module -> nonlinear operation on each element that is no registered activation.
         untracked: (call, argument) -> name of the operation, and a tensor that has as many rows as the input but can't be
             traced from it. The operation is an activation, or has another argument that can be traced. Outputs of the model
             count as a call after the last one.

@@ -204,7 +204,7 @@ class FoldingRegularizer(nn.Module):
             >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
             >>> inputs, labels = torch.randn(6, 4), torch.tensor([0, 0, 0, 1, 1, 1])
             >>> nn.functional.cross_entropy(model(inputs), labels).backward()
-            >>> task = [parameter.grad.clone() for parameter in model[:3].parameters()]  # the last layer's has no bits behind it
+            >>> task = [parameter.grad.clone() for parameter in model[:3].parameters()]  # no bit depends on the last layer
             >>> FoldingRegularizer(share=0.5, warm_steps=0).push(model, inputs, labels)
             >>> pushes = [parameter.grad - before for parameter, before in zip(model.parameters(), task)]
             >>> length = lambda tensors: torch.cat([tensor.flatten() for tensor in tensors]).norm()

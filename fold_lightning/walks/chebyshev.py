@@ -44,7 +44,7 @@ SIZED = 5
 """Number of equidistant points of a piece that show how large its layers become: `FAR` times that is the least size of a layer."""
 
 MIN_CHEBYSHEV_INTERVAL = 2.0**-24
-"""Shortest length, in t, of an interval that is halved, and shortest distance at which two roots are told apart."""
+"""Shortest length, in t, of an interval that is halved, and shortest distance at which two roots are distinguished."""
 
 UNDECIDED = 1e-4
 """Length in t: a part in which a unit stays within the error of its threshold is left to refinement if it is longer than this. A unit

@@ -54,7 +54,7 @@ class Settled(Intervals):
     Attributes:
         begins: bool (I, N), bits just inside the left ends.
         ends: bool (I, N), bits just inside the right ends.
-        undecided: float64 (I,), their lengths if some unit can't be told from its threshold, else 0.
+        undecided: float64 (I,), their lengths if some unit cannot be distinguished from its threshold, else 0.
     """
 
     begins: Tensor

@@ -42,7 +42,7 @@ class Walks:
         layers: Layer name -> its units.
         exact: bool (S,), whether the network is known to be piecewise linear and the walk passed its check.
         complete: bool (S,), False where the walk was given up.
-        resolution: float64 (S,), distance in t below which steps are not told apart.
+        resolution: float64 (S,), distance in t below which steps are not distinguished.
         first_codes: bool (S, N), the code in which each walk begins.
         engine: int64 (S,), place in `ENGINES` of the engine that walked each segment; if several walked it, of the last in that
             order.

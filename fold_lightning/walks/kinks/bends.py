@@ -44,13 +44,13 @@ class Sides:
         scan: The scan.
         ends: Values where pieces end (N, C).
         threshold: The threshold.
-        screen: Distance from the threshold, (R, C) or (1, 1): a value within it can't be told from the threshold, unless it is within
-            `ON` of that distance.
+        screen: Distance from the threshold, (R, C) or (1, 1): a value within it cannot be distinguished from the threshold,
+            unless it is within `ON` of that distance.
 
     Attributes:
         left: bool (R, C), whether values are above just after each row.
         right: bool (R, C), whether they are just before the next one.
-        unsure: int64, positions of values that can't be told from the threshold.
+        unsure: int64, positions of values that cannot be distinguished from the threshold.
         on: int64, positions of values that are on the threshold.
         is_on: Whether there are any.
     """
@@ -220,7 +220,7 @@ class Bends:
 def screen_of(
     rounding: Rounding, layer: str | None, reach: float, scan: Scan, ends: Tensor, z: Tensor, plane: Plane
 ) -> tuple[Tensor, bool]:
-    """Return the distance within which values can't be told from a threshold, and whether rounding may absorb constants.
+    """Return the distance within which values cannot be distinguished from a threshold, and whether rounding may absorb constants.
 
     Args:
         rounding: Rounding of the model.

@@ -113,7 +113,7 @@ class KinksPass(Interception):
 
     @property
     def doubtful(self) -> Tensor:
-        """Pieces with a value that can't be told from a threshold, or two switches that can't be told apart, bool (P,)."""
+        """Pieces with a value that cannot be distinguished from a threshold, or with two such switches, bool (P,)."""
         return self._events.doubtful
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
