@@ -18,7 +18,7 @@ class Events:
     Attributes:
         piece: int64 (E,), the piece of each event.
         position: float64 (E,), t in (begin, end) of the piece.
-        doubtful: bool (P,), pieces with a value that cannot be distinguished from a threshold, or two switches that cannot be distinguished.
+        doubtful: bool (P,), pieces with a value that cannot be distinguished from a threshold, or with two such switches.
     """
 
     def __init__(self, begin: Tensor, end: Tensor) -> None:
