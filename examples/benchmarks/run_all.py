@@ -53,10 +53,15 @@ mlp = walks_benchmark.mlp
 HEADER = ("case", "ms", "beside", "our time / its time", "same result")
 GROWTH = ("what doubles", "sizes", "ms", "factors")
 
+TURNS = 15
+"""Turns of each comparison. The median of 15 lies outside the least and the greatest of 15 others once in 450 times if nothing but
+chance differs; that of 5 would do so once in 6."""
+
 SPREAD = (
-    "Ratios are medians of {} turns in one run, with the least and the greatest. Of 15 turns the median lies outside the least and "
-    "the greatest of 15 others once in 450 times if nothing but chance differs; of 5 it would do so once in 6."
+    "Ratios are medians of {} turns in one run, with the least and the greatest. Other load on the machine moves them: in another "
+    "run a median is within the least and the greatest here, or differs from the median here by a factor of less than 1.6."
 )
+"""Measured in three runs, alone and beside programs that kept the second core busy."""
 
 Section = tuple[list[list[str]], list[list[str]], str]
 """Rows of the comparison, rows of growth, and a paragraph."""
@@ -374,7 +379,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Bench], Section]]] = {
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="parts to measure")
-    options.add_argument("--repeats", type=positive, default=15, help="turns of each comparison")
+    options.add_argument("--repeats", type=positive, default=TURNS, help="turns of each comparison")
     options.add_argument("--smallest", action="store_true", help="a test of the script: seconds")
     arguments = parse(options)
     warnings.filterwarnings("ignore")
