@@ -401,6 +401,9 @@ def test_without_classes_segments_are_random_and_there_is_no_phi(tmp_path: Path,
         (lambda model, x: model.net(x)[:, :2], False),  # fewer than there are classes
         (lambda model, x: model.net(x)[:, 0], False),
         (lambda model, x: {"hidden": model.net(x)}, False),
+        (lambda model, x: model.net(x).repeat(3, 1), False),  # three rows for each input
+        (lambda model, x: model.net(x)[:0], False),
+        (lambda model, x: (model.net(x)[1:], x), False),
     ],
 )
 def test_only_logits_of_the_classes_say_which_inputs_are_classified_correctly(

@@ -246,7 +246,8 @@ class InputSource(Source):
         known = [part for part in predicted if part is not None]
         correct = None
         if labels is not None and len(known) == len(predicted):
-            correct = torch.cat(known).cpu() == labels
+            classes = torch.cat(known).cpu()
+            correct = classes == labels if len(classes) == len(labels) else None  # an output may have several rows for each input
         return SeenCodes(codes, labels, correct)
 
 
