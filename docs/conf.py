@@ -10,14 +10,14 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from tag_table import write_tag_table  # noqa: E402
+from tag_table import tag_page  # noqa: E402
 
 project = "fold_lightning"
 copyright = "the authors of fold_lightning"
 release = metadata.version("fold-lightning")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-exclude_patterns = ["_build", "_generated"]
+exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
@@ -35,4 +35,4 @@ html_title = "fold_lightning"
 
 def setup(app: Any) -> None:
     """Write what is generated before the pages are read."""
-    app.connect("builder-inited", lambda app: write_tag_table(HERE / "_generated" / "tags.md"))
+    app.connect("builder-inited", lambda app: (HERE / "tags.md").write_text(tag_page()))

@@ -1,27 +1,28 @@
-"""The table of the tags that the monitor logs, from the measures themselves."""
+"""The page of the tags that the monitor logs, from the measures themselves."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from fold_lightning.callbacks.measures import MEASURES
 from fold_lightning.callbacks.session import SECONDS
 
 
-def write_tag_table(path: Path) -> None:
-    """Write Markdown tables of all tags of curves, and of histograms and figures, with their descriptions."""
+def tag_page() -> str:
+    """Return Markdown tables of all tags of curves, and of histograms and figures, with their descriptions."""
     rows = [(tag, text) for measure in MEASURES for tag, text in measure.tags.items()]
     rows.append((SECONDS, "Time of a measurement in s, without figures."))
     pictures = [(tag, text) for measure in MEASURES for tag, text in measure.pictures.items()]
     lines = [
+        "# Logged tags",
+        "",
+        "Every logger gets these:",
+        "",
         *_table(rows),
         "",
         "TensorBoard alone gets histograms, and figures where matplotlib is installed:",
         "",
         *_table(pictures),
     ]
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def _table(rows: list[tuple[str, str]]) -> list[str]:

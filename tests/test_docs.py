@@ -19,7 +19,7 @@ from fold_lightning.callbacks import measure_set
 
 ROOT = Path(fold_lightning.__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PAGES = [page for page in PAGES if "_generated" not in page.parts and "_build" not in page.parts]
+PAGES = [page for page in PAGES if "_build" not in page.parts]
 
 
 class Model(pl.LightningModule):
@@ -89,6 +89,13 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
 def _short(init: Any) -> Any:
     quiet = {"max_epochs": 1, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     return lambda self, *args, **kwargs: init(self, *args, **(quiet | kwargs))
+
+
+def test_the_page_of_tags_is_that_of_the_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    from tag_table import tag_page
+
+    assert (ROOT / "docs" / "tags.md").read_text() == tag_page(), "Write it by `sphinx-build -b html docs docs/_build`."
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

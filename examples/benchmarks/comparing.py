@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -21,14 +21,14 @@ class Way:
         run: What is timed.
         share: Part of the work that it does; its time is divided by it.
         agrees: Function of its result and ours; None where they give different things.
-        is_floor: Whether every way has to do this much.
+        role: "floor" for work that every way has to do, "reference" for work that shows the scale, but that a way can do without.
     """
 
     name: str
     run: Callable[[], Any]
     share: float = 1.0
     agrees: Callable[[Any, Any], bool] | None = None
-    is_floor: bool = False
+    role: Literal["", "floor", "reference"] = ""
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -102,7 +102,7 @@ def compare(case: str, ours: Callable[[], Any], ways: Sequence[Way], repeats: in
         verdict = "-"
         if way.agrees is not None:
             verdict = "yes" if way.agrees(turns.results[way.name], turns.results[OURS]) else "NO"
-        name = f"floor: {way.name}" if way.is_floor else way.name
+        name = f"{way.role}: {way.name}" if way.role else way.name
         first = [f"{case}{f'; {note}' if note else ''}", f"{turns.median(OURS) * 1e3:,.1f}"]
         rows.append([*(first if way is ways[0] else ("", "")), name, turns.ratio(OURS, way.name, way.share), verdict])
     return rows

@@ -1,10 +1,10 @@
-"""What every part costs beside what one would use otherwise and beside a floor, in tables.
+"""Tables of the time of each part, compared with what one would use otherwise and with a floor or a reference.
 
     python examples/benchmarks/run_all.py [--data-dir FOLDER] [--only walks codes ...] [--repeats 15] [--output-dir docs/results]
 
 Small sizes that take minutes; the other scripts of this folder measure one part each at the sizes of real use. A floor is work that
-every way has to do. Growth is shown as widths, depths, numbers of segments and of inputs double. Where a GPU is at hand, walks and
-codes are timed there too.
+every way has to do; a reference shows the scale, but a way may do without it. Growth is shown as widths, depths, numbers of segments
+and of inputs double. Where a GPU is at hand, walks and codes are timed there too.
 """
 
 from __future__ import annotations
@@ -112,7 +112,10 @@ def walks(bench: Bench) -> Section:
         found = segment_walks(net, start, end)
         counted = found.num_regions()
         points, double = walks_benchmark.spread_points(start, end, counted), copy.deepcopy(net).double()
-        ways = [Way("one forward pass at a point of each region, float64", _forward(double, points), is_floor=True)]
+        ways = [
+            Way("forward passes at both ends, float64", _forward(double, torch.cat([start, end]).double()), role="floor"),
+            Way("forward passes at a point of each region, float64", _forward(double, points), role="reference"),
+        ]
         if is_mlp:
             ways += [
                 Way("region by region, all segments at once", _by_region(net, start, end), agrees=equal),
@@ -174,7 +177,7 @@ def codes(bench: Bench) -> Section:
         return torch.cat(kept, 1)
 
     ways = [
-        Way("a forward pass in float64", _forward(double, x64), is_floor=True),
+        Way("a forward pass in float64", _forward(double, x64), role="floor"),
         Way("hooks by hand, float64", by_hooks, agrees=equal),
     ]
     if torch.cuda.is_available():
@@ -185,14 +188,14 @@ def codes(bench: Bench) -> Section:
     for kind, distinct in (("a hundredth different", number // 100), ("all different", 2**60)):
         bits = codes_benchmark.random_codes(0, number, 512, distinct)
         ways = [
-            Way("one sum over all bits", lambda bits=bits: bits.sum(1), is_floor=True),
+            Way("one sum over all bits, read as integers", lambda bits=bits: bits.view(torch.int64).sum(), role="floor"),
             Way("torch.unique(dim=0)", lambda bits=bits: len(torch.unique(bits, dim=0)), agrees=equal),
         ]
         count = lambda bits=bits: len(distinct_fingerprints(code_fingerprints(bits))[0])  # noqa: E731
         rows += compare(f"distinct codes, {kind}", count, ways, bench.repeats, f"{number:,} of 512 bits")
     a, b = torch.rand(2, bench.some(1000, 50), 512) > 0.5
     ways = [
-        Way("one product of matrices, float32", lambda: a.float() @ b.float().T, is_floor=True),
+        Way("one product of matrices, float32", lambda: a.float() @ b.float().T, role="reference"),
         Way("broadcasting, (a != b).sum(-1)", lambda: (a[:, None] != b).sum(-1), agrees=equal),
     ]
     rows += compare(
@@ -240,7 +243,7 @@ def faces(bench: Bench) -> Section:
             return equal(found, result.flatten()[places])
 
         ways = [
-            Way("the half-spaces alone", half_spaces, is_floor=True),
+            Way("the half-spaces alone", half_spaces, role="floor"),
             Way("a linear program a row (HiGHS)", programs, len(places) / total, agrees=same),
             Way(
                 "hit-and-run, 300 steps (which misses faces)",
@@ -276,7 +279,7 @@ def overhead(bench: Bench) -> Section:
     data = (bench.images[:number], bench.labels[:number]), (bench.images[-1000:], bench.labels[-1000:])
     fits = overhead_benchmark.Bench("mlp", data, argparse.Namespace(epochs=epochs, batch_size=64))
     ways = [
-        Way("the same fit without a monitor", lambda: fits.seconds(False), is_floor=True),
+        Way("the same fit without a monitor", lambda: fits.seconds(False), role="floor"),
     ]
     rows = compare("MLP 3 x 256", lambda: fits.seconds(True), ways, bench.repeats, f"{number:,} images, {epochs} epochs")
     text = (
@@ -306,7 +309,7 @@ def regularizer(bench: Bench) -> Section:
             return regularizer_benchmark.by_hand(make(), images, labels, None)
 
         ways = [
-            Way("a training without it", plain, is_floor=True),
+            Way("a training without it", plain, role="floor"),
             Way("a push that is renewed in every step", epoch(make, every_n_steps=1)),
         ]
         rows += compare(f"{depth} x {width}", epoch(make), ways, bench.repeats, f"{number // 128} steps of 128 images")
@@ -344,7 +347,7 @@ def maps(bench: Bench) -> Section:
         seen = raster()
         centers = points[torch.arange(len(found)) % len(points)].double()
         ways = [
-            Way("one forward pass at a point of each region, float64", _forward(double, centers), is_floor=True),
+            Way("forward passes at a point of each region, float64", _forward(double, centers), role="reference"),
             Way(f"codes of {side} x {side} points (which show {seen:,})", raster),
         ]
         if name == "2-16-16":

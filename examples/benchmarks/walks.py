@@ -131,9 +131,9 @@ HEADER = (
 )  # fmt: skip
 
 TEXT = """Columns with a stroke are the time of exact walks divided by that of another way. A forward pass over a point of each
-region, in float64, is a floor: no way can do with less. Equidistant points miss regions. "Region by region" goes to the nearest
-crossing, and needs a pass for each region. Ratios are medians of turns, with the least and the greatest; the two slowest ways
-get one turn."""
+region, in float64, is what a way needs that evaluates the network in every region; walks can take less, because neighbouring
+regions differ in one unit. Equidistant points miss regions. "Region by region" goes to the nearest crossing, and needs a pass for
+each region. Ratios are medians of turns, with the least and the greatest; the two slowest ways get one turn."""
 
 
 def compare(name: str, model: nn.Module, start: Tensor, end: Tensor, repeats: int, *, steps: bool) -> list[str]:
@@ -144,7 +144,7 @@ def compare(name: str, model: nn.Module, start: Tensor, end: Tensor, repeats: in
     points = spread_points(start, end, counted)
     double, few = copy.deepcopy(model).double(), max(1, len(start) // 8)
     ours = {"ours": lambda: segment_walks(model, start, end)}
-    ways = {"floor": lambda: in_batches(double, points), "unchecked": lambda: _unchecked(model, start, end)}
+    ways = {"reference": lambda: in_batches(double, points), "unchecked": lambda: _unchecked(model, start, end)}
     if steps:
         ways["points"] = lambda: _uniform(model, start, end)
     turns = Turns(ours | ways, repeats)
@@ -158,7 +158,7 @@ def compare(name: str, model: nn.Module, start: Tensor, end: Tensor, repeats: in
         once = Turns(ours | slow, 1)
         cells |= {"all": once.ratio("ours", "all"), "each": once.ratio("ours", "each", few / len(start))}
         same = "yes" if once.results["all"] == int(walk_length(walks).sum()) else "NO"
-    beside = [cells.get(way, "") for way in ("floor", "points", "all", "each")]
+    beside = [cells.get(way, "") for way in ("reference", "points", "all", "each")]
     first = [name, f"{counted.double().mean():,.0f}", f"{turns.median('ours') / len(start) * 1e3:.2f}"]
     return [*first, *beside, same, cells["unchecked"], f"{peak.bytes / 2**20:,.0f}"]
 
