@@ -260,14 +260,16 @@ def draw_before_and_after(axis: Any, counts: dict[str, list[int]], edges: list[f
             alpha, weights = 0.35 if look == "stepfilled" else 1, [1 / len(numbers)] * len(numbers)
             axis.hist(numbers, edges, weights=weights, color=color, histtype=look, alpha=alpha, label=f"{time} training")
     axis.axvline(bound, color="black", linewidth=0.8, label=label)
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.2)
 
 
 def label_panels(figure: Any, axes: Any, used: int, what: str) -> None:
-    """Take away axes that are not used, and give the others one legend and one label."""
+    """Remove axes that are not used, and give the others one legend and common labels."""
     for axis in axes[used:]:
         axis.remove()
     figure.supxlabel(what)
+    figure.supylabel("share of regions")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
 
 
