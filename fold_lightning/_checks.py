@@ -77,8 +77,18 @@ def check_function(name: str, value: Any) -> None:
         raise TypeError(f"`{name}` must be a function, got {value!r}.")
 
 
-def check_classes(name: str, classes: Any, num_rows: int, num_classes: int) -> None:
+def check_classes(
+    name: str, classes: Any, num_rows: int, num_classes: int, *, row: str = "input", if_negative: str = ""
+) -> None:
     """Raise unless a value is a tensor (num_rows,) of classes from 0 to `num_classes` - 1.
+
+    Args:
+        name: Name of the argument.
+        classes: The value.
+        num_rows: Number of rows.
+        num_classes: Number of classes.
+        row: Name of what each row has a class of, for the message.
+        if_negative: What to do about rows whose class is negative, as those of inputs without a class are.
 
     Raises:
         TypeError: If it is no tensor of integers.
@@ -95,9 +105,10 @@ def check_classes(name: str, classes: Any, num_rows: int, num_classes: int) -> N
         got = classes.dtype if is_tensor else type(classes).__name__
         raise TypeError(f"`{name}` must be a tensor of integer classes ({num_rows},), got {got}.")
     if classes.shape != (num_rows,):
-        raise ValueError(f"`{name}` must have shape ({num_rows},), one class for each, got {tuple(classes.shape)}.")
-    if num_rows and not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
+        raise ValueError(f"`{name}` must have shape ({num_rows},), one class for each {row}, got {tuple(classes.shape)}.")
+    low, high = (int(classes.min()), int(classes.max())) if num_rows else (0, 0)
+    if low < 0 or high >= num_classes:
+        advice = f": {if_negative}" if low < 0 and if_negative else ""
         raise ValueError(
-            f"`{name}` must lie in 0 to {num_classes - 1} for `num_classes={num_classes}`, got {int(classes.min())} to "
-            f"{int(classes.max())}."
+            f"`{name}` must lie in 0 to {num_classes - 1} for `num_classes={num_classes}`, got {low} to {high}{advice}."
         )
