@@ -19,6 +19,16 @@ def is_integer(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def is_number(value: Any) -> bool:
+    """Return whether a value is an integer or a float; a bool is no number.
+
+    Example:
+        >>> is_number(1), is_number(0.5), is_number(True), is_number("1")
+        (True, True, False, False)
+    """
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def check_integer(name: str, value: Any, least: int, *, below: int | None = None) -> None:
     """Raise unless a value is an integer of at least `least`, and less than `below`; a bool is no integer.
 
