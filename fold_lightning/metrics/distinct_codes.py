@@ -17,7 +17,7 @@ MIN_PENDING = 2**18
 """Number of fingerprints, 4 MiB: duplicates are dropped when more than this, and more than were kept before, were added."""
 
 
-UNLABELLED = "leave inputs without a class out with `mask=labels >= 0`"
+MASK_OUT = "leave inputs without a class out with `mask=labels >= 0`"
 """What to do about negative labels of inputs that are counted."""
 
 
@@ -167,7 +167,7 @@ class DistinctCodes(CodeMetric):
             counted = labels
             if mask is not None and isinstance(labels, Tensor) and labels.shape == mask.shape:
                 counted = labels.where(mask.to(labels.device), 0)
-            check_classes("labels", counted, len(bits), self.num_classes, if_negative=UNLABELLED)
+            check_classes("labels", counted, len(bits), self.num_classes, if_negative=MASK_OUT)
             assert counted is not None
             group += 2 * counted.to(bits.device)
         if correct is not None:
