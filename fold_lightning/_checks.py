@@ -19,6 +19,16 @@ def is_integer(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def is_number(value: Any) -> bool:
+    """Return whether a value is an integer or a float; a bool is no number.
+
+    Example:
+        >>> is_number(1), is_number(0.5), is_number(True), is_number("1")
+        (True, True, False, False)
+    """
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def check_integer(name: str, value: Any, least: int, *, below: int | None = None) -> None:
     """Raise unless a value is an integer of at least `least`, and less than `below`; a bool is no integer.
 
@@ -77,8 +87,18 @@ def check_function(name: str, value: Any) -> None:
         raise TypeError(f"`{name}` must be a function, got {value!r}.")
 
 
-def check_classes(name: str, classes: Any, num_rows: int, num_classes: int) -> None:
+def check_classes(
+    name: str, classes: Any, num_rows: int, num_classes: int, *, row: str = "input", if_negative: str = ""
+) -> None:
     """Raise unless a value is a tensor (num_rows,) of classes from 0 to `num_classes` - 1.
+
+    Args:
+        name: Name of the argument.
+        classes: The value.
+        num_rows: Number of rows.
+        num_classes: Number of classes.
+        row: Name of what each row has a class of, for the message.
+        if_negative: What to do about rows whose class is negative, as those of inputs without a class are.
 
     Raises:
         TypeError: If it is no tensor of integers.
@@ -95,9 +115,10 @@ def check_classes(name: str, classes: Any, num_rows: int, num_classes: int) -> N
         got = classes.dtype if is_tensor else type(classes).__name__
         raise TypeError(f"`{name}` must be a tensor of integer classes ({num_rows},), got {got}.")
     if classes.shape != (num_rows,):
-        raise ValueError(f"`{name}` must have shape ({num_rows},), one class for each, got {tuple(classes.shape)}.")
-    if num_rows and not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
+        raise ValueError(f"`{name}` must have shape ({num_rows},), one class for each {row}, got {tuple(classes.shape)}.")
+    low, high = (int(classes.min()), int(classes.max())) if num_rows else (0, 0)
+    if low < 0 or high >= num_classes:
+        advice = f": {if_negative}" if low < 0 and if_negative else ""
         raise ValueError(
-            f"`{name}` must lie in 0 to {num_classes - 1} for `num_classes={num_classes}`, got {int(classes.min())} to "
-            f"{int(classes.max())}."
+            f"`{name}` must lie in 0 to {num_classes - 1} for `num_classes={num_classes}`, got {low} to {high}{advice}."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from fold_lightning import (
     walk_range,
 )
 from fold_lightning.folding import summarize_folding
+from fold_lightning.folding.along_walks import distance_profile
 from helpers.networks import mlp
 
 codes = st.integers(1, 3).flatmap(
@@ -136,3 +138,14 @@ def test_summaries_of_chi() -> None:
     assert summarize_folding(chi[:0], "mean").isnan()
     with pytest.raises(ValueError, match="`statistic` must be one of"):
         summarize_folding(chi, "mode")
+    with pytest.raises(TypeError, match=r"got Walks: take chi from `space_folding\(walks\)`"):
+        summarize_folding(Walks.from_codes(torch.zeros(1, 2, 1).bool()))  # type: ignore[arg-type]
+
+
+def test_chi_in_place_of_walks_is_refused() -> None:
+    measures: list[Any] = [walk_range, walk_length, space_folding, lambda chi: folding_profile(chi, 0)]
+    for measure in [*measures, lambda chi: distance_profile(chi, 0)]:
+        with pytest.raises(
+            TypeError, match="Expected `Walks`, got Tensor: make them with `segment_walks` or `Walks.from_codes`"
+        ):
+            measure(torch.zeros(3))

@@ -129,8 +129,20 @@ def test_a_pair_that_does_not_fold_counts_as_zero_and_one_without_segments_not_a
         ({"start_class": torch.tensor([0.0, 1.0])}, TypeError, "integer classes"),
         ({"start_class": torch.tensor([0, 2])}, ValueError, "`start_class` must lie in 0 to 1 for `num_classes=2`, got 0 to 2"),
         ({"end_class": torch.tensor([-1, 1])}, ValueError, "got -1 to 1"),
-        ({"end_class": torch.tensor([1])}, ValueError, r"one class for each"),
-        ({"chi": torch.tensor([0.5])}, ValueError, r"a value for each of 2 pairs of classes, got \(1,\)"),
+        (
+            {"start_class": torch.tensor([1])},
+            ValueError,
+            r"`start_class` must have shape \(2,\), one class for each value of `chi`, got \(1,\)",
+        ),
+        (
+            {"end_class": torch.tensor([1])},
+            ValueError,
+            r"`end_class` must have shape \(2,\), one class for each value of `chi`, got \(1,\)",
+        ),
+        ({"start_class": [0, 1]}, TypeError, r"`start_class` must be a tensor of integer classes \(2,\), got list"),
+        ({"end_class": [0, 1]}, TypeError, r"`end_class` must be a tensor of integer classes \(2,\), got list"),
+        ({"chi": some_walks(0)}, TypeError, r"got Walks: take chi from `space_folding\(walks\)`"),
+        ({"chi": [0.5, 0.5]}, TypeError, r"`chi` must be a tensor \(S,\).*got list: convert it"),
         ({"chi": torch.tensor([0.5, torch.nan])}, ValueError, "must lie in"),
         ({"chi": torch.tensor([0.5, 1.0])}, ValueError, "must lie in"),
         ({"chi": torch.full((2, 1), 0.5)}, ValueError, r"got \(2, 1\)"),
@@ -142,6 +154,24 @@ def test_invalid_folding_between_classes_is_refused(change: dict[str, Any], erro
     given = {"chi": torch.tensor([0.5, 0.5]), "start_class": torch.tensor([0, 1]), "end_class": torch.tensor([1, 0])}
     with pytest.raises(error, match=message):
         global_folding(**({"num_classes": 2} | given | change))
+
+
+@pytest.mark.parametrize(
+    ("walks", "start", "error", "message"),
+    [
+        (3, 2, ValueError, r"`start_class` must have shape \(3,\), one class for each walk, got \(2,\)"),
+        (3, 0, ValueError, r"`start_class` must have shape \(3,\), one class for each walk, got \(0,\)"),
+        (None, 3, TypeError, "Expected `Walks`, got Tensor: make them with `segment_walks`"),
+    ],
+)
+def test_walks_and_classes_that_do_not_fit_are_refused(
+    walks: int | None, start: int, error: type[Exception], message: str
+) -> None:
+    metric = GlobalFolding(2)
+    given: Any = torch.zeros(3) if walks is None else some_walks(0, walks)
+    with pytest.raises(error, match=message):
+        metric.update(given, torch.zeros(start, dtype=torch.int64), torch.zeros(3, dtype=torch.int64))
+    assert metric.segments.sum() == 0
 
 
 def test_a_metric_of_no_classes_is_refused() -> None:
@@ -255,12 +285,16 @@ def test_without_classes_correct_codes_are_counted_and_labels_are_not_looked_at(
     ("given", "error", "message"),
     [
         ({}, TypeError, r"`labels` must be a tensor of integer classes \(3,\), got NoneType"),
-        ({"labels": torch.zeros(2).long()}, ValueError, r"`labels` must have shape \(3,\), one class for each, got \(2,\)"),
+        (
+            {"labels": torch.zeros(2).long()},
+            ValueError,
+            r"`labels` must have shape \(3,\), one class for each input, got \(2,\)",
+        ),
         ({"labels": torch.tensor([0, 1, 4])}, ValueError, "`labels` must lie in 0 to 3 for `num_classes=4`, got 0 to 4"),
         (
             {"labels": torch.tensor([0, -1, -1]), "mask": torch.tensor([True, True, False])},
             ValueError,
-            "`labels` must lie in 0 to 3 for `num_classes=4`, got -1 to 0",
+            "`labels` must lie in 0 to 3 for `num_classes=4`, got -1 to 0: leave inputs without a class out with `mask=labels >= 0`",
         ),
         (
             {"labels": torch.zeros(3).long(), "correct": torch.ones(2).bool()},
@@ -480,9 +514,9 @@ def test_codes_that_do_not_fit_are_refused(codes: Any, error: type[Exception], m
     [
         (torch.zeros(2), TypeError, r"`labels` must be a tensor of integer classes \(2,\), got torch.float32"),
         ([0, 1], TypeError, r"integer classes \(2,\), got list"),
-        (torch.zeros(3).long(), ValueError, r"must have shape \(2,\), one class for each, got \(3,\)"),
+        (torch.zeros(3).long(), ValueError, r"must have shape \(2,\), one class for each input, got \(3,\)"),
         (torch.tensor([0, 3]), ValueError, "`labels` must lie in 0 to 2 for `num_classes=3`, got 0 to 3"),
-        (torch.tensor([-1, 0]), ValueError, "got -1 to 0"),
+        (torch.tensor([-1, 0]), ValueError, r"got -1 to 0: leave inputs .* such as with `inputs\[labels >= 0\]`"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(labels: Any, error: type[Exception], message: str) -> None:

@@ -714,8 +714,11 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
     for word in ("exakt", None):
         with pytest.raises(ValueError, match="`method` must be one of 'auto', 'exact', 'uniform'"):
             FoldingMonitor(method=word)
-    for share in (-0.1, "5 %", True):
+    for share in (-0.1, float("nan")):
         with pytest.raises(ValueError, match="`max_overhead` must be a share"):
+            FoldingMonitor(max_overhead=share)
+    for share in ("5%", True):
+        with pytest.raises(TypeError, match=f"`max_overhead` must be a share .*, got {share!r}: 5% is 0.05"):
             FoldingMonitor(max_overhead=share)
     with pytest.raises(ValueError, match="`seed` must be an integer"):
         FoldingMonitor(seed=-1)

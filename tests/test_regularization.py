@@ -381,7 +381,8 @@ class NeverTrains(Model):
 def test_a_first_batch_without_usable_inputs_is_refused(tmp_path: Path) -> None:
     tokens = DataLoader(TensorDataset(torch.ones(20, 5).long(), torch.arange(20)), batch_size=10)
     probes = {"probes": torch.randn(8, 5), "codes": False}
-    with pytest.raises(MisconfigurationException, match="can't use the first batch. No inputs found.*by hand"):
+    by_hand = r"Or push a part of the model by hand: .*`regularizer\.push\(part, inputs, labels\)`"
+    with pytest.raises(MisconfigurationException, match=f"can't use the first batch. No inputs found.*{by_hand}"):
         fit(tmp_path, monitor(True, **probes), model=NeverTrains(), given=(tokens, None))
 
     class Linear(NeverTrains):
@@ -389,8 +390,25 @@ def test_a_first_batch_without_usable_inputs_is_refused(tmp_path: Path) -> None:
             super().__init__()
             self.head = nn.Linear(5, 3)
 
-    with pytest.raises(MisconfigurationException, match="first batch.*matches no activation.*by hand"):
+    with pytest.raises(MisconfigurationException, match="first batch.*matches no activation") as mistyped:
         fit(tmp_path, monitor(each_step(layers="head"), **probes), model=Linear())
+    assert "by hand" not in str(mistyped.value), "the model's form is not the cause"
+    broken = DataLoader(TensorDataset(torch.full((20, 5), torch.nan), torch.arange(20) % 3), batch_size=10)
+    with pytest.raises(MisconfigurationException, match="first batch") as not_finite:
+        fit(tmp_path, monitor(True, **probes), model=NeverTrains(), given=(broken, None))
+    assert "by hand" not in str(not_finite.value)
+
+    class Recurrent(NeverTrains):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.LSTM(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)[0]
+
+    measures = {"folding": False, "codes": False, "units": False, "faces": False}
+    with pytest.raises(MisconfigurationException, match=f"LSTM \\('net'\\) is a fused recurrent layer.*{by_hand}"):
+        fit(tmp_path, monitor(True, **measures), model=Recurrent())
     with pytest.raises(MisconfigurationException, match="first batch.*matches no activation"):
         fit(tmp_path, monitor(each_step(0.0, layers="head"), **probes), model=Linear())
 
@@ -415,6 +433,8 @@ def test_a_schedule_needs_an_end(tmp_path: Path) -> None:
 def test_what_is_no_regularizer_is_refused() -> None:
     with pytest.raises(TypeError, match="`regularize` must be a bool, a weight, or a `FoldingRegularizer`, got 'yes'"):
         FoldingMonitor(regularize="yes")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"got the class itself: write `FoldingRegularizer\(\)`"):
+        FoldingMonitor(regularize=FoldingRegularizer)  # type: ignore[arg-type]
     assert FoldingMonitor(regularize=0.25, layers="net.*", seed=3).regularizer.weight == 0.25
     assert FoldingMonitor(regularize=True, layers="net.*", seed=3).regularizer.layers == "net.*"
 

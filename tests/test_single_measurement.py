@@ -246,6 +246,11 @@ def test_data_that_cannot_be_measured_are_refused_by_name(data: Any, kind: type[
         measure(mlp(6, 8, 8), data)
 
 
+def test_a_model_without_values_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`model` has its weights on the meta device.*load them first.*load_state_dict"):
+        measure(mlp(6, 8, 8).to("meta"), X)
+
+
 SMALL = {"num_segments": 12, "num_inputs": 40, "num_regions": 5, "seed": 1}
 
 

@@ -16,7 +16,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard import program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -257,6 +257,23 @@ def test_what_holds_no_tables_is_refused(runs: dict[str, Path], tmp_path: Path) 
     logger.save()
     with pytest.raises(ValueError, match="the run had no monitor, or one of an older version"):
         read_log(logger.log_dir)
+
+
+def test_folders_without_one_run_with_event_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="`log_dir` must be the folder of a run, got None: pass `logger.log_dir`"):
+        read_log(None)  # type: ignore[arg-type]
+    csv = CSVLogger(tmp_path / "csv")
+    csv.log_metrics({"loss": 1.0}, step=0)
+    csv.save()
+    with pytest.raises(FileNotFoundError, match="got none: train with `TensorBoardLogger`, and pass its `log_dir`"):
+        read_log(csv.log_dir)
+    for number in range(49):
+        run = tmp_path / "many" / f"version_{number:02}"
+        run.mkdir(parents=True)
+        (run / "events.out.tfevents.0").touch()
+    with pytest.raises(ValueError, match="got 49 in .*: version_00, .*version_09 and 39 more. Pass the folder") as error:
+        read_log(tmp_path / "many")
+    assert "version_10" not in str(error.value)
 
 
 def test_no_table_unpickles_and_none_is_larger_than_its_bound() -> None:

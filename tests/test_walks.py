@@ -709,8 +709,16 @@ class TestMistakes:
             segment_walks(nn.Linear(4, 2), self.x, self.x)
 
     def test_what_no_interception_sees_is_refused_by_name(self) -> None:
-        with pytest.raises(ValueError, match=r"LSTM \('1'\) is a fused lstm"):
-            segment_walks(nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 3)), self.x[:, None], self.x[:, None])
+        for recurrent in (nn.LSTM, nn.GRU, nn.RNN):
+            network = nn.Sequential(nn.Linear(4, 4), recurrent(4, 3))
+            with pytest.raises(ValueError, match=rf"^{recurrent.__name__} \('1'\) is a fused recurrent layer: its activations"):
+                segment_walks(network, self.x[:, None], self.x[:, None])
+        cell = nn.GRUCell(4, 4)
+        with pytest.raises(ValueError, match=r"^GRUCell is a fused recurrent layer"):
+            segment_walks(cell, self.x, self.x)
+        weights = [weight.double() for weight in cell.parameters()]
+        with pytest.raises(ValueError, match=r"^The gru_cell of forward is a fused recurrent layer"):
+            segment_walks(nn.Linear(4, 4), self.x, self.x, forward=lambda _, x: torch.gru_cell(x, x, *weights))
         with pytest.raises(ValueError, match=r"\('1'\) is a ScriptModule"):
             segment_walks(nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.ReLU())), self.x, self.x)
 

@@ -128,7 +128,7 @@ class InputsRefused(ValueError):
 
 
 class PassFailed(ValueError):
-    """Error for a model that takes the inputs, but not on a float64 copy in evaluation mode."""
+    """Error for a model that takes the inputs, but not on a float64 copy in evaluation mode, or hides its activations."""
 
 
 def inspect(
@@ -147,9 +147,8 @@ def inspect(
 
     Raises:
         InputsRefused: If the model does not take the inputs; the message says whether a batch dimension is missing.
-        PassFailed: If it takes them, but not on a float64 copy in evaluation mode.
-        ValueError: If it has no activations, some that can't be intercepted or vary with the inputs, or mixes the inputs of a
-            batch.
+        PassFailed: If it takes them, but not on a float64 copy in evaluation mode, or has activations that can't be intercepted.
+        ValueError: If it has no activations, some that vary with the inputs, or mixes the inputs of a batch.
     """
     key = inputs.shape[1:], repr(layers)
     if key not in replica.structures:
@@ -294,14 +293,13 @@ def record_pass(replica: Replica, inputs: Tensor) -> StructurePass:
 
     Raises:
         InputsRefused: If the model does not take the inputs.
-        PassFailed: If it takes them, but not on a float64 copy in evaluation mode.
-        ValueError: If it has activations that can't be intercepted.
+        PassFailed: If it takes them, but not on a float64 copy in evaluation mode, or has activations that can't be intercepted.
     """
     found = StructurePass(replica)
     try:
         found.run(inputs.to(replica.device, torch.float64))
     except OutOfSightError as error:
-        raise ValueError(
+        raise PassFailed(
             f"{error}: its activations cannot be intercepted. Write it with separate modules or functions of torch, or pass "
             "`forward=` with a part of the model without it."
         ) from error

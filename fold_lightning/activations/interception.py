@@ -254,7 +254,10 @@ class Interception(TorchFunctionMode):
     def _classify(self, call: Call) -> None:
         name = call.name
         if name in operations.FUSED:
-            raise OutOfSightError(f"{self.caller()} is a fused {name}")
+            is_layer = bool(self._entered) and isinstance(self._entered[-1].module, (nn.RNNBase, nn.RNNCellBase))
+            raise OutOfSightError(
+                f"{self.caller() if is_layer else f'The {name} of {self.caller()}'} is a fused recurrent layer"
+            )
         if name in operations.COMPARISONS or keeps_comparison(call):
             return
         chooses = name in operations.CHOICES and find_choice(call) is not None

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from fold_lightning.callbacks.regularization import BATCHES_OF_A_STEP, BY_HAND, TERM, WEIGHT, Regularization
+from fold_lightning.callbacks.regularization import BATCHES_OF_A_STEP, TERM, WEIGHT, Regularization
 
 STEPS_WHERE_CLIPPED = 2
 """Largest `every_n_steps` at which clipping keeps most of the term: chi rose 5.6-fold with 2, 2.7-fold with 8."""
@@ -41,7 +41,9 @@ class LossTerm(Regularization):
         if not pl_module.automatic_optimization:
             raise MisconfigurationException(
                 "`regularize=` adds a term to the loss that `training_step` returns here, but this module optimizes manually. Turn "
-                f"`automatic_optimization` on, or train without sharding and with a `share`. {BY_HAND}"
+                "`automatic_optimization` on, or train without sharding and with a `share`. Or add the term by hand: make "
+                "`regularizer = FoldingRegularizer()` in `__init__`, and in `training_step` write `loss = loss + regularizer(self, "
+                "inputs, labels)`; set `regularizer.progress`, in [0, 1], as training goes on."
             )
         super().start(trainer, pl_module)
         every_n_steps = self.regularizer.every_n_steps

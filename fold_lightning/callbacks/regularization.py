@@ -12,13 +12,19 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from fold_lightning._checks import is_number
+from fold_lightning.activations.inspection import InputsRefused, LayersVary, PassFailed
 from fold_lightning.callbacks.trainer_state import logged_step
-from fold_lightning.probes import split_batch
+from fold_lightning.probes import NoInputs, split_batch
 from fold_lightning.regularizer import FoldingRegularizer
 
+OF_FORM = (NoInputs, InputsRefused, PassFailed, LayersVary)
+"""Errors for a batch or a `forward` of a form that the monitor can't use, while a part of the model may be pushed by hand."""
+
 BY_HAND = (
-    "Or call the regularizer by hand: `regularizer = FoldingRegularizer()` in `__init__`, and in `training_step` "
-    "`loss = loss + regularizer(self, inputs, labels)`; set `regularizer.progress`, in [0, 1], as training goes on."
+    "Or push a part of the model by hand: make `regularizer = FoldingRegularizer()` in `__init__`, and after the backward pass and "
+    "before gradients are clipped, as in `on_before_optimizer_step`, call `regularizer.push(part, inputs, labels)` with the inputs "
+    "of that part; set `regularizer.progress`, in [0, 1], as training goes on."
 )
 
 TERM, WEIGHT, SOFT_CHI = "regularizer/term", "regularizer/weight", "regularizer/soft_chi"
@@ -44,10 +50,12 @@ def as_regularizer(regularize: Any, layers: str | list[str] | None, seed: int) -
         return regularize
     if regularize is True:
         return FoldingRegularizer(layers=layers, seed=seed)
-    if isinstance(regularize, (int, float)) and not isinstance(regularize, bool):
+    if is_number(regularize):
         return FoldingRegularizer(regularize, layers=layers, seed=seed)
     if regularize is not False:
-        raise TypeError(f"`regularize` must be a bool, a weight, or a `FoldingRegularizer`, got {regularize!r}.")
+        is_class = isinstance(regularize, type) and issubclass(regularize, FoldingRegularizer)
+        got = f"the class itself: write `{regularize.__name__}()`" if is_class else repr(regularize)
+        raise TypeError(f"`regularize` must be a bool, a weight, or a `FoldingRegularizer`, got {got}.")
     return None
 
 
@@ -124,7 +132,7 @@ class Regularization:
             self.regularizer.check(pl_module, inputs, labels, forward=self._forward)
         except Exception as error:
             raise MisconfigurationException(
-                f"`regularize=` can't use the first batch. {_error_text(error)} {BY_HAND}"
+                f"`regularize=` can't use the first batch. {_error_text(error)}{f' {BY_HAND}' if isinstance(error, OF_FORM) else ''}"
             ) from error
         if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
             rank_zero_warn(

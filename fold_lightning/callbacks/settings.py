@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from fold_lightning import figures as drawing
-from fold_lightning._checks import check_bool, check_choice, check_function, check_integer
+from fold_lightning._checks import check_bool, check_choice, check_function, check_integer, is_number
 from fold_lightning.folding import Aggregate, check_aggregates
 from fold_lightning.probes import FaceSubspace, check_face_subspace
 
@@ -115,6 +115,10 @@ class Settings:
 
 
 def _check_share(name: str, value: Any) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value is not None and not (is_number and value >= 0):
-        raise ValueError(f"`{name}` must be a share of the training's time of at least 0, or None for no limit, got {value!r}.")
+    if value is None:
+        return
+    message = f"`{name}` must be a share of the training's time of at least 0, or None for no limit, got {value!r}."
+    if not is_number(value):
+        raise TypeError(f"{message[:-1]}: 5% is 0.05.")
+    if not value >= 0:
+        raise ValueError(message)

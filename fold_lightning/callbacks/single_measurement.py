@@ -43,8 +43,8 @@ def measure(model: nn.Module, data: Any, **arguments: Any) -> dict[str, float]:
         Tag -> value, as listed in `FoldingMonitor`, "monitor/seconds" included.
 
     Raises:
-        ValueError: If an argument is out of range, the data hold fewer than two inputs, or the model does not take them or can't be
-            measured.
+        ValueError: If an argument is out of range, the data hold fewer than two inputs, or the model does not take them, can't be
+            measured, or is on the meta device.
         TypeError: If the data are of an unknown kind, an argument has the wrong type, or there is no argument of that name.
 
     Example:
@@ -55,6 +55,11 @@ def measure(model: nn.Module, data: Any, **arguments: Any) -> dict[str, float]:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be an `nn.Module`, got {type(model).__name__}: wrap a function with `forward=`.")
+    if device_of(model).type == "meta":
+        raise ValueError(
+            "`model` has its weights on the meta device, which holds no values: load them first, as with "
+            "`model.to_empty(device='cpu')` and `model.load_state_dict(...)`."
+        )
     _check_arguments(arguments)
     settings = FoldingMonitor(**arguments | {"figures": False}).settings
     trainer = _idle_trainer(device_of(model))

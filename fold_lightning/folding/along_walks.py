@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -79,15 +79,15 @@ def summarize_folding(chi: Tensor, statistic: Statistic = "mean") -> Tensor:
 
     Args:
         chi: Folding of S segments, (S,).
-        statistic: "mean" or "max" over all of them; "median" over the non-zero ones, as third parties report that Space Folds
-            aggregates (the mean of the two middle values if their number is even; 0 if none folds); "fraction" of segments that
-            fold.
+        statistic: "mean" or "max" over all of them; "median" over the non-zero ones, as accounts of Space Folds report (the mean of
+            the two middle values if their number is even; 0 if none folds); "fraction" of segments that fold.
 
     Returns:
         float64 (), without unit; NaN for no segments.
 
     Raises:
         ValueError: For another statistic.
+        TypeError: If chi is no tensor.
 
     Example:
         >>> chi = torch.tensor([0.0, 0.2, 0.4, 0.0])
@@ -96,6 +96,7 @@ def summarize_folding(chi: Tensor, statistic: Statistic = "mean") -> Tensor:
     """
     if statistic not in get_args(Statistic):
         raise ValueError(f"`statistic` must be one of {', '.join(map(repr, get_args(Statistic)))}, got {statistic!r}.")
+    check_chi_is_tensor(chi)
     chi = chi.double()
     if chi.numel() == 0:
         return chi.new_tensor(torch.nan)
@@ -124,6 +125,7 @@ def folding_profile(walks: Walks, i: int) -> Tensor:
         >>> folding_profile(Walks.from_codes(there_and_back), 0)
         tensor([0.0000, 0.0000, 0.5000], dtype=torch.float64)
     """
+    _check_walks(walks)
     one = walks.only(i)
     walked = torch.cat([one.unit.new_zeros(1), one.step_ends().nonzero().squeeze(1) + 1])
     return folding_of(distance_profile(walks, i).cummax(0).values, walked)
@@ -137,9 +139,17 @@ def distance_profile(walks: Walks, i: int) -> Tensor:
         >>> distance_profile(Walks.from_codes(there_and_back), 0)
         tensor([0, 1, 0])
     """
+    _check_walks(walks)
     one = walks.only(i)
     distance = distances_from_start(one.segment, one.unit, 1, one.num_units)
     return torch.cat([distance.new_zeros(1), distance[one.step_ends()]])
+
+
+def check_chi_is_tensor(chi: Any) -> None:
+    """Raise a TypeError unless a value is a tensor, as chi of segments is."""
+    if not isinstance(chi, Tensor):
+        advice = "take chi from `space_folding(walks)`" if isinstance(chi, Walks) else "convert it with `torch.as_tensor`"
+        raise TypeError(f"`chi` must be a tensor (S,), the folding of each segment, got {type(chi).__name__}: {advice}.")
 
 
 def _check_walks(walks: Walks) -> None:

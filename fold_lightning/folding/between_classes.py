@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fold_lightning._checks import check_choice, check_classes, check_integer
+from fold_lightning.folding.along_walks import check_chi_is_tensor
 
 Aggregate = Literal["max", "median", "mean"]
 
@@ -25,9 +26,9 @@ def global_folding(
 
     ``Phi[c, c']`` is the maximum (or median, or mean) of the non-zero chi of the segments from class c to class c', and
     ``Phi_N`` the median (or maximum, or mean) of ``Phi[c, c']`` over the ordered pairs ``c != c'``. "The Space Between"
-    (Lewandowski et al. 2025) names a global folding Phi_N between classes; the formula here is **this project's reading**, after
-    a third party's account of "On Space Folds of ReLU Neural Networks" (2025): "aggregated median of maximas of non-zero space
-    folding across all pairs".
+    (Lewandowski et al. 2025) names a global folding Phi_N between classes; its own formula was not available. The formula here
+    is **this project's reading** of accounts of "On Space Folds of ReLU Neural Networks" (Lewandowski et al. 2025), one of which
+    says "aggregated median of maximas of non-zero space folding across all pairs".
 
     A pair whose segments do not fold has 0. A pair without segments, such as one with a class without inputs, is NaN in the
     matrix and left out of Phi_N. The diagonal is in the matrix, but not in Phi_N. Without a pair of different classes with
@@ -47,7 +48,7 @@ def global_folding(
 
     Raises:
         ValueError: For classes out of range, shapes that differ, chi outside [0, 1), or an unknown aggregate.
-        TypeError: For classes that are not integers.
+        TypeError: For classes that are not integers, or chi that is no tensor.
 
     Example:
         >>> chi = torch.tensor([0.5, 0.2, 0.0, 0.3])
@@ -59,8 +60,9 @@ def global_folding(
     """
     check_aggregates(within, across)
     check_num_classes(num_classes)
-    pair = pairs_of(start_class, end_class, num_classes)
-    chi = check_folding(chi, pair)
+    check_folding(chi)
+    pair = pairs_of(start_class, end_class, num_classes, len(chi), "value of `chi`")
+    chi = chi.to(pair.device, torch.float64)
     matrix = fold_within(chi, pair, num_classes**2, within).view(num_classes, num_classes)
     return fold_across(matrix, across), matrix
 
@@ -113,23 +115,28 @@ def check_num_classes(num_classes: int) -> None:
     check_integer("num_classes", num_classes, 1)
 
 
-def pairs_of(start_class: Tensor, end_class: Tensor, num_classes: int) -> Tensor:
-    """Check the classes of segments, and return the index int64 (S,) of each segment's ordered pair."""
-    num_segments = len(start_class) if isinstance(start_class, Tensor) and start_class.dim() else 0
+def pairs_of(start_class: Tensor, end_class: Tensor, num_classes: int, num_segments: int, row: str) -> Tensor:
+    """Check the classes of segments, and return the index int64 (S,) of each segment's ordered pair.
+
+    Args:
+        start_class: int64 (S,), the class in which each segment starts.
+        end_class: int64 (S,), the class in which it ends.
+        num_classes: Number of classes.
+        num_segments: S.
+        row: Name of what there is one of for each segment, for the message.
+    """
     for name, classes in (("start_class", start_class), ("end_class", end_class)):
-        check_classes(name, classes, num_segments, num_classes)
+        check_classes(name, classes, num_segments, num_classes, row=row)
     return start_class.long() * num_classes + end_class.long()
 
 
-def check_folding(chi: Tensor, pair: Tensor) -> Tensor:
-    """Check chi, and return it in float64 on the device of the pairs."""
-    if chi.shape != pair.shape:
-        raise ValueError(
-            f"`chi` must have shape (S,), a value for each of {len(pair)} pairs of classes, got {tuple(chi.shape)}."
-        )
+def check_folding(chi: Tensor) -> None:
+    """Raise unless a value is a tensor (S,) of chi."""
+    check_chi_is_tensor(chi)
+    if chi.dim() != 1:
+        raise ValueError(f"`chi` must have shape (S,), a value for each segment, got {tuple(chi.shape)}.")
     if not bool(((chi >= 0) & (chi < 1)).all()):
         raise ValueError("`chi` must lie in [0, 1), got values outside or NaN: take it from `space_folding`.")
-    return chi.to(pair.device, torch.float64)
 
 
 def _means(values: Tensor, group: Tensor, number: Tensor) -> Tensor:

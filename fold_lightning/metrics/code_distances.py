@@ -25,6 +25,10 @@ CHUNK_ELEMENTS = 2**22
 """Number of counts that are converted to int64 at a time, 32 MiB."""
 
 
+DROP_ROWS = "leave inputs without a class out of the codes and the labels, such as with `inputs[labels >= 0]`"
+"""What to do about negative labels."""
+
+
 class CodeDistances(CodeMetric):
     """Mean Hamming distances of two inputs of one class and of two inputs of different classes, as shares of units.
 
@@ -103,7 +107,7 @@ class CodeDistances(CodeMetric):
             TypeError: If the codes are not bool, or the labels no integers.
         """
         layout, bits = self.check_layout(codes), bits_of(codes)
-        check_classes("labels", labels, len(bits), self.num_classes)
+        check_classes("labels", labels, len(bits), self.num_classes, if_negative=DROP_ROWS)
         labels = labels.to(bits.device).long()
         num_inputs = self.num_inputs + torch.bincount(labels, minlength=self.num_classes).to(self.device)
         if num_inputs.sum() > MAX_INPUTS:

@@ -17,15 +17,18 @@ MIN_PENDING = 2**18
 """Number of fingerprints, 4 MiB: duplicates are dropped when more than this, and more than were kept before, were added."""
 
 
+MASK_OUT = "leave inputs without a class out with `mask=labels >= 0`"
+"""What to do about negative labels of inputs that are counted."""
+
+
 class DistinctCodes(CodeMetric):
     """Number of different codes of the inputs seen, all or correctly classified: overall, by layer and by class.
 
     It is the number of activation regions that contain inputs. "ReLU Code Space" (Shepeleva et al. 2020) tracks it over the
     epochs, for all inputs and for those classified correctly, by layer and by class. The state is a 128-bit fingerprint
     (`code_fingerprints`, whose docstring has the probability of a collision) of each different code: 16 bytes, overall and once
-    more for each layer, however many inputs share it. A code is stored once for
-    each combination of class and correctness among its inputs. Processes and metrics with the same units,
-    layers and classes merge by union.
+    more for each layer, however many inputs share it. A code is stored once for each combination of class and correctness among
+    its inputs. Processes and metrics with the same units, layers and classes merge by union.
 
     Args:
         num_classes: C, at least 1; classes are 0 to C - 1, and `update` takes labels. None: no counts by class.
@@ -164,7 +167,7 @@ class DistinctCodes(CodeMetric):
             counted = labels
             if mask is not None and isinstance(labels, Tensor) and labels.shape == mask.shape:
                 counted = labels.where(mask.to(labels.device), 0)
-            check_classes("labels", counted, len(bits), self.num_classes)
+            check_classes("labels", counted, len(bits), self.num_classes, if_negative=MASK_OUT)
             assert counted is not None
             group += 2 * counted.to(bits.device)
         if correct is not None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fold_lightning.figures import plot_folding_matrix
 from fold_lightning.folding import Aggregate, fold_across, fold_within, space_folding
-from fold_lightning.folding.between_classes import check_aggregates, check_folding, check_num_classes, pairs_of
+from fold_lightning.folding.between_classes import check_aggregates, check_num_classes, pairs_of
 from fold_lightning.metrics.gathered import GatheredMetric
 from fold_lightning.walks import Walks
 
@@ -88,10 +88,11 @@ class GlobalFolding(GatheredMetric):
 
         Raises:
             ValueError: If classes are out of range, or their number is not S.
-            TypeError: If classes are not integers.
+            TypeError: If walks are no `Walks`, or classes no integers.
         """
-        pair = pairs_of(self._here(start_class), self._here(end_class), self.num_classes)
-        chi = check_folding(space_folding(walks), pair)
+        chi = space_folding(walks)
+        pair = pairs_of(self._here(start_class), self._here(end_class), self.num_classes, len(chi), "walk")
+        chi = chi.to(pair.device)
         self.segments = self.segments + torch.bincount(pair, minlength=len(self.segments))
         chi, pair = chi[chi > 0], pair[chi > 0]
         if self.within == "max":

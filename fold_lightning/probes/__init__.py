@@ -1,7 +1,7 @@
 """Probes: the inputs that a monitor measures, and the segments between them."""
 
 from fold_lightning.probes.batch_transfer import HookCopy, batch_transfer
-from fold_lightning.probes.batches import BatchToInputs, split_batch
+from fold_lightning.probes.batches import BatchToInputs, NoInputs, split_batch
 from fold_lightning.probes.classes import name_of_class, num_classes_of, predicted_classes
 from fold_lightning.probes.faces import FaceProbes, FaceSubspace, check_face_subspace
 from fold_lightning.probes.loaders import flat_loaders
@@ -19,6 +19,7 @@ __all__ = [
     "FaceSubspace",
     "HookCopy",
     "ModelInput",
+    "NoInputs",
     "ProbeSet",
     "ProbeSource",
     "Segments",

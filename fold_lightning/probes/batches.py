@@ -30,6 +30,10 @@ SIDE_NAMES = ("mask", "masks", "weight", "weights", "length", "lengths", "index"
 BatchToInputs = Callable[[Any], Any]
 
 
+class NoInputs(TypeError):
+    """Error for a batch that has no floating-point tensor where inputs are expected."""
+
+
 def split_batch(batch: Any, batch_to_inputs: BatchToInputs | None = None) -> tuple[Tensor, Tensor | None]:
     """Return the inputs (B, ...) of a batch, and its class labels int64 (B,) or None.
 
@@ -44,7 +48,7 @@ def split_batch(batch: Any, batch_to_inputs: BatchToInputs | None = None) -> tup
         batch_to_inputs: Function of the batch that returns inputs or (inputs, labels).
 
     Raises:
-        TypeError: If a batch has no floating-point tensor where inputs are expected.
+        NoInputs: If a batch has no floating-point tensor where inputs are expected.
 
     Example:
         >>> import torch
@@ -58,7 +62,7 @@ def split_batch(batch: Any, batch_to_inputs: BatchToInputs | None = None) -> tup
     paths = [path for path in input_paths(batch) if not is_sequence or path[0] == 0]
     floating = [path for path in paths if part_at(batch, path).is_floating_point()]
     if not floating:
-        raise TypeError(f"No inputs found in {describe_batch(batch)}: {HINT}")
+        raise NoInputs(f"No inputs found in {describe_batch(batch)}: {HINT}")
     inputs = part_at(batch, floating[0])
     labels = label_path(batch, floating[0])
     return inputs, None if labels is None else as_classes(part_at(batch, labels), len(inputs))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from torch import Tensor
 
-from fold_lightning._checks import check_choice, check_integer
+from fold_lightning._checks import check_choice, check_integer, is_number
 from fold_lightning.activations.codes import check_inputs
 from fold_lightning.regularizer.pairs import Between
 from fold_lightning.regularizer.schedules import check_schedule
@@ -22,23 +22,18 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 
     Raises:
         ValueError: If a number is out of range, or a name unknown.
-        TypeError: If a count is no integer, or `layers` are neither names nor patterns.
+        TypeError: If a number is of another type, a count no integer, or `layers` are neither names nor patterns.
     """
     share, temperature, damping = (arguments[name] for name in ("share", "temperature", "damping"))
     until, until_epoch, layers = (arguments[name] for name in ("until", "until_epoch", "layers"))
-    if not _is_number(arguments["weight"]):
-        raise ValueError(f"`weight` must be a finite number, got {arguments['weight']!r}.")
-    if share is not None and (not _is_number(share) or share <= 0):
-        raise ValueError(
-            f"`share` must be a finite number above 0, or None to add the term to the loss, got {share!r}: a `weight` below 0 "
-            "pushes the other way."
-        )
-    if not _is_number(temperature) or temperature <= 0:
-        raise ValueError(f"`temperature` must be a finite number above 0, got {temperature!r}.")
-    if not _is_number(damping) or damping < 0:
-        raise ValueError(f"`damping` must be a finite number of at least 0, got {damping!r}.")
-    if not _is_number(until) or not 0 < until <= 1:
-        raise ValueError(f"`until` must be a share of the training in (0, 1], got {until!r}: pass an epoch as `until_epoch`.")
+    _check_number("weight", arguments["weight"], "a finite number")
+    if share is not None:
+        kind = "a finite number above 0, or None to add the term to the loss"
+        _check_number("share", share, kind, _is_above_0, ": a `weight` below 0 pushes the other way")
+    _check_number("temperature", temperature, "a finite number above 0", _is_above_0)
+    _check_number("damping", damping, "a finite number of at least 0", lambda number: number >= 0)
+    kind = "a share of the training in (0, 1]"
+    _check_number("until", until, kind, lambda number: 0 < number <= 1, ": pass an epoch as `until_epoch`")
     if until_epoch is not None and until != 1:
         raise ValueError(f"`until={until!r}` and `until_epoch={until_epoch!r}` both say when the schedule ends: give one.")
     for name, least in (MINIMUM | ({} if until_epoch is None else {"until_epoch": 1})).items():
@@ -68,5 +63,16 @@ def check_batch(inputs: Any, labels: Any) -> None:
         )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _is_above_0(number: float) -> bool:
+    return number > 0
+
+
+def _check_number(
+    name: str, value: Any, kind: str, is_in_range: Callable[[float], bool] = math.isfinite, advice: str = ""
+) -> None:
+    """Raise a TypeError unless a value is a number, and a ValueError unless it is finite and in range."""
+    message = f"`{name}` must be {kind}, got {value!r}{advice}."
+    if not is_number(value):
+        raise TypeError(message)
+    if not (math.isfinite(value) and is_in_range(value)):
+        raise ValueError(message)

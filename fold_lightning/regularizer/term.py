@@ -85,7 +85,7 @@ class FoldingRegularizer(nn.Module):
 
     Raises:
         ValueError: If a number is out of range, or a name unknown.
-        TypeError: If a count is no integer, or `layers` are neither names nor patterns.
+        TypeError: If a number is of another type, a count no integer, or `layers` are neither names nor patterns.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))

@@ -53,13 +53,15 @@ def slice_map(
 
     Args:
         model: A module of piecewise linear operations.
-        inputs: Three inputs (3, ...) that are not on a line, or one (1, ...); of at least 2 features, on the model's device.
+        inputs: Three inputs (3, ...), which are not on a line unless they have 2 features, or one (1, ...); of at least 2 features,
+            on the model's device.
         directions: Two directions (2, ...) from one input, of any length and angle. None takes the coordinate axes for inputs with
             2 features, otherwise random directions.
         window: The part of the plane to map: half the width of a square around the first input, or (x0, x1, y0, y1) in coordinates
             of the plane. None takes a square around three inputs, 1.5 times as wide as their extent. With one input, or if that
-            square holds more than `max_regions`, None seeks a square around the first input that holds about a third of
-            `max_regions` (at least an eighth), or all regions of the plane if it has fewer.
+            square holds more than `max_regions`, None tries up to 16 squares around the first input. It aims at a third of
+            `max_regions` and takes the first square that holds at least an eighth, or all regions of the plane. If there is none,
+            it takes the square with the most regions among those with at most `max_regions`.
         max_regions: Most regions; a window with more is refused. Maps are legible up to about 3,000.
         forward: How to call the model: a callable of `(model, inputs)` or of `(inputs)`, or the name of a method or submodule.
         seed: Random seed of the directions.
@@ -68,9 +70,10 @@ def slice_map(
         The map, on the CPU, in float64.
 
     Raises:
-        ValueError: If inputs lie on a line, have fewer than 2 features or are not finite; if the network curves before its last
-            activation; if `window` holds more than `max_regions` regions; or if it reaches more than three million times as far
-            from the first input as the farthest line of this input's region, or the farthest other input.
+        ValueError: If three inputs of more than 2 features lie on a line; if inputs have fewer than 2 features or are not finite; if
+            the network curves before its last activation; if `window`, or each square tried, holds more than `max_regions` regions;
+            or if `window` reaches more than three million times as far from the first input as the farthest line of this input's
+            region, or the farthest other input.
         TypeError: If `inputs` is not a floating-point tensor, or `max_regions` is not an integer.
         MemoryError: If the codes, or the values at all vertices of the units that bend in the window, need more than 1 GiB.
 

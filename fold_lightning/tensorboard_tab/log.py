@@ -14,6 +14,9 @@ from fold_lightning._tables import PLUGIN, PREFIX, Table, unpack
 
 EVENT_FILES = "*.tfevents.*"
 
+LISTED_RUNS = 10
+"""Maximum number of runs that an error lists."""
+
 Log = dict[str, dict[int, Table]]
 
 
@@ -43,8 +46,8 @@ def read_log(log_dir: str | os.PathLike[str]) -> Log:
     about      how the run is measured, one text each: `method`, `method_reason`, `segments`, ...; and `class_names`
     ========== ================================================================================================================
 
-    Inputs are numbered in the order in which they were drawn from the data, or given as ``probes=(inputs, labels)``: give probes to
-    find an input again.
+    Inputs are numbered in the order in which they were drawn from the data, or given as ``probes=(inputs, labels)``: pass `probes=`
+    to be able to find an input again.
 
     A table has at most 128 KiB before compression, `walks` and `map` at most 256 KiB. A larger table keeps evenly spaced rows, and
     `num_rows` is their number before. A long walk keeps the farthest and the nearest point of each of equal groups of steps.
@@ -58,12 +61,17 @@ def read_log(log_dir: str | os.PathLike[str]) -> Log:
     Raises:
         FileNotFoundError: If the folder does not exist, or has no event file.
         ValueError: If the folder holds several runs, or no tables of a monitor.
+        TypeError: If the folder is no path.
 
     Example:
         >>> log = read_log("logs/digits/version_0")  # doctest: +SKIP
         >>> log["segments"][270]["chi"].mean()  # doctest: +SKIP
         0.27
     """
+    if not isinstance(log_dir, (str, os.PathLike)):
+        raise TypeError(
+            f"`log_dir` must be the folder of a run, got {log_dir!r}: pass `logger.log_dir` of a `TensorBoardLogger`."
+        )
     files = _event_files(Path(log_dir))
     found: Log = {}
     for file in files:
@@ -85,10 +93,13 @@ def _event_files(folder: Path) -> list[Path]:
     if folder in runs:  # runs in subfolders come from other writers
         runs = {folder}
     if not runs:
-        raise FileNotFoundError(f"Expected event files of TensorBoard in {folder}, got none: pass `logger.log_dir` of a run.")
+        raise FileNotFoundError(
+            f"Expected event files of TensorBoard in {folder}, got none: train with `TensorBoardLogger`, and pass its `log_dir`."
+        )
     if len(runs) > 1:
-        names = ", ".join(sorted(str(run.relative_to(folder)) for run in runs))
-        raise ValueError(f"Expected one run, got {len(runs)} in {folder}: {names}. Pass the folder of one of them.")
+        names = ", ".join(sorted(str(run.relative_to(folder)) for run in runs)[:LISTED_RUNS])
+        more = f" and {len(runs) - LISTED_RUNS} more" if len(runs) > LISTED_RUNS else ""
+        raise ValueError(f"Expected one run, got {len(runs)} in {folder}: {names}{more}. Pass the folder of one of them.")
     return sorted(runs.pop().glob(EVENT_FILES), key=lambda file: file.name)
 
 

@@ -64,7 +64,7 @@ class Events:
         return type(self)((rows.cumsum(0) - 1)[row], *others, *(column[rows] for column in self._known))
 
     def merged(self, tolerance: float) -> Self:
-        """Return the same events, with those of a row that follow each other within a tolerance in t at the position of the first.
+        """Return the events, moving those of a row that lie within a tolerance of each other to the position of the first.
 
         Example:
             >>> events = Events(torch.tensor([0, 0, 1]), torch.tensor([0.5, 0.375, 0.5]), torch.tensor([7, 8, 9]))

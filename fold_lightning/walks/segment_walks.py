@@ -45,9 +45,9 @@ def segment_walks(
     """Return the codes met on the straight segments ``(1 - t) start + t end``, t in [0, 1].
 
     "exact" meets every region on a segment once, as "The Space Between" (Lewandowski et al. 2025) asks of a sampling. If the network
-    is known to be piecewise linear (affine operations, max pooling, clamps, ReLU and its kin), the breakpoints are found layer by
-    layer as in ExactLine (Sotoudeh and Thakur 2019), and `Walks.exact` is True. In a convolutional network a switch changes the
-    slopes of only a part of each plane; there the pass carries these changes from layer to layer instead of whole layers at each
+    is known to be piecewise linear (affine operations, max pooling, clamps, ReLU and similar activations), the breakpoints are found
+    layer by layer as in ExactLine (Sotoudeh and Thakur 2019), and `Walks.exact` is True. In a convolutional network a switch changes
+    the slopes of only a part of each plane; there the pass carries these changes from layer to layer instead of whole layers at each
     breakpoint, which is this project's own.
 
     If the network curves (smooth activations, normalisation, attention, products) or has an unknown operation, pre-activations are
@@ -63,13 +63,12 @@ def segment_walks(
     pre-activations as they come out, so that rounding may switch a unit that stays at its threshold.
 
     The function measured is the model's in evaluation mode, for "exact" with its stored weights in float64; the model does not
-    change.
-    Codes are those of the open intervals between breakpoints: what switches at one t is one step, and a unit that only
-    touches its threshold does not switch. A pre-activation below 1e-15 of the terms that it is summed from is taken for 0, since
-    rounding leaves as much, and breakpoints are taken for one if rounding moves them as far as they are apart. Between 1e-15 and
-    1e-14 of its terms a sign can't be decided, and `Walks.exact` is False. It is also False if a value is 0, or two breakpoints are
-    one, among terms 1e12 times as large as the smallest of the network's biases, columns and rows of weights, which may have been
-    lost in rounding.
+    change. Codes are those of the open intervals between breakpoints: what switches at one t is one step, and a unit that only
+    touches its threshold does not switch. A pre-activation below 1e-15 of the terms that it is summed from counts as 0, since
+    rounding leaves as much, and breakpoints closer than their rounding error count as one. Between 1e-15 and 1e-14 of its terms a
+    sign can't be decided, and `Walks.exact` is False. `Walks.exact` is also False if the terms of a value that is 0, or of two
+    breakpoints that are one, are 1e12 times as large as the smallest of the network's biases and of its rows and columns of weights.
+    That smallest one may have been lost in rounding.
 
     A walk of a piecewise linear network costs about as much as a float64 forward pass over one point for each breakpoint, or less;
     the breakpoints are those of all layers up to the last that counts. A smooth network costs about 150 points, and one with curves

@@ -34,8 +34,8 @@ class SampledDistances:
     Range, length and folding of the walks follow from these alone, so that no code and no switch is kept.
 
     Attributes:
-        from_start: Layer name -> int64 (S, T - 1), units whose bit differs from the one at the start, at each later point.
-        from_previous: Layer name -> int64 (S, T - 1), units that switch between each later point and the one before it.
+        from_start: Layer name -> int64 (S, T - 1), number of units whose bit differs from the one at the start, at each later point.
+        from_previous: Layer name -> int64 (S, T - 1), number of units that switch between each later point and the one before it.
     """
 
     from_start: dict[str, Tensor]

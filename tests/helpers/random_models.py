@@ -368,7 +368,7 @@ REFUSED = {
     "rescales the batch": "mixes the inputs of a batch",
     "routes rows": VARIES,
     "exits early": VARIES,
-    "recurrent": "fused lstm",
+    "recurrent": "fused recurrent layer",
 }
 """Kind of network that cannot be measured -> text that the error must contain."""
 
