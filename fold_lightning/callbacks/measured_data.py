@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, cast
 
 import torch
@@ -72,7 +72,7 @@ def split_data(model: nn.Module, data: Any, choice: Mapping[str, Any]) -> tuple[
         return _split_sequence(model, data, choice)
     if is_array(data) or (hasattr(data, "__getitem__") and not isinstance(data, (type, str, bytes))):
         return user_probes(data, "data"), None
-    if isinstance(data, Iterable) and not isinstance(data, (str, bytes)):
+    if isinstance(data, Iterable) and not isinstance(data, (str, bytes, Set)):
         return None, Converted(data)
     raise TypeError(f"`data` must be {KINDS}, got {_describe(data)}.")
 

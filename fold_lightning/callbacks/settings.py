@@ -7,9 +7,11 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from fold_lightning import figures as drawing
-from fold_lightning._checks import check_bool, check_choice, check_function, check_integer
+from fold_lightning._checks import check_bool, check_choice, check_function, check_integer, check_layers
+from fold_lightning.activations.evaluation import check_forward
 from fold_lightning.folding import Aggregate, check_aggregates
 from fold_lightning.probes import FaceSubspace, check_face_subspace
+from fold_lightning.probes.user_probes import check_probes
 
 Method = Literal["auto", "exact", "uniform"]
 
@@ -28,7 +30,7 @@ class Settings:
     """The arguments of `FoldingMonitor`, which describes them.
 
     Raises:
-        ValueError: If a number is out of range, or a word is not one of the choices.
+        ValueError: If a number is out of range, a word is not one of the choices, or `layers` is empty.
         TypeError: If an argument is of another kind.
         ModuleNotFoundError: If figures are wanted and matplotlib is not installed.
     """
@@ -58,8 +60,7 @@ class Settings:
     figures: bool | None
 
     def __post_init__(self) -> None:
-        if self.layers is not None and not isinstance(self.layers, (str, list, tuple)):
-            raise TypeError(f"`layers` must be names or glob patterns, got {self.layers!r}.")
+        check_layers(self.layers)
         for name in ("measure_at_start", "folding", "codes", "units", "faces"):
             check_bool(name, getattr(self, name))
         for name, least in (
@@ -80,8 +81,11 @@ class Settings:
         check_face_subspace(self.face_subspace)
         if self.batch_to_inputs is not None:
             check_function("batch_to_inputs", self.batch_to_inputs)
-        if self.figures is not None:
-            check_bool("figures", self.figures)
+        check_forward(self.forward)
+        if self.probes is not None:
+            check_probes(self.probes)
+        if self.figures is not None and not isinstance(self.figures, bool):
+            raise TypeError(f"`figures` must be True, False or None, got {self.figures!r}.")
         if self.figures and not drawing.is_available():
             raise ModuleNotFoundError("`figures=True` needs matplotlib: pip install 'fold-lightning[figures]'.")
 

@@ -55,9 +55,11 @@ class Segments:
         count = len(between.classes)
         _, each = (between.start * count + between.end).unique(return_counts=True)
         least, most = int(each.min()), int(each.max())
+        num_pairs = count * (count - 1)
+        drawn = f"the {num_pairs}" if len(each) == num_pairs else f"{len(each)} of {num_pairs}"
         return (
-            f"{len(self)} segments, {least if least == most else f'{least} to {most}'} for each of {len(each)} of "
-            f"{count * (count - 1)} ordered pairs of {count} classes"
+            f"{len(self)} segments, {least if least == most else f'{least} to {most}'} for each of {drawn} ordered pairs of "
+            f"{count} classes"
         )
 
 
