@@ -321,7 +321,8 @@ def test_inputs_that_are_not_finite_are_left_out_and_counted(caplog: pytest.LogC
     kept = x.isfinite().all(1)
     with caplog.at_level(logging.INFO):
         values = measure(model, (x, Y), **SMALL)
-    assert "leaves out 2 inputs, which hold NaN or infinite values" in caplog.text
+        measure(model, TensorDataset(x, Y), **SMALL | {"num_inputs": 300})
+    assert caplog.text.count("leaves out 2 inputs, which hold NaN or infinite values") == 2  # once each
     assert values["folding/chi_mean"] == measure(model, (x[kept], Y[kept]), **SMALL)["folding/chi_mean"]
 
 

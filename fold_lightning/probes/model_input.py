@@ -83,7 +83,12 @@ class ModelInput:
         return cls(candidate.inputs, labels, how, batch_to_inputs, chosen.embedding, chosen.num_outputs, text)
 
     def split(self, batch: Any, model: nn.Module | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return the items (B, ...) of a batch, and their class labels int64 (B,) or None.
+        """Return the items (B, ...) of a batch, and their class labels int64 (B,) or None; see `parts`."""
+        items, labels = self.parts(batch, model)
+        return items, as_classes(labels, len(items))
+
+    def parts(self, batch: Any, model: nn.Module | None = None) -> tuple[Tensor, Any]:
+        """Return the items (B, ...) of a batch, and its labels as they are; None if it has none.
 
         Args:
             batch: A batch of the same form.
@@ -105,7 +110,7 @@ class ModelInput:
         labels = None
         if self.labels is not None:
             with suppress(KeyError):
-                labels = as_classes(part_at(batch, self.labels), len(items))
+                labels = part_at(batch, self.labels)
         return items, labels
 
     def prepare(self, model: nn.Module, items: Tensor) -> Tensor:

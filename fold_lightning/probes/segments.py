@@ -185,13 +185,15 @@ def draw_pairs(num_classes: int, count: int, per_pair: int | None, seed: int) ->
     return start, end + (end >= start)
 
 
-def check_several(num_items: int, num_not_finite: int = 0) -> None:
-    """Raise if there are too few inputs for a segment; the message reports inputs with NaN or infinite values."""
+def check_several(num_items: int, num_not_finite: int = 0, num_other_shapes: int = 0) -> None:
+    """Raise if there are too few inputs for a segment; the message reports inputs that are not finite or of other shapes."""
     if num_items >= 2:
         return
     got = f"Segments need at least 2 inputs, got {num_items}"
     if num_not_finite:
         raise ValueError(f"{got}, and {num_not_finite} with NaN or infinite values: clean or normalise the data first.")
+    if num_other_shapes:
+        raise ValueError(f"{got}, and {num_other_shapes} of another shape or dtype: pad, crop or convert them.")
     raise ValueError(f"{got}: pass more data.")
 
 
