@@ -25,6 +25,10 @@ NOT_LOGGED = ("measure_at_start", "probes", "batch_to_inputs", "forward", "figur
 """Arguments that are no hyperparameters: objects, and settings that change no value."""
 
 
+DRAWING = ("num_segments", "segments_per_pair", "num_inputs", "num_regions", "face_subspace", "seed")
+"""Arguments by which a sample is drawn from the same data."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """The arguments of `FoldingMonitor`, which describes them.
@@ -116,6 +120,10 @@ class Settings:
     def hyperparameters(self) -> dict[str, Any]:
         """Return the arguments that a run logs as hyperparameters."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in NOT_LOGGED}
+
+    def as_text(self) -> dict[str, str]:
+        """Return the hyperparameters as text, which checkpoints may hold whatever the values are."""
+        return {name: repr(value) for name, value in self.hyperparameters().items()}
 
 
 def _check_share(name: str, value: Any) -> None:

@@ -149,11 +149,12 @@ class ProbeSource:
             raise self._first_error
         if (len(self._collected) == 0 and not self._collected.num_not_finite) or self._model_input is None:
             return None
+        probes = self._probe_set(self._collected, self._model_input, is_stream=True)
         if self._num_failed:
             rank_zero_info(
                 f"fold_lightning leaves out {self._num_failed} batches without inputs. The first: {self._first_error}"
             )
-        return self._probe_set(self._collected, self._model_input, is_stream=True)
+        return probes
 
     def restart(self) -> None:
         """Discard the collected inputs, because the stream begins again."""
