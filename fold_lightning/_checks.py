@@ -87,6 +87,32 @@ def check_function(name: str, value: Any) -> None:
         raise TypeError(f"`{name}` must be a function, got {value!r}.")
 
 
+def check_layers(layers: Any) -> None:
+    """Raise unless a value is a name or glob pattern of layers, a list or tuple of them, or None.
+
+    Raises:
+        TypeError: If it is of another kind.
+        ValueError: If it is empty.
+
+    Example:
+        >>> check_layers(["encoder.*", "head"])
+        >>> check_layers([])
+        Traceback (most recent call last):
+            ...
+        ValueError: `layers` must hold names or glob patterns, got []: name a layer, or pass None for all of them.
+    """
+    if layers is None:
+        return
+    patterns = layers if isinstance(layers, (list, tuple)) else [layers]
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(f"`layers` must be names or glob patterns, got {pattern!r}.")
+    if not patterns:
+        raise ValueError(
+            f"`layers` must hold names or glob patterns, got {layers!r}: name a layer, or pass None for all of them."
+        )
+
+
 def check_classes(
     name: str, classes: Any, num_rows: int, num_classes: int, *, row: str = "input", if_negative: str = ""
 ) -> None:

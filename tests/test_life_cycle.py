@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 import warnings
 from pathlib import Path
@@ -128,7 +129,7 @@ def test_a_resumed_run_goes_on_with_the_same_probes_and_steps(tmp_path: Path, fo
     path = next(tmp_path.glob("two*.ckpt"))
     states = torch.load(path, weights_only=True)["callbacks"]  # nothing in it is more than numbers, words and tensors
     (state,) = (state for key, state in states.items() if "FoldingMonitor" in key)
-    assert sample_of(goes_on).probes.fingerprint == state["fingerprint"]
+    assert sample_of(goes_on).fingerprint == state["fingerprint"]
     assert ("probes" in state) == (form == "stream")  # what can be read again takes no room in a checkpoint
 
 
@@ -146,16 +147,46 @@ def test_the_values_after_resuming_are_those_of_a_run_at_a_stretch(tmp_path: Pat
         assert all(values[tag] == pytest.approx(same[tag], rel=1e-6) for tag in TAGS - {"monitor/seconds"})
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "seed", "message"),
+    [
+        ({}, 9, "but with other inputs"),
+        ({"every_n_epochs": 2}, 9, "but with other inputs"),
+        ({"seed": 1}, 1, "but with another `seed`, by which it draws another sample.*pass the checkpoint's arguments"),
+        ({"num_segments": 30, "num_inputs": 20}, 1, "with another `num_segments`, `num_inputs`, by which"),
+        ({"segments_per_pair": 2}, 1, "with another `segments_per_pair`, by which"),
+        ({"face_subspace": 1}, 1, "with another `face_subspace`, by which"),
+        ({"every_n_epochs": 2, "within": "mean", "max_overhead": math.inf, "num_inputs": 90}, 1, None),  # there are 40 inputs
+        ({"num_segments": 5}, 1, None),  # still one for each pair
+    ],
+)
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_probes_that_have_changed_since_are_said(tmp_path: Path) -> None:
+def test_a_resumed_run_that_measures_another_sample_warns_why(
+    tmp_path: Path, options: dict[str, Any], seed: int, message: str | None
+) -> None:
+    checkpoint, given = ModelCheckpoint(tmp_path, filename="one"), {"num_segments": 4, "units": False}
+    fit(tmp_path, watch(**given), checkpoint, max_epochs=1)
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": Recorder()}
+    trainer = Trainer(max_epochs=2, callbacks=[watch(**given | options)], default_root_dir=tmp_path, **quiet)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(Model(), *loaders(val=data(40, seed)), ckpt_path=checkpoint.best_model_path)
+    said = [text for warning in caught if "resumes from a checkpoint" in (text := str(warning.message))]
+    assert len(said) == (message is not None) and all(re.search(str(message), text) for text in said)
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_state_of_another_version_is_left_alone(tmp_path: Path) -> None:
     checkpoint = ModelCheckpoint(tmp_path, filename="one")
     fit(tmp_path, watch(num_segments=4), checkpoint, max_epochs=1)
-    trainer = Trainer(
-        max_epochs=2, callbacks=[watch(num_segments=4)], logger=Recorder(), default_root_dir=tmp_path, enable_progress_bar=False
-    )
-    with pytest.warns(UserWarning, match="but with other inputs"):
-        trainer.fit(Model(), *loaders(val=data(40, 9)), ckpt_path=checkpoint.best_model_path)
+    content = torch.load(checkpoint.best_model_path, weights_only=True)
+    (state,) = (state for key, state in content["callbacks"].items() if "FoldingMonitor" in key)
+    state["settings"] = "{'num_segments': 4}"
+    torch.save(content, tmp_path / "old.ckpt")
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": Recorder()}
+    trainer = Trainer(max_epochs=2, callbacks=[watch(num_segments=4)], default_root_dir=tmp_path, **quiet)
+    with pytest.warns(UserWarning, match="starts afresh: its state in the checkpoint is from another version"):
+        trainer.fit(Model(), *loaders(), ckpt_path=tmp_path / "old.ckpt")
 
 
 @pytest.mark.slow

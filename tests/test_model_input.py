@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fold_lightning import activation_codes, activation_regions, segment_walks
-from fold_lightning.probes import ModelInput
+from fold_lightning.probes import ModelInput, split_batch
 
 generator = torch.Generator().manual_seed(0)
 B = 8
@@ -300,11 +300,27 @@ def test_two_embeddings_of_the_same_ids_are_refused() -> None:
             r"RuntimeError: mat1 and mat2.*`model\(batch\['b'\]\)`.*Pass `batch_to_inputs=`.*submodule \('net'\)",
         ),
         ((X[:0], Y[:0]), ValueError, "it has no rows"),
+        (3, TypeError, "No inputs found in an int with no tensors"),
+        (Y, TypeError, r"No inputs found in an int64 \(8,\) tensor"),
+        (Y.to(torch.uint8), TypeError, r"No inputs found in a uint8 \(8,\) tensor"),
     ],
 )
 def test_a_refusal_lists_what_there_is(batch: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ModelInput.choose(alone, batch)
+
+
+def test_a_function_that_returns_nothing_is_named() -> None:
+    message = r"`batch_to_inputs` must return inputs \(B, \.\.\.\) or \(inputs, labels\), got None: end it with `return`"
+    with pytest.raises(TypeError, match=message):
+        ModelInput.choose(alone, (X, Y), batch_to_inputs=lambda batch: None)
+    with pytest.raises(TypeError, match=message):
+        split_batch((X, Y), lambda batch: None)
+    later = ModelInput.choose(alone, (X, Y), batch_to_inputs=lambda batch: batch if len(batch[0]) == B else None)
+    with pytest.raises(TypeError, match=message):
+        later.split((X[:3], Y[:3]), alone)
+    with pytest.raises(TypeError, match="No inputs found in a NoneType"):  # a batch, which no function returned
+        ModelInput.choose(alone, None)
 
 
 def test_what_a_model_takes_and_cannot_be_measured_is_refused_when_it_is_measured() -> None:

@@ -212,7 +212,7 @@ def test_phi_is_the_global_folding_of_the_walked_segments(tmp_path: Path, within
     phi, _ = global_folding(space_folding(walks), segments.start_class, segments.end_class, 3, within=within, across=across)
     assert logged["folding/phi"] == pytest.approx(phi.item(), rel=1e-6)
     assert len(segments) == 6 * 3
-    assert segments.describe() == "18 segments, 3 for each of 6 of 6 ordered pairs of 3 classes"
+    assert segments.describe() == "18 segments, 3 for each of the 6 ordered pairs of 3 classes"
     assert monitor._session is not None
     description = monitor._session.descriptions()["folding/phi"]
     assert f"The {across} over pairs of classes of the {within} chi" in description and segments.describe() in description
@@ -705,7 +705,7 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
                 FoldingMonitor(**{argument: value})
     with pytest.raises(ValueError, match="nothing to measure"):
         FoldingMonitor(folding=False, codes=False, units=False, faces=False)
-    for argument in ("folding", "codes", "units", "faces", "figures", "measure_at_start"):
+    for argument in ("folding", "codes", "units", "faces", "measure_at_start"):
         with pytest.raises(TypeError, match=f"`{argument}` must be True or False, got 'all'"):
             FoldingMonitor(**{argument: "all"})
     for subspace in (0, "half", True, 1.5):
@@ -724,6 +724,21 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
         FoldingMonitor(seed=-1)
     with pytest.raises(TypeError, match="`batch_to_inputs` must be a function"):
         FoldingMonitor(batch_to_inputs="x")
+    for value in ("all", 1):
+        with pytest.raises(TypeError, match=f"`figures` must be True, False or None, got {value!r}"):
+            FoldingMonitor(figures=value)
+    with pytest.raises(TypeError, match=r"`forward` must be a name or a callable of \(model, inputs\), got int"):
+        FoldingMonitor(forward=3)
+    for layers, named in ((3, 3), (["encoder.*", 3], 3)):
+        with pytest.raises(TypeError, match=f"`layers` must be names or glob patterns, got {named}"):
+            FoldingMonitor(layers=layers)
+    with pytest.raises(ValueError, match=r"`layers` must hold names or glob patterns, got \[\]: name a layer, or pass None"):
+        FoldingMonitor(layers=[])
+    for probes, kind in ((3, "int"), ("folder", "str"), (TensorDataset, "the class TensorDataset"), ({1, 2}, "set")):
+        with pytest.raises(
+            TypeError, match=rf"`probes` must be inputs \(B, \.\.\.\), a pair .* or a map-style dataset, got {kind}"
+        ):
+            FoldingMonitor(probes=probes)
 
 
 X = torch.randn(6, 5)
@@ -734,7 +749,6 @@ X = torch.randn(6, 5)
     [
         ((X, torch.rand(6)), ValueError, "Labels of `probes` must be integer classes"),
         ((X, torch.ones(5).long()), ValueError, "Labels of `probes` must be integer classes"),
-        (3, TypeError, "`probes` must be inputs"),
         (X[:1], ValueError, "at least 2 inputs"),
         ([], ValueError, "data set must hold at least 2 inputs, got 0"),
     ],
@@ -786,7 +800,7 @@ def test_by_default_each_pair_of_ten_classes_has_a_segment(tmp_path: Path) -> No
     trainer = fit(tmp_path, watch(figures=False), model=Ten(), given=loaders(ten, ten), max_epochs=1, logger=logger)
     chosen = yaml.safe_load((Path(logger.log_dir) / "hparams.yaml").read_text())["folding_monitor"]
     assert (chosen["num_segments"], chosen["num_inputs"], chosen["num_regions"]) == (90, 1000, 64)
-    assert chosen["segments"] == "90 segments, 1 for each of 90 of 90 ordered pairs of 10 classes"
+    assert chosen["segments"] == "90 segments, 1 for each of the 90 ordered pairs of 10 classes"
     assert trainer.callback_metrics["codes/distinct"] / trainer.callback_metrics["codes/distinct_fraction"] == 1000
 
 

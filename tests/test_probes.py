@@ -92,7 +92,7 @@ def test_many_pairs_share_the_segments() -> None:
     segments = draw_segments(torch.arange(1000) % 12, 1000, count=64)
     assert segments.describe() == "64 segments, 1 for each of 64 of 132 ordered pairs of 12 classes"
     segments = draw_segments(torch.arange(1000) % 12, 1000, count=200)
-    assert segments.describe() == "200 segments, 1 to 2 for each of 132 of 132 ordered pairs of 12 classes"
+    assert segments.describe() == "200 segments, 1 to 2 for each of the 132 ordered pairs of 12 classes"
 
 
 def test_each_pair_gets_as_many_as_are_asked_for() -> None:

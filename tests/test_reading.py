@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset
 
-from fold_lightning import segment_walks
+from fold_lightning import measure, segment_walks
 from fold_lightning.probes import ProbeSet, ProbeSource, source
 from fold_lightning.probes.item_collector import ItemCollector
 from helpers.processes import run_code
@@ -255,7 +255,7 @@ def test_texts_of_all_lengths_are_padded_together() -> None:
     assert segment_walks(model, inputs[:20], inputs[20:], forward=probes.model_input.forward).exact.all()
 
 
-def test_of_images_of_several_sizes_those_like_the_first_are_kept() -> None:
+def test_of_images_of_several_sizes_those_like_the_first_are_kept(caplog: pytest.LogCaptureFixture) -> None:
     class Sizes(Dataset[Any]):
         def __len__(self) -> int:
             return 60
@@ -269,8 +269,12 @@ def test_of_images_of_several_sizes_those_like_the_first_are_kept() -> None:
 
     reads = Reads(60)
     images = DataLoader(Sizes(), batch_size=1)
-    fit(reads, images, images, Averages())
+    with caplog.at_level("INFO"):
+        fit(reads, images, images, Averages())
     assert reads.probes is not None and len(reads.probes) == 30 and reads.probes.labels is not None
+    shape = tuple(reads.probes.items[0].shape)
+    message = f"leaves out 30 inputs, whose shape or dtype is not that of the first input, float32 {shape}."
+    assert caplog.text.count(message) == 1
 
 
 class Stream(IterableDataset[Any]):
@@ -342,6 +346,71 @@ def test_what_a_stream_holds_is_refused_when_it_is_asked_for() -> None:
     source.collect(trainer, Model(), ["text"] * 3)
     with pytest.raises(TypeError, match="No inputs found in a list"):
         source.from_stream(Model())
+
+
+def test_batches_of_a_stream_without_inputs_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    source, model = ProbeSource(60, 0), Model()
+    trainer: Any = None
+    for batch in ((X[:20], Y[:20]), {"y": Y}, ["text"], (X[20:60], Y[20:60])):
+        source.collect(trainer, model, batch)
+    with caplog.at_level("INFO"):
+        probes = source.from_stream(model)
+    assert rows_of(probes) == list(range(60))
+    assert "leaves out 2 batches without inputs. The first: Expected inputs at" in caplog.text
+
+
+def test_too_few_inputs_of_one_shape_are_refused() -> None:
+    batches = [torch.zeros(1, 4), torch.zeros(3, 4, dtype=torch.float64)]
+    with pytest.raises(ValueError, match="Segments need at least 2 inputs, got 1, and 3 of another shape or dtype: pad, crop"):
+        measure(Model().net, iter(batches))
+
+
+def without_row(batch: Any) -> Any:
+    return batch[0], batch[1][1:]
+
+
+@pytest.mark.parametrize("form", ["items", "stream", "list"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda batch: (batch[0], batch[1] + 0.5), without_row, lambda batch: (batch[0], None), lambda batch: (batch[0],)],
+    ids=["fractions", "one too few", "None", "none"],
+)
+def test_labels_that_one_batch_lacks_are_missed_aloud(form: str, change: Any, caplog: pytest.LogCaptureFixture) -> None:
+    batches = [(X[:20], Y[:20]), change((X[20:30], Y[20:30])), (X[30:40], Y[30:40])]
+    with caplog.at_level("INFO"):
+        if form == "list":
+            values = measure(Model().net, batches, num_segments=4, faces=False)
+            assert "folding/phi" not in values
+        elif form == "stream":
+            source = ProbeSource(60, 0)
+            for batch in batches:
+                source.collect(None, Model(), batch)  # type: ignore[arg-type]
+            probes = source.from_stream(Model())
+            assert probes is not None and len(probes) == 40 and probes.labels is None
+        else:
+            source = ProbeSource(
+                60, 0, probes=TensorDataset(X, Y), batch_to_inputs=lambda batch: change(batch) if len(batch[0]) == 28 else batch
+            )
+            probes = source.read(None, Model(), None, together=False)  # type: ignore[arg-type]
+            assert probes is not None and probes.labels is None
+    of, lacking = (60, 28) if form == "items" else (40, 10)
+    assert (
+        caplog.text.count(f"measures without classes: of {of} inputs, {lacking} are in batches whose labels are missing") == 1
+    )
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [torch.rand(40), torch.zeros(40), torch.cat([torch.zeros(20), torch.rand(20)]), torch.rand(40, 3), None],
+    ids=["numbers", "zeros", "zeros in a batch", "several", "none"],
+)
+def test_without_labels_of_classes_nothing_is_said(targets: Tensor | None, caplog: pytest.LogCaptureFixture) -> None:
+    source = ProbeSource(40, 0)
+    with caplog.at_level("INFO"):
+        for rows in (slice(0, 20), slice(20, 40)):
+            source.collect(None, Model(), (X[rows],) if targets is None else (X[rows], targets[rows]))  # type: ignore[arg-type]
+        probes = source.from_stream(Model())
+    assert probes is not None and len(probes) == 40 and "fold_lightning" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -548,6 +548,8 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
         FoldingRegularizer(between="all")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="`layers` must be names or glob patterns, got 3"):
         FoldingRegularizer(layers=3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"`layers` must hold names or glob patterns, got \[\]: name a layer"):
+        FoldingRegularizer(layers=[])
     with pytest.raises(
         ValueError, match="`schedule` must be one of 'constant', 'linear', 'cosine', or a function .* got 'step'"
     ):

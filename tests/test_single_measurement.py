@@ -213,6 +213,8 @@ NAN = torch.full_like(X, torch.nan)
     [
         (3, TypeError, "`data` must be inputs .* or a data module, got int"),
         (None, TypeError, "`data` must be inputs .*, got None"),
+        ({X, Y}, TypeError, "`data` must be inputs .*, got set"),
+        (frozenset([X]), TypeError, "`data` must be inputs .*, got frozenset"),
         ("folder", TypeError, "`data` must be inputs .*, got str"),
         (TensorDataset, TypeError, "`data` must be inputs .*, got the class TensorDataset"),
         ([], ValueError, "`data` must be inputs .*, got an empty list"),
@@ -237,7 +239,11 @@ NAN = torch.full_like(X, torch.nan)
         ((X[0], Y[0]), ValueError, r"must be a batch of inputs .*, got shape \(6,\) and one label: stack"),
         ((X, Y[:30]), ValueError, r"Labels of `data` must be integer classes \(B,\) for inputs \(300, 6\), got int64 \(30,\)"),
         ((X, Y.float()), ValueError, r"Labels of `data` .* got float32 \(300,\): pass class indices"),
-        ((X, [f"{y}" for y in Y]), ValueError, r"Labels of `data` .* got <U1 \(300,\): number them with `numpy.unique"),
+        (
+            (X, [f"{y}" for y in Y]),
+            ValueError,
+            r"Labels of `data` .* got <U1 \(300,\): number them with `numpy.unique.*, or pass the inputs alone",
+        ),
         ([X[0], X[1, :5], X[2]], ValueError, r"Items of `data` must have one shape, got \(6,\), \(5,\)"),
     ],
 )
@@ -320,7 +326,8 @@ def test_inputs_that_are_not_finite_are_left_out_and_counted(caplog: pytest.LogC
     kept = x.isfinite().all(1)
     with caplog.at_level(logging.INFO):
         values = measure(model, (x, Y), **SMALL)
-    assert "leaves out 2 inputs, which hold NaN or infinite values" in caplog.text
+        measure(model, TensorDataset(x, Y), **SMALL | {"num_inputs": 300})
+    assert caplog.text.count("leaves out 2 inputs, which hold NaN or infinite values") == 2  # once each
     assert values["folding/chi_mean"] == measure(model, (x[kept], Y[kept]), **SMALL)["folding/chi_mean"]
 
 

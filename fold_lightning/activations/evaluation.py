@@ -222,14 +222,23 @@ def forward_function(model: nn.Module, forward: Forward) -> Callable[[Tensor], A
                 f"'net.backbone', got {forward!r}."
             )
         return target  # type: ignore[no-any-return]
-    if not callable(forward):
+    check_forward(forward)
+    if _takes_model(forward):
+        return lambda inputs: forward(model, inputs)
+    return forward
+
+
+def check_forward(forward: Any) -> None:
+    """Raise unless `forward` is a name, a callable or None.
+
+    Raises:
+        TypeError: If it is none of these.
+    """
+    if not (forward is None or isinstance(forward, str) or callable(forward)):
         raise TypeError(
             f"`forward` must be a name or a callable of (model, inputs), got {type(forward).__name__}: "
             "for instance `forward=lambda model, inputs: model.encode(inputs)`."
         )
-    if _takes_model(forward):
-        return lambda inputs: forward(model, inputs)
-    return forward
 
 
 def _takes_model(forward: Callable[..., Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, cast
 
 import torch
@@ -72,7 +72,7 @@ def split_data(model: nn.Module, data: Any, choice: Mapping[str, Any]) -> tuple[
         return _split_sequence(model, data, choice)
     if is_array(data) or (hasattr(data, "__getitem__") and not isinstance(data, (type, str, bytes))):
         return user_probes(data, "data"), None
-    if isinstance(data, Iterable) and not isinstance(data, (str, bytes)):
+    if isinstance(data, Iterable) and not isinstance(data, (str, bytes, Set)):
         return None, Converted(data)
     raise TypeError(f"`data` must be {KINDS}, got {_describe(data)}.")
 
@@ -127,8 +127,9 @@ def _split_sequence(model: nn.Module, data: Sequence[Any], choice: Mapping[str, 
     rank_zero_info(f"measure reads `data` as a list of {len(data)} batches, whose rows are the inputs.")
     if not all(map(_has_rows, converted)):
         return None, iter(converted)
-    shapes = {tuple(column.shape[1:] for column in _columns(batch)) for batch in converted}
-    return (ConcatDataset([Rows(batch) for batch in converted]), None) if len(shapes) == 1 else (None, iter(converted))
+    # Collating integers with floats would turn classes into floats.
+    forms = {tuple((column.shape[1:], column.is_floating_point()) for column in _columns(batch)) for batch in converted}
+    return (ConcatDataset([Rows(batch) for batch in converted]), None) if len(forms) == 1 else (None, iter(converted))
 
 
 def _stacked(items: Sequence[Tensor]) -> Tensor:

@@ -45,12 +45,12 @@ class FoldingMonitor(AnyCallback):
     unless `regularize=` is set. A model that can't be measured raises an error before training; a measurement that fails later
     only warns, once.
 
-    Labels count as classes if they are integers or booleans (B,) or (B, 1), zeros and ones of any type, or one-hot (B, C),
-    and do not look like regression targets; a negative label means that its input has no class. From a stream that can't be
-    read by index, the first inputs are taken. Processes share the work on one sample, and values equal those of a single
-    process. A run that resumes from a checkpoint keeps its sample. The module's current weights are measured: if the
-    monitor stands before `WeightAveraging` in the list of callbacks, these are the averaged weights, after it the weights
-    in training.
+    Labels count as classes if they are integers or booleans (B,) or (B, 1), zeros and ones of any type, or one-hot (B, C), and
+    do not look like regression targets; a negative label means that its input has no class. From a stream that can't be read by
+    index, the first inputs are taken. Processes share the work on one sample, and values equal those of a single process. A run
+    that resumes from a checkpoint with the same arguments and data draws the same sample; if the sample differs, it warns. The
+    module's current weights are measured: if the monitor stands before `WeightAveraging` in the list of callbacks, these are the
+    averaged weights, after it the weights in training.
 
     Logged tags; values have no unit unless one is named:
 

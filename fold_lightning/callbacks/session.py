@@ -22,7 +22,7 @@ from fold_lightning.callbacks.measures import LAYER, MEASURES, MeasureResult, Sa
 from fold_lightning.callbacks.method import choose_method
 from fold_lightning.callbacks.once import OnceWarner
 from fold_lightning.callbacks.schedule import Schedule
-from fold_lightning.callbacks.settings import Settings
+from fold_lightning.callbacks.settings import DRAWING, Settings
 from fold_lightning.callbacks.tensorboard import TensorBoard
 from fold_lightning.callbacks.trainer_state import awaited_tags, logged_step
 from fold_lightning.probes import ProbeSet, ProbeSource
@@ -257,15 +257,15 @@ class Session:
             return dict(self._restored)
         probes = self.sample.probes
         state = {"values": self.values, "schedule": self._schedule.state(), "num_measured": self._num_measured}
-        state |= {"settings": repr(self._settings.hyperparameters()), "method": self.sample.method}
-        state["fingerprint"] = probes.fingerprint
+        state |= {"settings": self._settings.as_text(), "method": self.sample.method, "fingerprint": self.sample.fingerprint}
         if probes.is_stream and probes.nbytes <= MAX_KEPT_BYTES:
             state["probes"] = probes.state()
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore the state from a checkpoint, before training begins."""
-        if not {"values", "num_measured", "schedule"} <= state.keys():
+        is_known = {"values", "num_measured", "schedule", "fingerprint"} <= state.keys()
+        if not is_known or not isinstance(state.get("settings"), dict):
             rank_zero_warn("FoldingMonitor starts afresh: its state in the checkpoint is from another version.")
             return
         self._restored, self.values, self._num_measured = state, state["values"], state["num_measured"]
@@ -278,12 +278,9 @@ class Session:
         settings, probes = self._settings, self._probe_source.attach(probes)
         inputs = probes.model_input.prepare(model, probes.items[:1])
         sample = Sample.draw(probes, inputs, settings, self._class_names)
-        before = self._restored if self._restored.get("settings") == repr(settings.hyperparameters()) else {}
-        if before and before["fingerprint"] != probes.fingerprint:
-            rank_zero_warn(
-                "FoldingMonitor resumes from a checkpoint, but with other inputs: the data have changed, or are augmented at random. "
-                "Its curves may jump here; pass `probes=` to measure the same inputs."
-            )
+        before = self._restored if self._restored.get("settings") == settings.as_text() else {}
+        if self._restored and self._restored["fingerprint"] != sample.fingerprint:
+            self._warn_of_another_sample()
         with self._once.caught(), shared_replica(model, sample.inputs(model, slice(1)), probes.model_input.forward):
             method, reason = before.get("method"), "as before the checkpoint"
             if method is None and settings.folding:
@@ -302,6 +299,20 @@ class Session:
         if trainer.is_global_zero and trainer.state.fn == "fit":  # a test uses other data
             with self._once.failures(trainer):
                 self._write_hyperparameters(trainer, chosen)
+
+    def _warn_of_another_sample(self) -> None:
+        """Warn that the sample is not the checkpoint's, and why."""
+        previous, current = self._restored["settings"], self._settings.as_text()
+        if changed := [f"`{name}`" for name in DRAWING if previous.get(name) != current[name]]:
+            rank_zero_warn(
+                f"FoldingMonitor resumes from a checkpoint, but with another {', '.join(changed)}, by which it draws another sample. "
+                "Its curves may jump here; pass the checkpoint's arguments to measure the same sample."
+            )
+        else:
+            rank_zero_warn(
+                "FoldingMonitor resumes from a checkpoint, but with other inputs: the data have changed, or are augmented at random. "
+                "Its curves may jump here; pass `probes=` to measure the same inputs."
+            )
 
     def _check_awaited_tags(self, trainer: Trainer) -> None:
         """Raise if a callback or a learning-rate schedule monitors a tag of this callback that this run does not log."""

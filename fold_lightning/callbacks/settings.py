@@ -7,9 +7,11 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from fold_lightning import figures as drawing
-from fold_lightning._checks import check_bool, check_choice, check_function, check_integer, is_number
+from fold_lightning._checks import check_bool, check_choice, check_function, check_integer, check_layers, is_number
+from fold_lightning.activations.evaluation import check_forward
 from fold_lightning.folding import Aggregate, check_aggregates
 from fold_lightning.probes import FaceSubspace, check_face_subspace
+from fold_lightning.probes.user_probes import check_probes
 
 Method = Literal["auto", "exact", "uniform"]
 
@@ -23,12 +25,16 @@ NOT_LOGGED = ("measure_at_start", "probes", "batch_to_inputs", "forward", "figur
 """Arguments that are no hyperparameters: objects, and settings that change no value."""
 
 
+DRAWING = ("num_segments", "segments_per_pair", "num_inputs", "num_regions", "face_subspace", "seed")
+"""Arguments by which a sample is drawn from the same data."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """The arguments of `FoldingMonitor`, which describes them.
 
     Raises:
-        ValueError: If a number is out of range, or a word is not one of the choices.
+        ValueError: If a number is out of range, a word is not one of the choices, or `layers` is empty.
         TypeError: If an argument is of another kind.
         ModuleNotFoundError: If figures are wanted and matplotlib is not installed.
     """
@@ -58,8 +64,7 @@ class Settings:
     figures: bool | None
 
     def __post_init__(self) -> None:
-        if self.layers is not None and not isinstance(self.layers, (str, list, tuple)):
-            raise TypeError(f"`layers` must be names or glob patterns, got {self.layers!r}.")
+        check_layers(self.layers)
         for name in ("measure_at_start", "folding", "codes", "units", "faces"):
             check_bool(name, getattr(self, name))
         for name, least in (
@@ -80,8 +85,11 @@ class Settings:
         check_face_subspace(self.face_subspace)
         if self.batch_to_inputs is not None:
             check_function("batch_to_inputs", self.batch_to_inputs)
-        if self.figures is not None:
-            check_bool("figures", self.figures)
+        check_forward(self.forward)
+        if self.probes is not None:
+            check_probes(self.probes)
+        if self.figures is not None and not isinstance(self.figures, bool):
+            raise TypeError(f"`figures` must be True, False or None, got {self.figures!r}.")
         if self.figures and not drawing.is_available():
             raise ModuleNotFoundError("`figures=True` needs matplotlib: pip install 'fold-lightning[figures]'.")
 
@@ -112,6 +120,10 @@ class Settings:
     def hyperparameters(self) -> dict[str, Any]:
         """Return the arguments that a run logs as hyperparameters."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in NOT_LOGGED}
+
+    def as_text(self) -> dict[str, str]:
+        """Return the hyperparameters as text, which checkpoints may hold whatever the values are."""
+        return {name: repr(value) for name, value in self.hyperparameters().items()}
 
 
 def _check_share(name: str, value: Any) -> None:

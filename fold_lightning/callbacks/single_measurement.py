@@ -35,7 +35,7 @@ def measure(model: nn.Module, data: Any, **arguments: Any) -> dict[str, float]:
             else test, else training). A list holds batches if the model takes its first element as a batch, else items. Items
             that can be read by index (of a data set, dict, list or loader) are drawn by the seed; from other batches the first
             items are taken. All given inputs may be ends of segments, and codes and regions are those of a random draw. Inputs
-            with NaN or infinite values are left out.
+            with NaN or infinite values, and those of another shape than the first, are left out; a message has their number.
         arguments: Arguments of `FoldingMonitor`, such as ``method="exact"`` or ``segments_per_pair=10``; those of the schedule
             and of figures have no effect.
 

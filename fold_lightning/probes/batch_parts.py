@@ -120,13 +120,17 @@ def describe_batch(batch: Any) -> str:
     """Describe the type of a batch and the tensors in it, for an error message."""
     tensors = [f"{code_for(batch, path)} {describe_tensor(tensor)}" for path, tensor in tensors_by_path(batch)]
     if isinstance(batch, Tensor):
-        return f"a {describe_tensor(batch)} tensor"
-    kind = f"a {type(batch).__name__}"
+        return f"{_with_article(describe_tensor(batch))} tensor"
+    kind = _with_article(type(batch).__name__)
     if isinstance(batch, Mapping):
         kind += f" with keys {list(batch)}"
     elif isinstance(batch, Sequence) and not isinstance(batch, str):
         kind += f" of {', '.join(type(part).__name__ for part in batch) or 'nothing'}"
     return f"{kind} with {', '.join(tensors) or 'no tensors'}"
+
+
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[:1].lower() in tuple('aeio') else 'a'} {noun}"  # not "u", as in uint8
 
 
 def describe_tensor(tensor: Tensor) -> str:

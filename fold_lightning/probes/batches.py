@@ -57,7 +57,7 @@ def split_batch(batch: Any, batch_to_inputs: BatchToInputs | None = None) -> tup
         (torch.Size([2, 3]), tensor([0, 1]))
     """
     if batch_to_inputs is not None:
-        batch = batch_to_inputs(batch)
+        batch = apply_function(batch_to_inputs, batch)
     is_sequence = isinstance(batch, (tuple, list)) and not hasattr(batch, "_asdict")
     paths = [path for path in input_paths(batch) if not is_sequence or path[0] == 0]
     floating = [path for path in paths if part_at(batch, path).is_floating_point()]
@@ -66,6 +66,18 @@ def split_batch(batch: Any, batch_to_inputs: BatchToInputs | None = None) -> tup
     inputs = part_at(batch, floating[0])
     labels = label_path(batch, floating[0])
     return inputs, None if labels is None else as_classes(part_at(batch, labels), len(inputs))
+
+
+def apply_function(batch_to_inputs: BatchToInputs, batch: Any) -> Any:
+    """Return the result of the user's function of a batch.
+
+    Raises:
+        TypeError: If it is None.
+    """
+    result = batch_to_inputs(batch)
+    if result is None:
+        raise TypeError("`batch_to_inputs` must return inputs (B, ...) or (inputs, labels), got None: end it with `return`.")
+    return result
 
 
 HINT = (

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
+
+from fold_lightning.probes.classes import as_classes
 
 MAX_ITEM_BYTES = 2**28
 """Maximum size of the kept items in bytes, 256 MiB: of 1,000 float32 images of 3 x 224 x 224, which take 574 MiB, 445 are
@@ -34,14 +38,16 @@ class ItemCollector:
         self._count, self._max_bytes = count, max_bytes
         self._table: Tensor | None = None
         self._labels: list[Tensor | None] = []
+        self._counts: list[int] = []
+        self._has_only_floats = True
         self._num_items = 0
         self.num_other_shapes = self.num_not_finite = 0
 
     def __len__(self) -> int:
         return self._num_items
 
-    def add(self, items: Tensor, labels: Tensor | None) -> None:
-        """Keep the first items (B, ...) of a batch, as many as are needed."""
+    def add(self, items: Tensor, labels: Any) -> None:
+        """Keep the first items (B, ...) of a batch, as many as are needed, and their labels if `as_classes` converts them."""
         if self._table is None:
             self._limit(items)
             self._table = torch.empty(self._count, *items.shape[1:], dtype=items.dtype)
@@ -49,12 +55,16 @@ class ItemCollector:
             self.num_other_shapes += len(items)
             return
         count = len(items)
-        items, labels = finite_items(items.detach(), None if labels is None else labels.detach())
+        classes = as_classes(labels, count)
+        is_float = isinstance(labels, Tensor) and labels.is_floating_point() and labels.shape[:1] == (count,)
+        items, classes = finite_items(items.detach(), None if classes is None else classes.detach())
         self.num_not_finite += count - len(items)
         begin, end = self._num_items, min(self._num_items + len(items), self._count)
         if begin < end:
             self._table[begin:end] = items[: end - begin]
-            self._labels.append(None if labels is None else labels[: end - begin].cpu().clone())
+            self._labels.append(None if classes is None else classes[: end - begin].cpu().clone())
+            self._counts.append(end - begin)
+            self._has_only_floats &= is_float
         self._num_items = end
 
     @property
@@ -75,6 +85,13 @@ class ItemCollector:
         """Class labels int64 (B,); None if some batch had none."""
         labels = [part for part in self._labels if part is not None]
         return torch.cat(labels) if labels and len(labels) == len(self._labels) else None
+
+    @property
+    def num_unlabelled(self) -> int:
+        """Number of items that lack class labels, if others have some; 0 for the targets of a regression."""
+        lacking = [count for count, part in zip(self._counts, self._labels, strict=True) if part is None]
+        # Floating-point targets may be zeros and ones in some batches.
+        return 0 if self._has_only_floats or len(lacking) == len(self._labels) else sum(lacking)
 
     def _limit(self, items: Tensor) -> None:
         bytes_each = items[:1].nbytes

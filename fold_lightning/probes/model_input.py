@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fold_lightning.activations.evaluation import Forward, evaluate_on_replica, preserved_random_state, undisturbed
 from fold_lightning.activations.replica import ModelCopy, original_module
 from fold_lightning.probes.batch_parts import Path, code_for, describe_batch, part_at, replace_tensors, tensors_by_path
-from fold_lightning.probes.batches import HINT, BatchToInputs, label_path
+from fold_lightning.probes.batches import HINT, BatchToInputs, apply_function, label_path
 from fold_lightning.probes.classes import as_classes
 from fold_lightning.probes.held_call import HeldCall
 from fold_lightning.probes.token_embedding import embed
@@ -83,7 +83,12 @@ class ModelInput:
         return cls(candidate.inputs, labels, how, batch_to_inputs, chosen.embedding, chosen.num_outputs, text)
 
     def split(self, batch: Any, model: nn.Module | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return the items (B, ...) of a batch, and their class labels int64 (B,) or None.
+        """Return the items (B, ...) of a batch, and their class labels int64 (B,) or None; see `parts`."""
+        items, labels = self.parts(batch, model)
+        return items, as_classes(labels, len(items))
+
+    def parts(self, batch: Any, model: nn.Module | None = None) -> tuple[Tensor, Any]:
+        """Return the items (B, ...) of a batch, and its labels as they are; None if it has none.
 
         Args:
             batch: A batch of the same form.
@@ -91,7 +96,7 @@ class ModelInput:
                 function may refer to are used.
 
         Raises:
-            TypeError: If the batch has no tensor at the path of the inputs.
+            TypeError: If the batch has no tensor at the path of the inputs, or the function returns None.
         """
         batch = unpack(batch, self.batch_to_inputs, model)
         try:
@@ -105,7 +110,7 @@ class ModelInput:
         labels = None
         if self.labels is not None:
             with suppress(KeyError):
-                labels = as_classes(part_at(batch, self.labels), len(items))
+                labels = part_at(batch, self.labels)
         return items, labels
 
     def prepare(self, model: nn.Module, items: Tensor) -> Tensor:
@@ -143,15 +148,15 @@ class ModelInput:
 def unpack(batch: Any, batch_to_inputs: BatchToInputs | None, model: nn.Module | None) -> Any:
     """Apply the user's function to a batch; with a model, run on copies of everything that it might change."""
     if batch_to_inputs is None or model is None:
-        return batch if batch_to_inputs is None else batch_to_inputs(batch)
+        return batch if batch_to_inputs is None else apply_function(batch_to_inputs, batch)
     copied = ModelCopy(model, device_of(model), None, shares_parameters=True)
     function = copied(batch_to_inputs)
     with undisturbed(), preserved_random_state(*copied.shared_generators):
         try:
             batch = copy.deepcopy(batch)
         except Exception:  # a batch that can't be copied is passed itself
-            return function(batch)
-        return function(batch)
+            return apply_function(function, batch)
+        return apply_function(function, batch)
 
 
 def _describe(batch: Any, chosen: Trial, labels: Path | None) -> str:

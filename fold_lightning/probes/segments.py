@@ -55,9 +55,11 @@ class Segments:
         count = len(between.classes)
         _, each = (between.start * count + between.end).unique(return_counts=True)
         least, most = int(each.min()), int(each.max())
+        num_pairs = count * (count - 1)
+        drawn = f"the {num_pairs}" if len(each) == num_pairs else f"{len(each)} of {num_pairs}"
         return (
-            f"{len(self)} segments, {least if least == most else f'{least} to {most}'} for each of {len(each)} of "
-            f"{count * (count - 1)} ordered pairs of {count} classes"
+            f"{len(self)} segments, {least if least == most else f'{least} to {most}'} for each of {drawn} ordered pairs of "
+            f"{count} classes"
         )
 
 
@@ -183,13 +185,15 @@ def draw_pairs(num_classes: int, count: int, per_pair: int | None, seed: int) ->
     return start, end + (end >= start)
 
 
-def check_several(num_items: int, num_not_finite: int = 0) -> None:
-    """Raise if there are too few inputs for a segment; the message reports inputs with NaN or infinite values."""
+def check_several(num_items: int, num_not_finite: int = 0, num_other_shapes: int = 0) -> None:
+    """Raise if there are too few inputs for a segment; the message reports inputs that are not finite or of other shapes."""
     if num_items >= 2:
         return
     got = f"Segments need at least 2 inputs, got {num_items}"
     if num_not_finite:
         raise ValueError(f"{got}, and {num_not_finite} with NaN or infinite values: clean or normalise the data first.")
+    if num_other_shapes:
+        raise ValueError(f"{got}, and {num_other_shapes} of another shape or dtype: pad, crop or convert them.")
     raise ValueError(f"{got}: pass more data.")
 
 

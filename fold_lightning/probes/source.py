@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from fold_lightning.activations.codes import check_inputs
 from fold_lightning.activations.evaluation import Forward, preserved_random_state, undisturbed
 from fold_lightning.activations.structural_copy import StructuralCopy
+from fold_lightning.probes.batch_parts import describe_tensor
 from fold_lightning.probes.batch_transfer import HookCopy, batch_transfer, validation_stage
 from fold_lightning.probes.batches import BatchToInputs
 from fold_lightning.probes.classes import class_names_of, without_targets
@@ -66,6 +67,7 @@ class ProbeSource:
         self._collected = ItemCollector(count)
         self._model_input: ModelInput | None = None
         self._first_error: Exception | None = None
+        self._num_failed = 0
         self._kept: dict[str, Any] | None = None
 
     def class_names(self, loaders: Any) -> tuple[str, ...]:
@@ -123,9 +125,10 @@ class ProbeSource:
             if self._model_input is None:
                 self._model_input = self._choose(model, batch)
             if self._kept is None:
-                self._collected.add(*self._model_input.split(batch, model))
+                self._collected.add(*self._model_input.parts(batch, model))
         except Exception as error:  # raised by `from_stream`, not in the middle of a step
             self._first_error = self._first_error or error
+            self._num_failed += 1
 
     @property
     def is_full(self) -> bool:
@@ -146,11 +149,17 @@ class ProbeSource:
             raise self._first_error
         if (len(self._collected) == 0 and not self._collected.num_not_finite) or self._model_input is None:
             return None
-        return self._probe_set(self._collected, self._model_input, is_stream=True)
+        probes = self._probe_set(self._collected, self._model_input, is_stream=True)
+        if self._num_failed:
+            rank_zero_info(
+                f"fold_lightning leaves out {self._num_failed} batches without inputs. The first: {self._first_error}"
+            )
+        return probes
 
     def restart(self) -> None:
         """Discard the collected inputs, because the stream begins again."""
-        self._collected, self._model_input, self._first_error = ItemCollector(self._count), None, None
+        self._collected, self._model_input = ItemCollector(self._count), None
+        self._first_error, self._num_failed = None, 0
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore the items of `ProbeSet.state` from a checkpoint; the first batch determines how to call the model."""
@@ -177,8 +186,10 @@ class ProbeSource:
             seed_everything(self._seed)
             unpacks = not is_tensors(probes)
             sample, chosen = self._gather(model, batches, ItemCollector(count, max_bytes=math.inf), unpacks=unpacks)
-        _check_finite(sample)
-        return self._probe_set(sample, chosen) if unpacks else ProbeSet(sample.items, sample.labels, chosen, is_given=True)
+        if unpacks:
+            return self._probe_set(sample, chosen)
+        _check_sample(sample)
+        return ProbeSet(sample.items, sample.labels, chosen, is_given=True)
 
     def _from_loaders(self, trainer: Trainer, model: LightningModule, loaders: Any, together: bool) -> ProbeSet | None:
         first_error: Exception | None = None
@@ -265,19 +276,30 @@ class ProbeSource:
         chosen: ModelInput | None = None
         for batch in batches:
             chosen = chosen or self._choose(model, batch, unpacks=unpacks)
-            sample.add(*chosen.split(batch, model))
+            sample.add(*chosen.parts(batch, model))
             if sample.is_full or (sample.num_other_shapes and not of_any_shape):
                 break
         assert chosen is not None
         return sample, chosen
 
     def _probe_set(self, sample: ItemCollector, chosen: ModelInput, *, is_stream: bool = False) -> ProbeSet:
-        _check_finite(sample)
+        _check_sample(sample)
         return ProbeSet(sample.items, without_targets(sample.labels, chosen.num_outputs), chosen, is_stream)
 
 
-def _check_finite(sample: ItemCollector) -> None:
-    """Raise if too few items are left, and report the number of items with NaN or infinite values."""
-    check_several(len(sample), sample.num_not_finite)
+def _check_sample(sample: ItemCollector) -> None:
+    """Raise if too few items are left, and report the numbers of those left out and of those whose labels are missing."""
+    check_several(len(sample), sample.num_not_finite, sample.num_other_shapes)
+    if sample.num_other_shapes:
+        rank_zero_info(
+            f"fold_lightning leaves out {sample.num_other_shapes} inputs, whose shape or dtype is not that of the first input, "
+            f"{describe_tensor(sample.items[0])}."
+        )
+    if sample.num_unlabelled:
+        rank_zero_info(
+            f"fold_lightning measures without classes: of {len(sample)} inputs, {sample.num_unlabelled} are in batches whose labels "
+            "are missing, no classes, or not one per input. Labels of every batch must be integers, -1 where an input has no class "
+            "(`batch_to_inputs=` may return them)."
+        )
     if sample.num_not_finite:
         rank_zero_info(f"fold_lightning leaves out {sample.num_not_finite} inputs, which hold NaN or infinite values.")

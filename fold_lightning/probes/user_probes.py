@@ -55,10 +55,21 @@ def user_probes(probes: Any, name: str = "probes") -> Any:
     if is_pair(probes):
         inputs = _as_inputs(probes[0], name)
         return inputs if probes[1] is None else (inputs, _as_labels(probes[1], inputs, name))
+    check_probes(probes, name)
+    return probes
+
+
+def check_probes(probes: Any, name: str = "probes") -> None:
+    """Raise unless a value is inputs, a pair of inputs and labels, or a map-style data set, as far as its type shows.
+
+    Raises:
+        TypeError: If it is none of these.
+    """
+    if is_array(probes):
+        return
     if isinstance(probes, (type, str, bytes)) or not (hasattr(probes, "__getitem__") and hasattr(probes, "__len__")):
         got = f"the class {probes.__name__}" if isinstance(probes, type) else type(probes).__name__
         raise TypeError(f"`{name}` must be inputs (B, ...), a pair of inputs and labels, or a map-style dataset, got {got}.")
-    return probes
 
 
 def is_tensors(probes: Any) -> bool:
@@ -111,8 +122,8 @@ def _as_labels(value: Any, inputs: Tensor, name: str) -> Tensor:
         got = describe_tensor(labels) if labels is not None else f"{np.asarray(value).dtype} {np.shape(value)}"
         what = "number them with `numpy.unique(labels, return_inverse=True)[1]`" if labels is None else "pass class indices"
         raise ValueError(
-            f"Labels of `{name}` must be integer classes (B,) for inputs {tuple(inputs.shape)}, got {got}: {what}, or the inputs "
-            "alone."
+            f"Labels of `{name}` must be integer classes (B,) for inputs {tuple(inputs.shape)}, got {got}: {what}, or pass the "
+            "inputs alone."
         )
     return labels
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from torch import Tensor
 
-from fold_lightning._checks import check_choice, check_integer, is_number
+from fold_lightning._checks import check_choice, check_integer, check_layers, is_number
 from fold_lightning.activations.codes import check_inputs
 from fold_lightning.regularizer.pairs import Between
 from fold_lightning.regularizer.schedules import check_schedule
@@ -39,8 +39,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     for name, least in (MINIMUM | ({} if until_epoch is None else {"until_epoch": 1})).items():
         check_integer(name, arguments[name], least)
     check_choice("between", arguments["between"], get_args(Between))
-    if layers is not None and not isinstance(layers, (str, list, tuple)):
-        raise TypeError(f"`layers` must be names or glob patterns, got {layers!r}.")
+    check_layers(layers)
     check_schedule(arguments["schedule"])
 
 

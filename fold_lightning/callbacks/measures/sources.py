@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -81,6 +82,19 @@ class Sample:
         count = len(self.probes)
         generator = torch.Generator().manual_seed(self.settings.seed)
         return torch.randperm(count, generator=generator) if self.probes.is_given else torch.arange(count)
+
+    @cached_property  # every checkpoint reads it
+    def fingerprint(self) -> str:
+        """Hash of what is measured: the probes, and the segments, inputs and slices drawn from them."""
+        settings, drawn = self.settings, list[Any]()
+        if settings.folding:
+            drawn += [self.segments.start.tolist(), self.segments.end.tolist()]
+        if settings.codes or settings.units:
+            drawn.append(self.order[: settings.num_inputs].tolist())
+        if settings.faces:
+            faces = self.faces
+            drawn += [self.order[: faces.num_regions].tolist(), faces.subspace, faces.subspace and faces.seed]
+        return hashlib.blake2b(f"{self.probes.fingerprint} {drawn}".encode(), digest_size=16).hexdigest()
 
     @cached_property
     def known_labels(self) -> Tensor | None:
@@ -247,7 +261,9 @@ class InputSource(Source):
         correct = None
         if labels is not None and len(known) == len(predicted):
             classes = torch.cat(known).cpu()
-            correct = classes == labels if len(classes) == len(labels) else None  # an output may have several rows for each input
+            correct = (
+                classes == labels if len(classes) == len(labels) else None
+            )  # an output may have several rows for each input
         return SeenCodes(codes, labels, correct)
 
 
