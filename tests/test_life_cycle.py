@@ -150,14 +150,19 @@ def test_the_values_after_resuming_are_those_of_a_run_at_a_stretch(tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "seed", "message"),
     [
-        ({}, 9, "but with other inputs"),
+        pytest.param({}, 9, "but with other inputs", marks=pytest.mark.slow),
         ({"every_n_epochs": 2}, 9, "but with other inputs"),
-        ({"seed": 1}, 1, "but with another `seed`, by which it draws another sample.*pass the checkpoint's arguments"),
+        pytest.param(
+            {"seed": 1},
+            1,
+            "but with another `seed`, by which it draws another sample.*pass the checkpoint's arguments",
+            marks=pytest.mark.slow,
+        ),
         ({"num_segments": 30, "num_inputs": 20}, 1, "with another `num_segments`, `num_inputs`, by which"),
-        ({"segments_per_pair": 2}, 1, "with another `segments_per_pair`, by which"),
-        ({"face_subspace": 1}, 1, "with another `face_subspace`, by which"),
+        pytest.param({"segments_per_pair": 2}, 1, "with another `segments_per_pair`, by which", marks=pytest.mark.slow),
+        pytest.param({"face_subspace": 1}, 1, "with another `face_subspace`, by which", marks=pytest.mark.slow),
         ({"every_n_epochs": 2, "within": "mean", "max_overhead": math.inf, "num_inputs": 90}, 1, None),  # there are 40 inputs
-        ({"num_segments": 5}, 1, None),  # still one for each pair
+        pytest.param({"num_segments": 5}, 1, None, marks=pytest.mark.slow),  # still one for each pair
     ],
 )
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
