@@ -108,7 +108,7 @@ def test_distances_are_those_of_a_plain_search_and_at_least_hammings() -> None:
 @pytest.mark.slow
 def test_a_limit_stops_the_search_and_says_so() -> None:
     model, start = arrangement(2, 8), torch.zeros(1, 2) + 0.1
-    with pytest.warns(UserWarning, match="Stopped at `max_regions=10`: the network has more regions"):
+    with pytest.warns(UserWarning, match="Stopped at `max_regions=10`, but the network has more regions: raise it"):
         part = region_graph(model, start, max_regions=10)
     whole = region_graph(model, start)
     assert part.num_regions == 10 and not part.complete
