@@ -261,9 +261,8 @@ class InputSource(Source):
         correct = None
         if labels is not None and len(known) == len(predicted):
             classes = torch.cat(known).cpu()
-            correct = (
-                classes == labels if len(classes) == len(labels) else None
-            )  # an output may have several rows for each input
+            # An output may have several rows for each input.
+            correct = classes == labels if len(classes) == len(labels) else None
         return SeenCodes(codes, labels, correct)
 
 
