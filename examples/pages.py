@@ -84,6 +84,11 @@ def write_text(file: Path, text: str) -> None:
     os.replace(part, file)
 
 
+def is_first() -> bool:
+    """Return whether this is the first of the processes that a strategy starts, which writes the files of all."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("NODE_RANK", "0")) == 0
+
+
 def called(*without: str) -> str:
     """Return the command that was called from the repository's root, with FOLDER for that of the data.
 

@@ -289,6 +289,20 @@ def test_the_benchmark_of_the_monitor_gives_its_share_of_a_fit(tmp_path: Path) -
 PHI = (str(EXAMPLES / "papers" / "phi_mnist.py"), "--paths", "70", "--depth", "2", "--width", "8", "--epochs", "1")
 
 
+def test_one_process_alone_writes_the_settings_of_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from phi_mnist import same_study
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    same_study(tmp_path, {"paths": 2})
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    same_study(tmp_path, {"paths": 2})
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    same_study(tmp_path, {"paths": 2})
+    with pytest.raises(SystemExit, match="holds another study .paths was 2, now 3"):
+        same_study(tmp_path, {"paths": 3})
+
+
 @pytest.mark.processes
 @pytest.mark.slow
 def test_phi_is_the_same_for_any_number_of_processes_and_after_an_interruption(folder: Path, tmp_path: Path) -> None:

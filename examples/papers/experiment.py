@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from idx import load_images
 from options import output_folder, positive
-from pages import markdown, write_text
+from pages import is_first, markdown, write_text
 from report import Finding, Row, Table, write_csv
 
 Split = tuple[Tensor, Tensor]
@@ -99,12 +99,12 @@ class Experiment:
         """
         rows: dict[str, list[Row]] = {part.name: [] for part in parts}
         plan = [(part, setting) for part in parts for setting in part.settings]
-        for part, setting in tqdm(plan, desc=self.name, unit=" cells", disable=None if _is_first() else True):
+        for part, setting in tqdm(plan, desc=self.name, unit=" cells", disable=None if is_first() else True):
             label = "-".join([part.name, *(f"{key}={value}" for key, value in setting.items())]).replace("/", "_")
             file = self.folder / "cells" / f"{label}.json"
             if not file.exists():
                 self._label = label
-                if _is_first():
+                if is_first():
                     shutil.rmtree(self.folder / "tensorboard" / label, ignore_errors=True)
                 seed_everything(setting.get("seed", 0), verbose=False)
                 found = part.measure(**setting)
@@ -186,7 +186,7 @@ class Experiment:
             draw: Function that draws on a matplotlib figure.
             note: A paragraph on what was run.
         """
-        if not _is_first():
+        if not is_first():
             return
         for name, rows in parts.items():
             write_csv(self.folder / f"{name}.csv", rows)
@@ -242,7 +242,7 @@ class Experiment:
                 f"{key} was {known.get(key)}, now {settings[key]}" for key in settings if known.get(key) != settings[key]
             )
             sys.exit(f"{self.name}.py: {self.folder} holds other results ({changed}): take another --output-dir, or delete it.")
-        if _is_first():
+        if is_first():
             write_text(file, json.dumps(settings))
 
 
@@ -301,10 +301,6 @@ def accuracy(net: nn.Module, split: Split) -> float:
     """Return the share of inputs that are classified correctly."""
     with torch.no_grad():
         return (net(split[0]).argmax(1) == split[1]).double().mean().item()
-
-
-def _is_first() -> bool:
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("NODE_RANK", "0")) == 0
 
 
 def _read(file: Path) -> Any:

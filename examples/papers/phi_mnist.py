@@ -30,6 +30,7 @@ from digits import Classifier
 from idx import load_images
 from models import build
 from options import output_folder, positive
+from pages import is_first, write_text
 
 from fold_lightning import GlobalFolding, segment_walks
 
@@ -169,7 +170,7 @@ def report(folder: Path, phi: Tensor, matrix: Tensor, folding: GlobalFolding, wa
         "across": folding.across,
         "matrix": [[None if value != value else value for value in row] for row in matrix.tolist()],
     }
-    (folder / "phi.json").write_text(json.dumps(result, indent=1))
+    write_text(folder / "phi.json", json.dumps(result, indent=1))
     print(f"\nPhi_N = {phi.item():.6f} ({folding.across} over pairs of the {folding.within} of each)")
     print("\n".join(" ".join("   -  " if value != value else f"{value:.4f}" for value in row) for row in matrix.tolist()))
     if walked:
@@ -193,7 +194,7 @@ def load(file: Path) -> Any:
 
 def trained(net: nn.Module, file: Path, train: tuple[Tensor, Tensor], epochs: int) -> nn.Module:
     """The network with the weights of a file; the first process trains it and writes the file if there is none."""
-    if not file.exists() and int(os.environ.get("LOCAL_RANK", "0")) == 0:
+    if is_first() and not file.exists():
         quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
         trainer = Trainer(max_epochs=epochs, accelerator="cpu", devices=1, **quiet)
         trainer.fit(Classifier(net), DataLoader(TensorDataset(*train), batch_size=64, shuffle=True))
@@ -217,8 +218,8 @@ def same_study(folder: Path, settings: dict[str, Any]) -> None:
             f"{key} was {known.get(key)!r}, now {value!r}" for key, value in settings.items() if known.get(key) != value
         )
         sys.exit(f"phi_mnist.py: {folder} holds another study ({changed}): take another --out, or delete it.")
-    if not file.exists():
-        file.write_text(json.dumps(settings))
+    if is_first() and not file.exists():
+        write_text(file, json.dumps(settings))  # at once, since other processes may read it
 
 
 def main() -> None:
