@@ -22,13 +22,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.loggers import TensorBoardLogger
 from models import ACTIVATIONS, MODELS, build
 from options import output_folder, positive
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from fold_lightning import FoldingMonitor
+
+try:
+    from rich.console import Console
+    from rich.table import Table
+except ModuleNotFoundError:
+    sys.exit("The table of examples/digits.py needs rich: pip install 'fold-lightning[examples]'.")
 
 
 class Classifier(LightningModule):

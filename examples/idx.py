@@ -62,7 +62,12 @@ def read_idx(path: Path) -> Tensor:
 
 def load_digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return scikit-learn's digits of 8 x 8 pixels: 1,437 training images with labels, and 360 test images with labels."""
-    from sklearn.datasets import load_digits
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError as error:
+        raise FileNotFoundError(
+            "The bundled digits are scikit-learn's: pip install 'fold-lightning[examples]', or pass a folder of IDX files."
+        ) from error
 
     digits = load_digits()
     images, labels = torch.tensor(digits.data, dtype=torch.float32) / 16, torch.tensor(digits.target)

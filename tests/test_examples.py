@@ -197,6 +197,12 @@ def test_images_and_labels_must_belong_together(folder: Path) -> None:
         load_split(folder, "train")
 
 
+def test_the_embedded_digits_need_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(FileNotFoundError, match=r"pip install 'fold-lightning\[examples\]', or pass a folder"):
+        load_digits()
+
+
 def test_the_embedded_digits_are_split_the_same_each_time() -> None:
     (train, _), (test, labels) = load_digits()
     assert train.shape == (1437, 64) and test.shape == (360, 64) and set(labels.tolist()) == set(range(10))
