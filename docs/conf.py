@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import metadata
-from pathlib import Path
-from typing import Any
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+from fold_lightning.callbacks.measures import MEASURES
+from fold_lightning.callbacks.session import SECONDS
 
-from tag_table import tag_page  # noqa: E402
+
+def table(tags: dict[str, str]) -> str:
+    """Return a Markdown table of tags with their descriptions."""
+    return "\n".join(["| tag | meaning |", "| --- | --- |", *(f"| `{tag}` | {text} |" for tag, text in tags.items())])
+
+
+curves = {tag: text for measure in MEASURES for tag, text in measure.tags.items()}
+pictures = {tag: text for measure in MEASURES for tag, text in measure.pictures.items()}
 
 project = "fold_lightning"
 copyright = "the authors of fold_lightning"
@@ -19,6 +23,11 @@ release = metadata.version("fold-lightning")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
+myst_enable_extensions = ["substitution"]
+myst_substitutions = {
+    "curves": table(curves | {SECONDS: "Time of a measurement in s, without figures."}),
+    "pictures": table(pictures),
+}
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -31,8 +40,3 @@ default_role = "code"  # names in docstrings stand in single backticks
 
 html_theme = "furo"
 html_title = "fold_lightning"
-
-
-def setup(app: Any) -> None:
-    """Write what is generated before the pages are read."""
-    app.connect("builder-inited", lambda app: (HERE / "tags.md").write_text(tag_page()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fold_lightning
 from fold_lightning.activations import registry
-from fold_lightning.callbacks import measure_set
+from helpers.processes import run_code
 
 ROOT = Path(fold_lightning.__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -75,27 +76,47 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
     names |= {name: getattr(fold_lightning, name) for name in ("FoldingMonitor", "FoldingRegularizer")}
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), names)
-    if page.stem == "extending":
-        monkeypatch.setattr(measure_set, "MEASURES", (*measure_set.MEASURES, names["CrowdingMeasure"]))
-        model, data = Model(), loader()
-        values = fold_lightning.measure(model, data)
-        codes = fold_lightning.activation_codes(model, torch.cat([x for x, _ in data]), layers="encoder.*")
-        for layer, columns in codes.layers.items():
-            most = max(Counter(map(tuple, codes.bits[:, columns].tolist())).values())
-            assert values[f"codes/crowding/{layer}"] == pytest.approx(most / 60, rel=1e-6)
-        assert len(codes.layers) == 2
+
+
+USE_MEASURE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import fold_lightning, torch
+from fold_lightning import callbacks
+from helpers.training import LAYERS, Model, loaders
+torch.manual_seed(0)
+model, loader = Model(), loaders()[1]
+values = fold_lightning.measure(model, loader)
+inputs = torch.cat([batch[0] for batch in loader])
+print(callbacks.__file__, *(values[f"codes/crowding/{layer}"] for layer in LAYERS))
+for layer in LAYERS:
+    print(*("".join(map(str, code)) for code in fold_lightning.activation_codes(model, inputs, layers=layer).bits.int().tolist()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_a_measure_is_one_file_and_one_line(tmp_path: Path) -> None:
+    guide = ROOT / "docs" / "extending.md"
+    [code] = [block for block in blocks(guide, "python") if "class CrowdingMeasure" in block]
+    [line] = re.findall(r'`("crowding:CrowdingMeasure",)`', guide.read_text())
+    shutil.copytree(ROOT / "fold_lightning", tmp_path / "fold_lightning", ignore=shutil.ignore_patterns("__pycache__"))
+    measures = tmp_path / "fold_lightning" / "callbacks" / "measures"
+    (measures / "crowding.py").write_text(code)
+    listed, last = (measures / "__init__.py").read_text(), '"slice:SliceMeasure",'
+    assert last in listed
+    (measures / "__init__.py").write_text(listed.replace(last, last + line))
+    done = run_code(USE_MEASURE, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    [place, *shares], *codes = (line.split() for line in done.stdout.splitlines())
+    assert Path(place).is_relative_to(tmp_path)
+    for share, of_layer in zip(shares, codes, strict=True):
+        assert float(share) == pytest.approx(max(Counter(of_layer).values()) / 40, rel=1e-6)
 
 
 def _short(init: Any) -> Any:
     quiet = {"max_epochs": 1, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     return lambda self, *args, **kwargs: init(self, *args, **(quiet | kwargs))
-
-
-def test_the_page_of_tags_is_that_of_the_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    from tag_table import tag_page
-
-    assert (ROOT / "docs" / "tags.md").read_text() == tag_page(), "Write it by `sphinx-build -b html docs docs/_build`."
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -1,27 +1,26 @@
 """The measures of a monitor, one class per file.
 
-A new measure is a new file here, with an import and an entry in `MEASURES`. Its tags, their descriptions, its charts in
-TensorBoard and the values that callbacks get before the first measurement derive from its class.
+A new measure is a new file here and a line in `MEASURES`. Its tags, their descriptions, its charts in TensorBoard and
+the values that callbacks get before the first measurement derive from its class.
 """
 
-from fold_lightning.callbacks.measures.base import LAYER, Measure, MeasureResult
-from fold_lightning.callbacks.measures.codes import DistinctCodesMeasure
-from fold_lightning.callbacks.measures.distances import CodeDistancesMeasure
-from fold_lightning.callbacks.measures.distances_to_borders import BorderDistancesMeasure
-from fold_lightning.callbacks.measures.faces import FacesMeasure
-from fold_lightning.callbacks.measures.folding import FoldingMeasure
-from fold_lightning.callbacks.measures.slice import SliceMeasure
-from fold_lightning.callbacks.measures.sources import LeftOut, Sample, SeenCodes, SeenRegions, SeenSegments, Source, Sources
-from fold_lightning.callbacks.measures.units import UnitsMeasure
+import pkgutil
 
-MEASURES: tuple[type[Measure], ...] = (
-    FoldingMeasure,
-    DistinctCodesMeasure,
-    CodeDistancesMeasure,
-    UnitsMeasure,
-    FacesMeasure,
-    BorderDistancesMeasure,
-    SliceMeasure,
+from fold_lightning.callbacks.measures.base import LAYER, Measure, MeasureResult
+from fold_lightning.callbacks.measures.sources import LeftOut, Sample, SeenCodes, SeenRegions, SeenSegments, Source, Sources
+
+# Names instead of imports: a measure is one line, and its file can import from this package.
+MEASURES: tuple[type[Measure], ...] = tuple(
+    pkgutil.resolve_name(f"{__name__}.{measure}")
+    for measure in (
+        "folding:FoldingMeasure",
+        "codes:DistinctCodesMeasure",
+        "distances:CodeDistancesMeasure",
+        "units:UnitsMeasure",
+        "faces:FacesMeasure",
+        "distances_to_borders:BorderDistancesMeasure",
+        "slice:SliceMeasure",
+    )
 )
 
 __all__ = [
