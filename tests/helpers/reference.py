@@ -122,7 +122,11 @@ def folding_between_classes(
     chi: Sequence[float], start: Sequence[int], end: Sequence[int], num_classes: int, within: str, across: str
 ) -> tuple[float, list[list[float]]]:
     """Return Phi_N and its matrix, pair by pair and segment by segment."""
-    take = {"max": max, "mean": lambda values: sum(values) / len(values), "median": lambda values: float(np.median(values))}
+    take = {
+        "max": max,
+        "mean": lambda values: math.fsum(values) / len(values),
+        "median": lambda values: float(np.median(values)),
+    }
     matrix, off_diagonal = [], []
     for a in range(num_classes):
         row = []
