@@ -252,7 +252,7 @@ class FoldingMonitor(AnyCallback):
         session.begin(trainer, pl_module, loaders, together=from_training)
         if self.settings.measure_at_start and trainer.global_step == 0 and session.sample is not None:
             values = session.measure(trainer, pl_module, step=0, is_first=True)
-            session.write_scalars(trainer, values, step=0)
+            session.log.write_scalars(trainer, values, session.descriptions(), step=0)
         session.start_training()
         self._publish_last_values(trainer, session)
 
@@ -272,7 +272,7 @@ class FoldingMonitor(AnyCallback):
         if self._regularization is not None:
             self._regularization.end_batch()
             if self._session is not None:
-                self._session.describe_scalars(trainer, self._regularization.first_scalars(), REGULARIZER_TAGS)
+                self._session.log.describe_scalars(trainer, self._regularization.first_scalars(), REGULARIZER_TAGS)
         if self._session is not None and self._session.step_is_due(trainer.global_step):
             self._measure_between_epochs(self._session, trainer, pl_module, step=logged_step(trainer))
 
@@ -284,7 +284,7 @@ class FoldingMonitor(AnyCallback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._session is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
             new = trainer.logged_metrics.keys() - self._logged_before
-            self._session.name_metrics(trainer, sorted(new))
+            self._session.log.name_metrics(trainer, sorted(new), self._session.descriptions())
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -373,7 +373,7 @@ class FoldingMonitor(AnyCallback):
     def _measure_between_epochs(self, session: Session, trainer: Trainer, pl_module: LightningModule, *, step: int) -> None:
         """Measure between epochs and write to the loggers directly, because `self.log` would do so too late or not at all."""
         values = session.try_to_measure(trainer, pl_module, step=step)
-        session.write_scalars(trainer, values, step=step)
+        session.log.write_scalars(trainer, values, session.descriptions(), step=step)
         self._publish_last_values(trainer, session)
 
     def _measure_at_end(

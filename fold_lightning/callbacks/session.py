@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -16,15 +16,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from fold_lightning.activations.evaluation import shared_replica, undisturbed
 from fold_lightning.callbacks.distributed import Processes, check_not_sharded
-from fold_lightning.callbacks.hparams import MONITOR
 from fold_lightning.callbacks.measure_set import MeasureSet, possible_tags
 from fold_lightning.callbacks.measures import LAYER, MEASURES, MeasureResult, Sample, Sources
 from fold_lightning.callbacks.method import choose_method
 from fold_lightning.callbacks.once import OnceWarner
+from fold_lightning.callbacks.run_log import RunLog
 from fold_lightning.callbacks.schedule import Schedule
 from fold_lightning.callbacks.settings import DRAWING, Settings
-from fold_lightning.callbacks.tensorboard import TensorBoard
-from fold_lightning.callbacks.trainer_state import awaited_tags, logged_step
+from fold_lightning.callbacks.trainer_state import awaited_tags
 from fold_lightning.probes import ProbeSet, ProbeSource
 
 SECONDS = "monitor/seconds"
@@ -48,6 +47,7 @@ class Session:
         values: Tag -> last value.
         sample: Inputs and segments of the run; None until it is drawn.
         is_measuring: Whether a measurement is running or was interrupted.
+        log: Writer of what a run's loggers get beside `LightningModule.log`.
     """
 
     def __init__(self, settings: Settings, trainer: Trainer, regularizer: Mapping[str, Any] | None = None) -> None:
@@ -55,7 +55,7 @@ class Session:
         self.sample: Sample | None = None
         self.is_measuring = False
         self._settings, self._processes = settings, Processes(trainer)
-        self._regularizer, self._has_named_metrics = dict(regularizer or {}), False
+        self._regularizer = dict(regularizer or {})
         self._probe_source = ProbeSource(
             settings.num_items,
             settings.seed,
@@ -65,12 +65,11 @@ class Session:
         )
         self._schedule = Schedule(settings.every_n_epochs, settings.every_n_train_steps, settings.max_overhead)
         self._measures = MeasureSet(self._processes)
-        self._results: list[MeasureResult] = []
         self._num_measured = 0
         self._restored: dict[str, Any] = {}
-        self._board = TensorBoard(trainer.loggers, draws=settings.draws, always=bool(settings.figures))
         self._class_names: tuple[str, ...] = ()
         self._once = OnceWarner()
+        self.log = RunLog(trainer, self._once, draws=settings.draws, always=bool(settings.figures))
 
     def begin(self, trainer: Trainer, model: LightningModule, loaders: Any, *, together: bool = False) -> None:
         """Draw the sample, and raise if the model or the data can't be measured.
@@ -165,7 +164,7 @@ class Session:
     def measure(
         self, trainer: Trainer, model: LightningModule, *, step: int, epoch: int | None = None, is_first: bool = False
     ) -> dict[str, float]:
-        """Measure, write output for TensorBoard alone, and return the new values.
+        """Measure, write what TensorBoard alone gets, and return the new values.
 
         Args:
             trainer: The Trainer.
@@ -176,12 +175,12 @@ class Session:
         """
         assert self.sample is not None
         begin, values = time.perf_counter(), dict[str, float]()
-        self._results, failures = [], list[Exception]()
+        results, failures = list[MeasureResult](), list[Exception]()
         forward = self.sample.probes.model_input.forward
         with self._once.caught(), shared_replica(model, self.sample.inputs(model, slice(1)), forward):
             for result in self._measures.run(model):
                 if isinstance(result, MeasureResult):
-                    self._results.append(result)
+                    results.append(result)
                     values |= {tag: _rounded(value) for tag, value in result.scalars.items()}
                 elif is_first:
                     raise result
@@ -200,47 +199,15 @@ class Session:
             values[SECONDS] = seconds
         self.values |= values
         self._num_measured += 1
-        if trainer.is_global_zero:
-            with self._once.failures(trainer), self._once.caught():
-                self._board.write(self._results, self._num_measured, step)
+        self.log.write(trainer, results, self._num_measured, step)
         spent = self._processes.broadcast(time.perf_counter() - begin)
         self._schedule.record(spent, epoch=epoch, step=trainer.global_step)
         return values
 
-    def write_scalars(self, trainer: Trainer, values: dict[str, float], *, step: int) -> None:
-        """Write values to the loggers where `self.log` does not: before training, between epochs and after training."""
-        if not values or not trainer.is_global_zero:
-            return
-        with self._once.failures(trainer):
-            for logger in trainer.loggers:
-                if step > 0 or logger not in self._board:
-                    logger.log_metrics(values, step=step)
-            if step == 0:
-                self._board.describe(values, self.descriptions(), step)
-
-    def describe_scalars(self, trainer: Trainer, values: dict[str, float], descriptions: dict[str, str]) -> None:
-        """Write the first values of tags that `self.log` logs to TensorBoard, with their descriptions."""
-        if values and trainer.is_global_zero:
-            with self._once.failures(trainer):
-                self._board.describe(values, descriptions, logged_step(trainer, is_counted=True))
-
-    def name_metrics(self, trainer: Trainer, tags: Iterable[str]) -> None:
-        """Name the metrics of the HPARAMS page, once: the monitor's tags and those of the user's validation."""
-        if self._has_named_metrics or self.sample is None or not trainer.is_global_zero:
-            return
-        self._has_named_metrics, descriptions = True, self.descriptions()
-        with self._once.failures(trainer):
-            self._board.name_metrics([tag for tag in tags if tag not in descriptions], descriptions)
-
     def end(self, trainer: Trainer, *, is_finished: bool) -> None:
-        """Draw the last measurement unless it is drawn, and write its embeddings."""
-        self.name_metrics(trainer, ())
-        if trainer.is_global_zero:
-            with self._once.failures(trainer), self._once.caught():
-                self._board.end(self._results, trainer.global_step)
-            with self._once.failures(trainer):
-                if is_finished:
-                    self._board.finish()
+        """Name the metrics of the HPARAMS page, draw the last measurement, and write its embeddings."""
+        self.log.name_metrics(trainer, (), self.descriptions())
+        self.log.end(trainer, is_finished=is_finished)
 
     def values_for_callbacks(self) -> dict[str, float]:
         """Return the last value of every tag, NaN for tags without one."""
@@ -296,9 +263,9 @@ class Session:
         if how := probes.model_input.describe():
             rank_zero_info(f"fold_lightning {how}.")
             chosen["inputs"] = how
-        if trainer.is_global_zero and trainer.state.fn == "fit":  # a test uses other data
-            with self._once.failures(trainer):
-                self._write_hyperparameters(trainer, chosen)
+        if trainer.state.fn == "fit":  # a test uses other data
+            hyperparameters = settings.hyperparameters() | chosen | self._regularizer
+            self.log.begin(trainer, self._measures.all(), hyperparameters, _describe_run(sample, settings, chosen))
 
     def _warn_of_another_sample(self) -> None:
         """Warn that the sample is not the checkpoint's, and why."""
@@ -328,16 +295,14 @@ class Session:
         patterns = [SECONDS, *(tag.replace(LAYER, "*") for cls in MEASURES for tag in cls.tags)]
         return {tag: who for tag, who in awaited_tags(trainer).items() if any(fnmatchcase(tag, like) for like in patterns)}
 
-    def _write_hyperparameters(self, trainer: Trainer, chosen: dict[str, Any]) -> None:
-        hyperparameters = self._settings.hyperparameters() | chosen | self._regularizer
-        for logger in trainer.loggers:
-            if logger not in self._board:
-                logger.log_hyperparams({MONITOR: hyperparameters})
-        about: dict[str, Any] = {name: str(value) for name, value in chosen.items()}
-        if self.sample is not None and self.sample.class_names:
-            about["class_names"] = list(self.sample.class_names)
-        about["faces"] = self.sample.faces.describe() if self.sample is not None and self._settings.faces else ""
-        self._board.begin(hyperparameters, self._measures.all(), about | {"num_points": str(self._settings.num_points)})
+
+def _describe_run(sample: Sample, settings: Settings, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description of a run's measurements for the Folding tab."""
+    about: dict[str, Any] = {name: str(value) for name, value in chosen.items()}
+    if sample.class_names:
+        about["class_names"] = list(sample.class_names)
+    about["faces"] = sample.faces.describe() if settings.faces else ""
+    return about | {"num_points": str(settings.num_points)}
 
 
 def _rounded(value: float) -> float:
