@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -78,27 +77,12 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
         exec(compile(block, page.name, "exec"), names)
 
 
-USE_MEASURE = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import fold_lightning, torch
-from fold_lightning import callbacks
-from helpers.training import LAYERS, Model, loaders
-torch.manual_seed(0)
-model, loader = Model(), loaders()[1]
-values = fold_lightning.measure(model, loader)
-inputs = torch.cat([batch[0] for batch in loader])
-print(callbacks.__file__, *(values[f"codes/crowding/{layer}"] for layer in LAYERS))
-for layer in LAYERS:
-    print(*("".join(map(str, code)) for code in fold_lightning.activation_codes(model, inputs, layers=layer).bits.int().tolist()))
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.processes
 def test_a_measure_is_one_file_and_one_line(tmp_path: Path) -> None:
     guide = ROOT / "docs" / "extending.md"
     [code] = [block for block in blocks(guide, "python") if "class CrowdingMeasure" in block]
+    [test] = [block for block in blocks(guide, "python") if "def test_crowding" in block]
     [line] = re.findall(r'`("crowding:CrowdingMeasure",)`', guide.read_text())
     shutil.copytree(ROOT / "fold_lightning", tmp_path / "fold_lightning", ignore=shutil.ignore_patterns("__pycache__"))
     measures = tmp_path / "fold_lightning" / "callbacks" / "measures"
@@ -106,12 +90,10 @@ def test_a_measure_is_one_file_and_one_line(tmp_path: Path) -> None:
     listed, last = (measures / "__init__.py").read_text(), '"slice:SliceMeasure",'
     assert last in listed
     (measures / "__init__.py").write_text(listed.replace(last, last + line))
-    done = run_code(USE_MEASURE, str(tmp_path))
+    call = "test_crowding_is_the_share_of_the_most_frequent_code()\nprint(measure.__code__.co_filename)"
+    done = run_code(f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n{test}\n{call}")
     assert done.returncode == 0, done.stderr
-    [place, *shares], *codes = (line.split() for line in done.stdout.splitlines())
-    assert Path(place).is_relative_to(tmp_path)
-    for share, of_layer in zip(shares, codes, strict=True):
-        assert float(share) == pytest.approx(max(Counter(of_layer).values()) / 40, rel=1e-6)
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path)
 
 
 def _short(init: Any) -> Any:

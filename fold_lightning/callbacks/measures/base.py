@@ -75,7 +75,6 @@ class Measure(ABC):
 
     def __init__(self, sample: Sample, source: Source) -> None:
         self.sample, self.source = sample, source
-        self.reset(torch.device("cpu"))
 
     @classmethod
     @abstractmethod
