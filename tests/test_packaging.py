@@ -8,8 +8,6 @@ from pathlib import Path
 import fold_lightning
 
 ROOT = Path(fold_lightning.__file__).parents[1]
-HAS_OTHER_FLOOR = {"torch"}
-"""Packages whose floor has no wheel for processors alone, and is tested with a later version."""
 
 
 def test_the_oldest_versions_are_those_that_pyproject_allows() -> None:
@@ -19,5 +17,4 @@ def test_the_oldest_versions_are_those_that_pyproject_allows() -> None:
     oldest = dict(re.findall(r"^([a-z-]+)==([\d.]+)$", (ROOT / "constraints-oldest.txt").read_text(), re.MULTILINE))
     assert floors.keys() == oldest.keys() and len(floors) > 10
     for name, floor in floors.items():
-        if name not in HAS_OTHER_FLOOR:
-            assert oldest[name] == floor or oldest[name].startswith(f"{floor}."), name
+        assert oldest[name] == floor or oldest[name].startswith(f"{floor}."), name

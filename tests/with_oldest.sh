@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests with the oldest versions that pyproject.toml allows: tests/with_oldest.sh [arguments of pytest]
+# PyPI's torch brings CUDA, several gigabytes; PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu finds one without.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$(mktemp -d)
