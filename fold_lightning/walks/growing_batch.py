@@ -30,7 +30,7 @@ from fold_lightning.walks.piecewise_bends import clamp_bounds, insert_choice_cha
 
 
 class Unsupported(Exception):
-    """The model does something with the batch that is wrong for a batch that grows."""
+    """Error for a model that a growing batch, or a pass with kinks, does not support."""
 
 
 def check_activation(structure: ModelStructure, number: int, layer: str, z: Tensor) -> None:
@@ -46,11 +46,11 @@ def check_activation(structure: ModelStructure, number: int, layer: str, z: Tens
 
 
 class TooManyRows(Exception):
-    """The pass over these pieces takes more memory than it may.
+    """Error for a pass that takes more memory than allowed.
 
     Args:
-        rows: Number of rows that there are at least.
-        numel: Number of elements of the largest tensor, at least.
+        rows: Minimum number of rows.
+        numel: Minimum number of elements of the largest tensor.
     """
 
     def __init__(self, rows: int, numel: int) -> None:
@@ -155,7 +155,7 @@ class GrowingBatch(Interception):
         tensor.copy_(value)
 
     def _grow(self, tensor: Tensor, rows: int) -> None:
-        """Give a tensor that is written in place, and all that share its memory, so many rows."""
+        """Extend a tensor that is written in place, and all that share its memory, to `rows` rows."""
         known, storage = len(tensor), tensor.untyped_storage()
         if known == rows:
             return

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 Table = dict[str, Array]
 Column = Any
-"""A tensor, an array, a list or a data frame's column with a number or name for each row; None for no column."""
+"""A tensor, an array, a list or a data frame's column with an integer or name for each row; None for no column."""
 
 
 def table_of(walks: Walks, engines: list[str], start: Column, end: Column, labels: Column) -> Table:
