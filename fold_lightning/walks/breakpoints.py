@@ -50,9 +50,9 @@ class Breakpoints:
         interval, position = interval[by_place], position[by_place]
         fresh = torch.ones_like(interval, dtype=torch.bool)
         fresh[1:] = (interval[1:] != interval[:-1]) | (position[1:] - position[:-1] > closest)
-        number = fresh.cumsum(0) - 1
-        rows = torch.empty_like(number)
-        rows[by_place] = number + len(self)
+        index = fresh.cumsum(0) - 1
+        rows = torch.empty_like(index)
+        rows[by_place] = index + len(self)
         self._append(interval[fresh], position[fresh])
         return rows
 

@@ -112,9 +112,7 @@ def walk_chebyshev(pieces: Pieces, samples: Samples, max_rows: int) -> tuple[Pie
     """
     interpolations = _Interpolations(pieces, samples, max_rows)
     first = _first_intervals(pieces)
-    is_probe = torch.tensor([number in PROBED for number in range(FIRST_INTERVALS)], device=first.left.device).repeat(
-        len(pieces)
-    )
+    is_probe = torch.tensor([index in PROBED for index in range(FIRST_INTERVALS)], device=first.left.device).repeat(len(pieces))
     todo, rest = interpolations.advance(first[is_probe]), first[~is_probe]
     is_bent = (interpolations.num_hopeless() == len(PROBED))[rest.piece]
     interpolations.hopeless.append(rest[is_bent])

@@ -86,9 +86,9 @@ def nodes() -> Tensor:
 
 
 @cache
-def between_nodes(number: int) -> Tensor:
-    """Return a point between node `number` and the next, where an interpolation errs most: float64 (1,)."""
-    return -torch.cos(torch.tensor([(number + 0.5) * pi / DEGREE], dtype=torch.float64))
+def between_nodes(index: int) -> Tensor:
+    """Return a point between node `index` and the next, where an interpolation errs most: float64 (1,)."""
+    return -torch.cos(torch.tensor([(index + 0.5) * pi / DEGREE], dtype=torch.float64))
 
 
 def _lobatto(degree: int) -> Tensor:
@@ -127,8 +127,8 @@ def _lost() -> Tensor:
     x = torch.linspace(-1, 1, 1000, dtype=torch.float64)
     basis = chebyshev_basis(x, LOW_DEGREE)
     errors = [
-        (chebyshev_basis((2 * number + 1 + x) / QUARTERS - 1) - basis @ quarter.T).abs().amax(0)
-        for number, quarter in enumerate(_quarters())
+        (chebyshev_basis((2 * index + 1 + x) / QUARTERS - 1) - basis @ quarter.T).abs().amax(0)
+        for index, quarter in enumerate(_quarters())
     ]
     return torch.stack(errors).amax(0).where(torch.arange(DEGREE + 1) > LOW_DEGREE, 0.0)
 

@@ -82,7 +82,7 @@ class Samples:
     ) -> None:
         self._replica, self._structure, self._points, self._min_size = replica, structure, points, min_size
         self.num_layers = len(names)
-        self._numbers = {name: number for number, name in enumerate(names)}
+        self._indices = {name: index for index, name in enumerate(names)}
         widths = [structure.num_bits(name) for name in names]
         counted = [name in structure.counted for name in names]
         device = replica.device
@@ -104,9 +104,9 @@ class Samples:
             return torch.cat([self(*row, as_computed=as_computed) for row in rows])
 
         def read(layer: str, thresholds: Thresholds, units: Tensor) -> None:
-            if layer not in self._numbers:
+            if layer not in self._indices:
                 return
-            of_layer, here = self._largest[:, self._numbers[layer]], largest(units)
+            of_layer, here = self._largest[:, self._indices[layer]], largest(units)
             of_layer.scatter_reduce_(0, piece, here.squeeze(1), "amax")
             tolerance = ON_TOLERANCE * torch.maximum(here, self._min_size * of_layer[piece, None])
             for threshold in thresholds:

@@ -106,9 +106,9 @@ def _first_intervals(pieces: Pieces, samples: Samples) -> SampledIntervals:
     first = (pieces.begin / FIRST_LENGTH).floor().long() + 1
     parts = (pieces.end / FIRST_LENGTH).ceil().long() - first + 1
     piece = torch.arange(len(pieces), device=parts.device).repeat_interleave(parts + 1)
-    number = torch.arange(len(piece), device=parts.device) - ((parts + 1).cumsum(0) - (parts + 1))[piece]
-    position = ((first[piece] + number - 1) * FIRST_LENGTH).double()
-    position = position.where(number > 0, pieces.begin[piece]).where(number < parts[piece], pieces.end[piece])
+    index = torch.arange(len(piece), device=parts.device) - ((parts + 1).cumsum(0) - (parts + 1))[piece]
+    position = ((first[piece] + index - 1) * FIRST_LENGTH).double()
+    position = position.where(index > 0, pieces.begin[piece]).where(index < parts[piece], pieces.end[piece])
     at = samples(piece, position)
     left = (piece[1:] == piece[:-1]).nonzero().squeeze(1)
     return SampledIntervals(piece[left], position[left], position[left + 1], at[left], at[left + 1])

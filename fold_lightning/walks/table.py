@@ -26,12 +26,12 @@ def table_of(walks: Walks, engines: list[str], start: Column, end: Column, label
     columns = {"r1": reached, "r2": walked, "chi": folding_of(reached, walked), "regions": walks.num_regions()}
     columns |= {"exact": walks.exact, "complete": walks.complete, "resolution": walks.resolution}
     measured = {name: column.cpu().numpy() for name, column in columns.items()}
-    numbers = {"segment": np.arange(walks.num_segments)}
-    return numbers | _ends(walks.num_segments, start, end, labels) | measured | {"engine": _named(engines, walks.engine)}
+    indices = {"segment": np.arange(walks.num_segments)}
+    return indices | _ends(walks.num_segments, start, end, labels) | measured | {"engine": _named(engines, walks.engine)}
 
 
-def _named(engines: list[str], numbers: Tensor) -> Array:
-    names: Array = np.array(engines)[numbers.cpu().numpy()]
+def _named(engines: list[str], indices: Tensor) -> Array:
+    names: Array = np.array(engines)[indices.cpu().numpy()]
     return names
 
 

@@ -128,10 +128,10 @@ class Bends:
         self._is_zero_below = len(sides) == 1 and not bool(slopes[0].any())
         self._scales_above = bool((slopes[1] != 1).any())
 
-    def kink_of(self, number: int, crossing: Crossing) -> Tensor:
+    def kink_of(self, index: int, crossing: Crossing) -> Tensor:
         """Return the change of slope after the activation at crossings of a threshold."""
         slope = self._scan.slope[crossing.row, crossing.channel]
-        step = (self._slopes[number + 1] - self._slopes[number])[crossing.channel]
+        step = (self._slopes[index + 1] - self._slopes[index])[crossing.channel]
         return step * slope.abs()
 
     def alive(self) -> Tensor:
@@ -194,8 +194,8 @@ class Bends:
             above = self._sides[0].left.index_select(0, rows).to(self._slopes.dtype)
             return above.mul_(self._slopes[1]) if self._scales_above else above
         slopes = self._slopes[0].expand(len(rows), -1)
-        for number, side in enumerate(self._sides):
-            slopes = torch.where(side.left.index_select(0, rows), self._slopes[number + 1], slopes)
+        for index, side in enumerate(self._sides):
+            slopes = torch.where(side.left.index_select(0, rows), self._slopes[index + 1], slopes)
         return slopes
 
     @cached_property

@@ -143,11 +143,11 @@ class Convolution:
         taps = self._taps.flatten(0, 1)
         for begin in range(0, len(kinks), step):
             part, target = kinks[begin : begin + step], out[begin : begin + step]
-            for number, (tap_y, tap_x) in enumerate((i, j) for i in range(self._y.taps) for j in range(self._x.taps)):
+            for index, (tap_y, tap_x) in enumerate((i, j) for i in range(self._y.taps) for j in range(self._x.taps)):
                 out_y, in_y = self._y.slices(tap_y, offsets[0], height, out.shape[1])
                 out_x, in_x = self._x.slices(tap_x, offsets[1], width, out.shape[2])
                 if out_y != slice(0) and out_x != slice(0):
-                    target[:, out_y, out_x] += self._product(part[:, in_y, in_x], taps[number])
+                    target[:, out_y, out_x] += self._product(part[:, in_y, in_x], taps[index])
 
     def _product(self, kinks: Tensor, weight: Tensor) -> Tensor:
         """Return boxes (E, h, w, C_in) times one tap's weights (groups, C_in / groups, C_out / groups)."""

@@ -62,7 +62,7 @@ class KinksPass(Interception):
         replica: The model.
         structure: Its activations.
         pieces: The pieces.
-        max_numel: Largest number of elements that a tensor may have.
+        max_numel: Maximum number of elements of a tensor.
         probes: float64 (K, P), positions on each piece; the pre-activations that the pass implies there are kept.
         rounding: Rounding of the model.
         points: Noise, piece (K,) and position (K,) -> inputs (K, ...) with errors.
@@ -147,8 +147,8 @@ class KinksPass(Interception):
 
     def on_untracked(self, call: Call, tensors: list[Tensor]) -> None:
         """Mark tensors with one equal row per input."""
-        for number, tensor in enumerate(tensors):
-            if (self.num_calls, number) in self._structure.constant_rows and len(tensor) == self.num_inputs:
+        for index, tensor in enumerate(tensors):
+            if (self.num_calls, index) in self._structure.constant_rows and len(tensor) == self.num_inputs:
                 mark_rows(tensor, constant=True)
 
     def overwrite(self, tensor: Tensor, value: Tensor) -> None:
@@ -261,7 +261,7 @@ class KinksPass(Interception):
             for side, first in zip(sides, firsts.tolist(), strict=True):
                 self.switches.add_at_rows(scan, side, plane, first)
         event = self._events.add(piece, t)
-        kink = torch.cat([bends.kink_of(number, each) for number, each in enumerate(crossings)])
+        kink = torch.cat([bends.kink_of(index, each) for index, each in enumerate(crossings)])
         return Units(event, position // plane.width, position % plane.width, channel, kink)
 
     def _result(self, z: Tensor, plane: FeatureMapShape, scan: Scan, bends: Bends, call: Callable[[Tensor], Tensor]) -> Tensor:

@@ -53,11 +53,11 @@ def _pass_rows(call: RowCall, result: Any) -> None:
         parts: list[list[Tensor]] = []
         for some in event.split(step):
             rows = {id(x): x.new_zeros(len(some) + 1, *x.shape[1:]) for x in varying}
-            for number, group in groups:
-                x = varying[number]
+            for index, group in groups:
+                x = varying[index]
                 mine = group[torch.isin(group.event, some)]
                 place = torch.searchsorted(some, mine.event)
-                rows[id(x)][place] = mine.rows(signals[number].plane).view(-1, *x.shape[1:])
+                rows[id(x)][place] = mine.rows(signals[index].plane).view(-1, *x.shape[1:])
             images = tensors_in(call.of_rows(rows, batch))
             parts.append([image[:-1] - image[-1:] for image in images])
         for groups_of, image, tensor in zip(found, zip(*parts, strict=True), results, strict=True):
@@ -126,7 +126,7 @@ def _concatenate(call: RowCall, result: Tensor) -> bool:
     signals = [planar_signal(x) for x in tensors]
     channels = [signal.plane.channels for signal in signals]
     parts: dict[int, list[Part]] = {
-        origin: [(group.boxes(channels[number]), sum(channels[:number])) for number, group in groups]
+        origin: [(group.boxes(channels[index]), sum(channels[:index])) for index, group in groups]
         for origin, groups in by_events(signals).items()
     }
     attach(result, superposed(parts, plane, result))

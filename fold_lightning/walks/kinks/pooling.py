@@ -72,9 +72,9 @@ class Winners:
         return largest, first
 
     @staticmethod
-    def _of(values: Tensor, number: Tensor) -> Tensor:
+    def _of(values: Tensor, index: Tensor) -> Tensor:
         """Return the values (R, C) of the elements with given indices (R, C) among values (R, K, C)."""
-        return values.gather(1, number.long()[:, None]).squeeze(1)
+        return values.gather(1, index.long()[:, None]).squeeze(1)
 
     def _follow(self, row: Tensor, channel: Tensor) -> Takeovers:
         """Follow the upper envelopes of windows from row to row."""
@@ -123,12 +123,12 @@ class Winners:
 
 def _first_within(values: Tensor, least: Tensor) -> Tensor:
     """Return the index of the first of K values (R, K, C) that is at least `least` (R, C), uint8."""
-    number = torch.zeros(least.shape, dtype=torch.uint8, device=least.device)
-    is_below = torch.ones_like(number, dtype=torch.bool)
+    index = torch.zeros(least.shape, dtype=torch.uint8, device=least.device)
+    is_below = torch.ones_like(index, dtype=torch.bool)
     for place in range(values.shape[1] - 1):
         is_below &= values[:, place] < least
-        number += is_below.view(torch.uint8)
-    return number
+        index += is_below.view(torch.uint8)
+    return index
 
 
 def _largest(values: Tensor) -> Tensor:

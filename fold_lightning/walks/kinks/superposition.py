@@ -29,15 +29,15 @@ class Superposition:
         self._event = torch.cat([each.event for each in boxes]).unique()
         self._rows = [torch.searchsorted(self._event, each.event) for each in boxes]
         (self._y, height), (self._x, width) = (
-            _common_side([(getattr(each, axis), each.sides[number]) for each in boxes], self._rows, len(self._event), size)
-            for number, (axis, size) in enumerate((("y", plane.height), ("x", plane.width)))
+            _common_side([(getattr(each, axis), each.sides[index]) for each in boxes], self._rows, len(self._event), size)
+            for index, (axis, size) in enumerate((("y", plane.height), ("x", plane.width)))
         )
         self.shape = len(self._event), height, width, plane.channels
 
     def write(self, kinks: Tensor) -> Boxes:
         """Return the sum; its kinks are written to `kinks`, which has the shape `shape`."""
         parts = list(zip(self._boxes, self._rows, self._first, strict=True))
-        whole = next((number for number, boxes in enumerate(self._boxes) if self._is_whole(boxes)), None)
+        whole = next((index for index, boxes in enumerate(self._boxes) if self._is_whole(boxes)), None)
         if whole is None:
             kinks.zero_()
         else:
@@ -71,7 +71,7 @@ def by_events(signals: list[Signal]) -> dict[int, list[tuple[int, Group]]]:
 
     A group of one signal may hold the events of several groups of another, because groups of whole planes are merged.
     """
-    groups = [(origin, number, group) for number, signal in enumerate(signals) for origin, group in signal.groups.items()]
+    groups = [(origin, index, group) for index, signal in enumerate(signals) for origin, group in signal.groups.items()]
     ranges = sorted((int(group.event[0]), int(group.event[-1]), place) for place, (*_, group) in enumerate(groups))
     found: dict[int, list[tuple[int, Group]]] = {}
     origin, last = -1, -1
