@@ -13,7 +13,7 @@ Part = tuple[Group, int]
 
 
 class Superposition:
-    """Sum of groups of events in common; a group's channels are added from a first channel on.
+    """Sum of groups with common events; a group's channels are added from a first channel on.
 
     Args:
         parts: The groups.
