@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fold_lightning import Walks, activation_codes, segment_walks
 from fold_lightning.walks import scheduler
-from fold_lightning.walks.kinks.boxes import Boxes, Plane, Signal, Units
+from fold_lightning.walks.kinks.boxes import Boxes, FeatureMapShape, Signal, Units
 from fold_lightning.walks.kinks.convolution import Convolution
 from fold_lightning.walks.kinks.superposition import by_events, superposed
 from fold_lightning.walks.walks import GROWING_BATCH, KINKS
@@ -109,7 +109,7 @@ def test_narrow_planes_that_switches_cover_are_walked_by_the_growing_batch_and_e
     start, end = segments(3, side=12)
     walks, by_kinks = segment_walks(model, start, end), segment_walks(model, start, end, engine="kinks")
     assert (walks.engine == GROWING_BATCH).all() and (by_kinks.engine == KINKS).all()
-    assert "whole layers at each breakpoint cost less" in walks.explain()
+    assert "evaluating whole layers at each breakpoint costs less" in walks.explain()
     assert torch.equal(walks.unit, by_kinks.unit) and torch.allclose(walks.position, by_kinks.position, rtol=0, atol=1e-9)
 
 
@@ -145,7 +145,7 @@ def test_groups_with_common_events_are_found_whatever_they_were_joined_with() ->
         event = torch.arange(first, last)
         return Boxes(event, event, event, torch.ones(len(event), 1, 1, 1).double())
 
-    plane = Plane(1, 9, 9)
+    plane = FeatureMapShape(1, 9, 9)
     apart = Signal(plane, {0: group(0, 3), 1: group(3, 5), 4: group(8, 9)})
     joined = Signal(plane, {0: group(0, 5), 2: group(5, 6)})
     found = {
@@ -170,12 +170,12 @@ def test_a_pass_that_went_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) ->
 def test_kinks_are_convolved_as_whole_planes(seed: int) -> None:
     random = RandomConvolutional(seed, dims=2)
     layer = next(module for module in random.network.modules() if isinstance(module, nn.Conv2d))
-    plane, weight = Plane(*random.shape), layer.weight.detach().double()
+    plane, weight = FeatureMapShape(*random.shape), layer.weight.detach().double()
     whole = nn.functional.conv2d(
         torch.zeros(1, *plane), layer.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups
     )
     convolution = Convolution(
-        plane, Plane(*whole.shape[1:]), weight, layer.stride, layer.padding, layer.dilation, layer.groups
+        plane, FeatureMapShape(*whole.shape[1:]), weight, layer.stride, layer.padding, layer.dilation, layer.groups
     )  # fmt: skip
     event, (y, x), channel = (
         torch.arange(6),
@@ -188,7 +188,7 @@ def test_kinks_are_convolved_as_whole_planes(seed: int) -> None:
         rows = group.clipped(plane).rows(plane) if isinstance(group, Boxes) else group.rows(plane)
         expected = nn.functional.conv2d(rows, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
         found = convolution(group, torch.empty(convolution.shape(group)).double())
-        assert torch.allclose(found.rows(Plane(*whole.shape[1:])), expected, rtol=0, atol=1e-12)
+        assert torch.allclose(found.rows(FeatureMapShape(*whole.shape[1:])), expected, rtol=0, atol=1e-12)
 
 
 def test_a_small_segment_beside_a_large_one_keeps_its_switches() -> None:
@@ -222,7 +222,7 @@ def test_a_pooling_before_any_switch_is_passed() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_kinks_are_added_wherever_their_boxes_lie(seed: int) -> None:
-    plane, generator = Plane(2, 6, 5), torch.Generator().manual_seed(seed)
+    plane, generator = FeatureMapShape(2, 6, 5), torch.Generator().manual_seed(seed)
 
     def boxes(height: int, width: int) -> Boxes:
         event = torch.randperm(9, generator=generator)[:6].sort().values

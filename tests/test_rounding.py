@@ -125,7 +125,7 @@ def test_a_switch_that_is_lost_in_large_terms_is_not_called_exact(scale: float, 
     model[0].weight.data = torch.tensor([[scale, 0], [scale, 0], [0, 1]]).double()
     model[0].bias.data = torch.tensor([0, 1e-3, 0]).double()
     model[2].weight.data, model[2].bias.data = sign * torch.tensor([[1, -1, 1e-3]]).double(), torch.zeros(1).double()
-    with pytest.warns(UserWarning, match="[Ww]ithin rounding alone"):
+    with pytest.warns(UserWarning, match="Up to rounding, some pre-activations equal a threshold"):
         assert not segment_walks(model, torch.tensor([[0.9, 0.2]]), torch.tensor([[-0.5, 0.9]])).exact.any()
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from fold_lightning import Walks, segment_walks, space_folding
 from fold_lightning.folding import PerSegment
 from fold_lightning.walks import MAX_COST, count_switches, exact_costs, sampled_distances, walk_chunks
-from fold_lightning.walks.estimate import CURVED_ROWS
+from fold_lightning.walks.estimate import CURVED_COST_FACTOR
 from fold_lightning.walks.sparse import count_bits
 from helpers.networks import Tent, mlp
 
@@ -229,7 +229,7 @@ def test_counted_switches_are_a_lower_bound_of_the_breakpoints_of_all_layers_bef
 def test_costs_of_exact_walks_are_switches_times_units_and_more_where_the_network_curves() -> None:
     model, start, end = dense(), 2 * torch.randn(5, 6), 2 * torch.randn(5, 6)
     assert torch.equal(exact_costs(model, start, end, layers="1"), 24 * count_switches(model, start, end, layers="1"))
-    assert torch.equal(exact_costs(model, start, end), 66 * CURVED_ROWS * count_switches(model, start, end))
+    assert torch.equal(exact_costs(model, start, end), 66 * CURVED_COST_FACTOR * count_switches(model, start, end))
 
 
 @pytest.mark.parametrize(

@@ -632,7 +632,7 @@ def test_only_operations_before_the_last_unit_that_counts_make_a_walk_curved() -
 def test_where_few_units_count_a_long_walk_follows_these_alone_if_that_costs_less(monkeypatch: pytest.MonkeyPatch) -> None:
     model, start, end = mlp(6, 60, 60, 60, 8, 1), 3 * torch.randn(10, 6), 3 * torch.randn(10, 6)
     whole = segment_walks(model, start, end, layers="7")
-    monkeypatch.setattr(estimate, "LONG", 1000)
+    monkeypatch.setattr(estimate, "ALWAYS_EXACT_COST", 1000)
     assert segment_walks(model, start, end).exact.all()  # all units count, so nothing would be saved
     monkeypatch.setattr(estimate, "CURVED_POINTS", 40)
     with pytest.warns(UserWarning, match="estimated to cost less than an exact walk"):

@@ -156,7 +156,7 @@ class FrozenPass(Interception):
     def _choose(self, choice: Choice, call: Call) -> Any:
         candidates = choice.candidates().unflatten(0, (self._groups, -1))
         places = choice.ranked_places(candidates[:, 0])
-        chosen = _taken(candidates, places[..., choice.first :])
+        chosen = _gather_candidates(candidates, places[..., choice.first :])
         if self._choices:
             leads = _leads(choice, candidates, places)
             self._keep_choice(call.name, (leads[:, 1:] - leads[:, :1]).mT, leads[:, 0])
@@ -192,7 +192,7 @@ class FrozenPass(Interception):
         return x.copy_(result) if call.is_in_place else result
 
 
-def _taken(candidates: Tensor, places: Tensor) -> Tensor:
+def _gather_candidates(candidates: Tensor, places: Tensor) -> Tensor:
     """Return the candidates (B, r, n) at places (B, L, k), the same for the r rows of a group: (B, r, L, k)."""
     index = places.flatten(1)[:, None].expand(-1, candidates.shape[1], -1)
     taken: Tensor = candidates.gather(2, index).unflatten(2, places.shape[1:])
@@ -214,7 +214,7 @@ def _leads(choice: Choice, candidates: Tensor, places: Tensor) -> Tensor:
     ranks_before = (is_ranked.cumsum(2) - is_ranked)[:, :, choice.first :].bool()
     sign = torch.where(ranks_before == choice.largest, -1.0, 1.0)[:, None]
     lanes = candidates[:, :, choice.elements.clamp(min=0)]
-    leads: Tensor = sign * (_taken(candidates, places[..., choice.first :])[..., None] - lanes[:, :, :, None])
+    leads: Tensor = sign * (_gather_candidates(candidates, places[..., choice.first :])[..., None] - lanes[:, :, :, None])
     is_there = (choice.elements >= 0)[:, None].expand(leads.shape[2:])
     return leads[:, :, is_there]
 

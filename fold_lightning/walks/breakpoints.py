@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 MERGE_TOLERANCE = 1e-12
-"""Distance in t up to which breakpoints of a piece are taken for one."""
+"""Distance in t up to which breakpoints of a piece count as one."""
 
 
 class Breakpoints:
@@ -18,7 +18,7 @@ class Breakpoints:
 
     Attributes:
         piece: int64 (R,) the piece of each row.
-        position: float64 (R,) where on it, t in [0, 1].
+        position: float64 (R,) its position, t in [0, 1].
         order: int64 (R,) the rows, sorted by piece and then by position.
         joined: bool (R - 1,) whether neighbours in that order belong to one piece, so that there is an interval between them.
     """
@@ -39,7 +39,7 @@ class Breakpoints:
         """Add a row for each distinct position inside given intervals.
 
         Args:
-            interval: int64 (K,) indices of intervals, as places of their left ends in ``order``.
+            interval: int64 (K,) intervals, as indices of their left ends in ``order``.
             position: float64 (K,) inside the intervals.
             closest: Distance up to which positions share a row.
 
@@ -50,9 +50,9 @@ class Breakpoints:
         interval, position = interval[by_place], position[by_place]
         fresh = torch.ones_like(interval, dtype=torch.bool)
         fresh[1:] = (interval[1:] != interval[:-1]) | (position[1:] - position[:-1] > closest)
-        number = fresh.cumsum(0) - 1
-        rows = torch.empty_like(number)
-        rows[by_place] = number + len(self)
+        index = fresh.cumsum(0) - 1
+        rows = torch.empty_like(index)
+        rows[by_place] = index + len(self)
         self._append(interval[fresh], position[fresh])
         return rows
 
@@ -75,7 +75,7 @@ class Breakpoints:
         self.joined = in_order[1:] == in_order[:-1]
 
     def places(self) -> Tensor:
-        """Return the place of each row in the order, int64 (R,)."""
+        """Return the index of each row in the order, int64 (R,)."""
         places = torch.empty_like(self.order)
         places[self.order] = torch.arange(len(self), device=self.order.device)
         return places

@@ -20,7 +20,7 @@ from fold_lightning.activations.rounding import ROUNDED
 from fold_lightning.walks.breakpoints import order_by
 from fold_lightning.walks.pieces import Intervals, Pieces, PieceWalks
 from fold_lightning.walks.polynomials import between_nodes, chebyshev_basis, interpolation, nodes, sign_changes
-from fold_lightning.walks.refinement import FAR, ON_TOLERANCE, SAME_POSITION, Samples, longest_run
+from fold_lightning.walks.refinement import MIN_LAYER_SIZE, ON_TOLERANCE, SAME_POSITION, Samples, longest_run
 from fold_lightning.walks.rows import Events
 from fold_lightning.walks.walks import CHEBYSHEV
 
@@ -28,11 +28,12 @@ FIRST_INTERVALS = 4
 """Number of equal intervals into which a piece is cut first."""
 
 CHECKED = (4, 19)
-"""An interpolation is checked between each of these nodes and the next. The two places are not symmetric, since an odd or even
+"""An interpolation is checked between each of these nodes and the next. The two are not symmetric, since an odd or even
 function could pass a symmetric check by accident."""
 
 PROBED = (0, 2)
-"""Intervals of a piece, by number, that are interpolated first: if halving helps neither of them, all are left to refinement."""
+"""Indices of the intervals of a piece that are interpolated first: if halving helps neither of them, all are left to
+refinement."""
 
 TOLERANCE = 1e-12
 """Largest error of an interpolation that has converged, as a share of its layer's size in the interval."""
@@ -41,10 +42,11 @@ ERROR_FACTOR = 4.0
 """Bound on an interpolation's error, in multiples of the larger of the error at the checks and its last two coefficients."""
 
 SIZED = 5
-"""Number of equidistant points of a piece that show how large its layers become: `FAR` times that is the least size of a layer."""
+"""Number of equidistant points of a piece that show how large its layers become: the minimum size of a layer is
+`MIN_LAYER_SIZE` times that."""
 
 MIN_CHEBYSHEV_INTERVAL = 2.0**-24
-"""Shortest length, in t, of an interval that is halved, and shortest distance at which two roots are distinguished."""
+"""Minimum length, in t, of an interval that is halved, and minimum distance at which two roots are distinguished."""
 
 UNDECIDED = 1e-4
 """Length in t: a part in which a unit stays within the error of its threshold is left to refinement if it is longer than this. A unit
@@ -55,12 +57,13 @@ POSITION_TOLERANCE = 1e-10
 """Error in t of the position of a switch whose unit changes, along the whole segment, by as much as its layer's largest value."""
 
 MAX_INTERVALS = 2**13
-"""Most intervals of a piece at a time; beyond it none is halved. Values that do not get smoother, such as those with many jumps,
-would else double the intervals down to `MIN_CHEBYSHEV_INTERVAL`. 200 random networks took up to 16, a sine with 955 roots 192."""
+"""Maximum number of intervals of a piece at a time; beyond it none is halved. Values that do not get smoother, such as those
+with many jumps, would otherwise double the intervals down to `MIN_CHEBYSHEV_INTERVAL`. 200 random networks took up to 16, a
+sine with 955 roots 192."""
 
 SLOW = 0.15
-"""Halving does not help if the last 8 coefficients are larger than this share of those 10 places before: the share is 0.4 at a kink,
-0.2 at a jump of the curvature, and less than 0.15 for a smooth function whose error is below `ROUGH`."""
+"""Halving does not help if the last 8 coefficients are larger than this share of the 8 whose degrees are 10 lower: the share is
+0.4 at a kink, 0.2 at a jump of the curvature, and less than 0.15 for a smooth function whose error is below `ROUGH`."""
 
 DECAY = 10.0
 """The same limit in multiples of the cube root of the error, for small errors: the share of a geometric series is a few cube
@@ -71,7 +74,7 @@ ROUGH = 3e-3
 
 
 @dataclass(frozen=True)
-class Settled(Events):
+class SettledSwitches(Events):
     """Switches in I intervals, which are the rows of the events, and the units' bits just inside both ends of each.
 
     Attributes:
@@ -102,23 +105,21 @@ def walk_chebyshev(pieces: Pieces, samples: Samples, max_rows: int) -> tuple[Pie
     Args:
         pieces: The pieces.
         samples: Pre-activations of the layers that count.
-        max_rows: Points looked at together; an interval takes 33.
+        max_rows: Maximum number of points evaluated together; an interval takes 33.
 
     Returns:
         The parts of pieces that were walked, their walks, and the parts where the interpolation does not converge.
     """
     interpolations = _Interpolations(pieces, samples, max_rows)
     first = _first_intervals(pieces)
-    is_probe = torch.tensor([number in PROBED for number in range(FIRST_INTERVALS)], device=first.left.device).repeat(
-        len(pieces)
-    )
+    is_probe = torch.tensor([index in PROBED for index in range(FIRST_INTERVALS)], device=first.left.device).repeat(len(pieces))
     todo, rest = interpolations.advance(first[is_probe]), first[~is_probe]
     is_bent = (interpolations.num_hopeless() == len(PROBED))[rest.piece]
     interpolations.hopeless.append(rest[is_bent])
     todo = Intervals.concatenate([todo, rest[~is_bent]])
     while len(todo):
         todo = interpolations.advance(todo)
-    settled, hopeless = Settled.concatenate(interpolations.settled), Intervals.concatenate(interpolations.hopeless)
+    settled, hopeless = SettledSwitches.concatenate(interpolations.settled), Intervals.concatenate(interpolations.hopeless)
     return *_walks(pieces, settled), _runs(pieces, hopeless)[0]
 
 
@@ -133,7 +134,7 @@ class _Interpolations:
     def __init__(self, pieces: Pieces, samples: Samples, max_rows: int) -> None:
         self._samples, self._max_rows = samples, max_rows
         self._sizes = _sizes(pieces, samples, max_rows)
-        self.settled: list[Settled] = []
+        self.settled: list[SettledSwitches] = []
         self.hopeless: list[Intervals] = []
 
     def num_hopeless(self) -> Tensor:
@@ -141,11 +142,11 @@ class _Interpolations:
         return torch.bincount(Intervals.concatenate(self.hopeless).piece, minlength=len(self._sizes))
 
     def advance(self, intervals: Intervals) -> Intervals:
-        """Settle intervals or note them as hopeless, and return the halves of the others."""
+        """Settle intervals or add them to the hopeless ones, and return the halves of the others."""
         halves = []
         for some in _split(intervals, max(1, self._max_rows // (len(nodes()) + len(CHECKED)))):
             coefficients, error, size = _interpolate(some, self._samples, self._max_rows)
-            size = torch.maximum(size, FAR * self._sizes[some.piece])[:, self._samples.layer]
+            size = torch.maximum(size, MIN_LAYER_SIZE * self._sizes[some.piece])[:, self._samples.layer]
             relative = (error / size).nan_to_num(torch.inf, torch.inf)
             converged = relative.amax(1) <= TOLERANCE
             again = ~converged & _gains_by_halving(coefficients, relative)
@@ -167,7 +168,7 @@ def _first_intervals(pieces: Pieces) -> Intervals:
 
 
 def _halved(intervals: Intervals) -> Intervals:
-    """Return both halves of each."""
+    """Return both halves of each interval."""
     middle = (intervals.left + intervals.right) / 2
     left, right = torch.cat([intervals.left, middle]), torch.cat([middle, intervals.right])
     return Intervals(intervals.piece.repeat(2), left, right)
@@ -216,7 +217,7 @@ def _gains_by_halving(coefficients: Tensor, error: Tensor) -> Tensor:
     return (decay[:, -8:].amax(1) <= fast * decay[:, -18:-10].amax(1)) | (worst > ROUGH)
 
 
-def _switches(intervals: Intervals, coefficients: Tensor, error: Tensor, size: Tensor) -> Settled:
+def _switches(intervals: Intervals, coefficients: Tensor, error: Tensor, size: Tensor) -> SettledSwitches:
     """Return the switches in intervals whose interpolation has converged."""
     largest = coefficients.abs()
     middle, spread = largest[:, 0].clone(), largest[:, 1:].sum(1)
@@ -233,13 +234,13 @@ def _switches(intervals: Intervals, coefficients: Tensor, error: Tensor, size: T
     interval, unit = interval[found.polynomial], unit[found.polynomial]
     position = torch.lerp(intervals.left[interval], intervals.right[interval], (found.position + 1) / 2)
     at = intervals.piece, intervals.left, intervals.right
-    return Settled(interval, position, unit, *at, begins, ends, undecided)
+    return SettledSwitches(interval, position, unit, *at, begins, ends, undecided)
 
 
-def _walks(pieces: Pieces, settled: Settled) -> tuple[Pieces, PieceWalks]:
+def _walks(pieces: Pieces, settled: SettledSwitches) -> tuple[Pieces, PieceWalks]:
     """Return runs of settled intervals and their walks.
 
-    Where a unit's bits on both sides of an interval's end differ, it switches there.
+    A unit switches at an interval's end if its bits on both sides differ.
     """
     runs, run = _runs(pieces, settled.intervals)
     order = order_by(run, settled.left)

@@ -17,15 +17,15 @@ INSIDE = 0.381966
 """Relative position in an interval at which terms are evaluated."""
 
 ALONG_APART = 1e-10
-"""Distance in t above which crossings are surely apart: far above `MERGE_TOLERANCE`, and above the rounding of `interval + position`
-with 1e5 intervals."""
+"""Distance in t above which crossings are certainly different: far above `MERGE_TOLERANCE`, and above the rounding of
+`interval + position` with 1e5 intervals."""
 
 SAMPLED_ROWS = 8
-"""The size of a layer on a piece is read from one of so many rows: to read all would take a tenth of a pass."""
+"""Step between the breakpoints from which the size of a layer on a piece is read: reading all would take a tenth of a pass."""
 
 
 class Judge(Protocol):
-    """Decides which pre-activations near a threshold are on it, up to rounding."""
+    """Protocol that decides which pre-activations near a threshold are on it, up to rounding."""
 
     def screen(self, z: Tensor) -> Tensor:
         """Return the distance from a threshold (R, 1) or (R, n) within which z (R, n) has to be judged."""
@@ -38,33 +38,33 @@ class Judge(Protocol):
 
 
 class ExactJudge:
-    """Judge of bends that give no bit: values are taken as computed, and places close together as one."""
+    """Judge of bends that give no bit: values are taken as computed, and positions close together as one."""
 
     def screen(self, z: Tensor) -> Tensor:
         """Return 0."""
         return z.new_zeros(1, 1)
 
     def near_row(self, z: Tensor, threshold: float, row: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
-        """Return all, without doubt."""
+        """Return all as on the threshold, none as undecided."""
         on = torch.ones_like(row, dtype=torch.bool)
         return on, ~on
 
     def spread(self, interval: Tensor, unit: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """Return half the merging distance for all, without doubt."""
+        """Return half the merging distance for all, and none as undecided."""
         return torch.full_like(slope, MERGE_TOLERANCE / 2), torch.zeros_like(slope, dtype=torch.bool)
 
 
 class LayerJudge:
-    """Judges pre-activations of a layer by their own terms, in the intervals on both sides of a row.
+    """Judge of a layer's pre-activations by their own terms, in the intervals on both sides of a row.
 
-    Of both sides the one with the smaller terms decides: a unit whose terms are 1 before a row and 1e12 after it is computed with an
+    The side with the smaller terms decides: a unit whose terms are 1 before a row and 1e12 after it is computed with an
     error of 1e-16 before the row, and therefore at it.
 
     Args:
         rounding: Rounding of the model.
         layer: The layer.
         grid: The rows.
-        reach: How large the inputs of each piece are (P, 1).
+        reach: Size of the inputs of each piece (P, 1).
         points: Noise, piece (K,) and position (K,) -> inputs (K, ...) with errors.
     """
 
@@ -149,7 +149,7 @@ class Crossings:
         judge: Decides which of these are on the threshold.
 
     Attributes:
-        interval: int64 (K,) the intervals in which units cross, as places of their left ends in the grid's order.
+        interval: int64 (K,) the intervals in which units cross, as indices of their left ends in the grid's order.
         position: float64 (K,) the crossings in t.
         unit: int64 (K,) the units that cross.
         doubtful_pieces: int64, pieces with a pre-activation whose side of the threshold can't be decided.
@@ -216,8 +216,8 @@ class Crossings:
         self.interval, self.unit, self.position = self.interval[~on], self.unit[~on], self.position[~on]
 
     def _unite(self, z: Tensor) -> None:
-        """Give one position to crossings of an interval that are no farther apart than rounding moves them."""
-        along = (self.interval + self.position).sort().values  # of 11 digits, in which generic crossings are apart
+        """Give one position to crossings of an interval that rounding cannot separate."""
+        along = (self.interval + self.position).sort().values  # keeps about 11 digits
         if bool((along[1:] - along[:-1] > ALONG_APART).all()):
             return
         by_position = torch.argsort(self.position)

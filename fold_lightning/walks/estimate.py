@@ -1,4 +1,4 @@
-"""Estimates of what exact walks cost, from counts of switches at a few points: the same on every machine."""
+"""Estimates of the cost of exact walks, from counts of switches at a few points: the same on every machine."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from fold_lightning.activations.layers import Patterns
 from fold_lightning.walks.segments import check_segments, ends_to_inspect
 from fold_lightning.walks.uniform import check_num_points
 
-CURVED_ROWS = 40
+CURVED_COST_FACTOR = 40
 """Ratio of a switch's time per unit in a network with curves and kinks to that in a piecewise linear one. On the same loaded machine
 a switch took, per unit, 0.2 us in convolutional networks with GELU and max pooling, 0.4 to 0.6 us in vision transformers with ReLU,
 0.8 and 3.4 us in MLPs of width 256 and 64 with layer norm and ReLU, but 30 to 70 ns in fully connected ReLU networks of 384 to 4,096
 units."""
 
-SMOOTH_ROWS = 400
+SMOOTH_COST_PER_UNIT = 400
 """Cost of a walk of a smooth network, per unit, in evaluations of a pre-activation; it hardly depends on the number of switches. A
 walk took, per unit, 12 us in convolutional networks, 18 to 25 us in MLPs of width 512 and 128, and 21 to 27 us in vision
 transformers, where layer norms and attention take time without giving bits."""
 
-PLANES_SHARE = 4
+CONVOLUTION_DISCOUNT = 4
 """Number of pre-activations of a convolutional network that take as long as one of a fully connected network. One takes 1 to 7 ns in
-eleven networks of 4,704 to 100,352 units and 5 to 8 ns in LeNet; in ResNet-20, where a switch changes most of each plane, 34 ns."""
+eleven networks of 4,704 to 100,352 units and 5 to 8 ns in LeNet; in ResNet-20, where a switch changes most of each feature map,
+34 ns."""
 
 MAX_COST = 10**6
 """Mean of `exact_costs` up to which a walk takes at most about 0.05 s on a shared core. 90 walks then take less than 5 s, and the two
@@ -36,9 +37,9 @@ measurements that every training gets stay within the 10 s that every training i
 NUM_POINTS = 9
 """Equidistant points of a segment at which its switches are counted."""
 
-LONG = 4 * 10**8
+ALWAYS_EXACT_COST = 4 * 10**8
 """Number of pre-activations that take 2 s (three convolutions) to 30 s (an MLP) to evaluate. A walk that costs no more than this is
-always exact; a dearer one is replaced only by one that is estimated to take less time."""
+always exact; one that costs more is replaced only by one that is estimated to take less time."""
 
 CURVED_POINTS = 128
 """Number of points at which a walk that follows only the units that count evaluates the network, besides those of switches."""
@@ -46,22 +47,21 @@ CURVED_POINTS = 128
 CURVED_POINTS_A_SWITCH = 10
 """Number of points with which such a walk finds one switch."""
 
-
 KINK_VALUES = 1.2
-"""Cost of a value that a pass with kinks carries, in values of a growing batch: 80 ns for 65."""
+"""Cost of a value in a pass with kinks, in values of a growing batch: 80 ns against 65 ns."""
 
 KINK_CELLS = 14.0
-"""Cost of a position that it carries, whatever its channels, in the same: sorting and indexing take 0.9 us."""
+"""Cost of a position in a pass with kinks, for any number of channels, in the same unit: sorting and indexing take 0.9 us."""
 
 KINK_MARGIN = 1.25
 """Ratio of the costs above which a growing batch replaces a pass with kinks."""
 
 SMALL_COST = 2 * 10**5
-"""Number of values of a growing batch, 15 ms, below which it does not matter which of both is taken."""
+"""Number of values of a growing batch, 15 ms, below which either engine will do."""
 
 
-def are_kinks_dearer(cells: int, values: int, dense: int) -> bool:
-    """Return whether kinks are estimated to cost more than a growing batch, as where they cover narrow planes.
+def kinks_cost_more(cells: int, values: int, dense: int) -> bool:
+    """Return whether kinks are estimated to cost more than a growing batch, such as where they cover narrow feature maps.
 
     Args:
         cells: Number of positions of all layers so far that a pass with kinks has carried, once for each event that bends them.
@@ -69,7 +69,7 @@ def are_kinks_dearer(cells: int, values: int, dense: int) -> bool:
         dense: Number of values of the same layers at all breakpoints so far.
 
     Example:
-        >>> are_kinks_dearer(10**6, 4 * 10**6, 8 * 10**6), are_kinks_dearer(10**5, 10**6, 8 * 10**6)
+        >>> kinks_cost_more(10**6, 4 * 10**6, 8 * 10**6), kinks_cost_more(10**5, 10**6, 8 * 10**6)
         (True, False)
     """
     return dense > SMALL_COST and KINK_VALUES * values + KINK_CELLS * cells > KINK_MARGIN * dense
@@ -86,11 +86,12 @@ def count_switches(
 ) -> Tensor:
     """Count the switches seen at a few equidistant points of each segment: a lower bound of an exact walk's breakpoints.
 
-    The switches of all layers up to the last that counts are included, since an exact walk has breakpoints at all of them. Where two
-    units switch at one place the walk has one breakpoint for both. Breakpoints of max pooling, which give no bit, are not included.
+    The switches of all layers up to the last that counts are included, since an exact walk has breakpoints at all of them.
+    Where two units switch at one position the walk has one breakpoint for both. Breakpoints of max pooling, which give no bit,
+    are not included.
 
     Args:
-        model: Any module, as for `segment_walks`.
+        model: Any module, as in `segment_walks`.
         start: Floating-point inputs (S, ...), on the model's device.
         end: As many inputs of the same shape.
         layers: The layers that count.
@@ -125,9 +126,9 @@ def exact_costs(
     """Estimate how many pre-activations an exact walk of each segment evaluates, from counts of switches.
 
     A walk of a piecewise linear network evaluates all units, up to the last layer that counts, once at each switch of
-    `count_switches`; a convolutional network, where a switch changes only a part of a plane, costs a quarter of that. A network with
-    curves and kinks costs `CURVED_ROWS` times as much, and a smooth one `SMOOTH_ROWS` times its units. One evaluation takes 20 to
-    60 ns on a processor: walks up to `MAX_COST` take up to about 0.05 s each on one core.
+    `count_switches`; a convolutional network, where a switch changes only a part of each feature map, costs a quarter of that.
+    A network with curves and kinks costs `CURVED_COST_FACTOR` times as much, and a smooth one `SMOOTH_COST_PER_UNIT` times its
+    units. One evaluation takes 20 to 60 ns on a processor: walks up to `MAX_COST` take up to about 0.05 s each on one core.
 
     Args:
         model: The arguments are those of `count_switches`.
@@ -149,8 +150,8 @@ def exact_costs(
     return _costs(counts, structure)
 
 
-def is_dearer_exactly(replica: Replica, structure: ModelStructure, start: Tensor, end: Tensor) -> Tensor:
-    """Return which exact walks take minutes where following only the units that count is estimated to cost less.
+def costs_more_exactly(replica: Replica, structure: ModelStructure, start: Tensor, end: Tensor) -> Tensor:
+    """Return which exact walks cost more than `ALWAYS_EXACT_COST`, and more than walks that follow only the counted units.
 
     An exact walk evaluates the network at the switches of all layers up to the last that counts. A walk that follows only the units
     that count evaluates it at `CURVED_POINTS` points and at a few for each switch of these units, however often others switch.
@@ -170,11 +171,11 @@ def is_dearer_exactly(replica: Replica, structure: ModelStructure, start: Tensor
     switches = _switches(replica, of_all, start, end, NUM_POINTS)
     counted = torch.cat([switches[:, of_all.layers[layer]] for layer in structure.counted], 1)
     rows, curved_rows = switches.sum(1), CURVED_POINTS + CURVED_POINTS_A_SWITCH * counted.sum(1)
-    return (_costs(rows, of_all) > LONG) & (_costs(rows, of_all) > curved_rows * of_all.num_units)
+    return (_costs(rows, of_all) > ALWAYS_EXACT_COST) & (_costs(rows, of_all) > curved_rows * of_all.num_units)
 
 
 def has_planes(structure: ModelStructure) -> bool:
-    """Return whether some layer has planes: there a switch changes a part of the next layer, and kinks cost less than rows.
+    """Return whether some layer has feature maps: there a switch changes only a part of the next layer, and kinks cost less.
 
     A switch of a fully connected layer changes all units of the next.
     """
@@ -183,13 +184,13 @@ def has_planes(structure: ModelStructure) -> bool:
 
 
 def _costs(switches: Tensor, structure: ModelStructure) -> Tensor:
-    """Return the cost of exact walks with so many switches, in pre-activations of a fully connected network, int64 (S,)."""
+    """Return the cost of exact walks with given numbers of switches, in pre-activations of a dense network, int64 (S,)."""
     dense = switches * structure.num_units
     if has_planes(structure):
-        return dense // PLANES_SHARE
+        return dense // CONVOLUTION_DISCOUNT
     if structure.unknown and not structure.has_kinks:
-        return torch.full_like(dense, SMOOTH_ROWS * structure.num_units)
-    return dense * CURVED_ROWS if structure.unknown else dense
+        return torch.full_like(dense, SMOOTH_COST_PER_UNIT * structure.num_units)
+    return dense * CURVED_COST_FACTOR if structure.unknown else dense
 
 
 def _count(

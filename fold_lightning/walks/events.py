@@ -1,6 +1,6 @@
 """Events of walks as tensors: the ends of steps, distances from the first code, and measures of walks that follow from these.
 
-`segment`, `position` and `unit` (E,) are everywhere those of `Walks`.
+In all functions `segment`, `position` and `unit` (E,) are as in `Walks`.
 """
 
 from __future__ import annotations
@@ -44,14 +44,15 @@ def folding_of(reached: Tensor, walked: Tensor) -> Tensor:
 def reversed_events(
     segment: Tensor, position: Tensor, unit: Tensor, intervals: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the segments, positions and units of the events that the way back meets, each (E,).
+    """Return the segments, positions and units of the events of the reversed walks, each (E,).
 
     Args:
-        segment: As of `Walks`.
-        position: As of `Walks`.
-        unit: As of `Walks`.
-        intervals: int64 (E,), number of intervals between equidistant points of each event's segment, where only these were seen:
-            the way back then sees a change one point after the mirrored position. None where switches were located.
+        segment: As in `Walks`.
+        position: As in `Walks`.
+        unit: As in `Walks`.
+        intervals: int64 (E,), number of intervals between equidistant points of each event's segment, where only these were
+            evaluated: a reversed walk then has a switch one point after the mirrored position. None where switches
+            were located.
     """
     ends = step_ends(segment, position)
     step = ends.cumsum(0) - ends.long()
@@ -64,13 +65,13 @@ def reversed_events(
     back = 1.0 - position[order]
     later = (step[order][1:] != step[order][:-1]) & (segment[order][1:] == segment[order][:-1])
     back = back.clamp(max=1.0 - torch.finfo(back.dtype).eps)
-    while bool((equal := later & (back[1:] <= back[:-1])).any()):  # steps that 1 - t can't tell apart stay apart
+    while bool((equal := later & (back[1:] <= back[:-1])).any()):  # steps stay apart that 1 - t rounds to one position
         back[:-1][equal] = torch.nextafter(back[1:], torch.zeros_like(back[1:]))[equal]
     return segment[order], back, unit[order]
 
 
 def _earlier_switches(unit: Tensor) -> Tensor:
-    """Return how many earlier events have the same number, int64 (E,)."""
+    """Return the number of earlier events of the same unit, int64 (E,)."""
     order = torch.argsort(unit, stable=True)
     place = torch.arange(len(unit), device=unit.device)
     is_first = torch.ones_like(unit, dtype=torch.bool)

@@ -30,7 +30,7 @@ from fold_lightning.walks.piecewise_bends import clamp_bounds, insert_choice_cha
 
 
 class Unsupported(Exception):
-    """The model does something with the batch that is wrong for a batch that grows."""
+    """Error for a model that a growing batch, or a pass with kinks, does not support."""
 
 
 def check_activation(structure: ModelStructure, number: int, layer: str, z: Tensor) -> None:
@@ -46,11 +46,11 @@ def check_activation(structure: ModelStructure, number: int, layer: str, z: Tens
 
 
 class TooManyRows(Exception):
-    """The pass over these pieces takes more memory than it may.
+    """Error for a pass that takes more memory than allowed.
 
     Args:
-        rows: Number of rows that there are at least.
-        numel: Number of elements of the largest tensor, at least.
+        rows: Minimum number of rows.
+        numel: Minimum number of elements of the largest tensor.
     """
 
     def __init__(self, rows: int, numel: int) -> None:
@@ -65,7 +65,7 @@ class GrowingBatch(Interception):
         replica: The model.
         structure: Its activations.
         grid: The pieces of segments, with nothing but their ends.
-        max_numel: Largest number of elements that a tensor may have.
+        max_numel: Maximum number of elements of a tensor.
         probes: Piece (K,) and position (K,) of points; the pre-activations that the pass implies there are kept.
         rounding: Rounding of the model.
         points: Noise, piece (K,) and position (K,) -> inputs (K, ...) with errors.
@@ -146,8 +146,8 @@ class GrowingBatch(Interception):
 
     def on_untracked(self, call: Call, tensors: list[Tensor]) -> None:
         """Mark tensors with one equal row per input, which grow with the batch."""
-        for number, tensor in enumerate(tensors):
-            if (self.num_calls, number) in self._structure.constant_rows and len(tensor) in self._versions:
+        for index, tensor in enumerate(tensors):
+            if (self.num_calls, index) in self._structure.constant_rows and len(tensor) in self._versions:
                 mark_rows(tensor, constant=True)
 
     def overwrite(self, tensor: Tensor, value: Tensor) -> None:
@@ -155,7 +155,7 @@ class GrowingBatch(Interception):
         tensor.copy_(value)
 
     def _grow(self, tensor: Tensor, rows: int) -> None:
-        """Give a tensor that is written in place, and all that share its memory, so many rows."""
+        """Extend a tensor that is written in place, and all that share its memory, to `rows` rows."""
         known, storage = len(tensor), tensor.untyped_storage()
         if known == rows:
             return
@@ -192,11 +192,11 @@ class GrowingBatch(Interception):
         judge = LayerJudge(self._rounding, layer, self.grid, self._reach, self._points) if layer else ExactJudge()
         screen = judge.screen(z)
         found = []
-        for number, threshold in enumerate(thresholds):
+        for index, threshold in enumerate(thresholds):
             crossings = Crossings(self.grid, z, threshold, screen, judge)
             self.doubtful[crossings.doubtful_pieces] = True
             if column is not None:
-                first = column + number * z.shape[1]
+                first = column + index * z.shape[1]
                 self._first.append(crossings.first_bits())
                 self._record(*crossings.touched(), first)
             found.append((crossings.interval, crossings.position, crossings.unit))
@@ -205,8 +205,8 @@ class GrowingBatch(Interception):
         self._check_size(len(self.grid) * z.shape[1])
         sizes = [len(part[0]) for part in found]
         if column is not None:
-            for number, (row, u) in enumerate(zip(rows.split(sizes), unit.split(sizes), strict=True)):
-                self._record(row, u, column + number * z.shape[1])
+            for index, (row, u) in enumerate(zip(rows.split(sizes), unit.split(sizes), strict=True)):
+                self._record(row, u, column + index * z.shape[1])
         if layer == self._last:
             raise PassEnded
         self._versions.add(len(self.grid))

@@ -45,10 +45,10 @@ class PieceWalks(Events):
 
     Attributes:
         first_codes: bool (P, N) the code in which each piece begins.
-        exact: bool (P,) whether the walk is exact, as of `Walks`.
+        exact: bool (P,) whether the walk is exact, as in `Walks`.
         complete: bool (P,) whether all of the piece was walked.
-        resolution: float64 (P,), in t, as of `Walks`.
-        engine: int64 (P,), place in `ENGINES`.
+        resolution: float64 (P,), in t, as in `Walks`.
+        engine: int64 (P,), index in `ENGINES`.
     """
 
     first_codes: Tensor
@@ -63,7 +63,7 @@ class Intervals(Rows):
     """I intervals of pieces.
 
     Attributes:
-        piece: int64 (I,), number of the piece.
+        piece: int64 (I,), index of the piece.
         left: float64 (I,), in t.
         right: float64 (I,).
     """
@@ -81,7 +81,7 @@ class Intervals(Rows):
 def join(pieces: Pieces, found: PieceWalks, num_segments: int, structure: ModelStructure, notes: dict[int, str]) -> Walks:
     """Return walks of whole segments.
 
-    Units whose bits differ between the end of a piece and the beginning of the next switch there.
+    A unit switches between two pieces if its bits at the end of one and at the beginning of the next differ.
     """
     piece, position, unit = found.row, found.position, found.unit
     if len(pieces) > num_segments:

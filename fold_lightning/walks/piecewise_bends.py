@@ -53,7 +53,7 @@ def insert_choice_changes(
 
 
 def _changes(grid: Breakpoints, choice: Choice, x: Tensor, numbers: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the places at which the ranking of a lane changes inside intervals: place (K,) and position (K,).
+    """Return the intervals (K,) in which the ranking of a lane changes, and the positions (K,) of the changes.
 
     A lane keeps its ranking in an interval if each rank is held by the same element at both ends, since affine functions cross once.
     Otherwise the ranking changes where the lines of the two elements that hold a rank cross; if none cross, the middle is taken.
@@ -62,8 +62,8 @@ def _changes(grid: Breakpoints, choice: Choice, x: Tensor, numbers: Tensor, plac
         grid: The breakpoints.
         choice: The choice.
         x: Its candidates (R, n).
-        numbers: The elements that hold the k ranks of L lanes (R, L k).
-        place: The left ends of the intervals (I,), as places in the grid's order.
+        numbers: Indices, in their lanes, of the elements that hold the k ranks of L lanes (R, L k).
+        place: The left ends of the intervals (I,), as indices in the grid's order.
     """
     left, right = grid.order[place], grid.order[place + 1]
     interval, column = set_bits(numbers[left] != numbers[right])
@@ -85,6 +85,6 @@ def _changes(grid: Breakpoints, choice: Choice, x: Tensor, numbers: Tensor, plac
 
 
 def _over(lane: Tensor, values: Tensor, reduction: str) -> Tensor:
-    """Return for each value the reduction over all values of its lane; lane numbers ascend."""
+    """Return for each value the reduction over all values of its lane; lane indices ascend."""
     count = int(lane[-1]) + 1 if len(lane) else 0
     return values.new_zeros(count).scatter_reduce_(0, lane, values, reduction)[lane]

@@ -1,9 +1,9 @@
 """Polynomials of one degree, thousands at a time: interpolation, bounds that exclude roots, and roots.
 
-A polynomial on [-1, 1] is given by its Chebyshev coefficients, whose decay shows how well it has converged to the function that it
-interpolates. Its Bernstein coefficients bound it: it lies between the least and the greatest of them, and the number of its roots is
-the number of their sign changes or less by an even number (Descartes' rule). Halving an interval brings them closer to the polynomial
-(de Casteljau), so that repeated halving ends with intervals that have one root or none.
+A polynomial on [-1, 1] is given by its Chebyshev coefficients, whose decay shows how well it has converged to the function that
+it interpolates. Its Bernstein coefficients bound it: it lies between the smallest and the largest of them, and the number of
+its roots is the number of their sign changes or less by an even number (Descartes' rule). Halving an interval brings them
+closer to the polynomial (de Casteljau), so that repeated halving ends with intervals that have one root or none.
 
 Interpolation takes the fewest points with a high degree. In Bernstein's basis rounding errors grow like 2 to the degree; therefore
 bounds and roots are taken from polynomials of half the degree on quarters of the interval.
@@ -29,14 +29,14 @@ LOW_DEGREE = 15
 QUARTERS = 4
 
 NEWTON_STEPS = 8
-"""One step in so many halves the bracket of a root, since Newton's method may converge slowly."""
+"""Steps from one halving of a root's bracket to the next; the steps between are Newton's, which may converge slowly."""
 
 MAX_ROOT_STEPS = 100
-"""Largest number of steps to a root; smooth networks need 5 to 10."""
+"""Maximum number of steps to a root; smooth networks need 5 to 10."""
 
 ROOT_TOLERANCE = 1e-12
-"""Length of the last step to a root, in [-1, 1]: the error left is about its square, and that of rounding a few 1e-16 over the
-slope."""
+"""Length of the last step to a root, in [-1, 1]: the error left is about its square, and that of rounding a few 1e-16 divided
+by the slope."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ def nodes() -> Tensor:
 
 
 @cache
-def between_nodes(number: int) -> Tensor:
-    """Return a point between node `number` and the next, where an interpolation errs most: float64 (1,)."""
-    return -torch.cos(torch.tensor([(number + 0.5) * pi / DEGREE], dtype=torch.float64))
+def between_nodes(index: int) -> Tensor:
+    """Return a point between node `index` and the next, where an interpolation errs most: float64 (1,)."""
+    return -torch.cos(torch.tensor([(index + 0.5) * pi / DEGREE], dtype=torch.float64))
 
 
 def _lobatto(degree: int) -> Tensor:
@@ -127,8 +127,8 @@ def _lost() -> Tensor:
     x = torch.linspace(-1, 1, 1000, dtype=torch.float64)
     basis = chebyshev_basis(x, LOW_DEGREE)
     errors = [
-        (chebyshev_basis((2 * number + 1 + x) / QUARTERS - 1) - basis @ quarter.T).abs().amax(0)
-        for number, quarter in enumerate(_quarters())
+        (chebyshev_basis((2 * index + 1 + x) / QUARTERS - 1) - basis @ quarter.T).abs().amax(0)
+        for index, quarter in enumerate(_quarters())
     ]
     return torch.stack(errors).amax(0).where(torch.arange(DEGREE + 1) > LOW_DEGREE, 0.0)
 
@@ -156,7 +156,7 @@ def _halves() -> Tensor:
 
 
 def sign_changes(coefficients: Tensor, margin: Tensor, shortest: Tensor) -> SignChanges:
-    """Find the sign changes of polynomials; touching 0 within the margin is none.
+    """Find the sign changes of polynomials; one that only touches 0, within the margin, does not change its sign.
 
     Args:
         coefficients: float64 (K, DEGREE + 1), Chebyshev coefficients.
@@ -261,7 +261,7 @@ def _known_signs(parts: Parts) -> tuple[Tensor, Tensor]:
 
 
 def _locate_in_quarters(low: Tensor, polynomial: Tensor, left: Tensor, right: Tensor, first: Tensor) -> Tensor:
-    """Return the root of each polynomial (K,), by its number in `low`, between two points of a quarter."""
+    """Return the root of each polynomial (K,), given by its index in `low`, between two points of a quarter."""
     quarter = ((left + 1) * (QUARTERS / 2)).long()
     middle = (2 * quarter + 1) / QUARTERS - 1
     ends = (left - middle) * QUARTERS, (right - middle) * QUARTERS

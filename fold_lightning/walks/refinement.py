@@ -2,7 +2,7 @@
 
 This is slower than one pass with a growing batch, but assumes only that the inputs of a batch do not affect each other. An interval
 is settled if a point inside it shows that all pre-activations are affine there and none crosses its threshold. Otherwise it is cut
-at the crossings of the first layer that has some, or where a bend was seen, and its parts are looked at again. A bend that no
+at the crossings of the first layer that has some, or where a bend was seen, and its parts are checked again. A bend that no
 threshold explains comes from an operation that is not known to bend, and the walk is then not exact.
 """
 
@@ -27,24 +27,26 @@ CHECK = 0.381966
 """Relative position in an interval at which it is checked: not the middle, where an odd function looks affine."""
 
 ON_TOLERANCE = 1e-12
-"""Share of a layer's size below which a value is 0: positions are rounded to 1e-16, and steep pre-activations magnify that."""
+"""Share of a layer's size below which a value counts as 0: positions are rounded to 1e-16, and steep pre-activations magnify
+that."""
 
-FAR = 1e-3
-"""Least size of a layer at a point, as a share of its largest magnitude in the piece, in a network that curves. A network whose gates
-multiply may grow 1e10 times along a segment: units that cross far from its largest values are compared with values near them."""
+MIN_LAYER_SIZE = 1e-3
+"""Minimum size of a layer at a point, as a share of its largest magnitude in the piece, in a network that curves. A network
+whose gates multiply may grow 1e10 times along a segment: units that cross far from its largest values are compared with values
+near them."""
 
 AFFINE_TOLERANCE = 1e-10
 """Largest error of an affine function, as a share of its layer's largest magnitude."""
 
 SAME_POSITION = 1e-11
-"""Distance in t up to which switches of a network that curves are taken for one step. If units switch together, as those of a network
-without biases do at the origin, interpolation finds them up to 1e-15 apart and refinement up to 2e-12."""
+"""Distance in t up to which switches of a network that curves count as one step. If units switch together, as those of a
+network without biases do at the origin, interpolation finds them up to 1e-15 apart and refinement up to 2e-12."""
 
 MIN_INTERVAL = 1e-11
-"""Length in t below which an interval is taken for affine."""
+"""Length in t below which an interval counts as affine."""
 
 MOST_POINTS = 200_000
-"""Number of points evaluated on a piece before it is given up."""
+"""Maximum number of points evaluated on a piece; beyond it the piece is given up."""
 
 NEVER = 2**31 - 1
 
@@ -59,11 +61,11 @@ class Samples:
         num_pieces: P.
         terms: Usual terms (L,) of these layers: a value smaller than their rounding is 0.
         points: Piece (K,) and position (K,) -> inputs (K, ...).
-        far: Least size of a layer at a point, as a share of its largest magnitude in the piece; else its size is its largest
-            magnitude at the point.
+        min_size: Minimum size of a layer at a point, as a share of its largest magnitude in the piece; a layer's size is
+            otherwise its largest magnitude at the point.
 
     Attributes:
-        layer: int64 (M,) the number of each unit's layer.
+        layer: int64 (M,) the index of each unit's layer.
         num_layers: L.
         counted: bool (M,) whether the unit's bit counts.
     """
@@ -76,23 +78,23 @@ class Samples:
         num_pieces: int,
         terms: Sequence[float],
         points: Callable[[Tensor, Tensor], Tensor],
-        far: float = 1.0,
+        min_size: float = 1.0,
     ) -> None:
-        self._replica, self._structure, self._points, self._far = replica, structure, points, far
+        self._replica, self._structure, self._points, self._min_size = replica, structure, points, min_size
         self.num_layers = len(names)
-        self._numbers = {name: number for number, name in enumerate(names)}
+        self._indices = {name: index for index, name in enumerate(names)}
         widths = [structure.num_bits(name) for name in names]
         counted = [name in structure.counted for name in names]
         device = replica.device
         self.layer = torch.arange(len(widths), device=device).repeat_interleave(torch.tensor(widths, device=device))
         self.counted = torch.tensor(counted, device=device)[self.layer]
-        floor = ROUNDED / (ON_TOLERANCE * far) * torch.tensor(terms, dtype=torch.float64, device=device)
+        floor = ROUNDED / (ON_TOLERANCE * min_size) * torch.tensor(terms, dtype=torch.float64, device=device)
         self._largest = floor.repeat(num_pieces, 1)
 
     def __call__(self, piece: Tensor, position: Tensor, *, as_computed: bool = False) -> Tensor:
-        """Return samples (K, M) float64 of the M units of these layers; an activation with two thresholds has two of each.
+        """Return samples (K, M) float64 of the M units of these layers; an activation with two thresholds has two per unit.
 
-        `as_computed` sets none to 0, so that they are as smooth as the network.
+        With `as_computed` no value is set to 0, so that they are as smooth as the network.
         """
         found: list[Tensor] = []
         if len(piece) == 0:
@@ -102,11 +104,11 @@ class Samples:
             return torch.cat([self(*row, as_computed=as_computed) for row in rows])
 
         def read(layer: str, thresholds: Thresholds, units: Tensor) -> None:
-            if layer not in self._numbers:
+            if layer not in self._indices:
                 return
-            of_layer, here = self._largest[:, self._numbers[layer]], largest(units)
+            of_layer, here = self._largest[:, self._indices[layer]], largest(units)
             of_layer.scatter_reduce_(0, piece, here.squeeze(1), "amax")
-            tolerance = ON_TOLERANCE * torch.maximum(here, self._far * of_layer[piece, None])
+            tolerance = ON_TOLERANCE * torch.maximum(here, self._min_size * of_layer[piece, None])
             for threshold in thresholds:
                 distance = units - threshold
                 found.append(distance if as_computed else distance.masked_fill(distance.abs() <= tolerance, 0.0))
@@ -149,7 +151,7 @@ class SampledIntervals(Intervals):
 
 
 def next_batch(todo: list[SampledIntervals], most: int) -> SampledIntervals:
-    """Take at most so many intervals off the end of a list of them."""
+    """Take up to `most` intervals off the end of a list."""
     intervals = todo.pop()
     if len(intervals) > most:
         todo.append(intervals[most:])
@@ -266,13 +268,13 @@ def _traversal(
 
 
 def longest_run(length: Tensor, piece: Tensor, num_pieces: int, least: float) -> Tensor:
-    """Return the length of the longest run of neighbouring intervals of each piece that are not 0.
+    """Return the length of each piece's longest run of neighbouring intervals of nonzero length.
 
     Args:
         length: float64 (I,), by piece and position.
         piece: int64 (I,).
         num_pieces: P.
-        least: What to return at least.
+        least: Minimum of the result.
 
     Example:
         >>> longest_run(torch.tensor([0.1, 0.2, 0.0, 0.2]), torch.tensor([0, 0, 0, 1]), 2, 1e-10)

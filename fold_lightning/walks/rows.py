@@ -41,7 +41,7 @@ class Events:
     """E events on N rows; further fields of a subclass are tensors (N, ...).
 
     Attributes:
-        row: int64 (E,) the number of each event's row, in any order.
+        row: int64 (E,) the index of each event's row, in any order.
         position: float64 (E,) t at which a unit switches.
         unit: int64 (E,) the unit that switches.
     """
@@ -59,7 +59,7 @@ class Events:
         return [getattr(self, field.name) for field in fields(self)[3:]]
 
     def of(self, rows: Tensor) -> Self:
-        """Return the events of selected rows, bool (N,), which are numbered anew."""
+        """Return the events of selected rows, bool (N,), which are renumbered consecutively."""
         row, *others = (column[rows[self.row]] for column in self._events)
         return type(self)((rows.cumsum(0) - 1)[row], *others, *(column[rows] for column in self._known))
 
@@ -81,7 +81,7 @@ class Events:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """Return the events of all parts, whose rows are numbered through."""
+        """Return the events of all parts; rows are renumbered consecutively."""
         sizes = torch.tensor([0, *(len(part._known[0]) for part in parts[:-1])]).cumsum(0).tolist()
         row = torch.cat([part.row + first for part, first in zip(parts, sizes, strict=True)])
         others = ([*part._events[1:], *part._known] for part in parts)

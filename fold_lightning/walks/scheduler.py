@@ -21,12 +21,12 @@ from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import ROUNDED, SCREEN, Noise, Rounding
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, Breakpoints
 from fold_lightning.walks.chebyshev import walk_chebyshev
-from fold_lightning.walks.estimate import has_planes, is_dearer_exactly
+from fold_lightning.walks.estimate import costs_more_exactly, has_planes
 from fold_lightning.walks.growing_batch import GrowingBatch, TooManyRows
 from fold_lightning.walks.kinks import DearerThanRows, KinksPass, Scratch
 from fold_lightning.walks.piece_queue import PieceQueue
 from fold_lightning.walks.pieces import Pieces, PieceWalks, join
-from fold_lightning.walks.refinement import FAR, Samples, refine
+from fold_lightning.walks.refinement import MIN_LAYER_SIZE, Samples, refine
 from fold_lightning.walks.smooth import walk_smooth
 from fold_lightning.walks.sparse import set_bits
 from fold_lightning.walks.walks import CHEBYSHEV, CURVED_REFINEMENT, ENGINES, GROWING_BATCH, KINKS, REFINEMENT, Walks
@@ -35,8 +35,8 @@ MOST_CHECKS = 2
 """Number of points of each piece at which the pre-activations that a pass implies are compared with a plain forward pass."""
 
 ROWS_PER_CHECK = 50
-"""One check for so many rows, at least one and at most `MOST_CHECKS`: a check costs as much as a row, or more where early layers take
-most of the time."""
+"""Rows per check; a piece gets at least one check and at most `MOST_CHECKS`. A check costs as much as a row, or more where
+early layers take most of the time."""
 
 VALUE_TOLERANCE = 1e-9
 """Largest error of a pre-activation, as a share of the terms it is summed from: rounding stays orders of magnitude below, and a
@@ -68,7 +68,7 @@ CONE_GAIN = 16.0
 """First estimate of the ratio of all values at all breakpoints to those that bend there: 5 in deep networks, 50 in shallow ones."""
 
 
-Taken = tuple[Pieces, PieceWalks | None, Pieces]
+EngineResult = tuple[Pieces, PieceWalks | None, Pieces]
 """The pieces, or parts of them, that an engine has walked, their walks, and those that it leaves to the next engine."""
 
 
@@ -96,7 +96,7 @@ class PieceScheduler:
         self._replica, self._structure = replica, structure
         self._start, self._end = start, end
         self._engine = engine
-        self._engines: dict[int, Callable[[Pieces], Taken]] = {
+        self._engines: dict[int, Callable[[Pieces], EngineResult]] = {
             KINKS: self._by_kinks,
             GROWING_BATCH: self._in_one_pass,
             REFINEMENT: self._refined,
@@ -126,7 +126,7 @@ class PieceScheduler:
         with progress_bar(len(self._start), "segments", progress) as bar:
             for engine, queue in self._queues.items():
                 while queue:
-                    self._go_on(engine, done)
+                    self._walk_next(engine, done)
                     bar.update(round(sum(float(pieces.length.sum()) for pieces, _ in done)) - bar.n)
         parts, found = (list(each) for each in zip(*done, strict=True))
         pieces = Pieces.concatenate(parts)
@@ -145,7 +145,7 @@ class PieceScheduler:
             self._note(CHEBYSHEV, f"Not known to be piecewise linear: {places}.")
             self._note(CURVED_REFINEMENT, f"{why} known to be piecewise linear: {places}.")
             return [(CURVED_REFINEMENT if has_kinks else CHEBYSHEV, pieces)]
-        is_curved = is_dearer_exactly(self._replica, self._structure, self._start, self._end)
+        is_curved = costs_more_exactly(self._replica, self._structure, self._start, self._end)
         if bool(is_curved.any()):
             self._note(CURVED_REFINEMENT, "Walking only the counted units is estimated to cost less than an exact walk.")
         first = KINKS if has_planes(self._structure) and not self._uneven else GROWING_BATCH
@@ -165,7 +165,7 @@ class PieceScheduler:
             CURVED_REFINEMENT: PieceQueue(numel, FIRST_GUESS * curved),
         }
 
-    def _go_on(self, engine: int, done: list[tuple[Pieces, PieceWalks]]) -> None:
+    def _walk_next(self, engine: int, done: list[tuple[Pieces, PieceWalks]]) -> None:
         """Walk the next pieces of an engine's queue; those that it does not take go to the next engine."""
         pieces = self._queues[engine].take()
         try:
@@ -191,7 +191,7 @@ class PieceScheduler:
         """Layers whose units differ too much in size for one tolerance."""
         return [layer for layer in self._structure.needed if not self._rounding.is_even(layer)]
 
-    def _by_kinks(self, pieces: Pieces) -> Taken:
+    def _by_kinks(self, pieces: Pieces) -> EngineResult:
         """Walk pieces in one pass that carries kinks; doubtful ones are left."""
         if not self._takes_kinks or (len(pieces) == 1 and float(pieces.length) < SHORTEST_PIECE):
             return pieces[:0], None, pieces
@@ -202,7 +202,7 @@ class PieceScheduler:
                 *(self._replica, self._structure, pieces, self._max_kinks, probes[1].view(-1, len(pieces)), self._rounding),
                 lambda noise, piece, t: self._noisy_points(noise, pieces.segment[piece], t),
                 self._scratch,
-                gives_way=self._engine is None,
+                compares_costs=self._engine is None,
             )
             one_pass.run(ends)
             is_sure = self._verified(pieces, probes, one_pass.probed, by_layer=True) & ~one_pass.doubtful
@@ -212,14 +212,15 @@ class PieceScheduler:
             self._note(GROWING_BATCH, str(error))
             self._takes_kinks = False
             return pieces[:0], None, pieces
-        except Exception as error:  # whatever a model does that kinks do not pass, a batch that grows may
+        except Exception as error:  # a growing batch may support what kinks do not
             self._note(GROWING_BATCH, f"The model does not support walking by kinks: {str(error) or type(error).__name__}")
             self._takes_kinks = False
             return pieces[:0], None, pieces
         self._queues[KINKS].learn(pieces, one_pass.peak_numel)
         if not bool(is_sure.all()):
             self._note(
-                GROWING_BATCH, "With kinks, rounding leaves the side of some values or the order of some switches undecided."
+                GROWING_BATCH,
+                "In walks by kinks, rounding leaves the side of some values or the order of some switches undecided.",
             )
         found = PieceWalks(
             *one_pass.switches.all(),
@@ -231,7 +232,7 @@ class PieceScheduler:
         )
         return pieces[is_sure], found.of(is_sure), pieces[~is_sure]
 
-    def _in_one_pass(self, pieces: Pieces) -> Taken:
+    def _in_one_pass(self, pieces: Pieces) -> EngineResult:
         """Walk pieces in one pass over a growing batch; those that a check does not confirm are left."""
         if len(pieces) == 1 and float(pieces.length) < SHORTEST_PIECE:
             self._note(REFINEMENT, "Breakpoints are too close together for the memory limit.")
@@ -249,14 +250,12 @@ class PieceScheduler:
             verified = self._verified(pieces, (probes[0][:checks], probes[1][:checks]), one_pass.probed)
         except TooManyRows:
             raise
-        except Exception as error:  # whatever a model does with a batch that grows, plain passes over points do not meet it
+        except Exception as error:  # plain passes may support what a growing batch does not
             self._note(REFINEMENT, f"The model does not support a growing batch: {str(error) or type(error).__name__}")
             return pieces[:0], None, pieces
         self._queues[GROWING_BATCH].learn(pieces, one_pass.peak_numel)
         if bool(one_pass.doubtful.any()):
-            self._note(
-                GROWING_BATCH, "Within rounding alone, some pre-activations equal a threshold, or some switches coincide."
-            )
+            self._note(GROWING_BATCH, "Up to rounding, some pre-activations equal a threshold, or some switches coincide.")
         if not bool(verified.all()):
             self._note(REFINEMENT, "At random points, pre-activations differ from those that the walk implies.")
         found = PieceWalks(
@@ -269,7 +268,7 @@ class PieceScheduler:
         )
         return pieces[verified], found.of(verified), pieces[~verified]
 
-    def _refined(self, pieces: Pieces) -> Taken:
+    def _refined(self, pieces: Pieces) -> EngineResult:
         """Walk all pieces by plain passes; each layer's breakpoints are found after those of the layers before.
 
         Between breakpoints only operations without a bit bend, such as a clamp or a max pooling; two bends close together may be
@@ -281,17 +280,17 @@ class PieceScheduler:
             found = replace(found, exact=torch.zeros_like(found.exact))
         return pieces, found, pieces[:0]
 
-    def _interpolated(self, pieces: Pieces) -> Taken:
+    def _interpolated(self, pieces: Pieces) -> EngineResult:
         """Interpolate the pre-activations of units that count; parts where that does not converge are left."""
-        samples = self._samples(pieces, self._structure.counted, FAR)
+        samples = self._samples(pieces, self._structure.counted, MIN_LAYER_SIZE)
         return walk_chebyshev(pieces, samples, self._max_samples(samples))
 
-    def _curved(self, pieces: Pieces) -> Taken:
+    def _curved(self, pieces: Pieces) -> EngineResult:
         """Walk all pieces by plain passes that follow only the units that count."""
-        samples = self._samples(pieces, self._structure.counted, FAR)
+        samples = self._samples(pieces, self._structure.counted, MIN_LAYER_SIZE)
         return pieces, walk_smooth(pieces, samples, self._max_samples(samples)), pieces[:0]
 
-    def _samples(self, pieces: Pieces, names: Sequence[str], far: float = 1.0) -> Samples:
+    def _samples(self, pieces: Pieces, names: Sequence[str], min_size: float = 1.0) -> Samples:
         return Samples(
             self._replica,
             self._structure,
@@ -299,11 +298,11 @@ class PieceScheduler:
             len(pieces),
             [self._rounding.usual_terms(name) for name in names],
             lambda piece, t: self._points(pieces.segment[piece], t),
-            far,
+            min_size,
         )
 
     def _max_samples(self, samples: Samples) -> int:
-        """Return the number of points to look at together."""
+        """Return the number of points to evaluate together."""
         return max(1, self._max_numel // max(self._structure.widest, len(samples.layer)))
 
     def _points(self, segment: Tensor, position: Tensor) -> Tensor:
@@ -330,8 +329,7 @@ class PieceScheduler:
             pieces: P pieces.
             points: Piece (K,) and position (K,).
             implied: Layer -> its pre-activations at these points.
-            by_layer: Whether an error is also allowed that is rounding of the layer's usual terms, as if the kinks of a dead unit
-                cancel.
+            by_layer: Whether to allow rounding errors of the layer's usual terms too, such as when a dead unit's kinks cancel.
         """
         piece, position = points
         verified = torch.ones(len(pieces), dtype=torch.bool, device=piece.device)

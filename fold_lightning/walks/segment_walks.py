@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 Method = Literal["exact", "uniform"]
 
 DEFAULT_MAX_BYTES = 2**27
-"""MLPs take longer with twice or half of it: larger tensors leave the allocator's pool, smaller ones mean more calls."""
+"""Default working memory in bytes, 128 MiB. MLPs take longer with twice as much, since larger tensors leave the allocator's
+pool, and with half as much, since smaller ones mean more calls."""
 
 
 def segment_walks(
@@ -44,19 +45,20 @@ def segment_walks(
 ) -> Walks:
     """Return the codes met on the straight segments ``(1 - t) start + t end``, t in [0, 1].
 
-    "exact" meets every region on a segment once, as "The Space Between" (Lewandowski et al. 2025) asks of a sampling. If the network
-    is known to be piecewise linear (affine operations, max pooling, clamps, ReLU and similar activations), the breakpoints are found
-    layer by layer as in ExactLine (Sotoudeh and Thakur 2019), and `Walks.exact` is True. In a convolutional network a switch changes
-    the slopes of only a part of each plane; there the pass carries these changes from layer to layer instead of whole layers at each
-    breakpoint, which is this project's own.
+    "exact" meets every region on a segment once, as "The Space Between" (Lewandowski et al. 2025) asks of a sampling. If the
+    network is known to be piecewise linear (affine operations, max pooling, clamps, ReLU and similar activations), the
+    breakpoints are found layer by layer as in ExactLine (Sotoudeh and Thakur 2019), and `Walks.exact` is True. In a
+    convolutional network a switch changes the slopes of only a part of each feature map; there the pass carries these changes
+    from layer to layer instead of whole layers at each breakpoint. This treatment is this project's own.
 
-    If the network curves (smooth activations, normalisation, attention, products) or has an unknown operation, pre-activations are
-    interpolated by polynomials of degree 30 on 4 intervals, which are halved until the error is 1e-12 of the layer's largest value.
-    A bound on the polynomials excludes further switches; a switch is located to that error over the unit's slope. Where halving does
-    not help (kinks), intervals are refined until every unit stays away from its threshold or passes it once, and switches are located
-    to 1e-10 in t. `Walks.resolution` is the length of the longest part in which a unit stays at its threshold within these errors, or
-    1e-10. `Walks.exact` is False, since the network is assumed to be smooth between the points, 33 on each of 4 intervals, or 64
-    intervals with one more point each: a bump so narrow that no point lies on it is missed. This treatment is this project's own.
+    If the network curves (smooth activations, normalisation, attention, products) or has an unknown operation, pre-activations
+    are interpolated by polynomials of degree 30 on 4 intervals, which are halved until the error is 1e-12 of the layer's
+    largest value. A bound on the polynomials excludes further switches; a switch is located to that error divided by the unit's
+    slope. Where halving does not help (kinks), intervals are refined until every unit stays away from its threshold or passes
+    it once, and switches are located to 1e-10 in t. `Walks.resolution` is the length of the longest part in which a unit stays
+    at its threshold within these errors, or 1e-10. `Walks.exact` is False, since the network is assumed to be smooth between
+    the points, 33 on each of 4 intervals, or 64 intervals with one more point each: a bump so narrow that no point lies on it
+    is missed. This treatment is this project's own.
 
     "uniform" takes the codes of equidistant points, for networks too large for "exact": it costs about one forward pass over the
     points, in the model's own precision on its own device. It misses regions, and chi may err either way; bits are signs of the
@@ -70,11 +72,12 @@ def segment_walks(
     breakpoints that are one, are 1e12 times as large as the smallest of the network's biases and of its rows and columns of weights.
     That smallest one may have been lost in rounding.
 
-    A walk of a piecewise linear network costs about as much as a float64 forward pass over one point for each breakpoint, or less;
-    the breakpoints are those of all layers up to the last that counts. A smooth network costs about 150 points, and one with curves
-    and kinks about six points for each switch. Between two images a network of a ResNet's size has 10^5 breakpoints. If few units
-    count, a segment that would take minutes (10^9 pre-activations) is walked as if the network were curved, following only these
-    units, if that is estimated to cost less: `Walks.exact` is then False, and `Walks.explain` says so.
+    A walk of a piecewise linear network costs about as much as a float64 forward pass over one point for each breakpoint, or
+    less; the breakpoints are those of all layers up to the last that counts. A smooth network costs about 150 points, and one
+    with curves and kinks about six points for each switch. Between two images a network of a ResNet's size has 10^5
+    breakpoints. If few units count, a segment whose exact walk would evaluate more than 4 x 10^8 pre-activations, by estimate,
+    is walked as if the network were curved, following only these units, unless that is estimated to cost more: `Walks.exact` is
+    then False, and `Walks.explain` says so.
 
     Args:
         model: Any module; activations are found as modules and as functions.
@@ -84,11 +87,11 @@ def segment_walks(
             count still bend the walk.
         forward: How to call the model: a callable of `(model, inputs)` or of `(inputs)`, or the name of a method or submodule.
         method: "exact" or "uniform".
-        num_points: For "uniform" alone, how many points of each segment; at least 2, its ends.
+        num_points: For "uniform" only: number of points of each segment, at least 2, its ends.
         max_bytes: Approximate working memory in bytes: segments are walked in chunks, long ones in pieces. The result does not depend
             on it.
-        engine: For "exact" alone: the first engine, one of `ENGINES`, in place of the one that suits the network, for comparisons.
-            Segments that it does not take go to the next one.
+        engine: For "exact" only: the first engine, one of `ENGINES`, in place of the one that suits the network, for
+            comparisons. Segments that it does not take go to the next one.
         progress: Whether to show a progress bar on a terminal.
 
     Returns:
@@ -97,7 +100,8 @@ def segment_walks(
 
     Raises:
         ValueError: For inputs of different shapes, not finite, or on another device than the model; for an unknown layer or method,
-            too few points, a model without activations, or with some that can't be seen (a fused LSTM, a ScriptModule).
+            too few points, a model without activations, or with some that can't be intercepted (a fused LSTM, a
+                ScriptModule).
         TypeError: For inputs that are not floating-point tensors.
 
     Example:
@@ -131,11 +135,11 @@ def stream_walks(
 ) -> Iterator[Walks]:
     """Yield the walks of a long list of segments, some segments at a time, so that memory does not grow with their number.
 
-    An event takes 24 bytes and a walk's first code one byte for each unit. A metric's states or `Walks.table`, which one keeps
-    instead, take a few bytes a segment.
+    An event takes 24 bytes, and a walk's first code one byte for each unit. Keep a metric's state or a `Walks.table` instead:
+    a table takes about 120 bytes per segment, or 150 with both ends and their classes.
 
     Args:
-        model: Any module, as of `segment_walks`.
+        model: Any module, as in `segment_walks`.
         start: Floating-point inputs (S, ...), on the model's device.
         end: As many inputs of the same shape.
         batch_size: Number of segments at a time.
@@ -143,11 +147,11 @@ def stream_walks(
         options: Other arguments of `segment_walks`.
 
     Returns:
-        An iterator over the walks of `batch_size` segments each; the model's weights are read anew for each.
+        An iterator over the walks of `batch_size` segments each; the model's weights are read again for each.
 
     Raises:
         ValueError: As `segment_walks` does; for a batch size less than 1.
-        TypeError: As `segment_walks` does; for a batch size that is no integer.
+        TypeError: As `segment_walks` does; for a batch size that is not an integer.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 4), nn.ReLU())
@@ -159,7 +163,8 @@ def stream_walks(
     check_integer("batch_size", batch_size, 1)
     bound = signature(segment_walks).bind(model, start, end, **options)
     bound.apply_defaults()
-    given = bound.arguments  # all checked at once: what the walks of a part would say comes late, and of that part
+    # checked now, because errors of a batch would come late and describe only that batch
+    given = bound.arguments
     _check_method(given["method"], given["num_points"], given["max_bytes"], given["engine"])
     with evaluate_on_replica(model, start, given["forward"]) as replica:
         inspect(replica, ends_to_inspect(start, end), given["layers"], given=("start", start))

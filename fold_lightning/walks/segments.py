@@ -12,7 +12,7 @@ INSPECTED = 32
 
 
 def check_segments(start: Tensor, end: Tensor) -> None:
-    """Raise for ends that are no inputs, or differ in shape or device."""
+    """Raise for ends that are not valid inputs, or differ in shape or device."""
     check_inputs(start, "start")
     check_inputs(end, "end")
     if start.shape != end.shape:

@@ -3,8 +3,8 @@
 An interval is cut near its middle until every unit either stays away from its threshold or passes it once. The deviation of a unit's
 value from a straight line is taken at one point that is not the middle. A unit stays away if its values at both ends and at this
 point are farther from the threshold than several times the deviation; it passes once if it changes by more than that. Each crossing
-is then located in its bracket by Chandrupatla's method. That several times the deviation is enough holds for functions that are
-smooth at the interval's scale: it is a criterion and not a proof, and therefore such walks are never called exact.
+is then located in its bracket by Chandrupatla's method. This margin is enough for functions that are smooth at the
+interval's scale: it is a criterion and not a proof, and therefore such walks are never called exact.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from fold_lightning.walks.refinement import (
 from fold_lightning.walks.walks import CURVED_REFINEMENT
 
 FIRST_LENGTH = 1 / 64
-"""Length in t: pieces are first cut at its multiples, wherever they begin, so that all segments are cut at the same places, where
-many units may switch at once."""
+"""Length in t: pieces are first cut at its multiples, wherever they begin, so that all segments are cut at the same positions,
+where many units may switch at once."""
 
 DEVIATION_FACTOR = 16.0
 """Bound on a unit's distance from a straight line, in multiples of its deviation at one point. With 8, and half as many intervals at
@@ -48,7 +48,7 @@ ROOT_POSITION_TOLERANCE = 1e-10
 
 
 @dataclass(frozen=True)
-class Settled(Intervals):
+class SettledIntervals(Intervals):
     """I intervals in which each unit switches at most once.
 
     Attributes:
@@ -62,13 +62,13 @@ class Settled(Intervals):
     undecided: Tensor
 
     @classmethod
-    def of(cls, intervals: SampledIntervals, undecided: Tensor) -> Settled:
+    def of(cls, intervals: SampledIntervals, undecided: Tensor) -> SettledIntervals:
         """Return intervals as settled: a unit that is on its threshold at one end has the bit of the other."""
         left, right = intervals.at_left, intervals.at_right
         begins, ends = (left > 0) | ((left == 0) & (right > 0)), (right > 0) | ((right == 0) & (left > 0))
         return cls(intervals.piece, intervals.left, intervals.right, begins, ends, undecided)
 
-    def in_order(self) -> Settled:
+    def in_order(self) -> SettledIntervals:
         """Return them by piece and position."""
         return self[order_by(self.piece, self.left)]
 
@@ -77,7 +77,7 @@ def walk_smooth(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
     """Walk pieces by forward passes over at most `max_rows` points at a time."""
     todo = [_first_intervals(pieces, samples)]
     looked = torch.zeros_like(pieces.segment)
-    settled: list[Settled] = []
+    settled: list[SettledIntervals] = []
     while todo:
         intervals = next_batch(todo, max_rows)
         looked += torch.bincount(intervals.piece, minlength=len(pieces))
@@ -88,11 +88,11 @@ def walk_smooth(pieces: Pieces, samples: Samples, max_rows: int) -> PieceWalks:
         given_up = doubtful & ((length < MIN_SMOOTH_INTERVAL) | (looked[intervals.piece] > MOST_POINTS))
         again = doubtful & ~given_up
         undecided = length.where(given_up | _is_faint(intervals, check, at_check, samples), 0.0)
-        settled.append(Settled.of(intervals[~again], undecided[~again]))
+        settled.append(SettledIntervals.of(intervals[~again], undecided[~again]))
         if bool(again.any()):
             rows = torch.arange(int(again.sum()), device=check.device)
             todo.append(intervals[again].cut(rows, check[again], at_check[again]))
-    together = Settled.concatenate(settled).in_order()
+    together = SettledIntervals.concatenate(settled).in_order()
     events, first_codes = _events(together, samples, max_rows)
     resolution = longest_run(together.undecided, together.piece, len(pieces), ROOT_POSITION_TOLERANCE)
     complete = looked <= MOST_POINTS
@@ -106,9 +106,9 @@ def _first_intervals(pieces: Pieces, samples: Samples) -> SampledIntervals:
     first = (pieces.begin / FIRST_LENGTH).floor().long() + 1
     parts = (pieces.end / FIRST_LENGTH).ceil().long() - first + 1
     piece = torch.arange(len(pieces), device=parts.device).repeat_interleave(parts + 1)
-    number = torch.arange(len(piece), device=parts.device) - ((parts + 1).cumsum(0) - (parts + 1))[piece]
-    position = ((first[piece] + number - 1) * FIRST_LENGTH).double()
-    position = position.where(number > 0, pieces.begin[piece]).where(number < parts[piece], pieces.end[piece])
+    index = torch.arange(len(piece), device=parts.device) - ((parts + 1).cumsum(0) - (parts + 1))[piece]
+    position = ((first[piece] + index - 1) * FIRST_LENGTH).double()
+    position = position.where(index > 0, pieces.begin[piece]).where(index < parts[piece], pieces.end[piece])
     at = samples(piece, position)
     left = (piece[1:] == piece[:-1]).nonzero().squeeze(1)
     return SampledIntervals(piece[left], position[left], position[left + 1], at[left], at[left + 1])
@@ -125,7 +125,7 @@ def _is_clear_or_passes_once(intervals: SampledIntervals, at_check: Tensor) -> T
 
 
 def _is_faint(intervals: SampledIntervals, check: Tensor, at_check: Tensor, samples: Samples) -> Tensor:
-    """Return the intervals in which a unit is taken for on its threshold but is farther away than rounding, bool (I,)."""
+    """Return the intervals in which a unit counts as on its threshold but is farther from it than rounding, bool (I,)."""
     on = (intervals.at_left == 0) & (intervals.at_right == 0) & (at_check == 0)
     is_faint = on.any(1)
     some = is_faint.nonzero().squeeze(1)
@@ -137,7 +137,7 @@ def _is_faint(intervals: SampledIntervals, check: Tensor, at_check: Tensor, samp
     return is_faint
 
 
-def _events(settled: Settled, samples: Samples, max_rows: int) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+def _events(settled: SettledIntervals, samples: Samples, max_rows: int) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
     """Return the events inside intervals and at the points between them, and each piece's first code."""
     piece, left = settled.piece, settled.left
     interval, unit = (settled.begins != settled.ends).nonzero(as_tuple=True)

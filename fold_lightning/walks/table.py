@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 Table = dict[str, Array]
 Column = Any
-"""A tensor, an array, a list or a data frame's column with a number or name for each row; None for no column."""
+"""A tensor, an array, a list or a data frame's column with an integer or name for each row; None for no column."""
 
 
 def table_of(walks: Walks, engines: list[str], start: Column, end: Column, labels: Column) -> Table:
@@ -26,12 +26,12 @@ def table_of(walks: Walks, engines: list[str], start: Column, end: Column, label
     columns = {"r1": reached, "r2": walked, "chi": folding_of(reached, walked), "regions": walks.num_regions()}
     columns |= {"exact": walks.exact, "complete": walks.complete, "resolution": walks.resolution}
     measured = {name: column.cpu().numpy() for name, column in columns.items()}
-    numbers = {"segment": np.arange(walks.num_segments)}
-    return numbers | _ends(walks.num_segments, start, end, labels) | measured | {"engine": _named(engines, walks.engine)}
+    indices = {"segment": np.arange(walks.num_segments)}
+    return indices | _ends(walks.num_segments, start, end, labels) | measured | {"engine": _named(engines, walks.engine)}
 
 
-def _named(engines: list[str], numbers: Tensor) -> Array:
-    names: Array = np.array(engines)[numbers.cpu().numpy()]
+def _named(engines: list[str], indices: Tensor) -> Array:
+    names: Array = np.array(engines)[indices.cpu().numpy()]
     return names
 
 

@@ -31,7 +31,7 @@ processor."""
 class SampledDistances:
     """Hamming distances between the codes of T equidistant points of S segments, layer by layer.
 
-    Range, length and folding of the walks follow from these alone, so that no code and no switch is kept.
+    Range, length and folding of the walks follow from these distances, so that no code and no switch is kept.
 
     Attributes:
         from_start: Layer name -> int64 (S, T - 1), number of units whose bit differs from the one at the start, at each later point.
@@ -52,7 +52,7 @@ def walk_chunks(
     forward: Forward = None,
     max_bytes: int = MAX_BYTES,
 ) -> Iterator[Walks]:
-    """Yield walks in order, those of one segment or of as many as fit the memory at a time.
+    """Yield walks in order, as many segments at a time as fit in memory, at least one.
 
     An event takes 24 bytes, and a ResNet-18 has 100,000 of them on a segment before training. Arguments and errors are those of
     `segment_walks` with ``method="uniform"``.
@@ -136,7 +136,7 @@ class _Block:
         layers: Layer name -> its columns among all units.
         bits: Layer name -> bool (k, m, n), the codes of m points.
         first_codes: Layer name -> bool (k, n), the codes at the start of the segments.
-        first_point: Number of the first of these points on its segment.
+        first_point: Index, on the segment, of the first of these points.
     """
 
     layers: dict[str, slice]
@@ -151,7 +151,7 @@ class _Block:
 
     @property
     def last_point(self) -> int:
-        """Number of the last of these points on its segment."""
+        """Index, on the segment, of the last of these points."""
         return self.first_point + next(iter(self.bits.values())).shape[1] - 1
 
     def extended(self, bits: dict[str, Tensor]) -> _Block:
@@ -178,7 +178,7 @@ def _blocks(
     """Yield the codes of whole segments, or of one part after the other if a segment's points do not fit the memory."""
     check_segments(start, end)
     check_num_points(num_points)
-    # An inspection tells what mixes a batch, or bends, from rounding: float64 is needed, and cheap for its few inputs.
+    # To tell batch mixing and bends from rounding, an inspection needs float64, which is cheap for its few inputs.
     with evaluate_on_replica(model, start, forward) as replica:
         structure = inspect(replica, ends_to_inspect(start, end), layers, given=("start", start))
     dtype = _input_dtype(model, start)
@@ -191,7 +191,7 @@ def _blocks(
         for a, b in zip(*(x.detach().split(max(1, rows // num_points)) for x in (start, end)), strict=True):
             block = None
             for part in parts:
-                with passes_on(replica):  # entered anew, since whoever takes the blocks is not to run in it
+                with passes_on(replica):  # entered for each block, so that the caller's code does not run in it
                     points = _points(a, b, part).to(dtype)
                     signs = signs_of(replica, structure, points.flatten(0, 1))
                     bits = {layer: of_layer.unflatten(0, points.shape[:2]) for layer, of_layer in signs.items()}

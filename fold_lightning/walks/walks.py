@@ -12,7 +12,7 @@ from fold_lightning.walks.events import reversed_events, step_ends
 from fold_lightning.walks.table import Column, Table, table_of
 
 ENGINES = {
-    "kinks": "kinks in cones of influence",
+    "kinks": "slope changes followed from layer to layer",
     "growing batch": "one pass over a growing batch",
     "refinement": "refinement by plain passes",
     "chebyshev": "Chebyshev interpolation",
@@ -44,9 +44,9 @@ class Walks:
         complete: bool (S,), False where the walk was given up.
         resolution: float64 (S,), distance in t below which steps are not distinguished.
         first_codes: bool (S, N), the code in which each walk begins.
-        engine: int64 (S,), place in `ENGINES` of the engine that walked each segment; if several walked it, of the last in that
+        engine: int64 (S,), index in `ENGINES` of the engine that walked each segment; if several walked it, of the last in that
             order.
-        notes: Place of an engine -> the reason for which segments were left to it.
+        notes: Index in `ENGINES` -> reason why segments were left to that engine.
     """
 
     segment: Tensor
@@ -83,7 +83,7 @@ class Walks:
             layers: Layer name -> its columns; None makes one layer, "codes", of all.
 
         Raises:
-            ValueError: If the shape is another or there are fewer than 2 points.
+            ValueError: If the codes do not have three dimensions and at least 2 points, or `layers` do not cover their columns.
             TypeError: If the codes are not bool.
 
         Example:
@@ -143,13 +143,13 @@ class Walks:
         )
 
     def select(self, layers: Patterns) -> Walks:
-        """Return the walks through the bits of some layers alone; units are numbered anew, positions stay.
+        """Return the walks through the bits of some layers only; units are renumbered, positions stay.
 
         Args:
             layers: A layer's name, a glob pattern, or a sequence of them.
 
         Raises:
-            ValueError: If a pattern meets no layer.
+            ValueError: If a pattern matches no layer.
 
         Example:
             >>> bits = torch.tensor([[[False, False], [True, False], [True, True]]])
@@ -173,7 +173,7 @@ class Walks:
         )
 
     def only(self, i: int) -> Walks:
-        """Return the walk of segment `i` alone.
+        """Return the walk of segment `i` only.
 
         Example:
             >>> walks = Walks.from_codes(torch.tensor([[[False], [False]], [[False], [True]]]))
@@ -217,7 +217,7 @@ class Walks:
         return switches.cumsum(0) % 2 == 1
 
     def reversed(self) -> Walks:
-        """Return the walks from the ends of the segments to their starts, without walking them anew.
+        """Return the walks from the ends of the segments to their starts, without walking them again.
 
         chi depends on the direction ("The Space Between", Lewandowski et al. 2025, Remark 4.3): range and chi change, length and
         regions stay. In walks through equidistant points or given codes a position is that of the first point with the new bit.
@@ -235,13 +235,13 @@ class Walks:
         return replace(self, segment=segment, position=position, unit=unit, first_codes=last_codes)
 
     def table(self, *, start: Column = None, end: Column = None, labels: Column = None) -> Table:
-        """Return the measures of each segment as columns, such as ``pandas.DataFrame`` takes.
+        """Return the measures of each segment as columns, as ``pandas.DataFrame`` takes them.
 
         Args:
             start: Integer (S,), the index of the input at which each segment starts, as from `class_segments`: a tensor, an array, a
                 list or a data frame's column.
             end: Integer (S,), the index of the input at which it ends.
-            labels: (B,), the class of each input: numbers or names.
+            labels: (B,), the class of each input: integers or names.
 
         Returns:
             Name -> array (S,): "segment"; "start", "end", "start_class" and "end_class" where they are known; "r1", "r2", "chi"
@@ -260,7 +260,7 @@ class Walks:
         return table_of(self, list(ENGINES), start, end, labels)
 
     def explain(self) -> str:
-        """Return the engines that walked the segments, and the reasons for which walks are not exact.
+        """Return the engines that walked the segments, and the reasons why walks are not exact.
 
         Example:
             >>> print(Walks.from_codes(torch.tensor([[[False], [True]]])).explain())
@@ -284,7 +284,7 @@ class Walks:
         return step_ends(self.segment, self.position)
 
     def num_regions(self) -> Tensor:
-        """Return the number of regions on each segment, its steps and one more, int64 (S,)."""
+        """Return the number of regions on each segment, one more than its steps, int64 (S,)."""
         return torch.bincount(self.segment[self.step_ends()], minlength=self.num_segments) + 1
 
 

@@ -1,4 +1,4 @@
-"""Exact walks of convolutional networks by kinks in boxes of their planes."""
+"""Exact walks of convolutional networks by kinks in boxes of their feature maps."""
 
 from fold_lightning.walks.kinks.engine import DearerThanRows, KinksPass
 from fold_lightning.walks.kinks.memory import Scratch

@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fold_lightning.activations.rounding import ROUNDED, SCREEN, Rounding
-from fold_lightning.walks.kinks.boxes import Plane
+from fold_lightning.walks.kinks.boxes import FeatureMapShape
 from fold_lightning.walks.kinks.memory import steps_of
 from fold_lightning.walks.kinks.scan import Scan
 from fold_lightning.walks.sparse import any_set, rows_with_any, set_bits
 
 ON = ROUNDED / SCREEN
-"""Share of the screen within which a value is on a threshold: rounding leaves as much of values that stay on it over an interval."""
+"""Share of the screen within which a value is on a threshold: rounding may be so large if a value stays on it for an
+interval."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,15 @@ class Sides:
         scan: The scan.
         ends: Values where pieces end (N, C).
         threshold: The threshold.
-        screen: Distance from the threshold, (R, C) or (1, 1): a value within it cannot be distinguished from the threshold,
-            unless it is within `ON` of that distance.
+        screen: Distance from the threshold, (R, C) or (1, 1): a value within it is undecided, or on the threshold if it is
+            within `ON` times that distance.
 
     Attributes:
         left: bool (R, C), whether values are above just after each row.
         right: bool (R, C), whether they are just before the next one.
-        unsure: int64, positions of values that cannot be distinguished from the threshold.
+        unsure: int64, positions of values whose side of the threshold is undecided.
         on: int64, positions of values that are on the threshold.
-        is_on: Whether there are any.
+        is_on: Whether any values are on the threshold.
     """
 
     def __init__(self, scan: Scan, ends: Tensor, threshold: float, screen: Tensor) -> None:
@@ -72,7 +73,7 @@ class Sides:
             self.left, self.right = above | (on & self.right), self.right | (on_right & above)
 
     def crossings(self, lost: Tensor) -> Crossing:
-        """Return crossings of the threshold between two rows, without those of lost pieces (P,)."""
+        """Return crossings of the threshold between two rows, except on lost pieces, bool (P,)."""
         scan = self._scan
         row, channel = set_bits(self.left ^ self.right)
         if bool(lost.any()):
@@ -127,14 +128,14 @@ class Bends:
         self._is_zero_below = len(sides) == 1 and not bool(slopes[0].any())
         self._scales_above = bool((slopes[1] != 1).any())
 
-    def kink_of(self, number: int, crossing: Crossing) -> Tensor:
+    def kink_of(self, index: int, crossing: Crossing) -> Tensor:
         """Return the change of slope after the activation at crossings of a threshold."""
         slope = self._scan.slope[crossing.row, crossing.channel]
-        step = (self._slopes[number + 1] - self._slopes[number])[crossing.channel]
+        step = (self._slopes[index + 1] - self._slopes[index])[crossing.channel]
         return step * slope.abs()
 
     def alive(self) -> Tensor:
-        """Return which rows have kinks after the activation, bool (R + 1,); the last entry is for cells outside the plane."""
+        """Return which rows have kinks after the activation, bool (R + 1,); the last entry is for cells outside."""
         is_alive = (
             rows_with_any(self._sides[0].left) if self._is_zero_below else torch.ones_like(self._scan.t, dtype=torch.bool)
         )
@@ -193,8 +194,8 @@ class Bends:
             above = self._sides[0].left.index_select(0, rows).to(self._slopes.dtype)
             return above.mul_(self._slopes[1]) if self._scales_above else above
         slopes = self._slopes[0].expand(len(rows), -1)
-        for number, side in enumerate(self._sides):
-            slopes = torch.where(side.left.index_select(0, rows), self._slopes[number + 1], slopes)
+        for index, side in enumerate(self._sides):
+            slopes = torch.where(side.left.index_select(0, rows), self._slopes[index + 1], slopes)
         return slopes
 
     @cached_property
@@ -218,7 +219,7 @@ class Bends:
 
 
 def screen_of(
-    rounding: Rounding, layer: str | None, reach: float, scan: Scan, ends: Tensor, z: Tensor, plane: Plane
+    rounding: Rounding, layer: str | None, reach: float, scan: Scan, ends: Tensor, z: Tensor, plane: FeatureMapShape
 ) -> tuple[Tensor, bool]:
     """Return the distance within which values cannot be distinguished from a threshold, and whether rounding may absorb constants.
 
@@ -229,7 +230,7 @@ def screen_of(
         scan: Scan of the values.
         ends: Values where pieces end (N, C).
         z: Values of the rows of the pass (B, ...).
-        plane: Their plane.
+        plane: Shape of their feature maps.
 
     Returns:
         Distances for the rows of the scan, (R, C), or (1, 1) if one holds for all; and whether a bias or weight may be lost in values

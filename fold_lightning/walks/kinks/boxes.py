@@ -1,7 +1,8 @@
 """Kinks of events in boxes of a plane.
 
-An event bends the values of a layer only in a small part of its plane, which grows from layer to layer. Its kinks, which are changes
-of slope, are stored for this part: a box with all channels, or a single unit.
+A plane is the height and width that the feature maps of a layer have in common. An event bends the values of a layer only in a
+small part of its plane, which grows from layer to layer. Its kinks, which are changes of slope, are stored for this part: a box
+with all channels, or a single unit.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from torch import Tensor
 from fold_lightning.walks.kinks.memory import blanks, side_by_side
 
 
-class Plane(NamedTuple):
-    """Shape of one input's values: C channels of height x width; a vector has one position, a sequence one column."""
+class FeatureMapShape(NamedTuple):
+    """Shape of one input's feature maps: C channels of height x width; a vector has one position, a sequence one column."""
 
     channels: int
     height: int
     width: int
 
     @classmethod
-    def of(cls, shape: tuple[int, ...]) -> Plane:
-        """Return the plane of values of a shape (C, ...) without the batch dimension."""
+    def of(cls, shape: tuple[int, ...]) -> FeatureMapShape:
+        """Return the shape of feature maps from that of values (C, ...) without the batch dimension."""
         channels, *sides = shape or (1,)
         return cls(channels, *sides) if len(sides) == 2 else cls(channels, prod(sides), 1)
 
@@ -45,7 +46,7 @@ class Boxes:
     """Kinks of E events, each in a box.
 
     Attributes:
-        event: int64 (E,), numbers of events, ascending.
+        event: int64 (E,), indices of events, ascending.
         y: int64 (E,), the first row of each box in the plane; a box may reach beyond the plane.
         x: int64 (E,), its first column.
         kinks: float64 (E, h, w, C), changes of slope.
@@ -83,7 +84,7 @@ class Boxes:
         """Return these boxes."""
         return self
 
-    def positions(self, plane: Plane) -> Tensor:
+    def positions(self, plane: FeatureMapShape) -> Tensor:
         """Return the position in the plane of each place in the boxes, int64 (E, h, w); -1 outside."""
         device = self.y.device
         y = self.y[:, None] + torch.arange(self.sides[0], device=device)
@@ -91,7 +92,7 @@ class Boxes:
         inside = ((y >= 0) & (y < plane.height))[:, :, None] & ((x >= 0) & (x < plane.width))[:, None]
         return torch.where(inside, y[:, :, None] * plane.width + x[:, None], -1)
 
-    def clipped(self, plane: Plane) -> Boxes:
+    def clipped(self, plane: FeatureMapShape) -> Boxes:
         """Return boxes without kinks outside the plane."""
         if self.is_clipped:
             return self
@@ -120,7 +121,7 @@ class Boxes:
             x: int64 (E,), its first column.
             height: Height of the other boxes.
             width: Their width.
-            row: int64 (E,), the number of the other box; None for the same number.
+            row: int64 (E,), the index of the other box; None for the same index.
         """
         device = self.y.device
         row = torch.arange(len(self), device=device) if row is None else row
@@ -130,7 +131,7 @@ class Boxes:
         place = ((row[:, None] * height + inner_y)[:, :, None] * width) + inner_x[:, None]
         return torch.where(inside, place, -1)
 
-    def widened(self, plane: Plane, rows: bool, columns: bool) -> Boxes:
+    def widened(self, plane: FeatureMapShape, rows: bool, columns: bool) -> Boxes:
         """Return boxes that cover the whole height of the plane, its whole width, or both."""
         rows &= not (self.sides[0] == plane.height and not bool(self.y.any()))
         columns &= not (self.sides[1] == plane.width and not bool(self.x.any()))
@@ -140,11 +141,11 @@ class Boxes:
         x, width = (torch.zeros_like(self.x), plane.width) if columns else (self.x, self.sides[1])
         return self.moved(y, x, height, width)
 
-    def whole(self, plane: Plane) -> Boxes:
+    def whole(self, plane: FeatureMapShape) -> Boxes:
         """Return boxes that cover the whole plane."""
         return self.widened(plane, True, True)
 
-    def rows(self, plane: Plane) -> Tensor:
+    def rows(self, plane: FeatureMapShape) -> Tensor:
         """Return the kinks as rows of a batch, float64 (E, C, height, width)."""
         return self.whole(plane).kinks.permute(0, 3, 1, 2).contiguous()
 
@@ -166,7 +167,7 @@ class Units:
     """Kinks of E events, each of a single unit.
 
     Attributes:
-        event: int64 (E,), numbers of events, ascending.
+        event: int64 (E,), indices of events, ascending.
         y: int64 (E,), the unit's row in the plane.
         x: int64 (E,), its column.
         channel: int64 (E,).
@@ -200,7 +201,7 @@ class Units:
         kinks = self.kink.new_zeros(len(self), channels).scatter_(1, self.channel[:, None], self.kink[:, None])
         return Boxes(self.event, self.y, self.x, kinks.view(len(self), 1, 1, channels))
 
-    def rows(self, plane: Plane) -> Tensor:
+    def rows(self, plane: FeatureMapShape) -> Tensor:
         """Return the kinks as rows of a batch, float64 (E, C, height, width)."""
         rows = self.kink.new_zeros(len(self), plane.numel)
         place = (self.channel * plane.height + self.y) * plane.width + self.x
@@ -208,7 +209,7 @@ class Units:
 
 
 Group = Boxes | Units
-"""Kinks of events that were found at one place of the network; their boxes have one size."""
+"""Kinks of events that were found by one operation of the network; their boxes have one size."""
 
 
 class Signal:
@@ -216,15 +217,15 @@ class Signal:
 
     Args:
         plane: Shape of one input's values, even if the tensor is flattened.
-        groups: Number of the place where events were found -> their kinks.
+        groups: Origin, the index of the operation that found events -> their kinks.
     """
 
-    def __init__(self, plane: Plane, groups: dict[int, Group]) -> None:
+    def __init__(self, plane: FeatureMapShape, groups: dict[int, Group]) -> None:
         self.plane, self._groups = plane, groups
 
     @property
     def groups(self) -> dict[int, Group]:
-        """Number of the place where events were found -> their kinks."""
+        """Origin, the index of the operation that found events -> their kinks."""
         return self._groups
 
     @property
@@ -249,7 +250,7 @@ class Signal:
         """Return kinks of one group as rows of a batch, float64 (E, C, height, width)."""
         return self.groups[origin].rows(self.plane)
 
-    def as_plane(self, plane: Plane) -> Signal:
+    def as_plane(self, plane: FeatureMapShape) -> Signal:
         """Return the signal of the same values in the same order, seen as another plane."""
         if plane == self.plane:
             return self

@@ -9,21 +9,21 @@ from torch import Tensor
 
 from fold_lightning.activations.calls import Call
 from fold_lightning.activations.tracking import has_input_rows, map_tensors
-from fold_lightning.walks.kinks.boxes import Plane, Signal
+from fold_lightning.walks.kinks.boxes import FeatureMapShape, Signal
 
 RESHAPES = ("view", "reshape", "expand", "broadcast_to")
 """Calls whose arguments may include the batch size."""
 
 
 class NoRule(Exception):
-    """There is no rule to pass kinks through a call."""
+    """Error for a call through which no rule passes kinks."""
 
 
 class RowCall(Call):
     """A call that can be repeated with other rows."""
 
     def of_rows(self, rows: dict[int, Tensor], batch: int) -> Any:
-        """Return the result for other rows of the arguments that have some.
+        """Return the result with other rows in place of the given arguments' rows.
 
         Args:
             rows: Id of an argument -> its rows (B', ...).
@@ -50,7 +50,7 @@ class RowCall(Call):
         return self.name, shape, repr(map_tensors(lambda tensor: tensor.new_empty(0), (self.args, self.kwargs)))
 
     def on_planes(self, planes: Tensor) -> Tensor:
-        """Return the result for planes (N, C, ...) instead of the one tensor that depends on the input."""
+        """Return the result for feature maps (N, C, ...) instead of the one tensor that depends on the input."""
         x = self.varying[0]
         result: Tensor = self.of_rows({id(x): planes}, len(x))
         return result
@@ -64,12 +64,12 @@ def shape_of(tensor: Tensor) -> tuple[int, ...]:
 def signal_of(tensor: Tensor) -> Signal:
     """Return the kinks of a tensor, none for inputs."""
     known: Signal | None = getattr(tensor, "_kinks", None)
-    return Signal(Plane.of(shape_of(tensor)), {}) if known is None else known
+    return Signal(FeatureMapShape.of(shape_of(tensor)), {}) if known is None else known
 
 
 def planar_signal(tensor: Tensor) -> Signal:
     """Return the kinks of a tensor in its own shape."""
-    return signal_of(tensor).as_plane(Plane.of(shape_of(tensor)))
+    return signal_of(tensor).as_plane(FeatureMapShape.of(shape_of(tensor)))
 
 
 def attach(tensor: Tensor, signal: Signal) -> None:

@@ -9,17 +9,17 @@ from math import prod
 import torch
 from torch import Tensor
 
-from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal, Units
+from fold_lightning.walks.kinks.boxes import Boxes, FeatureMapShape, Group, Signal, Units
 from fold_lightning.walks.kinks.kernels import CHUNK_BYTES, Axis, AxisPart, KernelPart, correlate_rows
 from fold_lightning.walks.kinks.memory import blanks
 
 
 class Convolution:
-    """A convolution of planes.
+    """A convolution of feature maps.
 
     Args:
-        plane: Plane before it.
-        out: Plane after it.
+        plane: Shape before it.
+        out: Shape after it.
         weight: float64 (C_out, C_in / groups, K_y, K_x).
         stride: For y and x.
         padding: For y and x.
@@ -29,8 +29,8 @@ class Convolution:
 
     def __init__(
         self,
-        plane: Plane,
-        out: Plane,
+        plane: FeatureMapShape,
+        out: FeatureMapShape,
         weight: Tensor,
         stride: tuple[int, int],
         padding: tuple[int, int],
@@ -137,17 +137,17 @@ class Convolution:
                 correlate_rows(seen, part, (offset_y, offset_x), out)
 
     def _correlate_taps(self, kinks: Tensor, offsets: tuple[int, int], out: Tensor) -> None:
-        """Do so by a product for each tap."""
+        """Add the convolution of boxes to boxes at offsets, by one product per tap."""
         height, width = kinks.shape[1:3]
         step = max(1, CHUNK_BYTES // (16 * height * width * self.out.channels))
         taps = self._taps.flatten(0, 1)
         for begin in range(0, len(kinks), step):
             part, target = kinks[begin : begin + step], out[begin : begin + step]
-            for number, (tap_y, tap_x) in enumerate((i, j) for i in range(self._y.taps) for j in range(self._x.taps)):
+            for index, (tap_y, tap_x) in enumerate((i, j) for i in range(self._y.taps) for j in range(self._x.taps)):
                 out_y, in_y = self._y.slices(tap_y, offsets[0], height, out.shape[1])
                 out_x, in_x = self._x.slices(tap_x, offsets[1], width, out.shape[2])
                 if out_y != slice(0) and out_x != slice(0):
-                    target[:, out_y, out_x] += self._product(part[:, in_y, in_x], taps[number])
+                    target[:, out_y, out_x] += self._product(part[:, in_y, in_x], taps[index])
 
     def _product(self, kinks: Tensor, weight: Tensor) -> Tensor:
         """Return boxes (E, h, w, C_in) times one tap's weights (groups, C_in / groups, C_out / groups)."""
@@ -160,7 +160,7 @@ class Convolution:
 
 
 class ConvolvedSignal(Signal):
-    """Kinks after a convolution, computed when they are first needed: a batch norm scales the kernel, which is smaller than they are.
+    """Kinks after a convolution, computed when first needed, so that a batch norm scales the smaller kernel instead.
 
     Args:
         convolution: The convolution.
@@ -175,7 +175,7 @@ class ConvolvedSignal(Signal):
 
     @property
     def groups(self) -> dict[int, Group]:
-        """Kinks of each place."""
+        """Origin, the index of the operation that found events -> their kinks."""
         if not self._is_known:
             before = self._before.groups
             if before:

@@ -1,9 +1,10 @@
 """A forward pass that carries kinks: all regions on many segments, at the cost of the values that each switch changes.
 
-Along a segment every value of a piecewise linear network is affine except at some events, where its slope changes by a kink. The pass
-has two rows for each piece of a segment: the values where it begins, and the values where it would end without any kink. Operations
-act on these rows as on any batch; the kinks are stored separately and passed on with them. An event is the switch of one unit. It
-bends only the units that depend on this one, which are few in a convolutional network: its kinks are stored for a box of the plane.
+Along a segment every value of a piecewise linear network is affine except at some events, where its slope changes by a kink.
+The pass has two rows for each piece of a segment: the values where it begins, and the values where it would end without any
+kink. Operations act on these rows as on any batch; the kinks are stored separately and passed on with them. An event is the
+switch of one unit. It bends only the units that depend on this one, which are few in a convolutional network: its kinks are
+stored for a box of the feature maps.
 
 The method is this project's own; ExactLine (Sotoudeh and Thakur 2019) evaluates the whole layer at each breakpoint.
 """
@@ -25,12 +26,12 @@ from fold_lightning.activations.operations import CLAMPS, COMPARISONS, CREATIONS
 from fold_lightning.activations.registry import Thresholds
 from fold_lightning.activations.rounding import Noise, Rounding
 from fold_lightning.activations.tracking import depends_on_input, mark_rows
-from fold_lightning.walks.estimate import are_kinks_dearer
+from fold_lightning.walks.estimate import kinks_cost_more
 from fold_lightning.walks.growing_batch import TooManyRows, Unsupported, check_activation
 from fold_lightning.walks.kinks.bends import Bends, Sides, screen_of
-from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal, Units
+from fold_lightning.walks.kinks.boxes import Boxes, FeatureMapShape, Group, Signal, Units
 from fold_lightning.walks.kinks.calls import NoRule, RowCall, attach, planar_signal, shape_of, signal_of
-from fold_lightning.walks.kinks.events import Events
+from fold_lightning.walks.kinks.events import EventList
 from fold_lightning.walks.kinks.memory import Scratch, blanks
 from fold_lightning.walks.kinks.operations import carry
 from fold_lightning.walks.kinks.pooling import Winners
@@ -46,11 +47,12 @@ the largest."""
 
 
 Writer = Callable[[Tensor, "Tensor | None", Tensor, Tensor], Any]
-"""Kinks of boxes (E, h, w, C), numbers of boxes (E',), rows of their places (E' h w,), output -> writes the kinks after a call."""
+"""Kinks of boxes (E, h, w, C), indices of boxes (E',), rows of their places (E' h w,), output -> writes the kinks after a
+call."""
 
 
 class DearerThanRows(Exception):
-    """A growing batch is estimated to cost less than kinks."""
+    """Error for a pass with kinks that is estimated to cost more than a growing batch."""
 
 
 class KinksPass(Interception):
@@ -60,17 +62,17 @@ class KinksPass(Interception):
         replica: The model.
         structure: Its activations.
         pieces: The pieces.
-        max_numel: Largest number of elements that a tensor may have.
+        max_numel: Maximum number of elements of a tensor.
         probes: float64 (K, P), positions on each piece; the pre-activations that the pass implies there are kept.
         rounding: Rounding of the model.
         points: Noise, piece (K,) and position (K,) -> inputs (K, ...) with errors.
         scratch: Memory of scans.
-        gives_way: Whether to raise `DearerThanRows` where a growing batch is estimated to cost less.
+        compares_costs: Whether to raise `DearerThanRows` where a growing batch is estimated to cost less.
 
     Attributes:
         probed: Layer -> pre-activations (K P, n) at the probes.
         switches: Switches of the units that count.
-        peak_numel: Numbers of the largest tensor.
+        peak_numel: Number of elements of the largest tensor.
     """
 
     def __init__(
@@ -84,11 +86,11 @@ class KinksPass(Interception):
         points: Callable[[Noise, Tensor, Tensor], Tensor],
         scratch: Scratch,
         *,
-        gives_way: bool,
+        compares_costs: bool,
     ) -> None:
         super().__init__(replica)
         self._scratch = scratch
-        self._events = Events(pieces.begin, pieces.end)
+        self._events = EventList(pieces.begin, pieces.end)
         self.probed: dict[str, Tensor] = {}
         self.peak_numel = 0
         self._structure, self._max_numel = structure, max_numel
@@ -99,7 +101,7 @@ class KinksPass(Interception):
         self._reach = 0.0
         self._has_convolved = False
         self._num_origins = 0
-        self._gives_way = gives_way
+        self._compares_costs = compares_costs
         self._cells = self._values = self._dense = 0
 
     def run(self, inputs: Tensor) -> Any:
@@ -113,7 +115,7 @@ class KinksPass(Interception):
 
     @property
     def doubtful(self) -> Tensor:
-        """Pieces with a value that cannot be distinguished from a threshold, or with two such switches, bool (P,)."""
+        """Pieces with a value whose side of a threshold, or with two switches whose order, cannot be decided, bool (P,)."""
         return self._events.doubtful
 
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
@@ -145,8 +147,8 @@ class KinksPass(Interception):
 
     def on_untracked(self, call: Call, tensors: list[Tensor]) -> None:
         """Mark tensors with one equal row per input."""
-        for number, tensor in enumerate(tensors):
-            if (self.num_calls, number) in self._structure.constant_rows and len(tensor) == self.num_inputs:
+        for index, tensor in enumerate(tensors):
+            if (self.num_calls, index) in self._structure.constant_rows and len(tensor) == self.num_inputs:
                 mark_rows(tensor, constant=True)
 
     def overwrite(self, tensor: Tensor, value: Tensor) -> None:
@@ -199,12 +201,12 @@ class KinksPass(Interception):
         return x if call.is_in_place else result
 
     def _pool(self, call: RowCall) -> Tensor:
-        """Take the largest values of windows, with a new event wherever the largest changes to another place of a window."""
+        """Take the largest values of windows, with a new event wherever another element of a window becomes the largest."""
         if call.name.endswith("_with_indices") or call.kwargs.get("return_indices") or call.args[6:7] == (True,):
             raise Unsupported("A max pooling returns indices.")
         x, result = call.args[0], call()
         signal = planar_signal(x)
-        plane, out = signal.plane, Plane.of(shape_of(result))
+        plane, out = signal.plane, FeatureMapShape.of(shape_of(result))
         if x.dim() not in (3, 4):
             raise Unsupported("A max pooling is three-dimensional.")
         windows = self._scratch.once(call.key(), lambda: Windows(call, plane, out))
@@ -236,13 +238,13 @@ class KinksPass(Interception):
         self._cells += covered
         self._values += covered * channels
         self._dense += len(self._events) * value.numel() // self._events.num_pieces
-        if self._gives_way and are_kinks_dearer(self._cells, self._values, self._dense):
+        if self._compares_costs and kinks_cost_more(self._cells, self._values, self._dense):
             raise DearerThanRows(
-                "Cones of influence cover so much of the layers that whole layers at each breakpoint cost less."
+                "Switches change so much of the layers that evaluating whole layers at each breakpoint costs less."
             )
         return Scan(self._events, cells, value, slope, self._scratch)
 
-    def _cross(self, scan: Scan, sides: list[Sides], bends: Bends, plane: Plane, layer: str | None) -> Units:
+    def _cross(self, scan: Scan, sides: list[Sides], bends: Bends, plane: FeatureMapShape, layer: str | None) -> Units:
         """Record the switches of a layer, and return the kinks of its new events."""
         crossings = [side.crossings(self._events.doubtful) for side in sides]
         row, channel, t = (torch.cat([getattr(each, name) for each in crossings]) for name in ("row", "channel", "t"))
@@ -259,18 +261,20 @@ class KinksPass(Interception):
             for side, first in zip(sides, firsts.tolist(), strict=True):
                 self.switches.add_at_rows(scan, side, plane, first)
         event = self._events.add(piece, t)
-        kink = torch.cat([bends.kink_of(number, each) for number, each in enumerate(crossings)])
+        kink = torch.cat([bends.kink_of(index, each) for index, each in enumerate(crossings)])
         return Units(event, position // plane.width, position % plane.width, channel, kink)
 
-    def _result(self, z: Tensor, plane: Plane, scan: Scan, bends: Bends, call: Callable[[Tensor], Tensor]) -> Tensor:
+    def _result(self, z: Tensor, plane: FeatureMapShape, scan: Scan, bends: Bends, call: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the activation's two rows for each piece: where it begins, and where it would end without kinks."""
         begin, end = z.chunk(2)
         slope = scan.by_position(bends.first_slopes()).view(len(begin), plane.height, plane.width, plane.channels)
         bent = call(begin.clone())
         return torch.cat([bent, bent + slope.permute(0, 3, 1, 2).reshape(begin.shape) * (end - begin)])
 
-    def _kept(self, scan: Scan, groups: dict[int, Boxes], alive: Tensor, write: Writer, plane: Plane) -> dict[int, Group]:
-        """Return the boxes that have kinks after a call, whose result has a plane."""
+    def _kept(
+        self, scan: Scan, groups: dict[int, Boxes], alive: Tensor, write: Writer, plane: FeatureMapShape
+    ) -> dict[int, Group]:
+        """Return the boxes that have kinks after a call, `plane` being the shape of its result."""
         chosen: list[tuple[int, Boxes, Tensor | None, Tensor]] = []
         for (origin, boxes), row in zip(groups.items(), scan.cell_rows, strict=True):
             keep = alive.index_select(0, row).view(len(boxes), -1).any(1)
@@ -288,7 +292,7 @@ class KinksPass(Interception):
             kept[origin] = Boxes(place.event, place.y, place.x, out.view(-1, *boxes.sides, channels))
         return _joined(kept, plane)
 
-    def _probe(self, layer: str, scan: Scan, plane: Plane) -> None:
+    def _probe(self, layer: str, scan: Scan, plane: FeatureMapShape) -> None:
         """Store the pre-activations that the pass implies at the probes."""
         self.probed[layer] = torch.cat([scan.at(t).transpose(1, 2).reshape(-1, plane.numel) for t in self._probes])
 
@@ -298,8 +302,8 @@ class KinksPass(Interception):
             raise TooManyRows(len(self._events), numel)
 
 
-def _joined(kept: dict[int, Boxes], plane: Plane) -> dict[int, Group]:
-    """Return groups with one for all neighbours whose boxes are the whole plane, since each group takes calls of its own."""
+def _joined(kept: dict[int, Boxes], plane: FeatureMapShape) -> dict[int, Group]:
+    """Merge neighbouring groups whose boxes cover the whole plane, because each group costs extra calls."""
     runs: list[tuple[int, list[Boxes]]] = []
     goes_on = False
     for origin in sorted(kept):
@@ -326,7 +330,7 @@ def _slopes(call: Callable[[Tensor], Tensor], thresholds: Thresholds, like: Tens
 
 
 def _per_channel(slopes: Tensor) -> Tensor:
-    """Return slopes (T + 1, C, height, width) as (T + 1, C); raise if they differ within the plane."""
+    """Return slopes (T + 1, C, height, width) as (T + 1, C); raise if they differ within a channel."""
     flat = slopes.flatten(2)
     if not torch.equal(flat, flat[..., :1].expand_as(flat)):
         raise Unsupported("An activation has different slopes at different positions.")

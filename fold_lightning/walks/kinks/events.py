@@ -8,8 +8,8 @@ from torch import Tensor
 from fold_lightning.walks.breakpoints import order_by
 
 
-class Events:
-    """Events found so far on P pieces, numbered in the order in which they were found.
+class EventList:
+    """Events found so far on P pieces, in the order in which they were found.
 
     Args:
         begin: float64 (P,), t at which each piece begins.
@@ -18,7 +18,7 @@ class Events:
     Attributes:
         piece: int64 (E,), the piece of each event.
         position: float64 (E,), t in (begin, end) of the piece.
-        doubtful: bool (P,), pieces with a value that cannot be distinguished from a threshold, or with two such switches.
+        doubtful: bool (P,), pieces with a value whose side of a threshold, or with two switches whose order, cannot be decided.
     """
 
     def __init__(self, begin: Tensor, end: Tensor) -> None:
@@ -41,7 +41,7 @@ class Events:
         self.doubtful[piece] = True
 
     def add(self, piece: Tensor, position: Tensor) -> Tensor:
-        """Add events and return their numbers, int64 (K,), which ascend."""
+        """Add events and return their indices, int64 (K,), which ascend."""
         first = len(self)
         self.piece, self.position = torch.cat([self.piece, piece]), torch.cat([self.position, position])
         self._ranks = None

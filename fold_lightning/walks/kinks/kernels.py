@@ -51,10 +51,10 @@ class Axis:
         return torch.where((offset >= 0) & (tap * self.dilation == offset) & (tap < self.taps), tap, self.taps)
 
     def slices(self, tap: int, offset: int, length: int, count: int) -> tuple[slice, slice]:
-        """Return those of `count` positions whose tap lies in a box, and the places of the box on which it lies.
+        """Return the positions, of `count`, whose tap lies in a box, and the places of the box on which it lies.
 
         Args:
-            tap: Number of the tap.
+            tap: Index of the tap.
             offset: Place in the box of the first position's first tap.
             length: Length of the box.
             count: Number of positions.
@@ -81,13 +81,13 @@ class AxisPart:
         return [cls(first, axis.stride) for first in range(min(axis.stride, axis.taps))]
 
     def first_of(self, offset: int) -> tuple[int, int]:
-        """Return the first place that this part sees of a box, and its offset among all that it sees."""
+        """Return the first place of a box that this part covers, and the offset in units of its step."""
         number, begin = divmod(offset + self.first, self.step)
         return begin, number
 
 
 class KernelPart:
-    """Taps of a convolution that together are one of stride 1.
+    """Taps of a convolution that together form a convolution of stride 1.
 
     Args:
         weight: float64 (C_out, C_in, K_y, K_x).

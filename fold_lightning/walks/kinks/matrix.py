@@ -5,18 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Units
+from fold_lightning.walks.kinks.boxes import Boxes, FeatureMapShape, Group, Units
 
 
 class Matrix:
-    """A linear layer of flattened planes.
+    """A linear layer of flattened feature maps.
 
     Args:
-        plane: Plane before it.
+        plane: Shape before it is flattened.
         weight: float64 (C_out, C height width).
     """
 
-    def __init__(self, plane: Plane, weight: Tensor) -> None:
+    def __init__(self, plane: FeatureMapShape, weight: Tensor) -> None:
         self._plane = plane
         self._weight = weight.view(len(weight), *plane).permute(2, 3, 1, 0).reshape(plane.numel, -1).contiguous()
 

@@ -1,4 +1,4 @@
-"""Linear operations on kinks: rules for those of convolutional networks, and for all others one that takes kinks as a batch."""
+"""Linear operations on kinks: rules for convolutional networks, and a fallback that passes kinks as a batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fold_lightning.activations.operations import is_piecewise_linear
 from fold_lightning.activations.tracking import tensors_in
-from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal
+from fold_lightning.walks.kinks.boxes import Boxes, FeatureMapShape, Group, Signal
 from fold_lightning.walks.kinks.calls import NoRule, RowCall, attach, planar_signal, shape_of, signal_of
 from fold_lightning.walks.kinks.convolution import Convolution, ConvolvedSignal
 from fold_lightning.walks.kinks.matrix import Matrix
@@ -53,18 +53,18 @@ def _pass_rows(call: RowCall, result: Any) -> None:
         parts: list[list[Tensor]] = []
         for some in event.split(step):
             rows = {id(x): x.new_zeros(len(some) + 1, *x.shape[1:]) for x in varying}
-            for number, group in groups:
-                x = varying[number]
+            for index, group in groups:
+                x = varying[index]
                 mine = group[torch.isin(group.event, some)]
                 place = torch.searchsorted(some, mine.event)
-                rows[id(x)][place] = mine.rows(signals[number].plane).view(-1, *x.shape[1:])
+                rows[id(x)][place] = mine.rows(signals[index].plane).view(-1, *x.shape[1:])
             images = tensors_in(call.of_rows(rows, batch))
             parts.append([image[:-1] - image[-1:] for image in images])
         for groups_of, image, tensor in zip(found, zip(*parts, strict=True), results, strict=True):
-            plane = Plane.of(shape_of(tensor))
+            plane = FeatureMapShape.of(shape_of(tensor))
             groups_of[origin] = Boxes.of_rows(event, torch.cat(image).reshape(-1, *plane))
     for tensor, groups_of in zip(results, found, strict=True):
-        attach(tensor, Signal(Plane.of(shape_of(tensor)), groups_of))
+        attach(tensor, Signal(FeatureMapShape.of(shape_of(tensor)), groups_of))
 
 
 def _reshape(call: RowCall, result: Tensor) -> bool:
@@ -118,15 +118,15 @@ def _add(call: RowCall, result: Tensor) -> bool:
 
 
 def _concatenate(call: RowCall, result: Tensor) -> bool:
-    """Set channels side by side."""
+    """Concatenate the kinks of tensors along their channels."""
     tensors = call.args[0]
     if call.argument(1, "dim", 0) not in (1, 1 - result.dim()) or any(len(x) != len(result) for x in tensors):
         return False
-    plane = Plane.of(shape_of(result))
+    plane = FeatureMapShape.of(shape_of(result))
     signals = [planar_signal(x) for x in tensors]
     channels = [signal.plane.channels for signal in signals]
     parts: dict[int, list[Part]] = {
-        origin: [(group.boxes(channels[number]), sum(channels[:number])) for number, group in groups]
+        origin: [(group.boxes(channels[index]), sum(channels[:index])) for index, group in groups]
         for origin, groups in by_events(signals).items()
     }
     attach(result, superposed(parts, plane, result))
@@ -146,7 +146,7 @@ def _convolve(call: RowCall, result: Tensor) -> bool:
         padding = (*same, *[0] * (2 - dims)) if padding == "same" else (0, 0)
     else:
         padding = _each(padding, dims, 0)
-    signal, out = planar_signal(x), Plane.of(shape_of(result))
+    signal, out = planar_signal(x), FeatureMapShape.of(shape_of(result))
     kernel = weight if dims == 2 else weight[..., None]
     convolution = Convolution(signal.plane, out, kernel, stride, padding, dilation, call.argument(6, "groups", 1))
     attach(result, ConvolvedSignal(convolution, signal))
@@ -154,22 +154,24 @@ def _convolve(call: RowCall, result: Tensor) -> bool:
 
 
 def _multiply(call: RowCall, result: Tensor) -> bool:
-    """Multiply flattened planes by a matrix."""
+    """Multiply flattened feature maps by a matrix."""
     x, weight = call.args[0], call.argument(1, "weight")
     signal = signal_of(x)
     if len(call.varying) != 1 or call.varying[0] is not x or x.dim() != 2 or weight.shape[1] != signal.plane.numel:
         return False
     matrix = Matrix(signal.plane, weight)
-    attach(result, Signal(Plane.of(shape_of(result)), {origin: matrix(group) for origin, group in signal.groups.items()}))
+    attach(
+        result, Signal(FeatureMapShape.of(shape_of(result)), {origin: matrix(group) for origin, group in signal.groups.items()})
+    )
     return True
 
 
 def _resample(call: RowCall, result: Tensor) -> bool:
-    """Average, enlarge or pad rows and columns apart."""
+    """Average, enlarge or pad rows and columns separately."""
     x, *others = call.varying
     if others or result.dim() != x.dim() or x.dim() not in (3, 4):
         return False
-    signal, out = planar_signal(x), Plane.of(shape_of(result))
+    signal, out = planar_signal(x), FeatureMapShape.of(shape_of(result))
     resampling = Resampling.of(call, signal.plane, out)
     if resampling is None:
         return False
@@ -178,7 +180,7 @@ def _resample(call: RowCall, result: Tensor) -> bool:
 
 
 def _each(value: Any, dims: int, other: int = 1) -> tuple[int, int]:
-    """Return a number for both dimensions of a plane."""
+    """Return one number for each dimension of a plane."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     values = values * dims if len(values) == 1 else values
     return (values[0], other) if dims == 1 else (values[0], values[1])

@@ -1,4 +1,4 @@
-"""Max pooling of kinks: the place of a window with the largest value in each interval, and the changes of that place."""
+"""Max pooling of kinks: the element of a window with the largest value in each interval, and the changes of that element."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fold_lightning.walks.kinks.kernels import CHUNK_BYTES
 from fold_lightning.walks.kinks.scan import Scan
 from fold_lightning.walks.sparse import rows_with_any, set_bits
 
-TIE = 1e-13
-"""Difference of two values, as a share of the largest value, up to which they are equal: rounding leaves about 1e-16."""
+EQUAL_VALUES = 1e-13
+"""Difference of two values, as a share of the largest value, up to which they count as equal: rounding leaves about 1e-16."""
 
 
 @dataclass(frozen=True)
 class Takeovers:
-    """K points inside intervals at which another place of a window becomes the largest.
+    """K points inside intervals at which another element of a window becomes the largest.
 
     Attributes:
         row: int64 (K,), the row before each.
@@ -36,22 +36,23 @@ class Takeovers:
 class Winners:
     """The largest values of windows at the rows of a scan.
 
-    The maximum of lines is convex: if its value in the middle of an interval is the mean of those at both ends, the place with the
-    largest value in the middle has it in the whole interval. Otherwise that place changes, along the upper envelope of the lines.
+    The maximum of lines is convex: if its value in the middle of an interval is the mean of those at both ends, the element
+    with the largest value in the middle has it in the whole interval. Otherwise that element changes, along the upper envelope
+    of the lines.
 
     Args:
-        scan: The scan, whose channels are the places of windows by channels (K C).
-        elements: K.
+        scan: The scan, whose channels are the elements of windows by channels (K C).
+        elements: Number K of elements of a window.
 
     Attributes:
-        takeovers: Where winners change.
+        takeovers: The points at which winners change.
     """
 
     def __init__(self, scan: Scan, elements: int) -> None:
         self._scan = scan
         self._value, self._slope = (x.unflatten(1, (elements, -1)) for x in (scan.value, scan.slope))
         largest = _largest(self._value)
-        self._margin = TIE * max(map(abs, map(float, largest.aminmax())))
+        self._margin = EQUAL_VALUES * max(map(abs, map(float, largest.aminmax())))
         in_middle, self._first = self._in_middles()
         self._final = self._first
         at_end = scan.shifted(largest, _largest(scan.ends().unflatten(1, (elements, -1))))
@@ -59,7 +60,7 @@ class Winners:
         self.takeovers = self._follow(*set_bits(changes))
 
     def _in_middles(self) -> tuple[Tensor, Tensor]:
-        """Return the largest values in the middles of intervals (R, C), and the first places with these values, uint8."""
+        """Return the largest values in the middles of intervals (R, C), and the index of the first element with each, uint8."""
         half = ((self._scan.t_next - self._scan.t) / 2)[:, None, None]
         step = max(1, CHUNK_BYTES // (8 * self._value[0].numel()))
         found = []
@@ -71,9 +72,9 @@ class Winners:
         return largest, first
 
     @staticmethod
-    def _of(values: Tensor, number: Tensor) -> Tensor:
-        """Return values (R, K, C) of the places of these numbers (R, C)."""
-        return values.gather(1, number.long()[:, None]).squeeze(1)
+    def _of(values: Tensor, index: Tensor) -> Tensor:
+        """Return the values (R, C) of the elements with given indices (R, C) among values (R, K, C)."""
+        return values.gather(1, index.long()[:, None]).squeeze(1)
 
     def _follow(self, row: Tensor, channel: Tensor) -> Takeovers:
         """Follow the upper envelopes of windows from row to row."""
@@ -121,13 +122,13 @@ class Winners:
 
 
 def _first_within(values: Tensor, least: Tensor) -> Tensor:
-    """Return the number of the first of K values (R, K, C) that is at least `least` (R, C), uint8."""
-    number = torch.zeros(least.shape, dtype=torch.uint8, device=least.device)
-    is_below = torch.ones_like(number, dtype=torch.bool)
+    """Return the index of the first of K values (R, K, C) that is at least `least` (R, C), uint8."""
+    index = torch.zeros(least.shape, dtype=torch.uint8, device=least.device)
+    is_below = torch.ones_like(index, dtype=torch.bool)
     for place in range(values.shape[1] - 1):
         is_below &= values[:, place] < least
-        number += is_below.view(torch.uint8)
-    return number
+        index += is_below.view(torch.uint8)
+    return index
 
 
 def _largest(values: Tensor) -> Tensor:

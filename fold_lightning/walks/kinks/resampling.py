@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal
+from fold_lightning.walks.kinks.boxes import Boxes, FeatureMapShape, Group, Signal
 from fold_lightning.walks.kinks.calls import RowCall
 from fold_lightning.walks.kinks.windows import WindowAxis
 
@@ -19,16 +19,16 @@ class Resampling:
     Args:
         rows: float64 (H, height).
         columns: float64 (W, width).
-        plane: The plane before it.
-        out: The plane after it.
+        plane: Shape before it.
+        out: Shape after it.
     """
 
-    def __init__(self, rows: Tensor, columns: Tensor, plane: Plane, out: Plane) -> None:
+    def __init__(self, rows: Tensor, columns: Tensor, plane: FeatureMapShape, out: FeatureMapShape) -> None:
         self._plane, self._out = plane, out
         self._axes = tuple((matrix, WindowAxis.of((matrix != 0).T)) for matrix in (rows, columns))
 
     @classmethod
-    def of(cls, call: RowCall, plane: Plane, out: Plane) -> Resampling | None:
+    def of(cls, call: RowCall, plane: FeatureMapShape, out: FeatureMapShape) -> Resampling | None:
         """Return the matrices of a call; None if it does not treat rows and columns separately."""
         x = call.varying[0]
         sides = x.shape[2:]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fold_lightning.walks.kinks.boxes import Boxes, Plane
-from fold_lightning.walks.kinks.events import Events
+from fold_lightning.walks.kinks.boxes import Boxes, FeatureMapShape
+from fold_lightning.walks.kinks.events import EventList
 from fold_lightning.walks.kinks.memory import Scratch, side_by_side
 
 SMALL_RANK = 1000
@@ -29,7 +29,7 @@ class Cells:
         event: int64 (E,).
         position: int64 (E, n), in the plane of the event's piece; -1 outside.
         kinks: float64 (J, C / K), K parts of each row: all E n rows in order if K is 1, or the parts at `place`.
-        place: int64 (J,), number of each part, counted through the K parts of all cells; None for whole rows.
+        place: int64 (J,), index of each part, numbered consecutively over the K parts of all cells; None for whole rows.
     """
 
     event: Tensor
@@ -38,7 +38,7 @@ class Cells:
     place: Tensor | None = None
 
     @classmethod
-    def of(cls, boxes: Boxes, plane: Plane) -> Cells:
+    def of(cls, boxes: Boxes, plane: FeatureMapShape) -> Cells:
         """Return the cells of boxes."""
         return cls(boxes.event, boxes.positions(plane).flatten(1), boxes.kinks.reshape(-1, boxes.kinks.shape[-1]))
 
@@ -75,7 +75,7 @@ class Scan:
         value: float64 (R, C), value at each row.
     """
 
-    def __init__(self, events: Events, cells: list[Cells], value: Tensor, slope: Tensor, scratch: Scratch) -> None:
+    def __init__(self, events: EventList, cells: list[Cells], value: Tensor, slope: Tensor, scratch: Scratch) -> None:
         self._events, self._num_positions = events, len(value)
         self._area = len(value) // events.num_pieces
         self._arrange(cells)
@@ -139,7 +139,7 @@ class Scan:
         self.cell_rows = cell_rows.split([each.position.numel() for each in cells])
 
     def _keys(self, cells: list[Cells]) -> tuple[Tensor, Tensor]:
-        """Return the position of each cell, counted through all pieces, and its key for sorting."""
+        """Return the position of each cell, numbered consecutively over all pieces, and its key for sorting."""
         if not cells:
             nothing = torch.empty(0, dtype=torch.int64, device=self._events.begin.device)
             return nothing, nothing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fold_lightning.walks.kinks.boxes import Boxes, Group, Plane, Signal
+from fold_lightning.walks.kinks.boxes import Boxes, FeatureMapShape, Group, Signal
 from fold_lightning.walks.kinks.memory import blanks
 
 Part = tuple[Group, int]
@@ -13,31 +13,31 @@ Part = tuple[Group, int]
 
 
 class Superposition:
-    """Sum of groups of events from one place; a group's channels are added from a first channel on.
+    """Sum of groups with common events; a group's channels are added from a first channel on.
 
     Args:
         parts: The groups.
-        plane: Plane of the groups, with the channels of the sum.
+        plane: Shape of the feature maps, with the channels of the sum.
 
     Attributes:
         shape: Shape of its kinks.
     """
 
-    def __init__(self, parts: list[Part], plane: Plane) -> None:
+    def __init__(self, parts: list[Part], plane: FeatureMapShape) -> None:
         self._first = [first for _, first in parts]
         self._boxes = boxes = [group.boxes(plane.channels).clipped(plane) for group, _ in parts]
         self._event = torch.cat([each.event for each in boxes]).unique()
         self._rows = [torch.searchsorted(self._event, each.event) for each in boxes]
         (self._y, height), (self._x, width) = (
-            _common_side([(getattr(each, axis), each.sides[number]) for each in boxes], self._rows, len(self._event), size)
-            for number, (axis, size) in enumerate((("y", plane.height), ("x", plane.width)))
+            _common_side([(getattr(each, axis), each.sides[index]) for each in boxes], self._rows, len(self._event), size)
+            for index, (axis, size) in enumerate((("y", plane.height), ("x", plane.width)))
         )
         self.shape = len(self._event), height, width, plane.channels
 
     def write(self, kinks: Tensor) -> Boxes:
         """Return the sum; its kinks are written to `kinks`, which has the shape `shape`."""
         parts = list(zip(self._boxes, self._rows, self._first, strict=True))
-        whole = next((number for number, boxes in enumerate(self._boxes) if self._is_whole(boxes)), None)
+        whole = next((index for index, boxes in enumerate(self._boxes) if self._is_whole(boxes)), None)
         if whole is None:
             kinks.zero_()
         else:
@@ -47,7 +47,7 @@ class Superposition:
         return Boxes(self._event, self._y, self._x, kinks)
 
     def _is_whole(self, boxes: Boxes) -> bool:
-        """Return whether boxes are those of the sum."""
+        """Return whether boxes are the same as those of the sum."""
         return boxes.kinks.shape == self.shape and torch.equal(boxes.y, self._y) and torch.equal(boxes.x, self._x)
 
     def _add(self, boxes: Boxes, row: Tensor, target: Tensor) -> None:
@@ -55,7 +55,7 @@ class Superposition:
         offsets = torch.stack([boxes.y - self._y[row], boxes.x - self._x[row]])
         (y, x), (_, height, width, channels) = offsets[:, 0].tolist(), target.shape
         fits = 0 <= y <= height - boxes.sides[0] and 0 <= x <= width - boxes.sides[1]
-        if fits and bool((offsets == offsets[:, :1]).all()):  # all boxes lie alike in those of the sum
+        if fits and bool((offsets == offsets[:, :1]).all()):  # all boxes have the same offset in the sum
             seen = target[:, y : y + boxes.sides[0], x : x + boxes.sides[1]]
             seen.add_(boxes.kinks) if len(boxes) == len(target) else seen.index_add_(0, row, boxes.kinks)
             return
@@ -67,11 +67,11 @@ class Superposition:
 
 
 def by_events(signals: list[Signal]) -> dict[int, list[tuple[int, Group]]]:
-    """Return the groups of several signals that have events in common: number of a place -> numbers of signals, and their groups.
+    """Group the signals' groups by common events: origin -> pairs of a signal's index and its group.
 
-    A group of one signal may hold the events of several groups of another, for groups of whole planes are joined.
+    A group of one signal may hold the events of several groups of another, because groups of whole planes are merged.
     """
-    groups = [(origin, number, group) for number, signal in enumerate(signals) for origin, group in signal.groups.items()]
+    groups = [(origin, index, group) for index, signal in enumerate(signals) for origin, group in signal.groups.items()]
     ranges = sorted((int(group.event[0]), int(group.event[-1]), place) for place, (*_, group) in enumerate(groups))
     found: dict[int, list[tuple[int, Group]]] = {}
     origin, last = -1, -1
@@ -83,12 +83,12 @@ def by_events(signals: list[Signal]) -> dict[int, list[tuple[int, Group]]]:
     return found
 
 
-def superposed(sums: dict[int, list[Part]], plane: Plane, like: Tensor) -> Signal:
-    """Return the sum of the groups of each place, with as many channels as the plane.
+def superposed(sums: dict[int, list[Part]], plane: FeatureMapShape, like: Tensor) -> Signal:
+    """Return the sum of the groups of each origin.
 
     Args:
-        sums: Number of a place -> its groups, none of which is empty.
-        plane: Plane of the groups and of the sums.
+        sums: Origin -> its groups, none of which is empty.
+        plane: Shape of the feature maps, with the channels of the sums.
         like: A tensor of the same type and device.
     """
     found = {origin: Superposition(parts, plane) for origin, parts in sums.items()}

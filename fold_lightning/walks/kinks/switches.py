@@ -10,8 +10,8 @@ from torch import Tensor
 from fold_lightning.activations.rounding import CERTAIN, ROUNDED, Noise, Rounding
 from fold_lightning.walks.breakpoints import MERGE_TOLERANCE, order_by
 from fold_lightning.walks.kinks.bends import Sides
-from fold_lightning.walks.kinks.boxes import Plane
-from fold_lightning.walks.kinks.events import Events
+from fold_lightning.walks.kinks.boxes import FeatureMapShape
+from fold_lightning.walks.kinks.events import EventList
 from fold_lightning.walks.kinks.scan import Scan
 
 
@@ -24,7 +24,7 @@ class Switches:
         points: Noise, piece (K,) and position (K,) -> inputs (K, ...) with errors.
     """
 
-    def __init__(self, events: Events, rounding: Rounding, points: Callable[[Noise, Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, events: EventList, rounding: Rounding, points: Callable[[Noise, Tensor, Tensor], Tensor]) -> None:
         self._events, self._rounding, self._points = events, rounding, points
         self._found: list[tuple[Tensor, Tensor, Tensor]] = []
         self._first: list[Tensor] = []
@@ -42,13 +42,13 @@ class Switches:
         """Add switches (K,)."""
         self._found.append((piece, position, unit))
 
-    def add_at_rows(self, scan: Scan, side: Sides, plane: Plane, column: int) -> None:
+    def add_at_rows(self, scan: Scan, side: Sides, plane: FeatureMapShape, column: int) -> None:
         """Add a layer's first codes, and its switches at events of layers before.
 
         Args:
             scan: Scan of the layer.
             side: Sides of a threshold.
-            plane: Plane of the layer.
+            plane: Shape of the layer.
             column: Column of its first unit.
         """
         bits = scan.by_position(side.left[: len(scan.last)]).view(-1, plane.area, plane.channels)
@@ -59,7 +59,7 @@ class Switches:
             self.add(scan.pieces(row), scan.t[row], unit + column)
 
     def united(self, layer: str, piece: Tensor, t: Tensor, unit: Tensor, slope: Tensor) -> Tensor:
-        """Return positions of a layer's crossings (K,), one for those no farther apart than rounding moves them.
+        """Return positions of a layer's crossings (K,), with one position for those that rounding cannot separate.
 
         Args:
             layer: The layer.

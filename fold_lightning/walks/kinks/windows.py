@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fold_lightning.activations.choices import padded_lanes
-from fold_lightning.walks.kinks.boxes import Boxes, Plane
+from fold_lightning.walks.kinks.boxes import Boxes, FeatureMapShape
 from fold_lightning.walks.kinks.calls import RowCall
 from fold_lightning.walks.kinks.scan import Cells
 
@@ -18,9 +18,9 @@ class WindowAxis:
     """Windows along one axis.
 
     Attributes:
-        places: int64 (O, K), the places in each window, filled up with -1.
-        first: int64 (size,), the first window that contains a place or a later one.
-        last: int64 (size,), the last window that contains a place or an earlier one.
+        places: int64 (O, K), the positions in each window, padded with -1.
+        first: int64 (size,), the first window that contains a position or a later one.
+        last: int64 (size,), the last window that contains a position or an earlier one.
     """
 
     places: Tensor
@@ -59,11 +59,11 @@ class Windows:
 
     Args:
         call: The call.
-        plane: The plane that it pools.
-        out: The plane of its result.
+        plane: Shape of the feature maps that it pools.
+        out: Shape of its result.
     """
 
-    def __init__(self, call: RowCall, plane: Plane, out: Plane) -> None:
+    def __init__(self, call: RowCall, plane: FeatureMapShape, out: FeatureMapShape) -> None:
         x = call.varying[0]
         self._plane, self._out = plane, out
         sides = x.shape[2:]
