@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def is_integer(value: Any, least: int) -> bool:
-    """Return whether a value is an integer of at least `least`; a bool is no integer.
+    """Return whether a value is an integer of at least `least`; a bool does not count.
 
     Example:
         >>> is_integer(1, 1), is_integer(True, 1), is_integer(1.0, 1)
@@ -20,7 +20,7 @@ def is_integer(value: Any, least: int) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is an integer or a float; a bool is no number.
+    """Return whether a value is an integer or a float; a bool does not count.
 
     Example:
         >>> is_number(1), is_number(0.5), is_number(True), is_number("1")
@@ -30,10 +30,10 @@ def is_number(value: Any) -> bool:
 
 
 def check_integer(name: str, value: Any, least: int, *, below: int | None = None) -> None:
-    """Raise unless a value is an integer of at least `least`, and less than `below`; a bool is no integer.
+    """Raise unless a value is an integer of at least `least`, and less than `below`; a bool does not count.
 
     Raises:
-        TypeError: If it is no integer.
+        TypeError: If it is not an integer.
         ValueError: If it is out of range.
 
     Example:
@@ -127,7 +127,7 @@ def check_classes(
         if_negative: What to do about rows whose class is negative, as those of inputs without a class are.
 
     Raises:
-        TypeError: If it is no tensor of integers.
+        TypeError: If it is not a tensor of integers.
         ValueError: If it has another shape, or a class is out of range.
 
     Example:

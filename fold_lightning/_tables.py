@@ -49,7 +49,7 @@ def unpack(data: bytes) -> Table:
     """Convert bytes from `pack` back to a table.
 
     Raises:
-        ValueError: If the bytes are no table, or contain pickled objects.
+        ValueError: If the bytes are not a table, or contain pickled objects.
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
@@ -58,11 +58,11 @@ def unpack(data: bytes) -> Table:
         raise ValueError(f"Expected a table of FoldingMonitor, got {len(data)} bytes in another format: {error}") from error
 
 
-def bounded(table: Mapping[str, Array], max_bytes: int = TABLE_BYTES) -> Table:
+def limit_size(table: Mapping[str, Array], max_bytes: int = TABLE_BYTES) -> Table:
     """Limit a table to `max_bytes`, by evenly spaced rows; if rows are left out, `num_rows` has their original number.
 
     Example:
-        >>> bounded({"chi": np.arange(6.0)}, max_bytes=24)
+        >>> limit_size({"chi": np.arange(6.0)}, max_bytes=24)
         {'chi': array([0., 2., 5.]), 'num_rows': array(6)}
     """
     count = max((len(column) for column in table.values() if column.ndim), default=0)

@@ -138,7 +138,7 @@ class Training:
         batches = self.trainer.num_val_batches  # none, where the first validation is yet to come
         validates = self.trainer.enable_validation and (not batches or sum(batches) > 0)
         ended = self.witness.ends["validation" if validates else "training"] > 0
-        return ended and not any("could not measure all" in message for message in self.warned)
+        return ended and not any("could not measure everything" in message for message in self.warned)
 
     def may_be_refused(self) -> list[str]:
         """What an error at the start may say."""
@@ -254,10 +254,10 @@ class Fuzz:
 
     def _judge_warnings(self, monitored: Training) -> list[str]:
         """A measurement may fail where the network can't be measured, or where it has diverged."""
-        failed = [message for message in monitored.warned if "could not measure all" in message]
+        failed = [message for message in monitored.warned if "could not measure everything" in message]
         reasons = [*monitored.may_be_refused(), "diverged"]
         unexpected = [message for message in failed if not any(reason in message for reason in reasons)]
-        self.counts["could not measure all once"] += bool(failed)
+        self.counts["could not measure everything once"] += bool(failed)
         self.counts["failed measurements without need"] += bool(unexpected)
         return unexpected
 

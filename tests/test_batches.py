@@ -314,7 +314,7 @@ def test_a_function_that_always_fails_on_batches_that_pass_costs_one_warning(tmp
     monitor = small(batch_to_inputs=Fails(*range(100)))
     trainer, said = fit_with_warnings(tmp_path, monitor, given=(DataLoader(Stream(data()), 20),), max_epochs=3)
     assert trainer.global_step == 9 and not trainer.logger.said
-    assert len(said) == 1 and "could not measure all at epoch 0: 'image'" in said[0]
+    assert len(said) == 1 and "could not measure everything at epoch 0: 'image'" in said[0]
 
 
 def test_a_function_that_fails_in_a_step_costs_its_term(tmp_path: Path) -> None:

@@ -120,62 +120,68 @@ plain: Callable[[nn.Module, Tensor], Any] = lambda model, x: model.net(x)  # noq
 FORMS: dict[str, tuple[nn.Module, Any, Callable[[nn.Module, Tensor], Any], str, bool]] = {
     "tensor": (alone, X, plain, "", False),
     "pair": (alone, (X, Y), plain, "", True),
-    "named": (alone, {"image": X, "label": Y}, plain, "walks in `batch['image']`", True),
+    "named": (alone, {"image": X, "label": Y}, plain, "varies `batch['image']`", True),
     "rows made inside": (with_an_offset, (X, Y), with_an_offset.forward, "", True),
-    "dict": (by_key, in_dict, masked, "walks in `batch['x']`, holds `batch['mask']`", True),
-    "user dict": (by_key, UserDict(in_dict), masked, "walks in `batch['x']`, holds `batch['mask']`", True),
+    "dict": (by_key, in_dict, masked, "varies `batch['x']`, holds `batch['mask']` fixed", True),
+    "user dict": (by_key, UserDict(in_dict), masked, "varies `batch['x']`, holds `batch['mask']` fixed", True),
     "dict, (target, weight)": (
         by_key,
         ({"mask": MASK, "x": X}, (Y, WEIGHT)),
         masked,
-        "walks in `batch[0]['x']`, holds `batch[0]['mask']`",
+        "varies `batch[0]['x']`, holds `batch[0]['mask']` fixed",
         True,
     ),
     "dict, (regression, weight)": (
         by_key,
         ({"mask": MASK, "x": X}, (WEIGHT, Y)),
         masked,
-        "walks in `batch[0]['x']`, holds `batch[0]['mask']`",
+        "varies `batch[0]['x']`, holds `batch[0]['mask']` fixed",
         False,
     ),
-    "dict, dict": (by_key, ({"x": X, "mask": MASK}, {"label": Y}), masked, "walks in `batch[0]['x']`", True),
-    "views": (views, ([X, Z], Y, ["a"] * B), lambda m, x: m.net(x) + m.net(Z[:1]), "holds `batch[0][1]`", True),
-    "one of two views": (alone, ([X, Z], Y, ["a"] * B), plain, "walks in `batch[0][0]`", True),
-    "keywords": (by_keywords, in_dict, masked, "walks in `batch['x']`, holds `batch['mask']`", True),
-    "any keywords": (by_any_keywords, in_dict, masked, "holds `batch['mask']`", True),
-    "keywords in a pair": (by_any_keywords, ({"x": X, "mask": MASK}, Y), masked, "holds `batch[0]['mask']`", True),
-    "keywords with defaults": (with_a_default, in_dict, masked, "holds `batch['mask']`", True),
-    "two tensors": (sum_of_two, (X, Z, Y), shifted, "walks in `batch[0]`, holds `batch[1]`", True),
-    "two of a dict": (sum_of_two, {"u": X, "v": Z, "y": Y}, shifted, "walks in `batch['u']`, holds `batch['v']`", True),
-    "dict and tensor": (nested, ({"x": X}, Z, Y), shifted, "walks in `batch[0]['x']`, holds `batch[1]`", True),
-    "all of a tuple": (whole, (X, Y), plain, "walks in `batch[0]`", True),
-    "dataclass": (by_attribute, Frozen(X, MASK, Y), masked, "walks in `batch.x`, holds `batch.mask`", True),
-    "attributes": (by_attribute, SimpleNamespace(x=X, mask=MASK, y=Y), masked, "walks in `batch.x`, holds `batch.mask`", True),
-    "by key and attribute": (by_attribute, Graphs(x=X, mask=MASK, y=Y), masked, "holds `batch['mask']`", True),
-    "named tuple": (by_attribute, Named(X, MASK, Y), masked, "walks in `batch.x`, holds `batch.mask`", True),
+    "dict, dict": (by_key, ({"x": X, "mask": MASK}, {"label": Y}), masked, "varies `batch[0]['x']`", True),
+    "views": (views, ([X, Z], Y, ["a"] * B), lambda m, x: m.net(x) + m.net(Z[:1]), "holds `batch[0][1]` fixed", True),
+    "one of two views": (alone, ([X, Z], Y, ["a"] * B), plain, "varies `batch[0][0]`", True),
+    "keywords": (by_keywords, in_dict, masked, "varies `batch['x']`, holds `batch['mask']` fixed", True),
+    "any keywords": (by_any_keywords, in_dict, masked, "holds `batch['mask']` fixed", True),
+    "keywords in a pair": (by_any_keywords, ({"x": X, "mask": MASK}, Y), masked, "holds `batch[0]['mask']` fixed", True),
+    "keywords with defaults": (with_a_default, in_dict, masked, "holds `batch['mask']` fixed", True),
+    "two tensors": (sum_of_two, (X, Z, Y), shifted, "varies `batch[0]`, holds `batch[1]` fixed", True),
+    "two of a dict": (sum_of_two, {"u": X, "v": Z, "y": Y}, shifted, "varies `batch['u']`, holds `batch['v']` fixed", True),
+    "dict and tensor": (nested, ({"x": X}, Z, Y), shifted, "varies `batch[0]['x']`, holds `batch[1]` fixed", True),
+    "all of a tuple": (whole, (X, Y), plain, "varies `batch[0]`", True),
+    "dataclass": (by_attribute, Frozen(X, MASK, Y), masked, "varies `batch.x`, holds `batch.mask` fixed", True),
+    "attributes": (
+        by_attribute,
+        SimpleNamespace(x=X, mask=MASK, y=Y),
+        masked,
+        "varies `batch.x`, holds `batch.mask` fixed",
+        True,
+    ),
+    "by key and attribute": (by_attribute, Graphs(x=X, mask=MASK, y=Y), masked, "holds `batch['mask']` fixed", True),
+    "named tuple": (by_attribute, Named(X, MASK, Y), masked, "varies `batch.x`, holds `batch.mask` fixed", True),
     "lengths": (
         by_length,
         {"lengths": torch.arange(B) % 3 + 2, "x": X, "y": Y},
         lambda m, x: m.net(torch.cat([x[:, :2], 0 * x[:, 2:]], 1)),
-        "walks in `batch['x']`, holds `batch['lengths']`",
+        "varies `batch['x']`, holds `batch['lengths']` fixed",
         True,
     ),
     "tensors without rows": (
         scaled,
         {"x": X, "scale": torch.tensor(2.0), "table": torch.ones(3, 4), "y": Y, "names": ["a"] * B},
         lambda m, x: m.net(2 * x + 3),
-        "holds `batch['scale']`, `batch['table']`",
+        "holds `batch['scale']`, `batch['table']` fixed",
         True,
     ),
     "writes into its batch": (
         Model(writes),
         in_dict,
         lambda m, x: m.net(x * (MASK[:1] + 1) / 2),
-        "walks in `batch['x']`, holds `batch['mask']`",
+        "varies `batch['x']`, holds `batch['mask']` fixed",
         True,
     ),
     "something between": (with_a_default, (X, None, Y), plain, "", True),
-    "double": (by_key, {"x": X.double(), "mask": MASK, "y": Y}, masked, "holds `batch['mask']`", True),
+    "double": (by_key, {"x": X.double(), "mask": MASK, "y": Y}, masked, "holds `batch['mask']` fixed", True),
 }
 
 
@@ -225,7 +231,7 @@ def test_token_ids_are_walked_in_their_embedding(make: Callable[[], Text], batch
     before = copy.deepcopy(model.state_dict())
     chosen = ModelInput.choose(model, batch)
     items, labels = chosen.split(batch)
-    assert "walks in the embedding of `batch" in chosen.describe() and "(`words`)" in chosen.describe()
+    assert "varies the embedding of `batch" in chosen.describe() and "(`words`)" in chosen.describe()
     assert torch.equal(items.long(), IDS) and labels is not None and torch.equal(labels, Y)
     inputs = chosen.prepare(model, items)
     assert inputs.shape == (B, 5, 6) and inputs.is_floating_point() and not inputs.requires_grad
@@ -267,7 +273,7 @@ def test_tables_of_categories_are_held() -> None:
 
     model, categories = Tabular(), torch.randint(3, (B, 2))
     chosen = ModelInput.choose(model, {"categories": categories, "numbers": X, "target": WEIGHT})
-    assert chosen.describe() == "walks in `batch['numbers']`, holds `batch['categories']`"
+    assert chosen.describe() == "varies `batch['numbers']`, holds `batch['categories']` fixed"
     walks = segment_walks(model, X[:4], X[4:], forward=chosen.forward)
     by_hand = segment_walks(
         model, X[:4], X[4:], forward=lambda model, x: model({"categories": categories[:1].expand(len(x), 2), "numbers": x})
@@ -329,7 +335,7 @@ def test_what_a_model_takes_and_cannot_be_measured_is_refused_when_it_is_measure
     with pytest.raises(ValueError, match="mixes the inputs of a batch"):
         segment_walks(mixing, X[:4], X[4:], forward=chosen.forward)
     linear = nn.Linear(4, 3)
-    assert ModelInput.choose(linear, {"x": X, "mask": MASK}).describe() == "walks in `batch['x']`"
+    assert ModelInput.choose(linear, {"x": X, "mask": MASK}).describe() == "varies `batch['x']`"
 
 
 def test_the_users_forward_and_function_are_used() -> None:
@@ -467,7 +473,7 @@ def test_a_batch_that_a_step_prepares_comes_as_the_step_gives_it(
     batch = Windows(X, torch.ones(B, 3), covariates)
     chosen = ModelInput.choose(model, batch)
     held = "`batch.future`" if covariates is None else "`batch.future`, `batch.covariates`"
-    assert chosen.describe() == f"walks in `batch.past`, holds {held}, and calls the model as `{step}_step` does"
+    assert chosen.describe() == f"varies `batch.past`, holds {held} fixed, and calls the model as `{step}_step` does"
     assert chosen.num_outputs == 3 and not model.losses and "forward" not in vars(model)
     shift = 0 if covariates is None else covariates[:1]
     for forward in (chosen.forward, pickle.loads(pickle.dumps(chosen)).forward):

@@ -127,7 +127,7 @@ def test_a_figure_that_fails_costs_a_warning_and_no_other_figure(tmp_path: Path,
 
     monkeypatch.setattr(distances_measure, "plot_code_distances", fail)
     logger = TensorBoardLogger(tmp_path, name="tb")
-    with pytest.warns(UserWarning, match="could not measure all at epoch 0: no font is found") as warned:
+    with pytest.warns(UserWarning, match="could not measure everything at epoch 0: no font is found") as warned:
         trainer = fit(tmp_path, watch(num_segments=4), logger=[logger, Recorder()])
     assert sum("no font" in str(warning.message) for warning in warned) == 1
     assert images(logger) == {tag: [0, 2, 5] for tag in FIGURES if tag != "codes/distances"}
@@ -215,7 +215,8 @@ def test_phi_is_the_global_folding_of_the_walked_segments(tmp_path: Path, within
     assert segments.describe() == "18 segments, 3 for each of the 6 ordered pairs of 3 classes"
     assert monitor._session is not None
     description = monitor._session.descriptions()["folding/phi"]
-    assert f"The {across} over pairs of classes of the {within} chi" in description and segments.describe() in description
+    assert f"The {across} over pairs of classes of the {within} of each pair's non-zero chi" in description
+    assert segments.describe() in description
 
 
 @pytest.mark.parametrize(("subspace", "dimension"), [("auto", 2), ("whole", 5), (3, 3)])
@@ -634,7 +635,7 @@ def test_a_measurement_that_fails_costs_one_warning_and_nothing_else(tmp_path: P
                     self.net[0].weight[0] = torch.nan
 
     stopping = EarlyStopping("folding/chi_mean", patience=9)
-    with pytest.warns(UserWarning, match="could not measure all at epoch 1.*diverged") as warned:
+    with pytest.warns(UserWarning, match="could not measure everything at epoch 1.*diverged") as warned:
         trainer = fit(tmp_path, watch(num_segments=4), stopping, model=Diverging(), max_epochs=4)
     assert sum("could not measure" in str(w.message) for w in warned) == 1
     assert trainer.current_epoch == 4

@@ -250,7 +250,7 @@ def test_texts_of_all_lengths_are_padded_together() -> None:
     model = fit(reads, texts, texts, Embeds())
     probes = reads.probes
     assert probes is not None and probes.items.shape == (40, 9) and probes.items.dtype == torch.int64
-    assert probes.model_input.describe() == "walks in the embedding of `batch[0]` (`words`)"
+    assert probes.model_input.describe() == "varies the embedding of `batch[0]` (`words`)"
     inputs = probes.model_input.prepare(model, probes.items)
     assert segment_walks(model, inputs[:20], inputs[20:], forward=probes.model_input.forward).exact.all()
 

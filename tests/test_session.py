@@ -155,12 +155,12 @@ def test_the_values_after_resuming_are_those_of_a_run_at_a_stretch(tmp_path: Pat
         pytest.param(
             {"seed": 1},
             1,
-            "but with another `seed`, by which it draws another sample.*pass the checkpoint's arguments",
+            "but with a different `seed`, so it draws a different sample.*pass the checkpoint's arguments",
             marks=pytest.mark.slow,
         ),
-        ({"num_segments": 30, "num_inputs": 20}, 1, "with another `num_segments`, `num_inputs`, by which"),
-        pytest.param({"segments_per_pair": 2}, 1, "with another `segments_per_pair`, by which", marks=pytest.mark.slow),
-        pytest.param({"face_subspace": 1}, 1, "with another `face_subspace`, by which", marks=pytest.mark.slow),
+        ({"num_segments": 30, "num_inputs": 20}, 1, "with a different `num_segments`, `num_inputs`, so"),
+        pytest.param({"segments_per_pair": 2}, 1, "with a different `segments_per_pair`, so", marks=pytest.mark.slow),
+        pytest.param({"face_subspace": 1}, 1, "with a different `face_subspace`, so", marks=pytest.mark.slow),
         ({"every_n_epochs": 2, "within": "mean", "max_overhead": math.inf, "num_inputs": 90}, 1, None),  # there are 40 inputs
         pytest.param({"num_segments": 5}, 1, None, marks=pytest.mark.slow),  # still one for each pair
     ],
@@ -255,7 +255,7 @@ class Breaking:
 def test_a_measure_that_fails_costs_one_warning_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Breaking(monkeypatch, 3, RuntimeError("out of memory"))
     monitor, checkpoint = watch(num_segments=4, figures=False), ModelCheckpoint(tmp_path, monitor="folding/chi_mean")
-    with pytest.warns(UserWarning, match="could not measure all at epoch 0: out of memory"):
+    with pytest.warns(UserWarning, match="could not measure everything at epoch 0: out of memory"):
         trainer = fit(tmp_path, monitor, checkpoint, max_epochs=3)
     assert trainer.current_epoch == 3
     assert list(tmp_path.glob("*.ckpt"))
@@ -276,7 +276,7 @@ def test_without_a_first_value_checkpoints_find_nan_and_go_on(
     tags = ("folding/chi_mean", "folding/phi")
     checkpoints = [ModelCheckpoint(tmp_path / tag.replace("/", " "), monitor=tag, mode="max", save_top_k=9) for tag in tags]
     given = loaders() if validates else loaders()[:1]
-    with pytest.warns(UserWarning, match="could not measure all at epoch 0: out of memory"):
+    with pytest.warns(UserWarning, match="could not measure everything at epoch 0: out of memory"):
         trainer = fit(
             tmp_path,
             watch(num_segments=4, measure_at_start=False, figures=False),

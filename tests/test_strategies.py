@@ -107,7 +107,10 @@ def test_what_one_process_fails_to_measure_none_logs(said: Any) -> None:
     measured = said["fails_in_one_process"]
     assert [step for step, values in measured if "folding/chi_mean" in values] == [0, 5, 8]
     assert [step for step, values in measured if "codes/distinct" in values] == [0, 2, 5, 8]  # what did not fail goes on
-    assert "Process 1: FoldingMonitor could not measure all at epoch 0: out of memory in the second process" in said["errors"]
+    assert (
+        "Process 1: FoldingMonitor could not measure everything at epoch 0: out of memory in the second process"
+        in said["errors"]
+    )
 
 
 def test_what_cannot_be_measured_is_refused_in_all_processes(said: Any) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from fold_lightning import FoldingMonitor, read_log, slice_map
-from fold_lightning._tables import TABLE_BYTES, bounded, pack, unpack
+from fold_lightning._tables import TABLE_BYTES, limit_size, pack, unpack
 from fold_lightning.callbacks.measures import map_table as map_tables
 from fold_lightning.callbacks.measures.map_table import MAP_TABLE_BYTES, map_table
 from fold_lightning.callbacks.measures.slice import MOST_REGIONS
@@ -282,7 +282,7 @@ def test_no_table_unpickles_and_none_is_larger_than_its_bound() -> None:
         unpack(bytes_with_object)
     with pytest.raises(ValueError):
         unpack(pack({"a": np.array([{}], dtype=object)}))
-    table = bounded({"segment": np.arange(10**6), "chi": np.random.default_rng(0).random(10**6), "bound": np.array(4)})
+    table = limit_size({"segment": np.arange(10**6), "chi": np.random.default_rng(0).random(10**6), "bound": np.array(4)})
     assert sum(column.nbytes for column in table.values() if column.ndim) <= TABLE_BYTES
     assert table["segment"][0] == 0 and table["segment"][-1] == 10**6 - 1 and table["num_rows"] == 10**6
 

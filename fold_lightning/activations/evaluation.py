@@ -144,7 +144,7 @@ def evaluate_on_replica(
 
     Raises:
         ValueError: If the model can't be copied, or is on another device than the inputs.
-        TypeError: If the model is no module.
+        TypeError: If the model is not a module.
     """
     _check_model(model, inputs)
     shared = _shared.get()

@@ -128,7 +128,7 @@ class InputsRefused(ValueError):
 
 
 class PassFailed(ValueError):
-    """Error for a model that takes the inputs, but not on a float64 copy in evaluation mode, or hides its activations."""
+    """Error for a model whose float64 copy in evaluation mode fails on valid inputs, or whose activations can't be intercepted."""
 
 
 def inspect(

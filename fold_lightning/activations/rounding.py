@@ -42,13 +42,14 @@ CERTAIN = 1e-14
 """Share of its terms above which the sign of a pre-activation is certain."""
 
 SCREEN = 1e-11
-"""Share of its layer's largest pre-activation, both in units of usual terms, below which a pre-activation is checked for
-rounding."""
+"""Size of a pre-activation, as a share of its layer's largest, below which it is checked for rounding. Both are divided by their
+unit's usual terms (`_usual_terms`)."""
 
 ABSORBED = 1e-12
-"""Share of a unit's terms below which a constant of the network may be lost in them, so that a 0 cannot be distinguished from a
-tie. It is larger than `ROUNDED`, because the constant's effect on an input may be smaller than the constant. Of walks called exact in
-random networks with weights of 1e11 to 1e13, 3 of 60 were wrong with 1e-15, 1 of 58 with 1e-14, none of 57 with 1e-13."""
+"""Share of a unit's terms below which a constant of the network may be lost in them, so that an exact 0 cannot be distinguished
+from a value near 0. It is larger than `ROUNDED`, because the constant's effect on an input may be smaller than the constant. In
+random networks with weights of 1e11 to 1e13, walks called exact were wrong in 3 of 60 with 1e-15, in 1 of 58 with 1e-14, and in
+none of 57 with 1e-13."""
 
 SIMILAR_RATIO = 1e3
 """Ratio of the largest to the smallest usual terms of a layer up to which one number represents all of its units."""
@@ -84,7 +85,7 @@ class Noise:
         return x + x * self.errors(x)
 
     def add_to(self, x: Tensor) -> None:
-        """Multiply a tensor by random relative errors in place."""
+        """Add random relative errors to a tensor in place."""
         x.data.mul_(1 + self.errors(x))  # `.data`, because autograd within `forward` may have saved it and forbid writing
 
 
@@ -174,7 +175,7 @@ class Rounding:
 
     @property
     def absorbing(self) -> float:
-        """Size of terms above which a unit that is 0 up to rounding may have lost a constant of the network in them."""
+        """Size of terms above which rounding may have absorbed a constant of the network."""
         last = self._structure.needed[-1]
         key = "absorbing", last, self._sample.shape[1:]
         if key not in self._replica.structures:

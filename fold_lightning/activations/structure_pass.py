@@ -39,7 +39,7 @@ class StructurePass(Interception):
 
     Attributes:
         met: Activation name -> activation.
-        unlisted: Place of a calling module -> nonlinear operation on each element that is no registered activation.
+        unlisted: Place of a calling module -> nonlinear operation on each element that is not a registered activation.
         untracked: (call, argument) -> name of the operation, and a tensor that has as many rows as the input but can't be
             traced from it. The operation is an activation, or has another argument that can be traced. Outputs of the model
             count as a call after the last one.
@@ -101,7 +101,7 @@ class StructurePass(Interception):
     def _note_bounds(self, call: Call) -> None:
         """Record a clamp to a range, or a maximum or minimum of a tensor and its multiple, between two linear layers.
 
-        Other clamps are no activations: those of inputs and outputs, and of norms on one side.
+        Other clamps are not activations: those of inputs and outputs, and of norms on one side.
         """
         if call.name in MULTILINEAR:
             for caller, name in (self._bounded or {}).items():
@@ -143,7 +143,7 @@ def _bends_each_element(module: nn.Module, x: Tensor) -> bool:
                 there, up, down = (module(value) for value in (x.clone(), x + step, x - step))
                 if any(not isinstance(y, Tensor) or y.shape != x.shape for y in (there, up, down)):
                     return False
-            except Exception:  # a module that refuses other values is no activation
+            except Exception:  # a module that refuses other values is not an activation
                 return False
             if not torch.equal(up.where(step == 0, 0), there.where(step == 0, 0)):
                 return False

@@ -33,7 +33,7 @@ class AnyCallback(Callback):
 class FoldingMonitor(AnyCallback):
     """Callback that measures how the network folds its input space, during training.
 
-    It takes validation inputs (training inputs if there is no validation) and measures three things: exact walks of segments
+    It takes validation inputs (training inputs if there is no validation) and measures three things: walks of segments
     between them, spread evenly over ordered pairs of classes; their codes; and the regions around them. The sample is drawn
     once, when training begins, and depends only on the seed. All of it is measured before training, at the end of due epochs,
     and when training ends. If measuring takes more than `max_overhead` of the training's time, fewer epochs are measured, not
@@ -212,9 +212,9 @@ class FoldingMonitor(AnyCallback):
 
     @property
     def state_key(self) -> str:
-        """Key under which a checkpoint keeps the state; before `setup` another one for each monitor.
+        """Key of the state in a checkpoint; unique to each monitor before `setup`.
 
-        Lightning refuses callbacks with equal keys when the Trainer is made, without a word about tags; `setup` says what to do.
+        Lightning rejects equal keys when the Trainer is made, with an error that does not mention tags; that of `setup` does.
         """
         if not self._is_set_up:
             return f"{type(self).__qualname__}{{'id': {id(self)}}}"

@@ -45,8 +45,8 @@ class OnceWarner:
         """Warn that something was not measured, in the process where it failed."""
         why = (str(error) or type(error).__name__).rstrip(". ")
         message = (
-            f"FoldingMonitor could not measure all at epoch {trainer.current_epoch}: {why}. Training goes on, with the last values "
-            "for callbacks. (This warning is shown once.)"
+            f"FoldingMonitor could not measure everything at epoch {trainer.current_epoch}: {why}. Training goes on, with the last "
+            "values for callbacks. (This warning is shown once.)"
         )
         if trainer.is_global_zero or isinstance(error, AnotherFailed):
             self.warn(message)

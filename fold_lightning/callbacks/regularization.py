@@ -18,7 +18,7 @@ from fold_lightning.callbacks.trainer_state import logged_step
 from fold_lightning.probes import NoInputs, split_batch
 from fold_lightning.regularizer import FoldingRegularizer
 
-OF_FORM = (NoInputs, InputsRefused, PassFailed, LayersVary)
+FORM_ERRORS = (NoInputs, InputsRefused, PassFailed, LayersVary)
 """Errors for a batch or a `forward` of a form that the monitor can't use, while a part of the model may be pushed by hand."""
 
 BY_HAND = (
@@ -30,9 +30,9 @@ BY_HAND = (
 TERM, WEIGHT, SOFT_CHI = "regularizer/term", "regularizer/weight", "regularizer/soft_chi"
 
 REGULARIZER_TAGS = {
-    TERM: "The folding term of a batch, as the push or the loss takes it.",
+    TERM: "The folding term of a batch, as used by the push or the loss.",
     WEIGHT: "Weight of the folding term, by its schedule.",
-    SOFT_CHI: "The differentiable chi of a batch's segments, which is pushed.",
+    SOFT_CHI: "The differentiable chi of a batch's segments, on which the term depends.",
 }
 """Tags of a regularizer, with their descriptions."""
 
@@ -132,7 +132,8 @@ class Regularization:
             self.regularizer.check(pl_module, inputs, labels, forward=self._forward)
         except Exception as error:
             raise MisconfigurationException(
-                f"`regularize=` can't use the first batch. {_error_text(error)}{f' {BY_HAND}' if isinstance(error, OF_FORM) else ''}"
+                f"`regularize=` can't use the first batch. {_error_text(error)}"
+                f"{f' {BY_HAND}' if isinstance(error, FORM_ERRORS) else ''}"
             ) from error
         if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
             rank_zero_warn(

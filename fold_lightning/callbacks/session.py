@@ -23,7 +23,7 @@ from fold_lightning.callbacks.once import OnceWarner
 from fold_lightning.callbacks.run_log import RunLog
 from fold_lightning.callbacks.schedule import Schedule
 from fold_lightning.callbacks.settings import DRAWING, Settings
-from fold_lightning.callbacks.trainer_state import awaited_tags
+from fold_lightning.callbacks.trainer_state import monitored_tags
 from fold_lightning.probes import ProbeSet, ProbeSource
 
 SECONDS = "monitor/seconds"
@@ -82,7 +82,7 @@ class Session:
         """
         at = time.perf_counter()
         check_not_sharded(trainer.strategy, model)
-        if self._awaited_tags(trainer):
+        if self._monitored_tags(trainer):
             self._schedule.lift_limit()
         with undisturbed():
             self._class_names = self._probe_source.class_names(loaders)
@@ -119,7 +119,7 @@ class Session:
         """True if no more batches of a stream are needed."""
         return self.sample is not None or self._probe_source.is_full
 
-    def take_passed(self, trainer: Trainer, model: LightningModule) -> bool:
+    def draw_from_stream(self, trainer: Trainer, model: LightningModule) -> bool:
         """Draw the sample from the collected batches of a stream, and return whether there is one."""
         with undisturbed():
             probes = self._processes.compute_on_first(lambda: self._probe_source.from_stream(model))
@@ -152,8 +152,8 @@ class Session:
         """
         self.is_measuring = True
         try:
-            if self.sample is None and not self.take_passed(trainer, model) and epoch is not None:
-                raise RuntimeError("no batch with inputs has passed yet.")
+            if self.sample is None and not self.draw_from_stream(trainer, model) and epoch is not None:
+                raise RuntimeError("no batch with inputs has been seen yet.")
             values = {} if self.sample is None else self.measure(trainer, model, step=step, epoch=epoch)
         except Exception as error:  # not an interruption: `is_measuring` then stays True
             self._once.warn_of_failure(trainer, error)
@@ -255,7 +255,7 @@ class Session:
             sample = replace(sample, method=method or "exact")
             self._measures.create(model, Sources(sample))
         self.sample = sample
-        self._check_awaited_tags(trainer)
+        self._check_monitored_tags(trainer)
         chosen: dict[str, Any] = {f"num_{source.noun}": source.num_rows for source in self._measures.by_source}
         if settings.folding:
             rank_zero_info(f"fold_lightning walks {sample.segments.describe()}, method {sample.method!r}: {reason}.")
@@ -272,8 +272,8 @@ class Session:
         previous, current = self._restored["settings"], self._settings.as_text()
         if changed := [f"`{name}`" for name in DRAWING if previous.get(name) != current[name]]:
             rank_zero_warn(
-                f"FoldingMonitor resumes from a checkpoint, but with another {', '.join(changed)}, by which it draws another sample. "
-                "Its curves may jump here; pass the checkpoint's arguments to measure the same sample."
+                f"FoldingMonitor resumes from a checkpoint, but with a different {', '.join(changed)}, so it draws a different "
+                "sample. Its curves may jump here; pass the checkpoint's arguments to measure the same sample."
             )
         else:
             rank_zero_warn(
@@ -281,9 +281,9 @@ class Session:
                 "Its curves may jump here; pass `probes=` to measure the same inputs."
             )
 
-    def _check_awaited_tags(self, trainer: Trainer) -> None:
+    def _check_monitored_tags(self, trainer: Trainer) -> None:
         """Raise if a callback or a learning-rate schedule monitors a tag of this callback that this run does not log."""
-        available, awaited = self.descriptions(), self._awaited_tags(trainer)
+        available, awaited = self.descriptions(), self._monitored_tags(trainer)
         for tag, who in awaited.items():
             if tag not in available:
                 exactly = " (and more with `method='exact'`)" if self.sample and self.sample.method == "uniform" else ""
@@ -291,9 +291,9 @@ class Session:
                     f"{who} monitors {tag!r}, which this run does not log: it has {', '.join(sorted(available))}{exactly}."
                 )
 
-    def _awaited_tags(self, trainer: Trainer) -> dict[str, str]:
+    def _monitored_tags(self, trainer: Trainer) -> dict[str, str]:
         patterns = [SECONDS, *(tag.replace(LAYER, "*") for cls in MEASURES for tag in cls.tags)]
-        return {tag: who for tag, who in awaited_tags(trainer).items() if any(fnmatchcase(tag, like) for like in patterns)}
+        return {tag: who for tag, who in monitored_tags(trainer).items() if any(fnmatchcase(tag, like) for like in patterns)}
 
 
 def _describe_run(sample: Sample, settings: Settings, chosen: Mapping[str, Any]) -> dict[str, Any]:

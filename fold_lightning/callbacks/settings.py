@@ -22,7 +22,7 @@ SEEDS = 2**32
 """Number of seeds that NumPy accepts."""
 
 NOT_LOGGED = ("measure_at_start", "probes", "batch_to_inputs", "forward", "figures")
-"""Arguments that are no hyperparameters: objects, and settings that change no value."""
+"""Arguments that are not hyperparameters: objects, and settings that change no value."""
 
 
 DRAWING = ("num_segments", "segments_per_pair", "num_inputs", "num_regions", "face_subspace", "seed")

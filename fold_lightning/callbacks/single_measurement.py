@@ -117,7 +117,7 @@ def _pass_batches(session: Session, trainer: Trainer, model: LightningModule, lo
             session.collect(trainer, model, transfer(batch))
             if session.is_full:
                 break
-    if not session.take_passed(trainer, model):
+    if not session.draw_from_stream(trainer, model):
         raise ValueError(
             "`data` must yield at least one batch, got none: pass a loader with batches, and not a generator that was read before."
         )

@@ -149,7 +149,7 @@ class TensorBoard:
         """Keep the values for figures of all measurements."""
         for result in results if self._draws and self._boards else ():
             for tag, (values, _) in result.growing_figures.items():
-                self._histories[tag] = thinned(self._histories.get(tag, {}) | {step: values.cpu()})
+                self._histories[tag] = thin_history(self._histories.get(tag, {}) | {step: values.cpu()})
 
     def _embed(self, results: Sequence[MeasureResult], step: int) -> None:
         self._is_embedded = True
@@ -224,12 +224,12 @@ def picture_summary(tag: str, figure: Figure) -> Summary:
     return _described(Summary(value=[Summary.Value(tag=tag, image=image)]), "images", DATA_CLASS_BLOB_SEQUENCE)
 
 
-def thinned(history: Mapping[int, Tensor]) -> dict[int, Tensor]:
+def thin_history(history: Mapping[int, Tensor]) -> dict[int, Tensor]:
     """Drop every second measurement until at most `MAX_HISTORY` values or two measurements are left; keep the last one.
 
     Example:
         >>> import torch
-        >>> list(thinned({step: torch.zeros(2**16) for step in range(6)}))
+        >>> list(thin_history({step: torch.zeros(2**16) for step in range(6)}))
         [1, 3, 5]
     """
     kept = dict(history)

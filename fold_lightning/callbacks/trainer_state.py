@@ -38,7 +38,7 @@ def logged_step(trainer: Trainer, *, is_counted: bool = False) -> int:
     return max(0, trainer.fit_loop.epoch_loop._batches_that_stepped - is_counted)
 
 
-def awaited_tags(trainer: Trainer) -> dict[str, str]:
+def monitored_tags(trainer: Trainer) -> dict[str, str]:
     """Return tag -> name of the callback or learning-rate schedule that monitors it."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # which Lightning does not declare
     named = [(getattr(callback, "monitor", None), type(callback).__name__) for callback in callbacks]

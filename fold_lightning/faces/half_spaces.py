@@ -109,8 +109,8 @@ def _of_length_1(normals: Tensor, slacks: Tensor, index: Tensor, length: Tensor,
 def in_first_layer_coordinates(rows: Rows, first: int) -> tuple[Tensor, Rows]:
     """Take the pre-activations of the first layer as coordinates, if they are independent and determine all rows.
 
-    A first-layer row whose coordinate no later row uses is a face, because nothing else bounds that coordinate. Units of inactive
-    ReLU have such rows.
+    A first-layer row whose coordinate no later row uses is a face, because nothing else bounds that coordinate. Inactive
+    ReLU units have such rows.
 
     Args:
         rows: All rows of B regions, in the order of the units.
@@ -147,8 +147,8 @@ def in_first_layer_coordinates(rows: Rows, first: int) -> tuple[Tensor, Rows]:
 def in_their_span(rows: Rows) -> Rows:
     """Return rows in coordinates of the normals' span, if that has fewer dimensions than the space.
 
-    Along a direction in which only rounding changes the rows, a point would move as far as the walls. There rounding makes any plane
-    through a corner cut something off.
+    Along a direction in which only rounding changes the rows, a point would move as far as the walls. At the walls,
+    rounding would make any plane through a corner cut something off.
     """
     if rows.normals.shape[1] < rows.normals.shape[2]:
         triangle = torch.linalg.qr(rows.normals.mT).R

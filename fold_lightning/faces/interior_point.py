@@ -87,7 +87,7 @@ def decided(polytopes: Polytopes, undecided: Tensor) -> tuple[Tensor, Tensor]:
     The faces may include rows that the mask does not select.
 
     Each step is a predictor and a corrector, as in Mehrotra's method; programs are feasible from the start and run in the metric of
-    the analytic center (this project's own). A row that rounding does not let decide is in neither mask.
+    the analytic center (this project's own). A row that rounding leaves undecided is in neither mask.
 
     Returns:
         Two masks bool (B, M).

@@ -85,7 +85,7 @@ class Bases:
         )
 
 
-def pivoted(polytopes: Polytopes, undecided: Tensor) -> tuple[Tensor, Tensor]:
+def decide_by_pivots(polytopes: Polytopes, undecided: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows of a mask (B, M) that are proved to be faces, and those proved redundant: two masks bool (B, M)."""
     ratios, _, redundant = _programs(polytopes, undecided, 1.0)
     faces = ratios > 1 + MIN_CUT

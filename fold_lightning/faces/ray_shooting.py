@@ -10,10 +10,11 @@ from fold_lightning.faces.linear_programs import POINT_ROUNDING
 from fold_lightning.faces.polytopes import MIN_CUT, POLYTOPE_BYTES, Polytopes
 
 ROUNDS = 6
-"""Corrections of a ray towards a row that it missed."""
+"""Maximum number of corrections of a ray towards a row that it missed."""
 
 STEP = 1.5
-"""Length of a correction, in units of the one after which the ray meets its row and the row that it met before at the same point."""
+"""Length of a correction, as a multiple of the one after which the ray meets both rows at the same point: its own, and the one that
+it met before."""
 
 
 def met_alone(heights: Tensor, lengths: Tensor) -> Tensor:

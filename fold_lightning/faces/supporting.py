@@ -14,7 +14,7 @@ from fold_lightning.faces.half_spaces import scatter_mask
 from fold_lightning.faces.hit_and_run import rows_met_at_random
 from fold_lightning.faces.interior_point import decided
 from fold_lightning.faces.linear_programs import gain
-from fold_lightning.faces.pivots import MAX_DIMENSIONS, pivoted
+from fold_lightning.faces.pivots import MAX_DIMENSIONS, decide_by_pivots
 from fold_lightning.faces.polygons import interval_faces, polygon_faces
 from fold_lightning.faces.polytopes import MIN_CUT, Polytopes, ready_polytopes
 from fold_lightning.faces.ray_shooting import rows_met
@@ -155,7 +155,7 @@ def _proved_faces(polytopes: Polytopes) -> tuple[Tensor, Tensor]:
         faces, redundant = polygon_faces(polytopes)
         return faces, polytopes.own & ~faces & ~redundant
     if dimension <= MAX_DIMENSIONS:
-        faces, redundant = pivoted(polytopes, polytopes.own)
+        faces, redundant = decide_by_pivots(polytopes, polytopes.own)
     else:
         faces = rows_met(polytopes)
         redundant = torch.zeros_like(faces)

@@ -87,7 +87,7 @@ def summarize_folding(chi: Tensor, statistic: Statistic = "mean") -> Tensor:
 
     Raises:
         ValueError: For another statistic.
-        TypeError: If chi is no tensor.
+        TypeError: If chi is not a tensor.
 
     Example:
         >>> chi = torch.tensor([0.0, 0.2, 0.4, 0.0])

@@ -48,7 +48,7 @@ def global_folding(
 
     Raises:
         ValueError: For classes out of range, shapes that differ, chi outside [0, 1), or an unknown aggregate.
-        TypeError: For classes that are not integers, or chi that is no tensor.
+        TypeError: For classes that are not integers, or chi that is not a tensor.
 
     Example:
         >>> chi = torch.tensor([0.5, 0.2, 0.0, 0.3])

@@ -56,7 +56,7 @@ class CodeDistances(CodeMetric):
         kwargs: Passed on to `torchmetrics.Metric`.
 
     Raises:
-        TypeError: If the number of classes is no integer, or `nearest` no bool.
+        TypeError: If the number of classes is not an integer, or `nearest` is not a bool.
         ValueError: If the number of classes is less than 1.
 
     Example:

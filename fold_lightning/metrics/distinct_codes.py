@@ -35,7 +35,7 @@ class DistinctCodes(CodeMetric):
         kwargs: Passed on to `torchmetrics.Metric`.
 
     Raises:
-        TypeError: If the number of classes is no integer.
+        TypeError: If the number of classes is not an integer.
         ValueError: If it is less than 1.
 
     Example:

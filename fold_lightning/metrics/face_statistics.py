@@ -50,7 +50,7 @@ class FaceStatistics(GatheredMetric):
             face_counts: Integer (B,), the number of faces of each region.
 
         Raises:
-            TypeError: If they are no integers.
+            TypeError: If they are not integers.
             ValueError: If they are not (B,), or some are less than 0.
         """
         if not isinstance(face_counts, Tensor) or face_counts.is_floating_point() or face_counts.dtype == torch.bool:

@@ -93,8 +93,8 @@ class GatheredMetric(Metric):
         """Draw the metric's own figure, or values.
 
         Args:
-            val: A value of `compute` or `forward`, or a list of them, one for each step. None draws the figure that the class
-                names; without such a figure, or on an axis, it draws the value of `compute`.
+            val: A value of `compute` or `forward`, or a list of them, one for each step. None draws the metric's own
+                figure; if it has none, or `ax` is given, it draws the value of `compute`.
             ax: A matplotlib axis to draw values on; None makes a figure.
 
         Returns:

@@ -82,7 +82,7 @@ def apply_function(batch_to_inputs: BatchToInputs, batch: Any) -> Any:
 
 HINT = (
     "expected a floating-point tensor (B, ...), a tuple that begins with one, or a dict with one. Pass `batch_to_inputs=`, a "
-    "function of the batch that returns inputs or (inputs, labels). Let it return images of integers as floats, in the range that "
+    "function of the batch that returns inputs or (inputs, labels). Let it return integer images as floats, in the range that "
     "the model takes: `lambda batch: (batch[0].float() / 255, batch[1])`. Token ids are walked in their embedding where the model "
     "has exactly one `nn.Embedding` that takes them; otherwise let it return their embeddings, and pass `forward=` with the rest "
     "of the model."
@@ -123,7 +123,7 @@ def label_path(batch: Any, inputs: Path, num_taken: int = 1) -> Path | None:
     Args:
         batch: The batch.
         inputs: Path to its inputs.
-        num_taken: Number of first parts of a tuple or list that are no labels, because the model takes them.
+        num_taken: Number of first parts of a tuple or list that are not labels, because the model takes them.
     """
     found = list(tensors_by_path(batch))
     for path, _ in found:

@@ -51,7 +51,7 @@ class Candidate:
         return f"model({code})"
 
     def num_taken(self, batch: Any) -> int:
-        """Return the number of first parts of a batch that are no labels, because the model takes them."""
+        """Return the number of first parts of a batch that are not labels, because the model takes them."""
         keys = list(parts_of(batch) or {})
         if self.style == "positional" and not self.part and self.keys is not None:
             return len(self.keys)

@@ -12,12 +12,12 @@ MIN_TARGETS = 32
 all have different labels."""
 
 SEEN_SHARE = 0.8
-"""Share of the outputs that have labels, and of the different labels expected from equally frequent classes, from which on the
-model's outputs count as one per class: 5 outputs with labels of 4 classes do, an embedding of 8 numbers does not."""
+"""Minimum share of outputs that have labels, and of the distinct labels expected with equally frequent classes, at which outputs
+count as one per class: 5 outputs with labels of 4 classes do, an embedding of 8 numbers does not."""
 
 LEAST_LIKELY = 0.01
-"""If labels as small as a sample's have at least this probability with one equally frequent class per output, the model's
-outputs may count as one per class: 8 different digits are no sample of 784 classes, the outputs of an autoencoder of images."""
+"""Minimum probability of labels as small as the sample's, with one equally frequent class per output, at which outputs may count
+as one per class: 8 different digits are not a sample of 784 classes, the outputs of an autoencoder of images."""
 
 MAX_NAME = 40
 """Maximum number of characters of a class name."""
@@ -27,7 +27,7 @@ MAX_NESTED = 8
 
 
 def as_classes(labels: Any, count: int) -> Tensor | None:
-    """Convert labels to classes int64 (B,); None for labels that are no classes.
+    """Convert labels to classes int64 (B,); None for labels that are not classes.
 
     Classes are integers or booleans (B,) or (B, 1), zeros and ones of any dtype, and one-hot rows (B, C).
 

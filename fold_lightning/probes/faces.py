@@ -71,7 +71,8 @@ class FaceProbes:
         features = f"{self.num_features} feature{'s' * (self.num_features != 1)}"
         return (
             f"Faces of activation regions: {what} of {features}. Over all regions of a network the mean is at most "
-            f"2d = {2 * self.dimension}; over regions around points it may be more, for points fall into large regions more often."
+            f"2d = {2 * self.dimension}; over regions around points it may be more, because points fall into large regions more "
+            "often."
         )
 
 

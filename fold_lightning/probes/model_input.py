@@ -38,7 +38,7 @@ class ModelInput:
         >>> chosen = ModelInput.choose(model, {"image": torch.randn(4, 3), "label": torch.arange(4)})
         >>> items, labels = chosen.split({"image": torch.zeros(2, 3), "label": torch.tensor([0, 1])})
         >>> items.shape, labels, chosen.describe()
-        (torch.Size([2, 3]), tensor([0, 1]), "walks in `batch['image']`")
+        (torch.Size([2, 3]), tensor([0, 1]), "varies `batch['image']`")
     """
 
     inputs: Path
@@ -162,12 +162,10 @@ def unpack(batch: Any, batch_to_inputs: BatchToInputs | None, model: nn.Module |
 def _describe(batch: Any, chosen: Trial, labels: Path | None) -> str:
     inputs = code_for(batch, chosen.candidate.inputs)
     if chosen.call is None:
-        return "" if chosen.candidate.inputs in ((), (0,)) else f"walks in `{inputs}`"
-    text = (
-        f"walks in `{inputs}`" if chosen.embedding is None else f"walks in the embedding of `{inputs}` (`{chosen.embedding}`)"
-    )
+        return "" if chosen.candidate.inputs in ((), (0,)) else f"varies `{inputs}`"
+    text = f"varies `{inputs}`" if chosen.embedding is None else f"varies the embedding of `{inputs}` (`{chosen.embedding}`)"
     held = [f"`{code_for(batch, path)}`" for path in chosen.held_paths if path != labels]
-    text = f"{text}, holds {', '.join(held)}" if held else text
+    text = f"{text}, holds {', '.join(held)} fixed" if held else text
     step = chosen.candidate.step
     return text if step is None else f"{text}, and calls the model as `{step}` does"
 

@@ -94,7 +94,7 @@ def class_segments(labels: Any, *, per_pair: int, seed: int = 0) -> tuple[Tensor
 
     Raises:
         ValueError: If there are fewer than two classes, or more than 1,000,000 segments.
-        TypeError: If the labels are no integers.
+        TypeError: If the labels are not integers.
 
     Example:
         >>> labels = torch.tensor([0, 0, 1, 1, 2])

@@ -298,8 +298,8 @@ def _check_sample(sample: ItemCollector) -> None:
     if sample.num_unlabelled:
         rank_zero_info(
             f"fold_lightning measures without classes: of {len(sample)} inputs, {sample.num_unlabelled} are in batches whose labels "
-            "are missing, no classes, or not one per input. Labels of every batch must be integers, -1 where an input has no class "
-            "(`batch_to_inputs=` may return them)."
+            "are missing, are not classes, or are not one per input. Labels of every batch must be integers, -1 where an input has "
+            "no class (`batch_to_inputs=` may return them)."
         )
     if sample.num_not_finite:
         rank_zero_info(f"fold_lightning leaves out {sample.num_not_finite} inputs, which hold NaN or infinite values.")

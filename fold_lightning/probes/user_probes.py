@@ -44,7 +44,7 @@ def user_probes(probes: Any, name: str = "probes") -> Any:
 
     Raises:
         TypeError: If they are none of these.
-        ValueError: If there are no inputs, or labels are no classes.
+        ValueError: If there are no inputs, or labels are not classes.
 
     Example:
         >>> user_probes((np.zeros((2, 3)), [0, 1]))[1]

@@ -109,8 +109,8 @@ def activation_regions(
     row per element of a window, which says that the winner is at least as large as this element. Both readings are this project's
     own.
 
-    With a `subspace`, each region is cut along k random orthonormal directions through its input, and d becomes k. In image
-    dimensions this is what time and memory allow (this project's own).
+    With a `subspace`, each region is cut along k random orthonormal directions through its input, and d becomes k. For images,
+    only slices are affordable (an extension of this project).
 
     Args:
         model: A module of piecewise linear operations.

@@ -1,4 +1,4 @@
-"""The regularizer: a differentiable measure of folding, by which training is pushed to more folding."""
+"""The regularizer: a differentiable measure of folding that pushes training towards more folding."""
 
 from fold_lightning.regularizer.held import HeldGradient
 from fold_lightning.regularizer.schedules import Schedule

@@ -126,7 +126,7 @@ def _lengths(tensors: list[Tensor]) -> Tensor:
 
 
 def _averaged(gradients: list[Tensor | None], trained: list[nn.Parameter], average: Average) -> list[Tensor | None]:
-    """Return the mean of gradients over processes; missing gradients count as 0, and so do all of a process with one not finite."""
+    """Average gradients over processes; missing ones count as 0, as do all of a process that has a non-finite one."""
     whole = [torch.zeros_like(p) if g is None else g for p, g in zip(trained, gradients, strict=True)]
     flat = torch.cat([gradient.flatten() for gradient in whole])
     flat = average(torch.where(flat.isfinite().all(), flat, 0.0))

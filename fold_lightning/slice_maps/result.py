@@ -162,7 +162,7 @@ class SliceMap:
     def _require_scores(self) -> Tensor:
         if self.scores is None:
             raise ValueError(
-                "This map has no scores of classes: the model's output is no matrix (inputs, classes), or is not linear after the "
+                "This map has no scores of classes: the model's output is not a matrix (inputs, classes), or is not linear after the "
                 "last activation, as with a softmax. Pass a `forward=` that returns logits."
             )
         return self.scores

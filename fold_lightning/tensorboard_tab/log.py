@@ -26,7 +26,7 @@ def read_log(log_dir: str | os.PathLike[str]) -> Log:
     ========== ================================================================================================================
     table      columns, with a row for each ...
     ========== ================================================================================================================
-    segments   segment: `segment`, `start`, `end` (its inputs' numbers in the sample), `start_class`, `end_class` (where there are
+    segments   segment: `segment`, `start`, `end` (indices of its inputs in the sample), `start_class`, `end_class` (where there are
                labels), `chi`, `exact`, `complete`, and `regions` for exact walks
     pairs      ordered pair of classes that has segments: `start_class`, `end_class`, `folding` (Phi_N aggregates it)
     walks      stored point of a walk, in order: `segment`, `position` t in [0, 1], `distance` (units that differ from the
@@ -61,7 +61,7 @@ def read_log(log_dir: str | os.PathLike[str]) -> Log:
     Raises:
         FileNotFoundError: If the folder does not exist, or has no event file.
         ValueError: If the folder holds several runs, or no tables of a monitor.
-        TypeError: If the folder is no path.
+        TypeError: If the folder is not a path.
 
     Example:
         >>> log = read_log("logs/digits/version_0")  # doctest: +SKIP

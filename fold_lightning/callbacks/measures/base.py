@@ -41,7 +41,7 @@ class MeasureResult:
         growing_figures: Tag -> values (n,), and a function that draws all measurements so far from a mapping step -> values.
         embeddings: Function that returns tag -> embedding; called immediately or when training ends.
         tables: Name -> columns, for TensorBoard's Folding tab and `read_log`, which returns them by these names. The measure
-            limits their size, for instance with `bounded`.
+            limits their size, for instance with `limit_size`.
         drawn_tables: Name -> function that makes a table which takes as long as a figure; called when figures are due, or
             never.
     """

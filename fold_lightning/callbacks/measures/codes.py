@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 
-from fold_lightning._tables import bounded
+from fold_lightning._tables import limit_size
 from fold_lightning.activations import activation_codes
 from fold_lightning.callbacks.measures.base import Embedding, Measure, MeasureResult
 from fold_lightning.callbacks.measures.sources import InputSource, SeenCodes, Sources
@@ -24,7 +24,7 @@ class DistinctCodesMeasure(Measure):
         "codes/distinct": "Number of activation regions that the inputs occupy.",
         "codes/distinct_correct": "Number of regions that the correctly classified inputs occupy.",
         "codes/distinct_fraction": "Distinct codes per input, in (0, 1].",
-        "codes/layer/<layer>": "Number of distinct codes through the bits of one layer alone.",
+        "codes/layer/<layer>": "Number of distinct codes of one layer's bits alone.",
     }
     charts = {
         "distinct codes": ["codes/distinct$", "codes/distinct_correct"],
@@ -54,7 +54,7 @@ class DistinctCodesMeasure(Measure):
         return MeasureResult(
             {tag: float(value) for tag, value in scalars.items()},
             embeddings=lambda: self._embeddings(model),
-            tables={"codes": bounded(table)},
+            tables={"codes": limit_size(table)},
         )
 
     def available_tags(self) -> dict[str, str]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 
-from fold_lightning._tables import bounded
+from fold_lightning._tables import limit_size
 from fold_lightning.activations import ActivationCodes
 from fold_lightning.callbacks.measures.base import Measure, MeasureResult
 from fold_lightning.callbacks.measures.sources import InputSource, SeenCodes, Sources
@@ -22,9 +22,7 @@ class CodeDistancesMeasure(Measure):
         "codes/between": "Mean Hamming distance of the codes of two inputs of different classes, as a share of units.",
     }
     charts = {"distance of codes": ["codes/within", "codes/between"]}
-    pictures = {
-        "codes/distances": "How far apart the codes of two inputs of one class lie, and of different classes, by layer."
-    }
+    pictures = {"codes/distances": "Mean distance of the codes of two inputs of one class, and of different classes, by layer."}
     source: InputSource
 
     @classmethod
@@ -52,4 +50,4 @@ class CodeDistancesMeasure(Measure):
         table |= {name: np.array([float(layer[name]) for layer in per_layer.values()]) for name in values}
         scalars = {f"codes/{name}": value for name, value in values.items()}
         figures = {"codes/distances": lambda: plot_code_distances({"all units": overall} | per_layer)} if values else {}
-        return MeasureResult(scalars, figures=figures, tables={"distances": bounded(table)})
+        return MeasureResult(scalars, figures=figures, tables={"distances": limit_size(table)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from lightning.pytorch import LightningModule
 
-from fold_lightning._tables import bounded
+from fold_lightning._tables import limit_size
 from fold_lightning.callbacks.measures.base import MeasureResult
 from fold_lightning.callbacks.measures.region_measure import RegionMeasure
 from fold_lightning.callbacks.measures.sources import SeenRegions
@@ -16,7 +16,7 @@ class FacesMeasure(RegionMeasure):
     """Mean and maximum number of faces, with the bound of the mean over all regions of a network."""
 
     tags = {
-        "faces/mean": "Mean number of faces of the regions around the inputs; over points it may exceed the bound.",
+        "faces/mean": "Mean number of faces of the regions around the inputs, which may exceed the bound.",
         "faces/max": "Largest number of faces of a region around an input.",
         "faces/bound": "2d, or 2k in slices of k dimensions: bounds the mean over all regions of a network.",
     }
@@ -26,7 +26,7 @@ class FacesMeasure(RegionMeasure):
     }
     pictures = {
         "faces/histogram": "Numbers of faces of the regions around the inputs.",
-        "faces/counts": "How many regions around inputs have how many faces, and the bound of the mean over all regions.",
+        "faces/counts": "Histogram of the number of faces of regions around inputs, with the bound of the mean over all regions.",
     }
 
     def update(self, seen: SeenRegions) -> None:
@@ -43,5 +43,5 @@ class FacesMeasure(RegionMeasure):
             scalars,
             {"faces/histogram": (counts, count_edges(counts))},
             {"faces/counts": lambda: plot_face_counts(counts.long(), bound, xlabel=xlabel)},
-            tables={"faces": bounded({"faces": counts.int().numpy(), "bound": np.asarray(bound)})},
+            tables={"faces": limit_size({"faces": counts.int().numpy(), "bound": np.asarray(bound)})},
         )

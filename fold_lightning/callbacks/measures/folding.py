@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from fold_lightning._tables import Table as Columns
-from fold_lightning._tables import bounded, small_integers
+from fold_lightning._tables import limit_size, small_integers
 from fold_lightning.callbacks.measures.base import Measure, MeasureResult, Table
 from fold_lightning.callbacks.measures.sources import SeenSegments, SegmentSource, Sources
 from fold_lightning.figures import plot_folding_matrix, plot_folding_over_steps, plot_walk
@@ -40,9 +40,9 @@ class FoldingMeasure(Measure):
         "folding/fraction": "Share of the segments that fold.",
         "folding/phi": "Phi_N, folding between classes.",
         "folding/regions": "Mean number of activation regions on a segment.",
-        "folding/exact": "Share of the segments whose walk is exact and verified itself.",
+        "folding/exact": "Share of the segments whose walk is exact and verified.",
         "folding/complete": "Share of the segments that were walked to their end.",
-        "folding/layer/<layer>": "Mean chi through the bits of one layer alone.",
+        "folding/layer/<layer>": "Mean chi of one layer's bits alone.",
     }
     charts = {
         "chi": ["folding/chi_mean", "folding/chi_median", "folding/chi_max", "folding/fraction", "folding/phi"],
@@ -53,8 +53,8 @@ class FoldingMeasure(Measure):
     pictures = {
         "folding/chi_histogram": "The space folding measure chi of all segments.",
         "folding/walk": "The segment that folds most: its distance, that of a walk that does not fold, and chi so far.",
-        "folding/chi_over_steps": "How chi of the segments is distributed at all measurements so far.",
-        "folding/phi_matrix": "Folding between each ordered pair of classes, of which Phi_N is made; grey without segments.",
+        "folding/chi_over_steps": "Distribution of chi over the segments, at all measurements so far.",
+        "folding/phi_matrix": "Folding between each ordered pair of classes, which Phi_N aggregates; grey without segments.",
     }
 
     source: SegmentSource
@@ -82,14 +82,18 @@ class FoldingMeasure(Measure):
         scalars |= {f"folding/layer/{layer}": summarize_folding(values, "mean") for layer, values in measures.by_layer.items()}
         if self._counts_regions:
             scalars["folding/regions"] = measures.regions.mean()
-        tables = {"segments": bounded(self._segments(measures)), "layers": bounded(_layers(measures)), "walks": self._walks()}
+        tables = {
+            "segments": limit_size(self._segments(measures)),
+            "layers": limit_size(_layers(measures)),
+            "walks": self._walks(),
+        }
         figures = {"folding/walk": lambda: plot_walk(source.walk(model, chi.argmax()[None]), 0)}
         if between is not None:
             how = {"within": self.sample.settings.within, "across": self.sample.settings.across}
             phi, matrix = global_folding(chi, between.start, between.end, len(between.classes), **how)
             scalars["folding/phi"] = phi
             names = [name_of_class(label, self.sample.class_names) for label in between.classes.tolist()]
-            tables["pairs"] = bounded(_pairs(matrix, between.classes))
+            tables["pairs"] = limit_size(_pairs(matrix, between.classes))
             figures["folding/phi_matrix"] = lambda: plot_folding_matrix(matrix, names)
         return MeasureResult(
             {tag: float(value) for tag, value in scalars.items() if not value.isnan()},
@@ -108,8 +112,8 @@ class FoldingMeasure(Measure):
     def _describe_phi(self) -> str:
         settings, segments = self.sample.settings, self.sample.segments
         return (
-            f"The {settings.across} over pairs of classes of the {settings.within} chi of each that is not 0; only values of equally "
-            f"many segments of a pair compare: here {segments.describe()}."
+            f"The {settings.across} over pairs of classes of the {settings.within} of each pair's non-zero chi. Compare only values "
+            f"with equally many segments per pair; here: {segments.describe()}."
         )
 
     @property

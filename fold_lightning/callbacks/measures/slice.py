@@ -33,10 +33,10 @@ class SliceMeasure(Measure):
     """Regions of a plane through three inputs of different classes, zoomed in on the first if there are many."""
 
     pictures = {
-        "regions/slice": "All activation regions of a plane through three inputs, zoomed on the first where there are "
-        "many; the darker, the more units differ from its region.",
-        "regions/slice_by_class": "The same plane by the class that is predicted, the paler the less sure, and the exact borders "
-        "between classes; drawn where the window holds several.",
+        "regions/slice": "All activation regions of a plane through three inputs, zoomed in on the first if there are "
+        "many; darker means that more bits differ from the code of its region.",
+        "regions/slice_by_class": "The same plane by predicted class, paler where the model is less confident, with the exact "
+        "borders between classes; drawn if the window holds several.",
     }
 
     @classmethod

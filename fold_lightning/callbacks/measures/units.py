@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 
-from fold_lightning._tables import bounded
+from fold_lightning._tables import limit_size
 from fold_lightning.callbacks.measures.base import Measure, MeasureResult
 from fold_lightning.callbacks.measures.sources import InputSource, SeenCodes, Sources
 from fold_lightning.figures import plot_unit_activity
@@ -30,7 +30,7 @@ class UnitsMeasure(Measure):
         "always active units of each layer": ["units/always_active/.*"],
         "active units of each layer": ["units/active/.*"],
     }
-    pictures = {"units/by_layer": "Shares of each layer's units that never switch on, always are, or do for some inputs."}
+    pictures = {"units/by_layer": "Shares of each layer's units that are never, always or sometimes active."}
     source: InputSource
 
     @classmethod
@@ -52,4 +52,4 @@ class UnitsMeasure(Measure):
         for name in ("dead", "always_active", "active"):
             table[name] = np.array([float(values[name]) for values in per_layer.values()])
         figures = {"units/by_layer": lambda: plot_unit_activity(per_layer)} if per_layer else {}
-        return MeasureResult(scalars, figures=figures, tables={"units": bounded(table)})
+        return MeasureResult(scalars, figures=figures, tables={"units": limit_size(table)})
