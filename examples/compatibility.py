@@ -272,7 +272,9 @@ def main() -> None:
     if args.train:
         train(args.train)
         return
-    print("| package | model | varied, held fixed | method | segments | tags, or why not | same weights |\n" + 7 * "| --- " + "|")
+    print(
+        "| package | model | varied, held fixed | method | segments | tags, or why not | same weights |\n" + 7 * "| --- " + "|"
+    )
     for package in args.packages or MODELS:
         try:
             version = importlib.metadata.version(package)
