@@ -452,7 +452,7 @@ def test_without_logits_there_are_no_classes(last: Callable[[], nn.Module]) -> N
     found = slice_map(model, torch.randn(3, 4))
     assert found.scores is None
     for ask in (found.by_class, lambda: found.predictions):
-        with pytest.raises(ValueError, match="no scores of classes: the model's output is no matrix"):
+        with pytest.raises(ValueError, match="no scores of classes: the model's output is not a matrix"):
             ask()
 
 
