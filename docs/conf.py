@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 
 from fold_lightning.callbacks.measures import MEASURES
-from fold_lightning.callbacks.session import SECONDS
+from fold_lightning.callbacks.session import OWN_TAGS
 
 
 def table(tags: dict[str, str]) -> str:
@@ -25,7 +25,7 @@ exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 myst_enable_extensions = ["substitution"]
 myst_substitutions = {
-    "curves": table(curves | {SECONDS: "Time of a measurement in s, without figures."}),
+    "curves": table(curves | OWN_TAGS),
     "pictures": table(pictures),
 }
 

@@ -30,7 +30,6 @@ class RunLog:
         self._board = TensorBoard(trainer.loggers, draws=draws, always=always)
         self._once = once
         self._results: Sequence[MeasureResult] = ()
-        self._has_begun = self._has_named_metrics = False
 
     def begin(
         self, trainer: Trainer, measures: Iterable[Measure], hyperparameters: Mapping[str, Any], about: Mapping[str, Any]
@@ -43,7 +42,6 @@ class RunLog:
                 if logger not in self._board:
                     logger.log_hyperparams({MONITOR: dict(hyperparameters)})
             self._board.begin(hyperparameters, measures, about)
-            self._has_begun = True
 
     def write_scalars(
         self, trainer: Trainer, values: Mapping[str, float], descriptions: Mapping[str, str], *, step: int
@@ -65,17 +63,9 @@ class RunLog:
                 self._board.describe(values, descriptions, logged_step(trainer, is_counted=True))
 
     def name_metrics(self, trainer: Trainer, tags: Iterable[str], descriptions: Mapping[str, str]) -> None:
-        """Name the metrics of the HPARAMS page, once.
-
-        Args:
-            trainer: The Trainer.
-            tags: Tags of the user's validation.
-            descriptions: Tag -> description, of the monitor's tags.
-        """
-        if self._has_begun and not self._has_named_metrics:
-            self._has_named_metrics = True
-            with self._once.failures(trainer):
-                self._board.name_metrics([tag for tag in tags if tag not in descriptions], descriptions)
+        """Name the metrics of the HPARAMS page, once after `begin`; see `TensorBoard.name_metrics`."""
+        with self._once.failures(trainer):
+            self._board.name_metrics(tags, descriptions)
 
     def write(self, trainer: Trainer, results: Sequence[MeasureResult], number: int, step: int) -> None:
         """Write the histograms, tables, figures and embeddings of a measurement; see `TensorBoard.write`."""

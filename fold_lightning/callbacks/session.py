@@ -28,6 +28,9 @@ from fold_lightning.probes import ProbeSet, ProbeSource
 
 SECONDS = "monitor/seconds"
 
+OWN_TAGS = {SECONDS: "Time of a measurement in s, without figures."}
+"""Tags of no measure, with their descriptions."""
+
 LONG_SECONDS = 60.0
 """Seconds of a measurement above which a warning reports the time of each source."""
 
@@ -215,8 +218,7 @@ class Session:
 
     def descriptions(self) -> dict[str, str]:
         """Return the tags that may be logged, with their descriptions."""
-        found = {SECONDS: "Time of a measurement in s, without figures."}
-        return found | (self._measures.descriptions() if self.sample is not None else possible_tags())
+        return OWN_TAGS | (self._measures.descriptions() if self.sample is not None else possible_tags())
 
     def state(self) -> dict[str, Any]:
         """Return the state for a checkpoint, from which a run resumes with the same sample and schedule."""

@@ -62,7 +62,7 @@ class TensorBoard:
         self._undrawn: int | None = None
         self._is_embedded = False
         self._histories: dict[str, dict[int, Tensor]] = {}
-        self._hyperparameters: list[dict[str, hparams.Value]] = []
+        self._unnamed: list[tuple[TensorBoardLogger, dict[str, hparams.Value]]] = []
         for board in self._boards:
             board._default_hp_metric = False  # else a model that saves hyperparameters gets a curve "hp_metric" of -1
 
@@ -77,12 +77,13 @@ class TensorBoard:
             measures: Measures of the run.
             about: Description of the measurement, for the Folding tab.
         """
-        self._hyperparameters = []
+        self._unnamed = []
         for board in self._boards:
             board.log_hyperparams({hparams.MONITOR: dict(hyperparameters)}, metrics={})
             save_hparams_to_yaml(os.path.join(board.log_dir, board.NAME_HPARAMS_FILE), board.hparams)
-            self._hyperparameters.append(hparams.flat(dict(board.hparams)))
-            self._add(board, hparams.session_start(self._hyperparameters[-1]))
+            flat = hparams.flat(dict(board.hparams))
+            self._unnamed.append((board, flat))
+            self._add(board, hparams.session_start(flat))
             self._add(board, table_summary(_tables.ABOUT, about))
         layout: dict[str, dict[str, list[Any]]] = {}
         for measure in measures:
@@ -93,17 +94,17 @@ class TensorBoard:
             writer.add_custom_scalars(layout)
 
     def name_metrics(self, tags: Iterable[str], descriptions: Mapping[str, str]) -> None:
-        """Name the metrics of the HPARAMS page: some of the monitor's tags, then others.
+        """Name the metrics of the HPARAMS page, once after `begin`: some of the monitor's tags, then others.
 
         Args:
-            tags: Tags of the user's validation.
+            tags: Tags of the user's validation; the monitor's among them are left out.
             descriptions: Tag -> description, of all tags that the run may log.
         """
         first = [tag for tag in hparams.FIRST_METRICS if tag in descriptions]
-        metrics = [*first, *(tag for tag in tags if tag not in first)]
-        for board, hyperparameters in zip(self._boards, self._hyperparameters, strict=True):
+        metrics = [*first, *(tag for tag in tags if tag not in descriptions)]
+        unnamed, self._unnamed = self._unnamed, []
+        for board, hyperparameters in unnamed:
             self._add(board, hparams.experiment(hyperparameters, metrics, descriptions))
-        self._hyperparameters = []
 
     def describe(self, scalars: Mapping[str, float], descriptions: Mapping[str, str], step: int) -> None:
         """Write scalars with their descriptions, which TensorBoard shows next to the curves."""
