@@ -89,7 +89,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = import_module(f"fold_lightning.{module}")
     if module == "callbacks":
-        found.derive_from_both_packages()  # `pytorch_lightning` may have been imported meanwhile
+        # A command line asks for the class before it creates one, and `pytorch_lightning` may have been imported meanwhile.
+        import_module("fold_lightning.lightning_packages").derive_from_both_packages()
     return getattr(found, name)
 
 

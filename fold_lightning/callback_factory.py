@@ -25,7 +25,6 @@ def callbacks() -> list[Any]:
     if os.environ.get(VARIABLE, "").strip().lower() in OFF:
         return []
     try:
-        from fold_lightning import FoldingMonitor  # noqa: F401  # makes it a callback of `pytorch_lightning` too
         from fold_lightning.callbacks.environment import EnvironmentMonitor
 
         return [EnvironmentMonitor()]

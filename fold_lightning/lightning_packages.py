@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import sys
 
+from lightning.pytorch import Callback
+
 
 def in_both_packages(cls: type) -> tuple[type, ...]:
     """Return a class of `lightning.pytorch`, and its `pytorch_lightning` twin if the user has imported that package.
@@ -24,10 +26,19 @@ def in_both_packages(cls: type) -> tuple[type, ...]:
     return cls, getattr(module, cls.__name__)
 
 
-def derive_from_both(derived: type, cls: type) -> None:
-    """Make a subclass of a `lightning.pytorch` class a subclass of its `pytorch_lightning` twin too, if that is imported.
+class AnyCallback(Callback):
+    """A callback of `lightning.pytorch`, and of `pytorch_lightning` if that has been imported when one is created.
 
-    The command line of `pytorch_lightning` accepts only its own callbacks, and may be imported after this package.
+    Trainers and command lines of `pytorch_lightning` accept only its own callbacks.
     """
-    if derived.__bases__ != in_both_packages(cls):
-        derived.__bases__ = in_both_packages(cls)
+
+    def __init__(self) -> None:
+        derive_from_both_packages()
+        super().__init__()
+
+
+def derive_from_both_packages() -> None:
+    """Make `AnyCallback` a subclass of `pytorch_lightning.Callback` too, if that package has been imported."""
+    bases = in_both_packages(Callback)
+    if AnyCallback.__bases__ != bases:
+        AnyCallback.__bases__ = bases

@@ -192,7 +192,7 @@ def test_a_run_that_goes_on_between_two_terms_holds_the_same_gradient(tmp_path: 
         ours = monitor(regularizer(every_n_steps=4))
         if forgets:
             ours.load_state_dict = lambda state: None  # type: ignore[method-assign]
-        kept = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=6, save_top_k=-1)
+        kept = ModelCheckpoint(tmp_path, "{step}", save_on_train_epoch_end=True, save_top_k=-1)
         options = {"max_epochs": 2, "logger": Scalars(), "accelerator": "cpu", "enable_progress_bar": False}
         trainer = Trainer(default_root_dir=tmp_path, callbacks=[ours, kept], enable_model_summary=False, **options)
         trainer.fit(Plain(), *ordered(), ckpt_path=path)

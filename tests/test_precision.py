@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -230,7 +231,9 @@ def test_pruning_is_measured_an_epoch_later_where_it_comes_after_the_measurement
 ) -> None:
     """`ModelPruning` prunes in `on_train_epoch_end`: after a validation, or in the order of the callbacks where there is none."""
     given = loaders if validates else lambda: loaders()[:1]
-    _, beside, _ = fit_beside(tmp_path, COMPANIONS["ModelPruning"], order, small(), given=given)
+    # Weights that Lightning 2.4 resets to their first values lack the zeros until the next pass.
+    pruning = functools.partial(ModelPruning, "l1_unstructured", amount=0.3, use_lottery_ticket_hypothesis=False)
+    _, beside, _ = fit_beside(tmp_path, pruning, order, small(), given=given)
     assert [bool((weight == 0).any()) for weight in beside.weights] == pruned
 
 

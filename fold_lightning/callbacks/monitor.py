@@ -22,12 +22,9 @@ from fold_lightning.callbacks.session import Session
 from fold_lightning.callbacks.settings import Method, Settings
 from fold_lightning.callbacks.trainer_state import has_validation_data, logged_step, will_validate
 from fold_lightning.folding import Aggregate
+from fold_lightning.lightning_packages import AnyCallback
 from fold_lightning.probes import FaceSubspace
 from fold_lightning.regularizer import FoldingRegularizer
-
-
-class AnyCallback(Callback):
-    """A callback of `lightning.pytorch`, and of `pytorch_lightning` if that is imported."""
 
 
 class FoldingMonitor(AnyCallback):

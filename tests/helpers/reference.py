@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import linprog, nnls
+from scipy.optimize import linprog, lsq_linear
 from torch import Tensor, nn
 
 Layers = list[tuple[Any, ...]]
@@ -293,4 +293,7 @@ def faces_by_least_squares(normals: Tensor, slacks: Tensor) -> list[bool]:
     rows = torch.cat([normals, slacks[:, None]], 1).numpy()
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     one = np.eye(rows.shape[1])[-1:]
-    return [bool(nnls(np.vstack([np.delete(rows, i, 0), one]).T, rows[i])[1] > 1e-9) for i in range(len(rows))]
+    others = (np.vstack([np.delete(rows, i, 0), one]).T for i in range(len(rows)))
+    # Of SciPy 1.15, `nnls` may return a point that is not the nearest, with a residual of zero.
+    nearest = (lsq_linear(columns, row, (0, np.inf), "bvls") for columns, row in zip(others, rows, strict=True))
+    return [bool(np.linalg.norm(found.fun) > 1e-9) for found in nearest]
