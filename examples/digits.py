@@ -80,7 +80,7 @@ class History(Callback):
         table = Table("epoch", *(name.partition("/")[2] for name in self.columns), title="Folding during training")
         every = -(-len(self.rows) // most)
         for epoch, values in self.rows[::-1][::every][::-1]:
-            table.add_row(str(epoch), *(f"{value:.3f}" for value in values))
+            table.add_row(str(epoch), *("-" if math.isnan(value) else f"{value:.3f}" for value in values))
         return table
 
 

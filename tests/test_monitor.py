@@ -596,9 +596,12 @@ def test_training_is_bit_identical_with_and_without_the_monitor(tmp_path: Path, 
     assert torch.equal(random_without, random_with)
 
 
-def test_a_trainer_without_logger_is_refused(tmp_path: Path) -> None:
+def test_a_trainer_without_logger_is_refused_by_a_monitor_that_measures(tmp_path: Path) -> None:
     with pytest.raises(MisconfigurationException, match="no logger.*TensorBoardLogger"):
         fit(tmp_path, watch(), logger=False)
+    nothing = dict.fromkeys(("folding", "codes", "units", "faces"), False)
+    trainer = fit(tmp_path, watch(**nothing, regularize=True), logger=False)
+    assert "regularizer/term" in trainer.callback_metrics, "only what measures needs a logger"
 
 
 @pytest.mark.slow

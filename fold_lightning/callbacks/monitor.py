@@ -393,7 +393,7 @@ class FoldingMonitor(AnyCallback):
         trainer.callback_metrics.update(values)
 
     def _check_trainer(self, trainer: Trainer) -> None:
-        if not trainer.loggers:
+        if self.settings.measures and not trainer.loggers:
             raise MisconfigurationException(
                 "FoldingMonitor logs its measurements, but the Trainer has no logger. Use `Trainer(logger=True)`, or pass one, such "
                 "as `TensorBoardLogger('logs')`; or remove the callback."

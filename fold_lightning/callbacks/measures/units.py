@@ -17,7 +17,7 @@ class UnitsMeasure(Measure):
     """Dead units, units that are always active, and the mean activity, overall and by layer."""
 
     tags = {
-        "units/dead": "Share of units that no input activates.",
+        "units/dead": "Share of units that no input activates; a unit with two thresholds counts as two.",
         "units/always_active": "Share of units that every input activates: they are linear on the inputs.",
         "units/active": "Mean share of units that an input activates.",
         "units/dead/<layer>": "Share of a layer's units that no input activates.",
