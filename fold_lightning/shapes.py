@@ -12,7 +12,7 @@ import torch
 from scipy.spatial import Delaunay, QhullError
 from torch import Tensor
 
-from fold_lightning.faces.half_spaces import FAR_AWAY, Rows, rows_of
+from fold_lightning.faces.half_spaces import FAR_AWAY, HalfSpaces, half_spaces_of
 from fold_lightning.faces.hulls import facets_of_hull
 from fold_lightning.faces.linear_programs import deepest_point
 from fold_lightning.faces.polytopes import dual_points, first_of_equals
@@ -106,7 +106,7 @@ def region_shapes(
 
 def _half_spaces(regions: ActivationRegions) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield normals, slacks and center of each region, ``normals . x <= slacks`` relative to the center."""
-    rows = rows_of(regions)
+    rows = half_spaces_of(regions)
     for normals, slacks, real, center in zip(rows.normals, rows.slacks, rows.real, regions.centers, strict=True):
         yield normals[real], slacks[real], center
 
@@ -175,7 +175,7 @@ def _vertices(normals: Tensor, slacks: Tensor) -> tuple[Tensor, bool]:
     if inside is None:
         return normals.new_empty(0, d), True
     index = torch.arange(n, device=normals.device)[None]
-    rows = Rows(normals[None], (slacks - normals @ inside)[None], index).with_walls()
+    rows = HalfSpaces(normals[None], (slacks - normals @ inside)[None], index).with_walls()
     points, frame = dual_points(rows)
     facets = facets_of_hull(points[0].cpu().numpy())
     if facets is None or (facets[:, -1] >= 0).any():

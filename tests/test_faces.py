@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fold_lightning import activation_codes, activation_regions, face_counts, region_graph, supporting_units
 from fold_lightning.faces import interior_point, linear_programs, ray_shooting, supporting
-from fold_lightning.faces.linear_programs import gain
+from fold_lightning.faces.linear_programs import largest_height
 from fold_lightning.faces.polytopes import ready_polytopes
 from fold_lightning.regions import ActivationRegions
 from helpers.networks import cube, mlp, polytope
@@ -167,10 +167,10 @@ def test_a_plane_that_touches_a_cone_is_no_face_where_inputs_have_directions_tha
 
 def test_a_program_of_its_own_counts_no_more_than_its_point_proves(monkeypatch: pytest.MonkeyPatch) -> None:
     corner = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [-1.0, -1.0]], dtype=torch.float64)
-    assert gain(corner, 2) == pytest.approx(1.0, abs=1e-12)
+    assert largest_height(corner, 2) == pytest.approx(1.0, abs=1e-12)
     beyond = SimpleNamespace(status=0, x=[1 + 1e-8, 1 + 1e-8])  # as far as tolerances let it
     monkeypatch.setattr(linear_programs, "linprog", lambda *args, **kwargs: beyond)
-    assert gain(corner, 2) <= 1
+    assert largest_height(corner, 2) <= 1
 
 
 def test_a_region_without_interior_has_no_face() -> None:
@@ -271,7 +271,7 @@ def test_linear_programs_of_their_own_decide_what_the_others_leave(monkeypatch: 
     asked = []
     monkeypatch.setattr(interior_point, "STEPS", 1)
     monkeypatch.setattr(supporting, "MAX_DIMENSIONS", 2)
-    monkeypatch.setattr(supporting, "gain", lambda points, i: asked.append(i) or gain(points, i))
+    monkeypatch.setattr(supporting, "largest_height", lambda points, i: asked.append(i) or largest_height(points, i))
     assert torch.equal(supporting_units(regions), faces) and asked
 
 
@@ -313,7 +313,7 @@ def test_a_linear_program_that_is_not_solved_is_an_error(monkeypatch: pytest.Mon
         linear_programs, "linprog", lambda *args, **kwargs: SimpleNamespace(status=4, message="Numerical trouble.")
     )
     with pytest.raises(RuntimeError, match="of 2 rows and 1 columns, which decides a face, was not solved: Numerical trouble"):
-        gain(torch.tensor([[2.0], [1.0]], dtype=torch.float64), 0)
+        largest_height(torch.tensor([[2.0], [1.0]], dtype=torch.float64), 0)
 
 
 @pytest.mark.slow

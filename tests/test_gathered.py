@@ -39,7 +39,7 @@ from fold_lightning.figures import plot_unit_activity
 from fold_lightning.fingerprints import distinct_in_groups
 from fold_lightning.folding import summarize_folding
 from fold_lightning.metrics import distinct_codes
-from helpers.processes import in_processes
+from helpers.processes import in_processes, process_group
 
 matplotlib.use("Agg")
 
@@ -605,11 +605,9 @@ SEEDS: dict[str, tuple[list[int], list[int]]] = {"both": ([0, 2, 4], [1, 3]), "o
 
 
 def _process(folder: str) -> None:
-    torch.distributed.init_process_group("gloo")
-    rank = torch.distributed.get_rank()
-    values = {(share, name): _gathered(CASES[name], SEEDS[share][rank]) for share in SEEDS for name in CASES}
-    torch.save(values | {"layers": _layers_that_differ(rank), "units": _units_that_differ(rank)}, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    with process_group() as rank:
+        values = {(share, name): _gathered(CASES[name], SEEDS[share][rank]) for share in SEEDS for name in CASES}
+        torch.save(values | {"layers": _layers_that_differ(rank), "units": _units_that_differ(rank)}, f"{folder}/{rank}.pt")
 
 
 def _gathered(case: Case, seeds: list[int]) -> dict[str, Any]:

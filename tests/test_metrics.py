@@ -33,7 +33,7 @@ from fold_lightning.folding import summarize_folding
 from fold_lightning.metrics import code_distances, distinct_codes, nearest_codes
 from fold_lightning.metrics.code_metric import CodeMetric
 from helpers.networks import mlp
-from helpers.processes import in_processes
+from helpers.processes import in_processes, process_group
 from helpers.reference import folding_between_classes
 
 CLASSES = 4
@@ -592,18 +592,16 @@ def some_metrics() -> dict[str, tuple[Metric, Callable[[int], tuple[Any, ...]]]]
 
 
 def _process(folder: str) -> None:
-    torch.distributed.init_process_group("gloo")
-    rank = torch.distributed.get_rank()
-    found = {}
-    for share, seeds in SEEDS.items():
-        for name, (metric, batch) in some_metrics().items():
-            together(metric, *map(batch, seeds[rank]))
-            found[share, name] = further_values(metric)
-            assert metric.update_count == len(seeds[rank])
-            if isinstance(metric, CodeMetric):
-                assert (metric.num_inputs.sum() == 0) == (not seeds[rank])  # gathered states were given back
-    torch.save(found, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    with process_group() as rank:
+        found = {}
+        for share, seeds in SEEDS.items():
+            for name, (metric, batch) in some_metrics().items():
+                together(metric, *map(batch, seeds[rank]))
+                found[share, name] = further_values(metric)
+                assert metric.update_count == len(seeds[rank])
+                if isinstance(metric, CodeMetric):
+                    assert (metric.num_inputs.sum() == 0) == (not seeds[rank])  # gathered states were given back
+        torch.save(found, f"{folder}/{rank}.pt")
 
 
 def further_values(metric: Any) -> Any:

@@ -88,13 +88,13 @@ class Slow:
     """Lets each measurement of codes take so long."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: float) -> None:
-        look = InputSource.look
+        observe = InputSource.observe
 
         def slow(*given: Any) -> Any:
             clock.now += seconds
-            return look(*given)
+            return observe(*given)
 
-        monkeypatch.setattr(InputSource, "look", slow)
+        monkeypatch.setattr(InputSource, "observe", slow)
 
 
 @pytest.mark.slow

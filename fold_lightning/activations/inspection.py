@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fold_lightning.activations.evaluation import Replica
-from fold_lightning.activations.interception import OutOfSightError
+from fold_lightning.activations.interception import NotInterceptable
 from fold_lightning.activations.layers import Patterns, columns, select_layers
 from fold_lightning.activations.registry import Thresholds, activation_of
 from fold_lightning.activations.structure_pass import StructurePass
@@ -136,8 +136,8 @@ def inspect(
 ) -> ModelStructure:
     """Find the activations of a model with a few forward passes.
 
-    Batches of several sizes show which dimension is the batch dimension. Batches with other companions show that an input's
-    pre-activations do not depend on the rest of its batch. Results are cached by input shape and `layers`.
+    Batches of several sizes show which dimension is the batch dimension. Batches in which an input stands beside others
+    show that its pre-activations do not depend on them. Results are cached by input shape and `layers`.
 
     Args:
         replica: Replica of the model.
@@ -172,7 +172,7 @@ def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructu
     unlisted = ", ".join({**first.unlisted, **{place: place for place in first.elementwise_modules()}}.values())
     second = record_pass(replica, pair[SWAPPED])
     lost, constant_rows = _compare_untracked(first, second)
-    if not first.met:
+    if not first.activations:
         raise ValueError(
             "The forward pass has no activation with a threshold (such as ReLU, GELU, SiLU or Tanh)"
             f"{unlisted and f'; {unlisted} may be one, but is not registered'}. Check that the model applies one of them to values "
@@ -191,16 +191,20 @@ def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructu
             "activations are not counted. Compute them in torch, or pass `forward=` with a part of the model without them.",
             stacklevel=4,
         )
-    names = list(first.met)
+    names = list(first.activations)
     counted = tuple(select_layers(layers, names))
-    last, is_whole = first.met[counted[-1]], counted[-1] == names[-1]
-    needed = [name for name in names[: names.index(counted[-1]) + 1] if name in second.met]  # `check_layer` raises for others
+    last, is_whole = first.activations[counted[-1]], counted[-1] == names[-1]
+    needed = [
+        name for name in names[: names.index(counted[-1]) + 1] if name in second.activations
+    ]  # `check_layer` raises for others
     outside = {"an operation outside torch": "forward"} if any(call <= last.num_calls for call in lost) else {}
     structure = ModelStructure(
-        thresholds={name: met.thresholds for name, met in first.met.items()},
-        units={name: met.z.numel() // 2 for name, met in first.met.items()},
-        dims={name: met.z.dim() for name, met in first.met.items()},
-        batch_dims={name: _batch_dim(name, first.met[name].z, second.met[name].z, last.is_row_by_row) for name in needed},
+        thresholds={name: activation.thresholds for name, activation in first.activations.items()},
+        units={name: activation.z.numel() // 2 for name, activation in first.activations.items()},
+        dims={name: activation.z.dim() for name, activation in first.activations.items()},
+        batch_dims={
+            name: _batch_dim(name, first.activations[name].z, second.activations[name].z, last.is_row_by_row) for name in needed
+        },
         counted=counted,
         unknown=last.unknown | outside,
         bends=last.bends,
@@ -208,10 +212,10 @@ def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructu
         is_row_by_row=first.is_row_by_row if is_whole else last.is_row_by_row,
         is_whole=is_whole,
         constant_rows=constant_rows,
-        widest=max(first.largest, *(met.z.numel() for met in first.met.values())) // 2,
+        widest=max(first.largest, *(activation.z.numel() for activation in first.activations.values())) // 2,
     )
-    for other, rows in [(second, SWAPPED), *_companions(replica, pair, inputs)]:
-        _check_companion(structure, first, other, rows)
+    for other, rows in [(second, SWAPPED), *_in_other_batches(replica, pair, inputs)]:
+        _check_in_other_batch(structure, first, other, rows)
     return structure
 
 
@@ -221,7 +225,7 @@ def _two_different(inputs: Tensor) -> Tensor:
     return torch.stack([inputs[0], inputs[0] * 0.999 if other is None else inputs[other]])
 
 
-def _companions(replica: Replica, pair: Tensor, inputs: Tensor) -> list[tuple[StructurePass, list[int]]]:
+def _in_other_batches(replica: Replica, pair: Tensor, inputs: Tensor) -> list[tuple[StructurePass, list[int]]]:
     """Pass each input with its copy, and both with extreme inputs; return passes and the rows of the pair that each begins with.
 
     A copy reveals a sum over the batch; extremes reveal a maximum or a rescaling.
@@ -250,19 +254,19 @@ def _batch_dim(name: str, two: Tensor, three: Tensor, is_row_by_row: bool) -> in
     return changed[0]
 
 
-def _check_companion(structure: ModelStructure, first: StructurePass, other: StructurePass, rows: list[int]) -> None:
+def _check_in_other_batch(structure: ModelStructure, first: StructurePass, other: StructurePass, rows: list[int]) -> None:
     """Raise if a pass that begins with these rows of the first pass runs other layers or has other pre-activations."""
-    for number, (name, met) in enumerate(other.met.items()):
-        structure.check_layer(number, name, met.z, other.num_inputs)
+    for number, (name, activation) in enumerate(other.activations.items()):
+        structure.check_layer(number, name, activation.z, other.num_inputs)
         if number >= len(structure.needed):
             break
-        expected = structure.per_input(name, first.met[name].z, 2)[rows]
-        found = structure.per_input(name, met.z, other.num_inputs)[: len(rows)]
+        expected = structure.per_input(name, first.activations[name].z, 2)[rows]
+        found = structure.per_input(name, activation.z, other.num_inputs)[: len(rows)]
         if not bool(((found - expected).abs() <= 1e-6 * expected.abs().amax()).all()):
             if not bool(expected.isfinite().all()):
                 raise ValueError(f"Layer {name!r} has NaN or infinite pre-activations: the model's weights have diverged.")
             raise ValueError(f"Layer {name!r} has pre-activations that depend on the other inputs of the batch: {MIXED_BATCH}")
-    structure.check_end(len(other.met))
+    structure.check_end(len(other.activations))
 
 
 def _compare_untracked(two: StructurePass, three: StructurePass) -> tuple[list[int], frozenset[tuple[int, int]]]:
@@ -298,7 +302,7 @@ def record_pass(replica: Replica, inputs: Tensor) -> StructurePass:
     found = StructurePass(replica)
     try:
         found.run(inputs.to(replica.device, torch.float64))
-    except OutOfSightError as error:
+    except NotInterceptable as error:
         raise PassFailed(
             f"{error}: its activations cannot be intercepted. Write it with separate modules or functions of torch, or pass "
             "`forward=` with a part of the model without it."

@@ -46,12 +46,12 @@ class PassEnded(BaseException):
     """Signal that ends a forward pass early; a model's ``except Exception`` does not catch it."""
 
 
-class OutOfSightError(ValueError):
+class NotInterceptable(ValueError):
     """Error for a part of the model whose activations can't be intercepted."""
 
 
 @dataclass(frozen=True)
-class Entered:
+class RunningModule:
     """A module whose `forward` is running, and the pass's numbers of activations and other bends before it."""
 
     module: nn.Module
@@ -93,7 +93,7 @@ class Interception(TorchFunctionMode):
         self.inside_registered = 0
         self._replica, self._has_picked_rows = replica, False
         self._conversions: dict[int, tuple[Tensor, Tensor]] = {}
-        self._entered: list[Entered] = []
+        self._running: list[RunningModule] = []
         self._calls: Counter[str] = Counter()
         self._alive: dict[int, ref[Tensor]] = {}  # by id: weak sets compare their members, which tensors refuse
 
@@ -112,7 +112,7 @@ class Interception(TorchFunctionMode):
     def on_untracked(self, call: Call, tensors: list[Tensor]) -> None:
         """Handle tensor arguments of a call that do not have one row per input."""
 
-    def on_module_exit(self, entered: Entered, args: tuple[Any, ...]) -> None:
+    def on_module_exit(self, running: RunningModule, args: tuple[Any, ...]) -> None:
         """Handle the return of a module that was called with these positional arguments."""
 
     def run(self, inputs: Tensor) -> Any:
@@ -162,7 +162,7 @@ class Interception(TorchFunctionMode):
         call.function = fast_kernel(call)
         self._note(call.tensors)
         if activation_of(call.name) is not None and any(map(torch._C._functorch.is_functorch_wrapped_tensor, call.tensors)):
-            raise OutOfSightError(f"The {name} of {self.caller()} runs inside a function transform such as torch.vmap")
+            raise NotInterceptable(f"The {name} of {self.caller()} runs inside a function transform such as torch.vmap")
         self.num_calls += 1
         untracked = [t for t in call.tensors if not has_input_rows(t)]
         self.on_untracked(call, untracked)
@@ -254,8 +254,8 @@ class Interception(TorchFunctionMode):
     def _classify(self, call: Call) -> None:
         name = call.name
         if name in operations.FUSED:
-            is_layer = bool(self._entered) and isinstance(self._entered[-1].module, (nn.RNNBase, nn.RNNCellBase))
-            raise OutOfSightError(
+            is_layer = bool(self._running) and isinstance(self._running[-1].module, (nn.RNNBase, nn.RNNCellBase))
+            raise NotInterceptable(
                 f"{self.caller() if is_layer else f'The {name} of {self.caller()}'} is a fused recurrent layer"
             )
         if name in operations.COMPARISONS or keeps_comparison(call):
@@ -274,13 +274,13 @@ class Interception(TorchFunctionMode):
         if _RUNNING[-1] is not self:
             return
         if isinstance(module, torch.jit.ScriptModule):
-            raise OutOfSightError(f"{self.place(module)} is a ScriptModule")
+            raise NotInterceptable(f"{self.place(module)} is a ScriptModule")
         registered = module_activation_of(module)
-        self._entered.append(Entered(module, registered is not None, self.num_activations, self.num_bends))
+        self._running.append(RunningModule(module, registered is not None, self.num_activations, self.num_bends))
         if registered is None:
             return
         if not args or not isinstance(args[0], Tensor):
-            raise OutOfSightError(
+            raise NotInterceptable(
                 f"{self.place(module)} is registered as an activation, but was not called with its pre-activation as first "
                 "positional argument"
             )
@@ -292,23 +292,23 @@ class Interception(TorchFunctionMode):
         self.inside_registered += 1
 
     def _leave_module(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if _RUNNING[-1] is not self or not self._entered:
+        if _RUNNING[-1] is not self or not self._running:
             return
-        entered = self._entered.pop()
-        self.inside_registered -= entered.is_registered
-        self.on_module_exit(entered, args)
+        running = self._running.pop()
+        self.inside_registered -= running.is_registered
+        self.on_module_exit(running, args)
 
     def _layer_name(self, function: str) -> str:
-        if not self._entered:
+        if not self._running:
             return self._count_call(function)
-        module = self._entered[-1].module
+        module = self._running[-1].module
         path = self._replica.path(module)
         is_activation = any(cls.__module__ == "torch.nn.modules.activation" for cls in type(module).__mro__)
         return self._count_call(path if path and is_activation else ".".join(filter(None, (path, function))))
 
     def caller(self) -> str:
         """Return the place of the module that makes the current call."""
-        return self.place(self._entered[-1].module) if self._entered else "forward"
+        return self.place(self._running[-1].module) if self._running else "forward"
 
     def place(self, module: nn.Module) -> str:
         """Return a module's class and path."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fold_lightning.activations.calls import Call
 from fold_lightning.activations.evaluation import Replica, undisturbed
 from fold_lightning.activations.idioms import MAXIMA, MINIMA, keeps_comparison
-from fold_lightning.activations.interception import Entered, Interception
+from fold_lightning.activations.interception import Interception, RunningModule
 from fold_lightning.activations.operations import CLAMPS, COMPARISONS, ELEMENTWISE, MULTILINEAR, bounds_of
 from fold_lightning.activations.registry import Thresholds, activation_of
 from fold_lightning.activations.tracking import comparison_of, depends_on_input, has_input_rows, tensors_in
@@ -22,7 +22,7 @@ PROBED_MASKS = 3
 
 
 @dataclass(frozen=True)
-class Met:
+class FoundActivation:
     """An activation of a pass, its pre-activations `z`, and the attributes of the pass just before it."""
 
     thresholds: Thresholds
@@ -38,7 +38,7 @@ class StructurePass(Interception):
     """A pass that records activations, operations that may be activations, and tensors that can't be traced from the input.
 
     Attributes:
-        met: Activation name -> activation.
+        activations: Name -> activation.
         unlisted: Place of a calling module -> nonlinear operation on each element that is not a registered activation.
         untracked: (call, argument) -> name of the operation, and a tensor that has as many rows as the input but can't be
             traced from it. The operation is an activation, or has another argument that can be traced. Outputs of the model
@@ -50,7 +50,7 @@ class StructurePass(Interception):
 
     def __init__(self, replica: Replica) -> None:
         super().__init__(replica)
-        self.met: dict[str, Met] = {}
+        self.activations: dict[str, FoundActivation] = {}
         self.unlisted: dict[str, str] = {}
         self._bending: list[tuple[nn.Module, Tensor]] = []
         # Place -> operation that bounds elements after a linear layer; None before the first one.
@@ -67,7 +67,7 @@ class StructurePass(Interception):
     def activation(self, layer: str, thresholds: Thresholds, z: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         """Record an activation."""
         before = dict(self.unknown), tuple(self.bends), self.has_kinks, self.is_row_by_row
-        self.met[layer] = Met(thresholds, z.clone(), self.num_calls, *before)
+        self.activations[layer] = FoundActivation(thresholds, z.clone(), self.num_calls, *before)
         return call(z)
 
     def on_untracked(self, call: Call, tensors: list[Tensor]) -> None:
@@ -75,11 +75,11 @@ class StructurePass(Interception):
         if len(tensors) < len(call.tensors) or activation_of(call.name) is not None:
             self._keep_untracked(call.name, tensors)
 
-    def on_module_exit(self, entered: Entered, args: tuple[Any, ...]) -> None:
+    def on_module_exit(self, running: RunningModule, args: tuple[Any, ...]) -> None:
         """Record a module that may be an activation, to be tested after the pass."""
-        bends = entered.num_activations == self.num_activations and entered.num_bends < self.num_bends
+        bends = running.num_activations == self.num_activations and running.num_bends < self.num_bends
         if bends and args and isinstance(args[0], Tensor) and depends_on_input(args[0]):
-            self._bending.append((entered.module, args[0]))
+            self._bending.append((running.module, args[0]))
 
     def elementwise_modules(self) -> list[str]:
         """Return the places of modules that bend each element of their input separately, without an activation of the table."""

@@ -78,7 +78,7 @@ class MeasureSet:
         for measure in measures:
             measure.reset(device_of(model))
         try:
-            for seen in source.look(model, self._processes.split_rows(source.num_rows)):
+            for seen in source.observe(model, self._processes.split_rows(source.num_rows)):
                 for measure in measures:
                     if measure not in errors:
                         try:

@@ -27,7 +27,7 @@ STAGES = {"val": "validate", "test": "test", "train": "fit"}
 """Kind of a data module's loaders -> stage of its `setup`, in the order in which they are tried."""
 
 
-class Rows(Dataset[Any]):
+class BatchRows(Dataset[Any]):
     """The rows of a batch as a data set.
 
     Args:
@@ -129,7 +129,7 @@ def _split_sequence(model: nn.Module, data: Sequence[Any], choice: Mapping[str, 
         return None, iter(converted)
     # Collating integers with floats would turn classes into floats.
     forms = {tuple((column.shape[1:], column.is_floating_point()) for column in _columns(batch)) for batch in converted}
-    return (ConcatDataset([Rows(batch) for batch in converted]), None) if len(forms) == 1 else (None, iter(converted))
+    return (ConcatDataset([BatchRows(batch) for batch in converted]), None) if len(forms) == 1 else (None, iter(converted))
 
 
 def _stacked(items: Sequence[Tensor]) -> Tensor:
@@ -177,16 +177,16 @@ def _has_rows(batch: Any) -> bool:
     )
 
 
-def _rows_of(batch: Any) -> Rows:
+def _rows_of(batch: Any) -> BatchRows:
     """Return the rows of a mapping or sequence of columns."""
     converted = (
         {name: default_convert(column) for name, column in batch.items()} if isinstance(batch, Mapping) else tuple(batch)
     )
     if not _has_rows(converted):
         raise ValueError(f"Columns of `data` must be tensors of equal length, one row per input, got {_describe(converted)}.")
-    if len(Rows(converted)) == 0:
+    if len(BatchRows(converted)) == 0:
         raise ValueError(f"`data` must hold inputs (B, ...), got none: {_describe(converted)}.")
-    return Rows(converted)
+    return BatchRows(converted)
 
 
 def _holds_loaders(data: Any) -> bool:

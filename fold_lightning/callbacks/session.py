@@ -72,7 +72,7 @@ class Session:
         self._restored: dict[str, Any] = {}
         self._class_names: tuple[str, ...] = ()
         self._once = OnceWarner()
-        self.log = RunLog(trainer, self._once, draws=settings.draws, always=bool(settings.figures))
+        self.log = RunLog(trainer, self._once, draws=settings.draws_figures, always=bool(settings.figures))
 
     def begin(self, trainer: Trainer, model: LightningModule, loaders: Any, *, together: bool = False) -> None:
         """Draw the sample, and raise if the model or the data can't be measured.

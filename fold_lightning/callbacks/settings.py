@@ -99,7 +99,7 @@ class Settings:
         return self.folding or self.codes or self.units or self.faces
 
     @property
-    def draws(self) -> bool:
+    def draws_figures(self) -> bool:
         """True if figures are drawn."""
         return drawing.is_available() if self.figures is None else self.figures
 

@@ -37,7 +37,7 @@ UNTOUCHED = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class HalfSpaces:
     """The half-spaces ``normals . x <= slacks`` of B regions, in coordinates x whose origin is a point of the region.
 
     Attributes:
@@ -61,7 +61,7 @@ class Rows:
         own = self.slacks.where(self.index >= 0, torch.nan)
         return own.nanmedian(1, keepdim=True).values.nan_to_num(1.0)
 
-    def with_walls(self) -> Rows:
+    def with_walls(self) -> HalfSpaces:
         """Return the rows and d + 1 walls around them, at the distance `FAR_AWAY`.
 
         Because of rounding, parallel planes meet far away. A plane that cuts off something only beyond the walls is not a face.
@@ -71,25 +71,29 @@ class Rows:
         walls = torch.cat([-eye, torch.full_like(eye[:1], d**-0.5)]).expand(b, -1, -1)
         slacks = (FAR_AWAY * self.distance).expand(-1, d + 1)
         index = torch.full_like(slacks, WALL, dtype=torch.int64)
-        return Rows(torch.cat([self.normals, walls], 1), torch.cat([self.slacks, slacks], 1), torch.cat([self.index, index], 1))
+        return HalfSpaces(
+            torch.cat([self.normals, walls], 1), torch.cat([self.slacks, slacks], 1), torch.cat([self.index, index], 1)
+        )
 
-    def keeping(self, keep: Tensor) -> Rows:
+    def keeping(self, keep: Tensor) -> HalfSpaces:
         """Return the rows where a mask (B, M) is True, moved to the front."""
         order, there = compact(keep)
         normals = gather_rows(self.normals, order) * there[..., None]
-        return Rows(normals, self.slacks.gather(1, order).where(there, 1.0), self.index.gather(1, order).where(there, NONE))
+        return HalfSpaces(
+            normals, self.slacks.gather(1, order).where(there, 1.0), self.index.gather(1, order).where(there, NONE)
+        )
 
-    def moved(self, steps: Tensor) -> Rows:
+    def moved(self, steps: Tensor) -> HalfSpaces:
         """Return the rows with the origin moved by steps (B, d)."""
         return replace(self, slacks=self.slacks - torch.einsum("bmd,bd->bm", self.normals, steps))
 
-    def in_coordinates(self, normals: Tensor) -> Rows:
+    def in_coordinates(self, normals: Tensor) -> HalfSpaces:
         """Return the rows with normals in other coordinates of the same origin; rows whose normal is 0 there become padding."""
         length = normals.norm(dim=2)
         return _of_length_1(normals, self.slacks, self.index, length, self.real & (length > UNTOUCHED))
 
 
-def rows_of(regions: ActivationRegions) -> Rows:
+def half_spaces_of(regions: ActivationRegions) -> HalfSpaces:
     """Return all half-spaces except those of units that are constant on their region."""
     length, slacks = regions.normals.norm(dim=2), regions.slacks.clamp(min=0)
     first = next(part for part in regions.layers.values() if part.stop > part.start)
@@ -100,13 +104,13 @@ def rows_of(regions: ActivationRegions) -> Rows:
     return _of_length_1(-regions.normals, slacks, index, length, real)
 
 
-def _of_length_1(normals: Tensor, slacks: Tensor, index: Tensor, length: Tensor, real: Tensor) -> Rows:
+def _of_length_1(normals: Tensor, slacks: Tensor, index: Tensor, length: Tensor, real: Tensor) -> HalfSpaces:
     """Return rows divided by the lengths of their normals; rows where a mask (B, M) is False become padding."""
     divisor = length.where(real, torch.inf)
-    return Rows(normals / divisor[..., None], (slacks / length).where(real, 1.0), index.where(real, NONE))
+    return HalfSpaces(normals / divisor[..., None], (slacks / length).where(real, 1.0), index.where(real, NONE))
 
 
-def in_first_layer_coordinates(rows: Rows, first: int) -> tuple[Tensor, Rows]:
+def in_first_layer_coordinates(rows: HalfSpaces, first: int) -> tuple[Tensor, HalfSpaces]:
     """Take the pre-activations of the first layer as coordinates, if they are independent and determine all rows.
 
     A first-layer row whose coordinate no later row uses is a face, because nothing else bounds that coordinate. Inactive
@@ -144,7 +148,7 @@ def in_first_layer_coordinates(rows: Rows, first: int) -> tuple[Tensor, Rows]:
     return lone, rows.in_coordinates(used.mT).keeping(rows.real & ~lone)
 
 
-def in_their_span(rows: Rows) -> Rows:
+def in_their_span(rows: HalfSpaces) -> HalfSpaces:
     """Return rows in coordinates of the normals' span, if that has fewer dimensions than the space.
 
     Along a direction in which only rounding changes the rows, a point would move as far as the walls. At the walls,
@@ -174,7 +178,7 @@ def _spans_all(normals: Tensor) -> bool:
     return not failed.any() and bool((lengths > SPANNED * lengths.amax(1, keepdim=True)).all())
 
 
-def directions_inside(rows: Rows) -> tuple[Tensor, Tensor]:
+def directions_inside(rows: HalfSpaces) -> tuple[Tensor, Tensor]:
     """Return steps into the interior for points that lie on planes.
 
     A step leads away from these planes, halfway to the next one.

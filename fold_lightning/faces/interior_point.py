@@ -81,7 +81,7 @@ class Programs:
         return Programs(self.rows.gather(1, order), there, gather_rows(self.slacks, order), gather_rows(self.weights, order))
 
 
-def decided(polytopes: Polytopes, undecided: Tensor) -> tuple[Tensor, Tensor]:
+def decide_by_interior_point(polytopes: Polytopes, undecided: Tensor) -> tuple[Tensor, Tensor]:
     """Return the faces, and the redundant rows, among the rows that a mask (B, M) selects.
 
     The faces may include rows that the mask does not select.

@@ -42,7 +42,7 @@ def _deepest(normals: Tensor, slacks: Tensor, bounds: tuple[int | None, int | No
     return torch.from_numpy(result.x[:d]).to(normals.device) if result.x[d] > INTERIOR_MARGIN else None
 
 
-def gain(points: Tensor, i: int) -> float:
+def largest_height(points: Tensor, i: int) -> float:
     """Return the largest ``points[i] @ z`` over ``{z : points @ z <= 1}`` without row i, at most 2.
 
     The row's own plane is at height 1, so row i is a face if the result is larger.

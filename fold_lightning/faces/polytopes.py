@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 from fold_lightning.faces.half_spaces import (
     NONE,
-    Rows,
+    HalfSpaces,
     compact,
     directions_inside,
     gather_rows,
+    half_spaces_of,
     in_first_layer_coordinates,
     in_their_span,
-    rows_of,
     some_direction,
 )
 from fold_lightning.faces.hulls import inside_hulls, inside_polygons
@@ -89,7 +89,7 @@ def ready_polytopes(regions: ActivationRegions) -> tuple[Tensor, Polytopes]:
     Returns:
         bool (B, N), the faces found so far; and the polytopes.
     """
-    rows = rows_of(regions)
+    rows = half_spaces_of(regions)
     first = next((part.stop for part in regions.layers.values() if part.stop > part.start), 0)
     lone, rows = in_first_layer_coordinates(rows, first)
     interior, steps = directions_inside(rows)
@@ -98,7 +98,7 @@ def ready_polytopes(regions: ActivationRegions) -> tuple[Tensor, Polytopes]:
     return lone & interior[:, None], without_redundant(points, rows)
 
 
-def without_redundant(points: Tensor, rows: Rows) -> Polytopes:
+def without_redundant(points: Tensor, rows: HalfSpaces) -> Polytopes:
     """Return the polytopes of dual points, without rows that are surely not faces.
 
     These are equal planes except the first, and rows whose points lie inside the hull of the others.
@@ -128,7 +128,7 @@ class Frame:
         return steps.mT
 
 
-def dual_points(rows: Rows, ball: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Frame]:
+def dual_points(rows: HalfSpaces, ball: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Frame]:
     """Return the rows' dual points with respect to the analytic center, in the metric at that center.
 
     In this metric the planes lie around the center at similar distances, so rays meet many of them and numbers stay of similar size:
@@ -136,7 +136,7 @@ def dual_points(rows: Rows, ball: tuple[Tensor, Tensor] | None = None) -> tuple[
     project's own).
 
     Args:
-        rows: Rows around points that lie on no plane.
+        rows: Half-spaces around points that lie on no plane.
         ball: Center (B, d) and radius (B, 1) or () of the ball; None takes a ball around the points.
 
     Returns:

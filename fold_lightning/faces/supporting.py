@@ -12,8 +12,8 @@ from fold_lightning._checks import check_choice, check_integer
 from fold_lightning._progress import progress_bar
 from fold_lightning.faces.half_spaces import scatter_mask
 from fold_lightning.faces.hit_and_run import rows_met_at_random
-from fold_lightning.faces.interior_point import decided
-from fold_lightning.faces.linear_programs import gain
+from fold_lightning.faces.interior_point import decide_by_interior_point
+from fold_lightning.faces.linear_programs import largest_height
 from fold_lightning.faces.pivots import MAX_DIMENSIONS, decide_by_pivots
 from fold_lightning.faces.polygons import interval_faces, polygon_faces
 from fold_lightning.faces.polytopes import MIN_CUT, Polytopes, ready_polytopes
@@ -159,10 +159,10 @@ def _proved_faces(polytopes: Polytopes) -> tuple[Tensor, Tensor]:
     else:
         faces = rows_met(polytopes)
         redundant = torch.zeros_like(faces)
-    found, none = decided(polytopes, polytopes.own & ~faces & ~redundant)
+    found, none = decide_by_interior_point(polytopes, polytopes.own & ~faces & ~redundant)
     return faces | found, polytopes.own & ~(faces | redundant | found | none)
 
 
 def _is_face(polytopes: Polytopes, b: int, row: int) -> bool:
     real = polytopes.real[b]
-    return gain(polytopes.points[b, real], int(real[:row].sum())) > 1 + MIN_CUT
+    return largest_height(polytopes.points[b, real], int(real[:row].sum())) > 1 + MIN_CUT

@@ -83,9 +83,9 @@ def apply_function(batch_to_inputs: BatchToInputs, batch: Any) -> Any:
 HINT = (
     "expected a floating-point tensor (B, ...), a tuple that begins with one, or a dict with one. Pass `batch_to_inputs=`, a "
     "function of the batch that returns inputs or (inputs, labels). Let it return integer images as floats, in the range that "
-    "the model takes: `lambda batch: (batch[0].float() / 255, batch[1])`. Token ids are walked in their embedding where the model "
-    "has exactly one `nn.Embedding` that takes them; otherwise let it return their embeddings, and pass `forward=` with the rest "
-    "of the model."
+    "the model takes: `lambda batch: (batch[0].float() / 255, batch[1])`. Segments run between the embeddings of token "
+    "ids if the model has exactly one `nn.Embedding` that takes them; otherwise let it return their embeddings, and pass "
+    "`forward=` with the rest of the model."
 )
 
 

@@ -157,7 +157,7 @@ def choose_items(indices: Sequence[Any], count: int, seed: int) -> list[Any]:
     return [indices[i] for i in order.tolist()]
 
 
-def seed_everything(seed: int) -> None:
+def seed_generators(seed: int) -> None:
     """Seed all random generators, so that a data set with random augmentation gives the same items in each run."""
     random.seed(seed)
     np.random.seed(seed)

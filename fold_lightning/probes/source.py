@@ -29,7 +29,7 @@ from fold_lightning.probes.loaders import (
     max_batches,
     raising_unreadable,
     read_batches,
-    seed_everything,
+    seed_generators,
 )
 from fold_lightning.probes.model_input import ModelInput
 from fold_lightning.probes.probe_set import ProbeSet
@@ -183,7 +183,7 @@ class ProbeSource:
         copied, probes = HookCopy(model, device_of(model)), user_probes(self._probes)
         batches, count = user_batches(probes, self._count, self._seed, copied)
         with undisturbed(), preserved_random_state(*copied.shared_generators):
-            seed_everything(self._seed)
+            seed_generators(self._seed)
             unpacks = not is_tensors(probes)
             sample, chosen = self._gather(model, batches, ItemCollector(count, max_bytes=math.inf), unpacks=unpacks)
         if unpacks:
@@ -226,7 +226,7 @@ class ProbeSource:
         wanted = flat_loaders(form)
         with undisturbed(), validation_stage(trainer):
             try:
-                seed_everything(self._seed)  # the user's samplers may draw random numbers
+                seed_generators(self._seed)  # the user's samplers may draw random numbers
                 readers = {
                     id(loader): ItemReader.of_loader(
                         loader, self._count, self._seed, max_batches(trainer, number, loader, together), copied
@@ -248,7 +248,7 @@ class ProbeSource:
         """Gather items of batches; if batches are padded to different lengths, collate all items in one batch."""
 
         def gather(*, of_any_shape: bool) -> tuple[ItemCollector, ModelInput]:
-            seed_everything(self._seed)
+            seed_generators(self._seed)
             return self._gather(model, raising_unreadable(batches()), ItemCollector(self._count), of_any_shape=of_any_shape)
 
         sample, chosen = gather(of_any_shape=False)

@@ -118,7 +118,7 @@ def _try(model: nn.Module, replica: Replica, switch: _Switch, candidate: Candida
         return Trial(candidate, refusal=_reason(error))
     except ValueError:  # the model takes it, and the measurement raises the reason why it can't be measured
         return trial(num_outputs, is_clear=True)
-    is_clear = bool(two.met) and all(_has_rows(name, two, three) for name in two.met)
+    is_clear = bool(two.activations) and all(_has_rows(name, two, three) for name in two.activations)
     if candidate.style == "step" and not is_clear:  # a step also takes a batch in which an unused tensor varies
         return Trial(candidate, refusal="no activation depends on it")
     return trial(num_outputs, is_clear=is_clear)
@@ -167,9 +167,9 @@ def _embedding_of(replica: Replica, ids: Tensor) -> _Embedding:
 
 def _has_rows(layer: str, two: StructurePass, three: StructurePass) -> bool:
     """Return whether a layer grows with the batch, from two rows to three; a model of two views may take two rows as its views."""
-    if layer not in three.met:
+    if layer not in three.activations:
         return False
-    small, large = two.met[layer].z.shape, three.met[layer].z.shape
+    small, large = two.activations[layer].z.shape, three.activations[layer].z.shape
     return len(small) == len(large) and any(3 * a == 2 * b for a, b in zip(small, large, strict=True))
 
 

@@ -13,7 +13,7 @@ from fold_lightning._progress import progress_bar
 from fold_lightning.activations.codes import check_inputs
 from fold_lightning.activations.evaluation import Forward, Replica, evaluate_on_replica
 from fold_lightning.activations.inspection import ModelStructure, inspect
-from fold_lightning.faces.half_spaces import directions_inside, rows_of
+from fold_lightning.faces.half_spaces import directions_inside, half_spaces_of
 from fold_lightning.faces.linear_programs import deepest_point
 from fold_lightning.faces.pivots import crossing_points
 from fold_lightning.faces.polytopes import CENTER_BALL, dual_points, without_redundant
@@ -129,7 +129,7 @@ class _Search:
 
     def run(self, start: Tensor) -> Iterator[int]:
         """Search from points (B, d), and yield the number of regions that each batch adds."""
-        rows = rows_of(self._at(start)[0])
+        rows = half_spaces_of(self._at(start)[0])
         interior, steps = directions_inside(rows)
         if not interior.all():
             raise ValueError(
@@ -170,7 +170,7 @@ class _Search:
             normals, slacks, _, _ = half_spaces(self._replica, self._structure, at, codes=codes[moved])
             slacks = slacks.where(~on_plane[moved], 0.0)
             around = ActivationRegions(normals, slacks, torch.zeros_like(points[moved]), self._structure.layers)
-            steps = directions_inside(rows_of(around))[1]
+            steps = directions_inside(half_spaces_of(around))[1]
             points[moved] += steps
             regions.normals[moved] = normals
             regions.offsets[moved] = slacks + torch.einsum("bnd,bd->bn", normals, steps)
@@ -195,7 +195,7 @@ class _Search:
         """Count the faces of some regions, and return the numbers of the new regions behind these faces."""
         first = int(numbers[0])
         regions, bits, points = self._around(first, len(numbers))
-        rows = rows_of(regions).with_walls()
+        rows = half_spaces_of(regions).with_walls()
         inside = (rows.slacks > 0).all(1)
         if not bool(inside.all()):
             rows = rows.keeping(rows.real & inside[:, None])

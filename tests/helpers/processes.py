@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,16 @@ def run_script(script: Path | str, *arguments: str, **options: Any) -> subproces
 def run_code(code: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run Python code in a new process that shows no warnings (see `in_processes`)."""
     return in_processes(_run_code, code, arguments, **options)
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[int]:
+    """Join the processes of `in_processes` into a group, and yield this process's rank."""
+    torch.distributed.init_process_group("gloo")
+    yield torch.distributed.get_rank()
+    # Torch 2.6 ends a group with Python's lock held, for which a thread may wait that frees the last tensors sent.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def _start_server() -> None:

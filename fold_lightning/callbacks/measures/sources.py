@@ -176,7 +176,7 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def look(self, model: LightningModule, rows: Tensor) -> Iterator[Any]:
+    def observe(self, model: LightningModule, rows: Tensor) -> Iterator[Any]:
         """Yield observations of rows int64 (n,), chunk by chunk."""
 
 
@@ -188,7 +188,7 @@ class SegmentSource(Source):
     def check(self, model: LightningModule) -> None:
         self.layers = list(self.walk(model, torch.arange(1)).layers)
 
-    def look(self, model: LightningModule, rows: Tensor) -> Iterator[SeenSegments]:
+    def observe(self, model: LightningModule, rows: Tensor) -> Iterator[SeenSegments]:
         if len(rows):
             walks = self._distances(model, rows) if self.is_uniform else self.walk(model, rows)
             measures = PerSegment.of(walks)
@@ -243,7 +243,7 @@ class InputSource(Source):
         self.layers = list(seen.codes.layers)
         self.num_units, self.classifies = max(1, seen.codes.bits.shape[1]), seen.correct is not None
 
-    def look(self, model: LightningModule, rows: Tensor) -> Iterator[SeenCodes]:
+    def observe(self, model: LightningModule, rows: Tensor) -> Iterator[SeenCodes]:
         for some in _chunks(rows, BITS_AT_ONCE // self.num_units):
             yield self._see(model, some)
 
@@ -274,11 +274,11 @@ class RegionSource(Source):
 
     def check(self, model: LightningModule) -> None:
         try:
-            next(self.look(model, torch.arange(1)))
+            next(self.observe(model, torch.arange(1)))
         except NoPolytopes as reason:
             raise LeftOut(str(reason)) from reason
 
-    def look(self, model: LightningModule, rows: Tensor) -> Iterator[SeenRegions]:
+    def observe(self, model: LightningModule, rows: Tensor) -> Iterator[SeenRegions]:
         directions = self.sample.faces.directions(self.num_rows)
         for some in _chunks(rows, HALF_SPACES_AT_ONCE // self._numbers):
             regions = activation_regions(
