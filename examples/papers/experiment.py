@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -223,8 +222,9 @@ class Experiment:
             f"Values are means ± standard deviations over seeds.\n\nSettings: {sizes}."
         )
 
-    @rank_zero_only
     def _keep(self, file: Path, found: Row) -> None:
+        if not is_first():
+            return
         numbers = {f"result/{key}": value for key, value in found.items() if isinstance(value, (int, float)) and value == value}
         logger = TensorBoardLogger(self.folder / "tensorboard", name="", version=self._label)
         logger.log_metrics(numbers, step=0)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 HERE = Path(__file__).parent
 TESTS = HERE.parent
@@ -123,6 +124,7 @@ def _call(out: str, variables: dict[str, str], function: Callable[..., Any], arg
     os.environ.clear()
     os.environ.update(variables)
     torch.set_num_threads(1)
+    rank_zero_only.rank = int(variables.get("RANK", "0"))  # which Lightning read when the server imported it
     function(*arguments)
 
 
