@@ -191,19 +191,19 @@ def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructu
             "activations are not counted. Compute them in torch, or pass `forward=` with a part of the model without them.",
             stacklevel=4,
         )
-    names = list(first.activations)
+    activations = first.activations
+    names = list(activations)
     counted = tuple(select_layers(layers, names))
-    last, is_whole = first.activations[counted[-1]], counted[-1] == names[-1]
-    needed = [
-        name for name in names[: names.index(counted[-1]) + 1] if name in second.activations
-    ]  # `check_layer` raises for others
+    last, is_whole = activations[counted[-1]], counted[-1] == names[-1]
+    # `check_layer` raises for layers that only one of the passes runs.
+    needed = [name for name in names[: names.index(counted[-1]) + 1] if name in second.activations]
     outside = {"an operation outside torch": "forward"} if any(call <= last.num_calls for call in lost) else {}
     structure = ModelStructure(
-        thresholds={name: activation.thresholds for name, activation in first.activations.items()},
-        units={name: activation.z.numel() // 2 for name, activation in first.activations.items()},
-        dims={name: activation.z.dim() for name, activation in first.activations.items()},
+        thresholds={name: found.thresholds for name, found in activations.items()},
+        units={name: found.z.numel() // 2 for name, found in activations.items()},
+        dims={name: found.z.dim() for name, found in activations.items()},
         batch_dims={
-            name: _batch_dim(name, first.activations[name].z, second.activations[name].z, last.is_row_by_row) for name in needed
+            name: _batch_dim(name, activations[name].z, second.activations[name].z, last.is_row_by_row) for name in needed
         },
         counted=counted,
         unknown=last.unknown | outside,
@@ -212,7 +212,7 @@ def _inspect(replica: Replica, inputs: Tensor, layers: Patterns) -> ModelStructu
         is_row_by_row=first.is_row_by_row if is_whole else last.is_row_by_row,
         is_whole=is_whole,
         constant_rows=constant_rows,
-        widest=max(first.largest, *(activation.z.numel() for activation in first.activations.values())) // 2,
+        widest=max(first.largest, *(found.z.numel() for found in activations.values())) // 2,
     )
     for other, rows in [(second, SWAPPED), *_in_other_batches(replica, pair, inputs)]:
         _check_in_other_batch(structure, first, other, rows)
