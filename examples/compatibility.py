@@ -243,7 +243,7 @@ def logged(folder: Path) -> tuple[dict[str, str], dict[str, float]]:
     for path in folder.rglob("events.out.*"):
         events = EventAccumulator(str(path)).Reload()
         for tag in events.Tags()["scalars"]:
-            if tag.split("/")[0] in ("folding", "codes", "units", "faces", "monitor"):
+            if tag.split("/")[0] in ("folding", "codes", "units", "faces", "regions", "monitor"):
                 values[tag] = events.Scalars(tag)[-1].value
     return chosen, values
 

@@ -86,8 +86,8 @@ def distinct_fingerprints(fingerprints: Tensor) -> tuple[Tensor, Tensor]:
             else type(fingerprints).__name__
         )
         raise ValueError(f"Fingerprints must be int64 (B, 2), got {got}: take them from `code_fingerprints`.")
-    parts = [_distinct(fingerprints[share]) for share in _shares(fingerprints)]
-    return torch.cat([part for part, _ in parts]), torch.cat([counts for _, counts in parts])
+    parts = [_distinct(fingerprints[part]) for part in _ranges(fingerprints)]
+    return torch.cat([some for some, _ in parts]), torch.cat([counts for _, counts in parts])
 
 
 def distinct_in_groups(fingerprints: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,22 +108,22 @@ def distinct_in_groups(fingerprints: Tensor, groups: Tensor) -> tuple[Tensor, Te
                 [5, 1]]), tensor([0, 1]))
     """
     kept = []
-    for share in _shares(fingerprints):
-        some, group = fingerprints[share], groups[share]
+    for part in _ranges(fingerprints):
+        some, group = fingerprints[part], groups[part]
         order, is_first = _in_order(some, group)
         chosen = order[is_first]
         kept.append((some[chosen], group[chosen]))
     return torch.cat([some for some, _ in kept]), torch.cat([group for _, group in kept])
 
 
-def _shares(fingerprints: Tensor) -> Iterator[Tensor | slice]:
+def _ranges(fingerprints: Tensor) -> Iterator[Tensor | slice]:
     """Yield masks of fingerprints in 16 ranges of their first half, to bound the memory of sorting; one slice of all if few."""
     if len(fingerprints) <= SORTED_AT_ONCE:
         yield slice(None)
         return
-    shares = (fingerprints[:, 0] >> 60).to(torch.int8)
-    for share in range(-8, 8):
-        yield shares == share
+    leading = (fingerprints[:, 0] >> 60).to(torch.int8)
+    for four_bits in range(-8, 8):
+        yield leading == four_bits
 
 
 def _distinct(fingerprints: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,8 @@ MAX_SHAPE_DIMENSIONS = 4
 """Most dimensions in which vertices are listed; in more, a polytope has too many."""
 
 OWN_VERTICES = 0.1
-"""Distance of a vertex, as a share of the walls' distance, at which it counts as a corner of the walls: the region is unbounded."""
+"""Distance of a vertex, as a share of that of the walls, the planes that bound every region far away (`with_walls`), from which on
+it comes from a wall, and the region is unbounded."""
 
 MIN_CUT_OF_BOX = 1e-12
 """Least depth at which a plane counts as cutting a box, as a share of the box's largest coordinate."""
@@ -70,7 +71,7 @@ def region_shapes(
     Args:
         regions: B regions of at most 4 dimensions.
         box: Lower and upper bound of every coordinate, at which regions are cut; in a slice, coordinates are 0 at the input.
-        cut: Which regions the box cuts: only the "unbounded" ones, or "all".
+        cut: Regions that the box cuts: only the "unbounded" ones, or "all".
 
     Returns:
         B shapes.

@@ -1,4 +1,4 @@
-"""Distances to the borders of regions, against bisection along the nearest planes and against answers known on paper."""
+"""Distances to the boundaries of regions, against bisection along the nearest planes and against answers known on paper."""
 
 from __future__ import annotations
 

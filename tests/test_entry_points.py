@@ -223,7 +223,7 @@ def test_the_monitor_of_the_environment_never_raises(tmp_path: Path, monkeypatch
         def validation_step(self, batch: Any, batch_idx: int) -> None: ...
 
     trainer = environment_trainer(tmp_path)
-    with pytest.warns(UserWarning, match="FOLD_LIGHTNING=1 adds measures nothing: No inputs found"):
+    with pytest.warns(UserWarning, match="FOLD_LIGHTNING=1 stops measuring: No inputs found"):
         trainer.fit(Odd(), DataLoader(odd, batch_size=None), DataLoader(odd, batch_size=None))
     assert trainer.state.finished
 

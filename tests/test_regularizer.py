@@ -19,7 +19,7 @@ from fold_lightning import FoldingRegularizer, Walks, activation_codes, register
 from fold_lightning.activations.inspection import inspect
 from fold_lightning.regularizer import soft_bits, soft_folding
 from fold_lightning.regularizer import term as term_module
-from fold_lightning.regularizer.pairs import draw_pairs
+from fold_lightning.regularizer.pairs import draw_input_pairs
 from fold_lightning.regularizer.schedules import strength
 from helpers.networks import CantorNet, mlp
 from helpers.regularization import Watchful, batch
@@ -389,7 +389,7 @@ def test_what_folds_on_paper_folds_softly(k: int) -> None:
 @pytest.mark.parametrize("between", ["classes", "same", "any"])
 def test_segments_go_between_the_inputs_that_are_asked_for(between: Any) -> None:
     labels = torch.tensor([0, 0, 1, 1, 1, -1, 7])
-    start, end = draw_pairs(7, labels, 500, between, torch.Generator().manual_seed(0))
+    start, end = draw_input_pairs(7, labels, 500, between, torch.Generator().manual_seed(0))
     pairs = set(zip(start.tolist(), end.tolist(), strict=True))
     every = {(i, j) for i in range(7) for j in range(7) if i != j}
     has = {0, 1, 2, 3, 4, 6}
@@ -406,7 +406,7 @@ def test_without_the_segments_that_are_asked_for_any_are_taken() -> None:
         (torch.full((3,), -1), "classes"),
         (None, "same"),
     ):
-        start, end = draw_pairs(3, labels, 100, between, generator)  # type: ignore[arg-type]
+        start, end = draw_input_pairs(3, labels, 100, between, generator)  # type: ignore[arg-type]
         assert len(set(zip(start.tolist(), end.tolist(), strict=True))) == 6
 
 

@@ -601,7 +601,9 @@ def test_what_makes_no_map_is_refused(inputs: Any, arguments: dict[str, Any], er
 
 
 def test_networks_that_make_no_polygons_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"Regions are polygons only in piecewise linear networks; this one has gelu"):
+    with pytest.raises(
+        ValueError, match=r"Regions are polygons only in piecewise linear networks\. Not known to be piecewise linear: gelu"
+    ):
         slice_map(nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 8), nn.ReLU()), torch.randn(1, 4))
     with pytest.raises(ValueError, match="at least 2 features, got 1"):
         slice_map(mlp(1, 4, 2), torch.randn(1, 1))

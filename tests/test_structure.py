@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import fold_lightning
+from fold_lightning.callbacks.measures import PREFIXES, Measure
+from fold_lightning.tensorboard_tab.plugin import CURVES
 
 ORDER = [
     "_checks",
@@ -80,6 +82,12 @@ def constants(file: Path) -> Iterator[str]:
             yield from (
                 name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name) and name.id.isupper()
             )
+
+
+def test_tags_of_measures_begin_as_those_that_the_folding_tab_shows() -> None:
+    assert (*PREFIXES, "regularizer/", "monitor/") == CURVES
+    with pytest.raises(ValueError, match="Tags of Entropy must begin with one of folding/.*, got entropy/mean"):
+        type("Entropy", (Measure,), {"tags": {"entropy/mean": "Mean entropy.", "codes/entropy": "Entropy."}})
 
 
 def test_the_name_of_a_constant_stands_for_one_thing() -> None:

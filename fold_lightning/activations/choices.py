@@ -24,7 +24,7 @@ class Choice:
         lanes: Function that returns `elements`, which few passes need.
         largest: Whether the first rank is the largest element; else the smallest.
         ranks: Number k of ranks, from the first on, that determine the result.
-        first: First of these ranks that is returned; earlier ranks only determine which element has it.
+        first: First of these ranks that is returned. A median needs the ranks before it only to find the element.
         dim: Dimension of the result along which ranks lie, if it has one.
     """
 
@@ -37,7 +37,7 @@ class Choice:
 
     @cached_property
     def elements(self) -> Tensor:
-        """int64 (L, s): positions in a row of the elements of each lane; shorter lanes are padded with -1."""
+        """Positions in a row of the elements of each lane, int64 (L, s); shorter lanes are padded with -1."""
         return self.lanes()
 
     def candidates(self) -> Tensor:
@@ -49,8 +49,8 @@ class Choice:
         """Rank the elements of each lane in rows x (R, n).
 
         Returns:
-            Numbers (R, L k) of the elements of each rank, for `places`, and the operation's result (R, ...), or None where
-            ranking does not compute it.
+            Index within its lane of the element of each rank, (R, L k), for `places`, and the operation's result (R, ...), or None
+            where ranking does not compute it.
         """
         lanes = x.index_select(1, self.elements.flatten().clamp(min=0)).view(len(x), *self.elements.shape)
         lanes.masked_fill_(self.elements < 0, -torch.inf if self.largest else torch.inf)
@@ -58,15 +58,15 @@ class Choice:
             return torch.argmax(lanes, -1) if self.largest else torch.argmin(lanes, -1), None
         return lanes.topk(self.ranks, largest=self.largest).indices.flatten(1), None
 
-    def places(self, numbers: Tensor, column: Tensor) -> Tensor:
-        """Return the positions in a row of elements, from their numbers and the columns of these in the result of `rank`."""
-        return self.elements[column // self.ranks, numbers]
+    def places(self, index: Tensor, column: Tensor) -> Tensor:
+        """Return the positions in a row of elements, from their indices in the result of `rank` and the columns of these."""
+        return self.elements[column // self.ranks, index]
 
     def ranked_places(self, x: Tensor) -> Tensor:
         """Return the positions in rows x (R, n) of the elements of each rank: int64 (R, L, k)."""
-        numbers, _ = self.rank(x)
-        column = torch.arange(numbers.shape[1], device=x.device).expand_as(numbers)
-        places: Tensor = self.places(numbers, column).unflatten(1, (-1, self.ranks))
+        index, _ = self.rank(x)
+        column = torch.arange(index.shape[1], device=x.device).expand_as(index)
+        places: Tensor = self.places(index, column).unflatten(1, (-1, self.ranks))
         return places
 
     def shaped(self, values: Tensor, shape: torch.Size) -> Tensor:

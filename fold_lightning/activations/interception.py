@@ -232,16 +232,16 @@ class Interception(TorchFunctionMode):
             return result
 
         thresholds = listed.thresholds(*bending.args[1:], **options)
-        result = mark_rows(self._meet(listed, call.name, self._layer_name(call.name), thresholds, z, bend))
+        result = mark_rows(self._handle_activation(listed, call.name, self._layer_name(call.name), thresholds, z, bend))
         if call.is_in_place and result is not x:
             self.overwrite(x, result)
             return x
         return result
 
-    def _meet(
+    def _handle_activation(
         self, listed: Activation, name: str, layer: str, thresholds: Thresholds, z: Tensor, bend: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Count and handle an activation, and update `has_kinks`, `unknown` and `is_row_by_row`."""
+        """Count an activation, call `activation`, and update `has_kinks`, `unknown` and `is_row_by_row`."""
         self.num_activations += 1
         self.is_row_by_row |= self._has_picked_rows
         result = self.activation(layer, thresholds, z, bend)
@@ -288,7 +288,7 @@ class Interception(TorchFunctionMode):
             kind = type(module).__name__
             layer = self._count_call(self._replica.path(module) or kind)
             with torch._C.DisableTorchFunction():  # the subclass's own calls
-                self._meet(registered, kind, layer, registered.thresholds(), args[0], lambda pre: pre)
+                self._handle_activation(registered, kind, layer, registered.thresholds(), args[0], lambda pre: pre)
         self.inside_registered += 1
 
     def _leave_module(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

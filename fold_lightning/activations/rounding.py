@@ -55,8 +55,8 @@ SIMILAR_RATIO = 1e3
 """Ratio of the largest to the smallest usual terms of a layer up to which one number represents all of its units."""
 
 EVEN = 1e6
-"""The same ratio, up to which rounding of a layer's largest unit describes that of the smallest: CantorNet's reaches 1e4, and
-its walks are correct."""
+"""Largest ratio of the usual terms of a layer at which the rounding of its largest unit bounds that of all its units. CantorNet
+reaches 1e4, and its walks are correct."""
 
 SAMPLED = 8
 """Number of inputs from which the usual terms of units are found. Terms that come from a large unit are missed if none of these
@@ -194,7 +194,7 @@ class Rounding:
         inputs: Inputs = lambda noise, row: noise.of(sample[row])  # noqa: E731
         layers = self._structure.needed
         chunks = rows.split(self._points_at_once(FEW_REPEATS))
-        found = [self._scatter(self._replica, layers, inputs, some, FEW_REPEATS) for some in chunks]
+        found = [self._terms(self._replica, layers, inputs, some, FEW_REPEATS) for some in chunks]
         for layer in layers:
             most = torch.cat([terms[layer] for terms in found]).amax(0)
             known = most[most > 0]
@@ -233,7 +233,7 @@ class Rounding:
         size = self._points_at_once(REPEATS)
         for begin in range(0, len(points), size):
             here = (place >= begin) & (place < begin + size)
-            terms = self._scatter(self._replica.twin(), [layer], inputs, points[begin : begin + size])[layer]
+            terms = self._terms(self._replica.twin(), [layer], inputs, points[begin : begin + size])[layer]
             found[here] = terms[place[here] - begin, unit[here]]
         return found
 
@@ -262,7 +262,7 @@ class Rounding:
     def _points_at_once(self, repeats: int) -> int:
         return max(1, NOISY_PASS_BYTES // (8 * TENSORS_AT_ONCE * repeats * self._structure.widest))
 
-    def _scatter(
+    def _terms(
         self, replica: Replica, layers: Sequence[str], inputs: Inputs, points: Tensor, repeats: int = REPEATS
     ) -> dict[str, Tensor]:
         """Return the terms of all units of layers, in execution order, at points (K,): (K, n) each."""

@@ -73,6 +73,5 @@ def check_not_sharded(strategy: object, model: nn.Module) -> None:
     if by_strategy or any(type(parameter.data).__name__ == "DTensor" for parameter in model.parameters()):
         raise MisconfigurationException(
             "FoldingMonitor needs the whole model in each process, but its weights are sharded over processes "
-            f"({type(strategy).__name__}). Train with DDP, or DeepSpeed's stages 1 and 2; or measure a checkpoint afterwards "
-            "with `segment_walks`."
+            f"({type(strategy).__name__}). Train with DDP, or measure a checkpoint afterwards with `measure`."
         )

@@ -22,7 +22,8 @@ MONITOR_HOOKS = sorted(
 class EnvironmentMonitor(FoldingMonitor):
     """The default `FoldingMonitor`, for every Trainer of a process whose environment has ``FOLD_LIGHTNING=1``.
 
-    It does nothing without a logger, or if the user has added a `FoldingMonitor`. If the model can't be measured, it warns once
+    It measures in `fit` only, and does nothing without a logger, or if the user has added a `FoldingMonitor` that measures. If the
+    model can't be measured, it warns once
     and switches itself off.
 
     Example:
@@ -52,7 +53,7 @@ def _switching_off(hook: Callable[..., None]) -> Callable[..., None]:
             hook(self, trainer, *args, **kwargs)
         except Exception as error:
             self.is_off, self._session = True, None
-            rank_zero_warn(f"The FoldingMonitor that FOLD_LIGHTNING=1 adds measures nothing: {error}")
+            rank_zero_warn(f"The FoldingMonitor added by FOLD_LIGHTNING=1 stops measuring: {error}")
 
     return wrapped
 

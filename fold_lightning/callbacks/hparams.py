@@ -1,7 +1,7 @@
 """Summaries for TensorBoard's HPARAMS page: the hyperparameters of a run, and its metrics.
 
-The page shows hyperparameters only if some run has named the metrics, and takes the names of one run for all. Its metrics are
-the last values of the run's curves, so a run that was killed has values too.
+The page shows hyperparameters only if at least one run has listed its metrics, and uses one run's list for all runs. A metric's
+value is the last one of the run's curve, so a run that was killed has values too.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def split_data(model: nn.Module, data: Any, choice: Mapping[str, Any]) -> tuple[
     """Return (probes, None) for data that can be read by index, (None, loaders) for other data.
 
     Args:
-        model: The model, by which a list of batches is recognized: it takes the first element.
+        model: The model; a list holds batches if the model takes its first element.
         data: The user's data, except a data module.
         choice: The user's `batch_to_inputs` and `forward`, for `ModelInput.choose`.
 

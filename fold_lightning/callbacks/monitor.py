@@ -74,7 +74,7 @@ class FoldingMonitor(AnyCallback):
       slices of these regions; ``faces/bound``: 2d, or 2k in slices of k dimensions, which bounds the mean over **all** regions
       of the network, but not over regions around inputs. Absent if the network is not piecewise linear up to the last layer
       that counts.
-    - ``regions/distance_mean``, ``regions/distance_median``: distance of inputs from the borders of these regions or slices
+    - ``regions/distance_mean``, ``regions/distance_median``: distance of inputs from the boundaries of these regions or slices
       (`boundary_distances`), in the unit of the inputs.
     - ``monitor/seconds``: duration of the measurement without figures, in seconds.
     - with `regularize=`, at steps that recompute the term, from the first process: ``regularizer/term``, ``regularizer/weight``
@@ -102,8 +102,8 @@ class FoldingMonitor(AnyCallback):
         method: "exact" walks segments through every region, "uniform" evaluates `num_points` equidistant points in the model's
             own precision; "auto" chooses once, when training begins, by the estimated cost of exact walks on some segments.
         num_points: Points per segment for method "uniform".
-        num_segments: Number of segments. Each ordered pair of classes gets equally many if there are at most 128 pairs, so
-            there may be up to 128 segments.
+        num_segments: Number of segments. Each ordered pair of classes gets equally many if there are at most 128 pairs,
+            for which the number is rounded up.
         segments_per_pair: Number of segments for each ordered pair of different classes; replaces `num_segments`.
         within: How Phi_N aggregates the segments that fold of one pair of classes: "max", "median" or "mean". The maximum grows
             with the number of segments per pair, so only values with equal numbers are comparable; the median does not.

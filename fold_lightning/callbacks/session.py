@@ -22,7 +22,7 @@ from fold_lightning.callbacks.method import choose_method
 from fold_lightning.callbacks.once import OnceWarner
 from fold_lightning.callbacks.run_log import RunLog
 from fold_lightning.callbacks.schedule import Schedule
-from fold_lightning.callbacks.settings import DRAWING, Settings
+from fold_lightning.callbacks.settings import SAMPLE_ARGUMENTS, Settings
 from fold_lightning.callbacks.trainer_state import monitored_tags
 from fold_lightning.probes import ProbeSet, ProbeSource
 
@@ -272,7 +272,7 @@ class Session:
     def _warn_of_another_sample(self) -> None:
         """Warn that the sample is not the checkpoint's, and why."""
         previous, current = self._restored["settings"], self._settings.as_text()
-        if changed := [f"`{name}`" for name in DRAWING if previous.get(name) != current[name]]:
+        if changed := [f"`{name}`" for name in SAMPLE_ARGUMENTS if previous.get(name) != current[name]]:
             rank_zero_warn(
                 f"FoldingMonitor resumes from a checkpoint, but with a different {', '.join(changed)}, so it draws a different "
                 "sample. Its curves may jump here; pass the checkpoint's arguments to measure the same sample."

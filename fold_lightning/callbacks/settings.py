@@ -25,7 +25,7 @@ NOT_LOGGED = ("measure_at_start", "probes", "batch_to_inputs", "forward", "figur
 """Arguments that are not hyperparameters: objects, and settings that change no value."""
 
 
-DRAWING = ("num_segments", "segments_per_pair", "num_inputs", "num_regions", "face_subspace", "seed")
+SAMPLE_ARGUMENTS = ("num_segments", "segments_per_pair", "num_inputs", "num_regions", "face_subspace", "seed")
 """Arguments by which a sample is drawn from the same data."""
 
 

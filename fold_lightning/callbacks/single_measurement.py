@@ -25,8 +25,8 @@ from fold_lightning.probes import HookCopy, batch_transfer, device_of, flat_load
 def measure(model: nn.Module, data: Any, **arguments: Any) -> dict[str, float]:
     """Measure a trained model once, and return the values that `FoldingMonitor` would log in ``trainer.validate``.
 
-    The sample is the monitor's, and batches are read as a validation step gets them. The model, its mode and all random states
-    are left unchanged.
+    The sample is drawn as `FoldingMonitor` draws it, and batches are read as a validation step gets them. The model, its mode and
+    all random states are left unchanged.
 
     Args:
         model: Any module, such as a LightningModule; it is measured on its own device.
@@ -34,8 +34,8 @@ def measure(model: nn.Module, data: Any, **arguments: Any) -> dict[str, float]:
             input, a map-style data set, a data loader or another iterable of batches, or a data module (its validation loader,
             else test, else training). A list holds batches if the model takes its first element as a batch, else items. Items
             that can be read by index (of a data set, dict, list or loader) are drawn by the seed; from other batches the first
-            items are taken. All given inputs may be ends of segments, and codes and regions are those of a random draw. Inputs
-            with NaN or infinite values, and those of another shape than the first, are left out; a message has their number.
+            items are taken. Segments run between any of the given inputs; codes and regions are those of a random draw of them.
+            Inputs with NaN or infinite values, and those of another shape than the first, are left out; a message has their number.
         arguments: Arguments of `FoldingMonitor`, such as ``method="exact"`` or ``segments_per_pair=10``; those of the schedule
             and of figures have no effect.
 

@@ -34,7 +34,7 @@ def rows_met_at_random(polytopes: Polytopes, num_steps: int, seed: int) -> Tenso
 
 
 def _lengths_to_ball(at: Tensor, direction: Tensor) -> Tensor:
-    """Return the distances (B, 2) to the ball's border, forwards and backwards along directions (B, d), in units of their lengths."""
+    """Return the distances (B, 2) to the ball's surface, forwards and backwards along directions (B, d), in their lengths."""
     square = direction.square().sum(1)
     along, inside = (at * direction).sum(1), (RADIUS**2 - at.square().sum(1)).clamp(min=0)
     half = (along.square() + square * inside).sqrt()

@@ -79,7 +79,7 @@ def summarize_folding(chi: Tensor, statistic: Statistic = "mean") -> Tensor:
 
     Args:
         chi: Folding of S segments, (S,).
-        statistic: "mean" or "max" over all of them; "median" over the non-zero ones, as accounts of Space Folds report (the mean of
+        statistic: "mean" or "max" over all of them; "median" over the non-zero ones, as others report of Space Folds (the mean of
             the two middle values if their number is even; 0 if none folds); "fraction" of segments that fold.
 
     Returns:

@@ -27,8 +27,8 @@ def global_folding(
     ``Phi[c, c']`` is the maximum (or median, or mean) of the non-zero chi of the segments from class c to class c', and
     ``Phi_N`` the median (or maximum, or mean) of ``Phi[c, c']`` over the ordered pairs ``c != c'``. "The Space Between"
     (Lewandowski et al. 2025) names a global folding Phi_N between classes; its own formula was not available. The formula here
-    is **this project's reading** of accounts of "On Space Folds of ReLU Neural Networks" (Lewandowski et al. 2025), one of which
-    says "aggregated median of maximas of non-zero space folding across all pairs".
+    is **this project's reading** of descriptions by others of "On Space Folds of ReLU Neural Networks" (Lewandowski et al. 2025),
+    one of which says "aggregated median of maximas of non-zero space folding across all pairs".
 
     A pair whose segments do not fold has 0. A pair without segments, such as one with a class without inputs, is NaN in the
     matrix and left out of Phi_N. The diagonal is in the matrix, but not in Phi_N. Without a pair of different classes with

@@ -12,12 +12,12 @@ MIN_TARGETS = 32
 all have different labels."""
 
 SEEN_SHARE = 0.8
-"""Minimum share of outputs that have labels, and of the distinct labels expected with equally frequent classes, at which outputs
-count as one per class: 5 outputs with labels of 4 classes do, an embedding of 8 numbers does not."""
+"""Outputs count as one per class only if the labels take at least this share of them, and at least this share of the distinct
+values expected if all classes are equally frequent: 5 outputs with labels of 4 classes do, an embedding of 8 numbers does not."""
 
 LEAST_LIKELY = 0.01
-"""Minimum probability of labels as small as the sample's, with one equally frequent class per output, at which outputs may count
-as one per class: 8 different digits are not a sample of 784 classes, the outputs of an autoencoder of images."""
+"""Outputs do not count as one per class if it is less likely than this that all labels of the sample are as small as they are, were
+each output a class and all equally frequent. Labels from 0 to 7 are no sample of the 784 outputs of an autoencoder of images."""
 
 MAX_NAME = 40
 """Maximum number of characters of a class name."""

@@ -69,10 +69,10 @@ class FaceProbes:
         """Describe the regions whose faces are counted, for a reader of the curves."""
         what = f"random slices of {self.subspace} dimensions through inputs" if self.subspace else "whole regions around inputs"
         features = f"{self.num_features} feature{'s' * (self.num_features != 1)}"
+        bound = f"{'2k' if self.subspace else '2d'} = {2 * self.dimension}"
         return (
-            f"Faces of activation regions: {what} of {features}. Over all regions of a network the mean is at most "
-            f"2d = {2 * self.dimension}; over regions around points it may be more, because points fall into large regions more "
-            "often."
+            f"Faces of activation regions: {what} of {features}. Over all regions of a network the mean is at most {bound}; over "
+            "regions around points it may be more, because points fall into large regions more often."
         )
 
 

@@ -1,4 +1,4 @@
-"""The sample of a run: items, labels, and the conversion to the model's inputs."""
+"""The items that a run measures, with their labels, and the conversion to the model's inputs."""
 
 from __future__ import annotations
 

@@ -156,12 +156,12 @@ def draw_segments(labels: Tensor | None, num_items: int, *, count: int, per_pair
         start = torch.randint(num_items, (count,), generator=generator)
         end = (start + torch.randint(1, num_items, (count,), generator=generator)) % num_items
         return Segments(start, end)
-    sides = draw_pairs(len(classes), count, per_pair, seed)
+    sides = draw_class_pairs(len(classes), count, per_pair, seed)
     start, end = (labelled[order[_one_of_each(side, sizes, generator)]] for side in sides)
     return Segments(start, end, classes[sides[0]], classes[sides[1]], classes)
 
 
-def draw_pairs(num_classes: int, count: int, per_pair: int | None, seed: int) -> tuple[Tensor, Tensor]:
+def draw_class_pairs(num_classes: int, count: int, per_pair: int | None, seed: int) -> tuple[Tensor, Tensor]:
     """Draw ordered pairs of different classes, and return the indices of their classes, each int64 (S,).
 
     Args:

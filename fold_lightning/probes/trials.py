@@ -51,15 +51,15 @@ def try_candidates(model: nn.Module, batch: Any, forward: Forward) -> tuple[list
     """Try calls until one is clear; return all trials and the chosen one, or None if the model took no call."""
     tried: list[Trial] = []
     device = device_of(model)
-    switch = _Switch(forward)
-    through = forward if callable(forward) else switch
+    shared = _ReplaceableCall(forward)
+    through = forward if callable(forward) else shared
     found = list(candidates(model, batch, forward))
     if not found:
         return [], None
     with evaluate_on_replica(model, torch.empty(0, device=device), through) as replica, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the measurement repeats the warnings
         for candidate in found:
-            trial = _try(model, replica, switch, candidate, batch, device)
+            trial = _try(model, replica, shared, candidate, batch, device)
             tried.append(trial)
             if trial.is_clear:
                 return tried, trial
@@ -71,7 +71,7 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-class _Switch:
+class _ReplaceableCall:
     """A `forward=` whose call can be replaced, so that one replica serves all trials."""
 
     def __init__(self, forward: Forward) -> None:
@@ -88,7 +88,9 @@ class _Switch:
         return self.output
 
 
-def _try(model: nn.Module, replica: Replica, switch: _Switch, candidate: Candidate, batch: Any, device: torch.device) -> Trial:
+def _try(
+    model: nn.Module, replica: Replica, shared: _ReplaceableCall, candidate: Candidate, batch: Any, device: torch.device
+) -> Trial:
     tensor = part_at(batch, candidate.inputs).detach().to(device)
     if len(tensor) == 0:
         return Trial(candidate, refusal="it has no rows")
@@ -97,22 +99,22 @@ def _try(model: nn.Module, replica: Replica, switch: _Switch, candidate: Candida
     held_paths: tuple[Path, ...] = ()
     if candidate.style != "tensor" or not tensor.is_floating_point():
         call, held_paths = _held_call(
-            candidate, batch, candidate.step or (switch.forward if isinstance(switch.forward, str) else None)
+            candidate, batch, candidate.step or (shared.forward if isinstance(shared.forward, str) else None)
         )
-    switch.call = call
+    shared.call = call
     if not tensor.is_floating_point():
         assert call is not None
         embedding = _embedding_of(replica, rows[:2])
         if embedding.refusal:
             return Trial(candidate, refusal=embedding.refusal)
-        switch.call = call = HeldCall(call.held, call.path, call.rows, call.style, call.method, embedding.path)
+        shared.call = call = HeldCall(call.held, call.path, call.rows, call.style, call.method, embedding.path)
         rows = embed(model, embedding.path, rows)
     path = None if call is None else call.embedding
     trial = partial(Trial, candidate, call, path, held_paths)
     num_outputs: int | None = None
     try:
         two = record_pass(replica, rows[:2])
-        num_outputs = _num_outputs(switch.output, 2)
+        num_outputs = _num_outputs(shared.output, 2)
         three = record_pass(replica, rows)
     except InputsRefused as error:
         return Trial(candidate, refusal=_reason(error))

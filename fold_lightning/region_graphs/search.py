@@ -83,9 +83,8 @@ def region_graph(
         structure = inspect(replica, start, given=("start", start))
         if structure.unknown or structure.bends:
             raise NoPolytopes(
-                "`region_graph` needs a network that is affine where its code does not change; this network has "
-                f"{', '.join((*structure.unknown, *structure.bends))}, which is not affine there. Pass a `forward=` with a part of "
-                "the model without it."
+                "`region_graph` needs a network that is affine where its code does not change. Not affine there: "
+                f"{', '.join((*structure.unknown, *structure.bends))}. Pass a `forward=` with a part of the model without them."
             )
         search = _Search(replica, structure, start.shape[1:], max_regions)
         for found in search.run(start.detach().to(replica.device, torch.float64).flatten(1)):

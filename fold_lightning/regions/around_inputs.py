@@ -148,8 +148,8 @@ def activation_regions(
         structure = inspect(replica, inputs, layers)
         if structure.unknown:
             raise NoPolytopes(
-                f"Regions are polytopes only in piecewise linear networks; this one has {', '.join(structure.unknown)}, which is not "
-                "known to be piecewise linear. Choose `layers=` before it, or use `segment_walks`, which also takes curved ones."
+                "Regions are polytopes only in piecewise linear networks. Not known to be piecewise linear: "
+                f"{', '.join(structure.unknown)}. Choose `layers=` before, or use `segment_walks`, which also takes curved networks."
             )
         points = inputs.detach().to(replica.device, torch.float64)
         _check_memory(len(points) * structure.num_units * (features if basis is None else basis.shape[1]), len(points))

@@ -1,4 +1,4 @@
-"""Distances from inputs to the borders of their regions."""
+"""Distances from inputs to the boundaries of their regions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fold_lightning.regions.around_inputs import ActivationRegions, check_region
 
 
 def boundary_distances(regions: ActivationRegions) -> Tensor:
-    """Return the distance from each input to the border of its region.
+    """Return the distance from each input to the boundary of its region.
 
     The input lies inside all half-spaces, so this is the smallest distance from it to their planes, ``(a_i . x + c_i) / |a_i|``. The
     nearest plane is always a face. In a slice, the result is the distance within the slice, which is at least that in the whole
@@ -19,7 +19,7 @@ def boundary_distances(regions: ActivationRegions) -> Tensor:
         regions: B regions, as from `activation_regions`.
 
     Returns:
-        float64 (B,), in the unit of the inputs; infinite where no plane bounds the region, 0 for an input on a border.
+        float64 (B,), in the unit of the inputs; infinite where no plane bounds the region, 0 for an input on a boundary.
 
     Raises:
         TypeError: If `regions` is not an `ActivationRegions`.

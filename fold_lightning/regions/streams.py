@@ -26,7 +26,7 @@ def stream_regions(
     """Yield the regions around many inputs, one batch at a time, so that memory does not grow with their number.
 
     A region with 1,536 units in 784 features takes 10 MB, 8 bytes for each coefficient of its half-spaces. Its number of faces and
-    its distance from the border take 8 bytes each.
+    its distance from the boundary take 8 bytes each.
 
     Args:
         model: A module of piecewise linear operations, as in `activation_regions`.

@@ -10,7 +10,7 @@ from torch import Tensor
 Between = Literal["classes", "same", "any"]
 
 
-def draw_pairs(
+def draw_input_pairs(
     count: int, labels: Tensor | None, num_segments: int, between: Between, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Draw random segments: the indices int64 (S,) of the inputs at which they start and end.
@@ -24,7 +24,7 @@ def draw_pairs(
         generator: Random generator, on the CPU.
 
     Example:
-        >>> start, end = draw_pairs(4, torch.tensor([0, 0, 1, -1]), 100, "classes", torch.Generator().manual_seed(0))
+        >>> start, end = draw_input_pairs(4, torch.tensor([0, 0, 1, -1]), 100, "classes", torch.Generator().manual_seed(0))
         >>> sorted(set(zip(start.tolist(), end.tolist())))
         [(0, 2), (1, 2), (2, 0), (2, 1)]
     """
@@ -36,7 +36,7 @@ def draw_pairs(
     same = between == "same"
     starts = (has_class & (size[number] > 1 if same else size[number] < has_class.sum())).nonzero().flatten()
     if len(starts) == 0:
-        return draw_pairs(count, None, num_segments, "any", generator)
+        return draw_input_pairs(count, None, num_segments, "any", generator)
     start = starts[torch.randint(len(starts), (num_segments,), generator=generator)]
     ends = has_class & ((classes == classes[start, None]) == same)
     ends[torch.arange(num_segments), start] = False

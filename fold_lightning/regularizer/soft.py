@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-BLUR = 8.0
+DISTANCE_TEMPERATURE = 8.0
 """Temperature of the soft maximum over distances, in units (bits), as a multiple of the temperature of the bits."""
 
 SMALLEST_SPREAD = 0.01
@@ -83,5 +83,5 @@ def soft_folding(bits: Tensor, temperature: float, damping: float = 8.0) -> Tens
     """
     length = (bits[:, 1:] - bits[:, :-1]).abs().sum((1, 2))
     distance = (bits[:, 1:] - bits[:, :1]).abs().sum(2)
-    farthest = (torch.softmax(distance / (BLUR * temperature), dim=1) * distance).sum(1)
+    farthest = (torch.softmax(distance / (DISTANCE_TEMPERATURE * temperature), dim=1) * distance).sum(1)
     return (length - farthest) / (length + damping * temperature * bits.shape[2] + torch.finfo(bits.dtype).eps)

@@ -17,7 +17,7 @@ from fold_lightning.activations.gradients import pre_activations
 from fold_lightning.activations.inspection import ModelStructure, inspect
 from fold_lightning.regularizer.arguments import check_arguments, check_batch
 from fold_lightning.regularizer.held import HeldGradient, mean_over
-from fold_lightning.regularizer.pairs import Between, draw_pairs
+from fold_lightning.regularizer.pairs import Between, draw_input_pairs
 from fold_lightning.regularizer.schedules import Schedule, strength
 from fold_lightning.regularizer.soft import soft_bits, soft_folding
 
@@ -263,7 +263,7 @@ class FoldingRegularizer(nn.Module):
         # A CPU generator uses only the lowest 32 bits of its seed: the factor spreads seeds over them.
         generator = torch.Generator().manual_seed((self.seed * 2_654_435_761 + self.draws) % 2**32)
         self.draws += self.training
-        sides = draw_pairs(len(inputs), labels, self.num_segments, self.between, generator)
+        sides = draw_input_pairs(len(inputs), labels, self.num_segments, self.between, generator)
         start, end = (inputs[side.to(inputs.device)].unsqueeze(1) for side in sides)
         t = torch.linspace(0, 1, self.num_points, device=inputs.device, dtype=inputs.dtype)
         return torch.lerp(start, end, t.view(-1, *[1] * (inputs.dim() - 1))).flatten(0, 1)

@@ -93,8 +93,8 @@ def slice_map(
         given = None if window is None else check_window(window, plane.marks[0])
         if structure.unknown:
             raise NoPolytopes(
-                f"Regions are polygons only in piecewise linear networks; this one has {', '.join(structure.unknown)}, which is not "
-                "known to be piecewise linear. Pass a `forward=` with the part of the model before it."
+                "Regions are polygons only in piecewise linear networks. Not known to be piecewise linear: "
+                f"{', '.join(structure.unknown)}. Pass a `forward=` with the part of the model before."
             )
         bends = Bends(replica, structure, plane)
         if given is not None:

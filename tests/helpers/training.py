@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from fold_lightning import FoldingMonitor
+from fold_lightning.callbacks import measures
 from fold_lightning.callbacks.measures import LAYER, MEASURES, Sample
 
 LAYERS = ["net.2", "net.5"]
@@ -39,7 +40,7 @@ FACES |= declared("faces/", "regions/")
 FIGURES = ["folding/walk", "folding/chi_over_steps", "folding/phi_matrix", "codes/distances", "units/by_layer", "faces/counts"]
 FIGURES += ["regions/slice", "regions/slice_by_class"]
 TAGS = FOLDING | CODES | UNITS | FACES | {"monitor/seconds"}
-PREFIXES = ("folding/", "codes/", "units/", "faces/", "regions/", "monitor/")
+PREFIXES = (*measures.PREFIXES, "monitor/")
 
 
 class Model(LightningModule):

@@ -6,7 +6,7 @@ the values that callbacks get before the first measurement derive from its class
 
 import pkgutil
 
-from fold_lightning.callbacks.measures.base import LAYER, Measure, MeasureResult
+from fold_lightning.callbacks.measures.base import LAYER, PREFIXES, Measure, MeasureResult
 from fold_lightning.callbacks.measures.sources import LeftOut, Sample, SeenCodes, SeenRegions, SeenSegments, Source, Sources
 
 # Names instead of imports: a measure is one line, and its file can import from this package.
@@ -18,7 +18,7 @@ MEASURES: tuple[type[Measure], ...] = tuple(
         "distances:CodeDistancesMeasure",
         "units:UnitsMeasure",
         "faces:FacesMeasure",
-        "distances_to_borders:BorderDistancesMeasure",
+        "boundary_distances:BoundaryDistancesMeasure",
         "slice:SliceMeasure",
     )
 )
@@ -26,6 +26,7 @@ MEASURES: tuple[type[Measure], ...] = tuple(
 __all__ = [
     "LAYER",
     "MEASURES",
+    "PREFIXES",
     "LeftOut",
     "Measure",
     "MeasureResult",

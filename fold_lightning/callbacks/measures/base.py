@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LAYER = "<layer>"
 """Placeholder in a tag for the name of each layer."""
 
+PREFIXES = ("folding/", "codes/", "units/", "faces/", "regions/")
+"""Beginnings of tags, by which TensorBoard groups curves and the Folding tab finds its own."""
+
 
 @dataclass(frozen=True)
 class Embedding:
@@ -56,11 +59,11 @@ class MeasureResult:
 
 
 class Measure(ABC):
-    """A measure of a run: it is updated with observations of this process's rows, and computes values for all processes.
+    """Measure of a run, which is updated with this process's rows and computes values for all processes.
 
     Attributes:
         tags: Tag -> description, for all scalars that the measure may log; `<layer>` stands for a layer's name.
-        charts: Title -> tags that TensorBoard shows in one chart, as regular expressions.
+        charts: Title -> tags that TensorBoard shows in one chart, as regular expressions of their beginnings (`re.match`).
         pictures: Tag of a histogram or figure -> its description in TensorBoard.
         source: Source of its observations.
 
@@ -75,6 +78,16 @@ class Measure(ABC):
 
     def __init__(self, sample: Sample, source: Source) -> None:
         self.sample, self.source = sample, source
+
+    def __init_subclass__(cls) -> None:
+        """Check the tags.
+
+        Raises:
+            ValueError: If a tag has none of `PREFIXES`.
+        """
+        super().__init_subclass__()
+        if others := [tag for tag in (*cls.tags, *cls.pictures) if not tag.startswith(PREFIXES)]:
+            raise ValueError(f"Tags of {cls.__name__} must begin with one of {', '.join(PREFIXES)}, got {', '.join(others)}.")
 
     @classmethod
     @abstractmethod

@@ -34,7 +34,7 @@ class SliceMeasure(Measure):
 
     pictures = {
         "regions/slice": "All activation regions of a plane through three inputs, zoomed in on the first if there are "
-        "many; darker means that more bits differ from the code of its region.",
+        "many; darker means that more bits differ from the code of the first input.",
         "regions/slice_by_class": "The same plane by predicted class, paler where the model is less confident, with the exact "
         "borders between classes; drawn if the window holds several.",
     }

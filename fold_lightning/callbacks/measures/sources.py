@@ -1,4 +1,4 @@
-"""The sample of a run, and the sources that observe its segments, inputs and regions for measures."""
+"""Inputs and segments of a run, and the sources that observe its segments, inputs and regions for measures."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class SeenRegions:
     Attributes:
         rows: Indices int64 (B,) of the inputs.
         counts: Numbers of faces, int64 (B,).
-        distances: Distances of the inputs from the borders of their regions, float64 (B,).
+        distances: Distances of the inputs from the boundaries of their regions, float64 (B,).
     """
 
     rows: Tensor
@@ -267,7 +267,7 @@ class InputSource(Source):
 
 
 class RegionSource(Source):
-    """Source of the numbers of faces of regions around inputs, and of distances to their borders."""
+    """Source of the numbers of faces of regions around inputs, and of distances to their boundaries."""
 
     noun = "regions"
     _numbers = 1

@@ -17,7 +17,7 @@ const GROUPS = [
   ["Distance of codes", ["codes/within", "codes/between"], "Share of units that differ between two inputs of one class, and of different classes."],
   ["Units", ["units/dead", "units/always_active", "units/active"], "Shares of units: never on, always on (linear), and on for a mean input."],
   ["Faces of a region", ["faces/mean", "faces/max", "faces/bound"], "Units that bound the region of an input; the bound holds for the mean over all regions."],
-  ["Distance to the border", ["regions/distance_mean", "regions/distance_median"], "How far inputs lie from the border of their region, in the unit of the inputs."],
+  ["Distance to the boundary", ["regions/distance_mean", "regions/distance_median"], "How far inputs lie from the boundary of their region, in the unit of the inputs."],
   ["Regularizer", ["regularizer/soft_chi", "regularizer/weight", "regularizer/term"], "The differentiable chi that is pushed, its weight, and the term in the loss."],
 ];
 

@@ -1,4 +1,4 @@
-"""Distances from inputs to the borders of their regions."""
+"""Distances from inputs to the boundaries of their regions."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from fold_lightning.callbacks.measures.region_measure import RegionMeasure
 from fold_lightning.callbacks.measures.sources import SeenRegions
 
 
-class BorderDistancesMeasure(RegionMeasure):
-    """Mean and median distance from inputs to the borders of their regions, which changes in training even if face counts do not."""
+class BoundaryDistancesMeasure(RegionMeasure):
+    """Mean and median distance from inputs to the boundaries of their regions.
+
+    It changes in training even if face counts do not.
+    """
 
     tags = {
-        "regions/distance_mean": "Mean distance from an input to the border of its region, in the unit of the inputs.",
-        "regions/distance_median": "Median distance from an input to the border of its region.",
+        "regions/distance_mean": "Mean distance from an input to the boundary of its region, in the unit of the inputs.",
+        "regions/distance_median": "Median distance from an input to the boundary of its region.",
     }
-    charts = {"distance from an input to the border of its region": ["regions/distance_.*"]}
+    charts = {"distance from an input to the boundary of its region": ["regions/distance_.*"]}
 
     def update(self, seen: SeenRegions) -> None:
         self._table.update(seen.rows, seen.distances)
