@@ -124,7 +124,7 @@ def check_classes(
         num_rows: Number of rows.
         num_classes: Number of classes.
         row: Name of what each row has a class of, for the message.
-        if_negative: What to do about rows whose class is negative, as those of inputs without a class are.
+        if_negative: Advice on rows whose class is negative, such as those of inputs without a class, for the message.
 
     Raises:
         TypeError: If it is not a tensor of integers.

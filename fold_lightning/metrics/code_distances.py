@@ -26,7 +26,7 @@ CHUNK_ELEMENTS = 2**22
 
 
 DROP_ROWS = "leave inputs without a class out of the codes and the labels, such as with `inputs[labels >= 0]`"
-"""What to do about negative labels."""
+"""Advice on negative labels, for error messages."""
 
 
 class CodeDistances(CodeMetric):

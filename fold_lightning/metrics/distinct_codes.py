@@ -18,7 +18,7 @@ MIN_PENDING = 2**18
 
 
 MASK_OUT = "leave inputs without a class out with `mask=labels >= 0`"
-"""What to do about negative labels of inputs that are counted."""
+"""Advice on negative labels of inputs that are counted, for error messages."""
 
 
 class DistinctCodes(CodeMetric):
