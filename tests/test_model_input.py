@@ -273,7 +273,7 @@ def test_tables_of_categories_are_held() -> None:
 
     model, categories = Tabular(), torch.randint(3, (B, 2))
     chosen = ModelInput.choose(model, {"categories": categories, "numbers": X, "target": WEIGHT})
-    assert chosen.describe() == "varies `batch['numbers']`, holds `batch['categories']` fixed"
+    assert chosen.describe() == "varies `batch['numbers']`, holds `batch['categories']` fixed at the values of the first row"
     walks = segment_walks(model, X[:4], X[4:], forward=chosen.forward)
     by_hand = segment_walks(
         model, X[:4], X[4:], forward=lambda model, x: model({"categories": categories[:1].expand(len(x), 2), "numbers": x})

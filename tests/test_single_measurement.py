@@ -343,3 +343,26 @@ def test_models_of_half_precision_are_measured_by_their_stored_weights(dtype: to
 class Empty(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         return iter(())
+
+
+class Conditional(nn.Module):
+    """Network of two tensors, whose class depends on both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+
+    def forward(self, image: Tensor, condition: Tensor) -> Any:
+        return self.net(torch.cat([image, condition], 1))
+
+
+@pytest.mark.parametrize("varies", [False, True])
+def test_correct_inputs_are_counted_unless_they_are_judged_with_the_tensors_of_another(varies: bool) -> None:
+    model, image = Conditional(), X[:, :4]
+    condition = X[:, 4:] if varies else X[:1, 4:].expand(len(X), -1)
+    values = measure(model, {"image": image, "condition": condition, "label": Y}, faces=False, num_inputs=len(X))
+    assert ("codes/distinct_correct" in values) is not varies
+    if not varies:
+        codes = activation_codes(model, torch.cat([image, condition], 1), forward=lambda m, x: m(x[:, :4], x[:, 4:]))
+        right = model(image, condition).argmax(1) == Y
+        assert values["codes/distinct_correct"] == len(codes.bits[right].unique(dim=0)) < values["codes/distinct"]

@@ -63,8 +63,8 @@ class FoldingMonitor(AnyCallback):
     - ``folding/layer/<name>`` in [0, 1): mean chi of that layer's bits alone.
     - ``codes/distinct``, ``codes/layer/<name>``: number of activation regions that the inputs occupy (`DistinctCodes`), by all
       units and by a layer's; ``codes/distinct_fraction`` in (0, 1]: the former divided by the number of inputs.
-    - ``codes/distinct_correct``: the same number for correctly classified inputs; absent without labels, and if the model's
-      output does not have one number per class (or one for two classes).
+    - ``codes/distinct_correct``: the same number for correctly classified inputs; absent without labels, if the model's output
+      does not have one number per class (or one for two classes), and if tensors that differ between inputs are held fixed.
     - ``codes/within``, ``codes/between`` in [0, 1]: mean Hamming distance between codes of two inputs of the same class and of
       different classes, as a share of units (`CodeDistances`); absent without labels.
     - ``units/dead``, ``units/always_active``, ``units/active`` in [0, 1]: share of units that no input activates, share that

@@ -30,6 +30,7 @@ class ModelInput:
         batch_to_inputs: The user's function of a batch.
         embedding: Path of the `nn.Embedding` whose outputs are the inputs; None for floating-point inputs.
         num_outputs: Number of the model's outputs per input; None if it returns no tensor (B, C).
+        held_vary: Whether held tensors differ between the rows of a batch, so that most inputs are measured with those of another.
         text: Result of `describe`.
 
     Example:
@@ -47,6 +48,7 @@ class ModelInput:
     batch_to_inputs: BatchToInputs | None = None
     embedding: str | None = None
     num_outputs: int | None = None
+    held_vary: bool = False
     text: str = field(default="", repr=False)
 
     @classmethod
@@ -78,9 +80,13 @@ class ModelInput:
             raise ValueError(_single_input(model, trials, batch, forward) or _refusal(model, batch, trials))
         candidate = chosen.candidate
         labels = label_path(batch, candidate.inputs, candidate.num_taken(batch))
-        text = "" if batch_to_inputs is not None and chosen.call is None else _describe(batch, chosen, labels)
+        held = [path for path in chosen.held_paths if path != labels]
+        held_vary = any(_has_different_rows(part_at(batch, path), len(part_at(batch, candidate.inputs))) for path in held)
+        text = (
+            "" if batch_to_inputs is not None and chosen.call is None else _describe(batch, chosen, held, held_vary=held_vary)
+        )
         how = forward if chosen.call is None else chosen.call
-        return cls(candidate.inputs, labels, how, batch_to_inputs, chosen.embedding, chosen.num_outputs, text)
+        return cls(candidate.inputs, labels, how, batch_to_inputs, chosen.embedding, chosen.num_outputs, held_vary, text)
 
     def split(self, batch: Any, model: nn.Module | None = None) -> tuple[Tensor, Tensor | None]:
         """Return the items (B, ...) of a batch, and their class labels int64 (B,) or None; see `parts`."""
@@ -159,13 +165,17 @@ def unpack(batch: Any, batch_to_inputs: BatchToInputs | None, model: nn.Module |
         return apply_function(function, batch)
 
 
-def _describe(batch: Any, chosen: Trial, labels: Path | None) -> str:
+def _has_different_rows(tensor: Tensor, num_rows: int) -> bool:
+    return tensor.dim() > 0 and len(tensor) == num_rows and not bool((tensor == tensor[:1]).all())
+
+
+def _describe(batch: Any, chosen: Trial, held: list[Path], *, held_vary: bool) -> str:
     inputs = code_for(batch, chosen.candidate.inputs)
     if chosen.call is None:
         return "" if chosen.candidate.inputs in ((), (0,)) else f"varies `{inputs}`"
     text = f"varies `{inputs}`" if chosen.embedding is None else f"varies the embedding of `{inputs}` (`{chosen.embedding}`)"
-    held = [f"`{code_for(batch, path)}`" for path in chosen.held_paths if path != labels]
-    text = f"{text}, holds {', '.join(held)} fixed" if held else text
+    named = ", ".join(f"`{code_for(batch, path)}`" for path in held)
+    text = f"{text}, holds {named} fixed{' at the values of the first row' * held_vary}" if held else text
     step = chosen.candidate.step
     return text if step is None else f"{text}, and calls the model as `{step}` does"
 

@@ -224,7 +224,7 @@ class InputSource(Source):
 
     Attributes:
         num_units: Number of bits of a code, once the source has been checked.
-        classifies: Whether the model's output is logits of the classes.
+        classifies: Whether the model's output is logits of the classes, computed from an input's own row of the batch.
     """
 
     noun = "inputs"
@@ -248,7 +248,8 @@ class InputSource(Source):
             yield self._see(model, some)
 
     def _see(self, model: LightningModule, rows: Tensor) -> SeenCodes:
-        num_classes, probes = self.num_classes, self.sample.probes
+        probes = self.sample.probes
+        num_classes = None if probes.model_input.held_vary else self.num_classes
         rows = self.sample.order[rows]
         codes, predicted = codes_and_outputs(
             model,
