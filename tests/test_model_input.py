@@ -472,8 +472,10 @@ def test_a_batch_that_a_step_prepares_comes_as_the_step_gives_it(
     model = make()
     batch = Windows(X, torch.ones(B, 3), covariates)
     chosen = ModelInput.choose(model, batch)
-    held = "`batch.future`" if covariates is None else "`batch.future`, `batch.covariates`"
-    assert chosen.describe() == f"varies `batch.past`, holds {held} fixed, and calls the model as `{step}_step` does"
+    held = "`batch.future` fixed"
+    if covariates is not None:
+        held = "`batch.future`, `batch.covariates` fixed at the values of the first row"
+    assert chosen.describe() == f"varies `batch.past`, holds {held}, and calls the model as `{step}_step` does"
     assert chosen.num_outputs == 3 and not model.losses and "forward" not in vars(model)
     shift = 0 if covariates is None else covariates[:1]
     for forward in (chosen.forward, pickle.loads(pickle.dumps(chosen)).forward):

@@ -44,8 +44,9 @@ class MeasureSet:
                 with self._processes.raise_together():
                     source.check(model)
             except LeftOut as reason:
-                del self.by_source[source]
-                rank_zero_info(f"fold_lightning measures no {source.noun}. {reason}")
+                tags = [tag for measure in self.by_source.pop(source) for tag in (*measure.tags, *measure.pictures)]
+                groups = dict.fromkeys(f"{tag.partition('/')[0]}/*" for tag in tags)
+                rank_zero_info(f"fold_lightning leaves out {' and '.join(groups)}. {reason}")
 
     def all(self) -> list[Measure]:
         """Return all measures."""

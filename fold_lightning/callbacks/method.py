@@ -24,5 +24,5 @@ def choose_method(model: LightningModule, sample: Sample) -> tuple[str, str]:
     ends = [sample.inputs(model, side[:TRIED_SEGMENTS]) for side in (segments.start, segments.end)]
     costs = exact_costs(model, *ends, layers=settings.layers, forward=sample.probes.model_input.forward)
     is_small = float(costs.double().mean()) <= MAX_COST
-    text = f"an exact walk evaluates {'no more' if is_small else 'more'} than about {MAX_COST:,} pre-activations"
+    text = f"because a walk evaluates {'no more' if is_small else 'more'} than about {MAX_COST:,} pre-activations"
     return "exact" if is_small else "uniform", text

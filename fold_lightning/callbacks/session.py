@@ -260,7 +260,7 @@ class Session:
         self._check_monitored_tags(trainer)
         chosen: dict[str, Any] = {f"num_{source.noun}": source.num_rows for source in self._measures.by_source}
         if settings.folding:
-            rank_zero_info(f"fold_lightning walks {sample.segments.describe()}, method {sample.method!r}: {reason}.")
+            rank_zero_info(f"fold_lightning walks {sample.segments.describe()}, method {sample.method!r}, {reason}.")
             chosen |= {"segments": sample.segments.describe(), "method": sample.method, "method_reason": reason}
         if how := probes.model_input.describe():
             rank_zero_info(f"fold_lightning {how}.")

@@ -53,13 +53,12 @@ export function howFolding(about, segments) {
   if (share === null || share === 1) return `Method exact: every region on each segment is found${reason}. ${about.segments}.${share ? " All walks are exact and verified." : ""}`;
   const way = "Walked over whole segments, to a small resolution: where the network curves, it is interpolated, and switches are sought on the interpolation";
   const few = share ? ` ${percent(share)} of the walks are exact and verified.` : "";
-  return `${way}${share ? reason : reason.replace("an exact walk", "a walk")}. ${about.segments}.${few}`;
+  return `${way}${reason}. ${about.segments}.${few}`;
 }
 
-// Why a method was chosen, from the words of the log: "an exact walk evaluates ...", "as before the checkpoint".
+// Why a method was chosen, from the words of the log: "because a walk evaluates ...", "as before the checkpoint".
 function reasonOf(text) {
-  if (!text) return "";
-  return text.startsWith("as ") ? ` (chosen ${text})` : ` (chosen because ${text})`;
+  return text ? ` (chosen ${text})` : "";
 }
 
 // Not all, so not 100 %; and not none, so not 0 %.
