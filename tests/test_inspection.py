@@ -143,6 +143,9 @@ def test_a_negative_part_bends_where_a_relu_does(negative: Callable[[Tensor], Te
         (lambda h: torch.where(h > 0, torch.sin(h), h), "sin in forward"),
         (lambda h: torch.log1p(torch.exp(h)), "log1p in forward"),
         (lambda h: h + F.l1_loss(h, torch.zeros_like(h), reduction="none"), "l1_loss in forward"),
+        (lambda h: (h > 0).to(h.dtype), "the comparison before linear in Linear"),
+        (lambda h: torch.where(h > 0, torch.ones(6), -torch.ones(6)), "the comparison before where in forward"),
+        (lambda h: 2.0 * (h > 0), "the comparison before mul in forward"),
     ],
 )
 def test_an_unknown_bend_is_named_once_and_walked_as_a_curve(function: Callable[[Tensor], Tensor], name: str) -> None:
@@ -156,7 +159,8 @@ def test_an_unknown_bend_is_named_once_and_walked_as_a_curve(function: Callable[
     assert len(warned) == 1 and codes.bits.shape == (12, 6)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert not segment_walks(model, x[:6], x[6:], forward=forward).exact.any()
+        walks = segment_walks(model, x[:6], x[6:], forward=forward)
+    assert not walks.exact.any() and (("of a comparison" in walks.explain()) == name.startswith("the comparison before linear"))
 
 
 class LeakyByMax(nn.Module):

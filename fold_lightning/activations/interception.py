@@ -263,12 +263,12 @@ class Interception(TorchFunctionMode):
         chooses = name in operations.CHOICES and find_choice(call) is not None
         bends = chooses or name in operations.CLAMPS
         jumps = any(comparison_of(t) is not None for t in call.tensors)
-        is_unknown = jumps or (not chooses and not is_piecewise_linear(call))
+        is_unknown = not chooses and not is_piecewise_linear(call)
         if bends:
             self.bends[name] = None
-        if is_unknown:
-            self.unknown.setdefault(name, self.caller())
-        self.num_bends += bends or is_unknown
+        if jumps or is_unknown:
+            self.unknown.setdefault(name if is_unknown else f"{name} of a comparison", self.caller())
+        self.num_bends += bends or jumps or is_unknown
 
     def _enter_module(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if _RUNNING[-1] is not self:

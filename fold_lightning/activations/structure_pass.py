@@ -90,8 +90,10 @@ class StructurePass(Interception):
         if call.varying and not self.inside_registered:
             masks = [t for t in call.varying if comparison_of(t) is not None]
             chooses = 0 < len(masks) < len(call.varying) and call.name not in COMPARISONS and not keeps_comparison(call)
-            if chooses or call.name in ELEMENTWISE:
-                self.unlisted.setdefault(self.caller(), f"{call.name} in {self.caller()}")
+            steps = 0 < len(masks) == len(call.varying) and (call.name == "where" or call.name in MULTILINEAR)
+            if chooses or steps or call.name in ELEMENTWISE:
+                name = f"the comparison before {call.name}" if steps else call.name
+                self.unlisted.setdefault(self.caller(), f"{name} in {self.caller()}")
             else:
                 self._note_bounds(call)
         result = call()
