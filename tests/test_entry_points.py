@@ -195,7 +195,7 @@ class Broken(Model):
 @pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:You are trying to `self.log",
-    "ignore:The FoldingMonitor that FOLD_LIGHTNING=1 adds",
+    "ignore:The FoldingMonitor added by FOLD_LIGHTNING=1",
     "ignore:FoldingMonitor could not measure",
 )
 def test_the_monitor_of_the_environment_never_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
