@@ -256,7 +256,7 @@ def tags_in_short(values: dict[str, float]) -> str:
 
 def refusals(said: str) -> str:
     """Return the monitor's messages about what it does not measure."""
-    lines = re.findall(r"(?:(?:The )?FoldingMonitor (?:that|could)|fold_lightning measures no).*", said)
+    lines = re.findall(r"(?:FoldingMonitor (?:added|could)|fold_lightning leaves out).*", said)
     in_short = [line if len(line) < MAX_REFUSAL else f"{line[:MAX_REFUSAL].rstrip()} ..." for line in dict.fromkeys(lines)]
     return " ".join(in_short).replace("|", r"\|")
 
