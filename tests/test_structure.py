@@ -18,6 +18,7 @@ ORDER = [
     "_checks",
     "_progress",
     "_tables",
+    "_tensors",
     "lightning_packages",
     "codes",
     "fingerprints",

@@ -14,6 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fold_lightning._tensors import index_in_group
+
 
 @dataclass(eq=False)
 class Choice:
@@ -100,7 +102,7 @@ def padded_lanes(lane: Tensor, element: Tensor, count: int) -> Tensor:
     """
     order = lane.argsort(stable=True)
     sizes = torch.bincount(lane, minlength=count)
-    column = torch.arange(len(lane), device=lane.device) - (sizes.cumsum(0) - sizes)[lane[order]]
+    column = index_in_group(lane[order], sizes)
     lanes = torch.full((count, int(sizes.max())), -1, device=lane.device)
     lanes[lane[order], column] = element[order]
     return lanes

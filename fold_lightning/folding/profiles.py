@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fold_lightning._tensors import index_in_group
 from fold_lightning.walks import SampledDistances, Walks
 from fold_lightning.walks.events import distances_from_start, step_ends
 
@@ -36,7 +37,7 @@ def thinned_profiles(walks: Walks | SampledDistances, num_points: int) -> Tensor
     segment = segment[kept]
     profiles = torch.full((num_segments, num_points, 3), torch.nan, dtype=torch.float64, device=segment.device)
     values = torch.stack([position[kept], distance[kept].double(), length[kept].double()], 1)
-    profiles[segment, _rank(segment, num_segments)] = values
+    profiles[segment, index_in_group(segment, torch.bincount(segment, minlength=num_segments))] = values
     return profiles
 
 
@@ -44,7 +45,7 @@ def _steps_of_walks(walks: Walks) -> tuple[int, Tensor, Tensor, Tensor, Tensor]:
     """Return the number of segments, and each step's segment, position, distance from the first code and switches so far."""
     segment = walks.segment
     distance = distances_from_start(segment, walks.unit, walks.num_segments, walks.num_units)
-    length = _rank(segment, walks.num_segments) + 1
+    length = index_in_group(segment, torch.bincount(segment, minlength=walks.num_segments)) + 1
     ends = step_ends(segment, walks.position)
     return walks.num_segments, segment[ends], walks.position[ends], distance[ends], length[ends]
 
@@ -60,7 +61,7 @@ def _steps_of_distances(distances: SampledDistances) -> tuple[int, Tensor, Tenso
 def _kept(segment: Tensor, distance: Tensor, num_segments: int, num_points: int) -> Tensor:
     """Return the indices int64 of the steps to keep, ascending, at most `num_points` per segment."""
     count, place = torch.bincount(segment, minlength=num_segments), torch.arange(len(segment), device=segment.device)
-    rank, groups = _rank(segment, num_segments), (num_points - 1) // 2
+    rank, groups = index_in_group(segment, count), (num_points - 1) // 2
     group = segment * groups + rank * groups // count[segment].clamp(min=1)
     spread = len(segment) + 1
     size = num_segments * groups
@@ -72,9 +73,3 @@ def _kept(segment: Tensor, distance: Tensor, num_segments: int, num_points: int)
     keep = is_last | (count <= num_points)[segment]
     keep |= (high == farthest[group]) | (low == nearest[group])
     return keep.nonzero().flatten()
-
-
-def _rank(segment: Tensor, num_segments: int) -> Tensor:
-    """Return each row's index within its segment; segments ascend."""
-    count = torch.bincount(segment, minlength=num_segments)
-    return torch.arange(len(segment), device=segment.device) - (count.cumsum(0) - count)[segment]

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fold_lightning._tensors import longest_run
 from fold_lightning.activations.rounding import ROUNDED
 from fold_lightning.walks.breakpoints import order_by
 from fold_lightning.walks.pieces import Intervals, Pieces, PieceWalks
 from fold_lightning.walks.polynomials import between_nodes, chebyshev_basis, interpolation, nodes, sign_changes
-from fold_lightning.walks.refinement import MIN_LAYER_SIZE, ON_TOLERANCE, SAME_POSITION, Samples, longest_run
+from fold_lightning.walks.refinement import MIN_LAYER_SIZE, ON_TOLERANCE, SAME_POSITION, Samples
 from fold_lightning.walks.rows import Events
 from fold_lightning.walks.walks import CHEBYSHEV
 

@@ -18,6 +18,7 @@ from math import comb, pi
 import torch
 from torch import Tensor
 
+from fold_lightning._tensors import longest_run
 from fold_lightning.walks.breakpoints import order_by
 
 DEGREE = 30
@@ -189,17 +190,8 @@ def sign_changes(coefficients: Tensor, margin: Tensor, shortest: Tensor) -> Sign
         position[order],
         begins=first[begins] > 0,
         ends=last[begins.roll(-1)] > 0,
-        undecided=_longest_undecided(parts, len(margin)),
+        undecided=longest_run((parts.right - parts.left).masked_fill(parts.decided, 0.0), parts.polynomial, len(margin), 0.0),
     )
-
-
-def _longest_undecided(parts: Parts, num_polynomials: int) -> Tensor:
-    """Return the length of the longest undecided interval of each polynomial, made of neighbouring parts, or 0."""
-    length = (parts.right - parts.left).masked_fill(parts.decided, 0.0)
-    starts = torch.ones_like(parts.decided)
-    starts[1:] = parts.decided[1:] | (parts.polynomial[1:] != parts.polynomial[:-1])
-    total = torch.zeros_like(length[starts]).scatter_add_(0, starts.cumsum(0) - 1, length)
-    return length.new_zeros(num_polynomials).scatter_reduce_(0, parts.polynomial[starts], total, "amax")
 
 
 def _settle(low: Tensor, margin: Tensor, shortest: Tensor) -> Parts:

@@ -265,22 +265,3 @@ def _traversal(
         resolution=torch.where(unresolved, MIN_INTERVAL, MERGE_TOLERANCE).double(),
         engine=torch.full_like(pieces.segment, REFINEMENT),
     )
-
-
-def longest_run(length: Tensor, piece: Tensor, num_pieces: int, least: float) -> Tensor:
-    """Return the length of each piece's longest run of neighbouring intervals of nonzero length.
-
-    Args:
-        length: float64 (I,), by piece and position.
-        piece: int64 (I,).
-        num_pieces: P.
-        least: Minimum of the result.
-
-    Example:
-        >>> longest_run(torch.tensor([0.1, 0.2, 0.0, 0.2]), torch.tensor([0, 0, 0, 1]), 2, 1e-10)
-        tensor([0.3000, 0.2000])
-    """
-    starts = torch.ones_like(piece, dtype=torch.bool)
-    starts[1:] = (piece[1:] != piece[:-1]) | (length[1:] == 0) | (length[:-1] == 0)
-    total = torch.zeros_like(length[starts]).scatter_add_(0, starts.cumsum(0) - 1, length)
-    return length.new_full((num_pieces,), least).scatter_reduce_(0, piece[starts], total, "amax")

@@ -17,6 +17,7 @@ import torch
 from scipy.optimize.elementwise import find_root
 from torch import Tensor
 
+from fold_lightning._tensors import index_in_group, longest_run
 from fold_lightning.activations.rounding import ROUNDED
 from fold_lightning.walks.breakpoints import order_by
 from fold_lightning.walks.pieces import Intervals, Pieces, PieceWalks
@@ -26,7 +27,6 @@ from fold_lightning.walks.refinement import (
     SAME_POSITION,
     SampledIntervals,
     Samples,
-    longest_run,
     next_batch,
 )
 from fold_lightning.walks.walks import CURVED_REFINEMENT
@@ -106,7 +106,7 @@ def _first_intervals(pieces: Pieces, samples: Samples) -> SampledIntervals:
     first = (pieces.begin / FIRST_LENGTH).floor().long() + 1
     parts = (pieces.end / FIRST_LENGTH).ceil().long() - first + 1
     piece = torch.arange(len(pieces), device=parts.device).repeat_interleave(parts + 1)
-    index = torch.arange(len(piece), device=parts.device) - ((parts + 1).cumsum(0) - (parts + 1))[piece]
+    index = index_in_group(piece, parts + 1)
     position = ((first[piece] + index - 1) * FIRST_LENGTH).double()
     position = position.where(index > 0, pieces.begin[piece]).where(index < parts[piece], pieces.end[piece])
     at = samples(piece, position)

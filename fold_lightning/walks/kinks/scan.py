@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fold_lightning._tensors import index_in_group
 from fold_lightning.walks.kinks.boxes import Boxes, FeatureMapShape
 from fold_lightning.walks.kinks.events import EventList
 from fold_lightning.walks.kinks.memory import Scratch, side_by_side
@@ -112,7 +113,7 @@ class Scan:
         t = events.position.index_select(0, torch.cat(of_cells).index_select(0, cell)) if cells else events.position[:0]
         at = position.index_select(0, cell)
         per_position = torch.bincount(at, minlength=count)
-        rank = torch.arange(len(at), device=device).sub_((per_position.cumsum(0) - per_position).index_select(0, at))
+        rank = index_in_group(at, per_position)
         by_count = per_position.argsort(descending=True, stable=True)
         place = torch.empty_like(by_count)
         place[by_count] = torch.arange(count, device=device)
