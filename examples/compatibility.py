@@ -28,6 +28,8 @@ import torch
 import yaml
 from torch import nn
 
+from fold_lightning.callbacks.measures import PREFIXES
+
 MAX_REFUSAL = 260
 """Most characters of a message in the table."""
 
@@ -243,7 +245,7 @@ def logged(folder: Path) -> tuple[dict[str, str], dict[str, float]]:
     for path in folder.rglob("events.out.*"):
         events = EventAccumulator(str(path)).Reload()
         for tag in events.Tags()["scalars"]:
-            if tag.split("/")[0] in ("folding", "codes", "units", "faces", "regions", "monitor"):
+            if tag.startswith((*PREFIXES, "monitor/")):
                 values[tag] = events.Scalars(tag)[-1].value
     return chosen, values
 

@@ -42,3 +42,6 @@ def derive_from_both_packages() -> None:
     bases = in_both_packages(Callback)
     if AnyCallback.__bases__ != bases:
         AnyCallback.__bases__ = bases
+
+
+derive_from_both_packages()  # for command lines that import a module of callbacks by its path

@@ -33,7 +33,8 @@ from fold_lightning import FoldingMonitor, activation_codes, activation_regions,
 from helpers.integers import Integers, units_by_step
 from helpers.random_models import HOOK_CALLS, Draw, RandomNetwork
 from helpers.random_tasks import SHAPES, Loaders, Subject, Task
-from helpers.random_trainers import MONITOR_PREFIXES, Measured, Recorder, Settings, Witness, checkpoints, monitor_arguments
+from helpers.random_trainers import Measured, Recorder, Settings, Witness, checkpoints, monitor_arguments
+from helpers.training import MONITOR_PREFIXES
 
 OF_NO_MODEL = {"training", "note", "name"}
 """Attributes of modules that are not compared by value."""

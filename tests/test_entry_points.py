@@ -122,6 +122,18 @@ def test_it_runs_in_the_trainer_and_the_command_line_of_the_other_package_though
 
 @pytest.mark.slow
 @pytest.mark.processes
+@pytest.mark.parametrize("module", ["fold_lightning", "fold_lightning.callbacks", "fold_lightning.callbacks.monitor"])
+def test_the_command_line_of_the_other_package_finds_the_monitor_in_any_module(module: str) -> None:
+    other = TWIN.replace(
+        "from fold_lightning import FoldingMonitor, DistinctCodes\n", ""
+    )  # which a configuration imports alone
+    command_line = OTHER_COMMAND_LINE.replace("fold_lightning.FoldingMonitor", f"{module}.FoldingMonitor")
+    command_line = command_line.replace("isinstance(callback, FoldingMonitor)", "hasattr(callback, 'settings')")
+    assert run(other + command_line).splitlines()[-1] == "[3]"
+
+
+@pytest.mark.slow
+@pytest.mark.processes
 def test_a_trainer_imports_two_small_files_and_the_package_no_other_package_of_lightning() -> None:
     script = """
 import logging, sys

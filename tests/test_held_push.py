@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.model_parallel import ModelParallelStrategy
+from lightning_utilities.core.imports import RequirementCache
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -187,12 +188,23 @@ class Resumed(Plain):
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_between_two_terms_holds_the_same_gradient(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "when",
+    [
+        {"save_on_train_epoch_end": True},
+        pytest.param(
+            {"every_n_train_steps": 6},
+            marks=pytest.mark.skipif(not RequirementCache("lightning>=2.5"), reason="Lightning 2.4 counts a step too many"),
+        ),
+    ],
+    ids=["epoch's end", "last batch"],
+)
+def test_a_run_that_goes_on_between_two_terms_holds_the_same_gradient(tmp_path: Path, when: dict[str, Any]) -> None:
     def run(path: Path | None = None, *, forgets: bool = False) -> dict[str, Tensor]:
         ours = monitor(regularizer(every_n_steps=4))
         if forgets:
             ours.load_state_dict = lambda state: None  # type: ignore[method-assign]
-        kept = ModelCheckpoint(tmp_path, "{step}", save_on_train_epoch_end=True, save_top_k=-1)
+        kept = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, **when)
         options = {"max_epochs": 2, "logger": Scalars(), "accelerator": "cpu", "enable_progress_bar": False}
         trainer = Trainer(default_root_dir=tmp_path, callbacks=[ours, kept], enable_model_summary=False, **options)
         trainer.fit(Plain(), *ordered(), ckpt_path=path)

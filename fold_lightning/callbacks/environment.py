@@ -23,8 +23,7 @@ class EnvironmentMonitor(FoldingMonitor):
     """The default `FoldingMonitor`, for every Trainer of a process whose environment has ``FOLD_LIGHTNING=1``.
 
     It measures in `fit` only, and does nothing without a logger, or if the user has added a `FoldingMonitor` that measures. If the
-    model can't be measured, it warns once
-    and switches itself off.
+    model can't be measured, it warns once and switches itself off.
 
     Example:
         >>> monitor = EnvironmentMonitor()

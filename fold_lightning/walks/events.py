@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fold_lightning._tensors import index_in_group
+
 
 def step_ends(segment: Tensor, position: Tensor) -> Tensor:
     """Return which events are the last of their step, bool (E,)."""
@@ -73,8 +75,5 @@ def reversed_events(
 def _earlier_switches(unit: Tensor) -> Tensor:
     """Return the number of earlier events of the same unit, int64 (E,)."""
     order = torch.argsort(unit, stable=True)
-    place = torch.arange(len(unit), device=unit.device)
-    is_first = torch.ones_like(unit, dtype=torch.bool)
-    is_first[1:] = unit[order][1:] != unit[order][:-1]
-    rank = place - torch.where(is_first, place, 0).cummax(0).values
+    rank = index_in_group(unit[order], torch.bincount(unit))
     return torch.empty_like(rank).index_copy_(0, order, rank)

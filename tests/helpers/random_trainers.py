@@ -20,13 +20,11 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from fold_lightning.callbacks.measures import PREFIXES
 from helpers.random_models import Draw
 from helpers.random_tasks import Loaders, Samples, Subject, Task
+from helpers.training import MONITOR_PREFIXES
 
 HAS_EMA = hasattr(callbacks, "EMAWeightAveraging")  # from Lightning 2.6 on
-
-MONITOR_PREFIXES = (*PREFIXES, "monitor/")
 
 
 class Recorder(Logger):

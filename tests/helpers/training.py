@@ -15,8 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from fold_lightning import FoldingMonitor
-from fold_lightning.callbacks import measures
-from fold_lightning.callbacks.measures import LAYER, MEASURES, Sample
+from fold_lightning.callbacks.measures import LAYER, MEASURES, PREFIXES, Sample
 
 LAYERS = ["net.2", "net.5"]
 
@@ -40,7 +39,7 @@ FACES |= declared("faces/", "regions/")
 FIGURES = ["folding/walk", "folding/chi_over_steps", "folding/phi_matrix", "codes/distances", "units/by_layer", "faces/counts"]
 FIGURES += ["regions/slice", "regions/slice_by_class"]
 TAGS = FOLDING | CODES | UNITS | FACES | {"monitor/seconds"}
-PREFIXES = (*measures.PREFIXES, "monitor/")
+MONITOR_PREFIXES = (*PREFIXES, "monitor/")
 
 
 class Model(LightningModule):
@@ -82,7 +81,7 @@ class Recorder(Logger):
     def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        folding = {tag: value for tag, value in metrics.items() if tag.startswith(PREFIXES)}
+        folding = {tag: value for tag, value in metrics.items() if tag.startswith(MONITOR_PREFIXES)}
         if folding:
             self.said.append((step, folding))
 
